@@ -1,0 +1,186 @@
+"""The raw runs as Markdown tables. Says what was measured and judges nothing."""
+
+from __future__ import annotations
+
+from statistics import median
+
+MIB = 1 << 20
+
+READING = """\
+- **wall**: seconds until the data is on stable storage, `syncfs` of the destination
+  included, median (minimum to maximum). Ours syncs by itself and still gets the same
+  `syncfs` on top. For fio it is the time fio moved data, and the `syncfs`.
+- **MB/s**: the payload's bytes (for peers that copy the whole device: the device's) by the
+  median.
+- **x ours**: the peer's wall time divided by ours, by the medians, and in parentheses the
+  range over the rounds, each round's peer against the same round's `lbpayload`. Above 1:
+  the peer takes longer.
+- **CPU**: user and system seconds of the command and of what it started. **machine CPU**:
+  busy seconds of the whole machine meanwhile (`/proc/stat`), so kernel threads count, and
+  whoever else was at work. fio spends about 0.2 s of it on starting up.
+- **peak memory**: the largest resident set of any one process of the command.
+- **page cache**: largest growth seen during the run, `Cached` + `Buffers` - `Shmem`,
+  sampled every 20 ms; what tmpfs stores is thus not counted. Loading libraries is, a
+  little of it.
+- Every peer runs once a round, in an order that rotates from round to round; before each
+  run the destination is emptied and the page cache dropped. After the first round's runs
+  every byte of the result is compared.
+- `tar` and `cp -r` read the same files from a tar and from a read-only ext4 on loop devices
+  beside the payload's. `dd`, `nbdcopy` and `qemu-img` write one file with the whole device in
+  it, so they do not have to make any files.
+"""
+
+
+def values(table: dict, peer: str, what: str) -> list[float]:
+    return [run[what] for run in table["runs"] if run["peer"] == peer]
+
+
+def middle(table: dict, peer: str, what: str) -> float | None:
+    found = values(table, peer, what)
+    return median(found) if found else None
+
+
+def order(table: dict) -> list[str]:
+    """The peers that have runs, as they were asked for."""
+    return [peer for peer in table["peers"] if values(table, peer, "wall")]
+
+
+def seconds(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def spread(found: list[float]) -> str:
+    if len(found) == 1:
+        return seconds(found[0])
+    return f"{seconds(median(found))} ({seconds(min(found))} to {seconds(max(found))})"
+
+
+def ratio(table: dict, peer: str, base: str = "ours") -> str:
+    """Peer against base: by the medians, and the range over the rounds."""
+    if not values(table, base, "wall"):
+        return "-"
+    if peer == base:
+        return "1"
+    by_median = middle(table, peer, "wall") / middle(table, base, "wall")
+    bases = {run["round"]: run["wall"] for run in table["runs"] if run["peer"] == base}
+    rounds = [
+        run["wall"] / bases[run["round"]]
+        for run in table["runs"]
+        if run["peer"] == peer and run["round"] in bases
+    ]
+    if len(rounds) < 2:
+        return f"{by_median:.2f}"
+    return f"{by_median:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
+
+
+def moved(table: dict, peer: str) -> int:
+    files = table["peers"][peer]["kind"] == "files"
+    return table["payload_bytes"] if files else table["device_bytes"]
+
+
+def row(table: dict, peer: str) -> str:
+    wall = middle(table, peer, "wall")
+    rate = f"{moved(table, peer) / wall / 1e6:.0f}" if wall else "-"
+    cells = [
+        table["peers"][peer]["label"],
+        spread(values(table, peer, "wall")),
+        rate,
+        ratio(table, peer),
+        seconds(middle(table, peer, "cpu")),
+        seconds(middle(table, peer, "machine_cpu")),
+        f"{middle(table, peer, 'peak_rss') / MIB:.1f}",
+        f"{middle(table, peer, 'page_cache') / MIB:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def heading(table: dict) -> str:
+    where = {
+        "tmpfs": "to tmpfs",
+        "dir": "to the disk's filesystem",
+    }.get(table["fs"], f"to {table['fs']} on a loop device")
+    return f"{table['payload']}, {table['place']}, {where}"
+
+
+def against_dd(table: dict) -> list[str]:
+    """Ours against dd by bytes a second: dd also copies the padding after the payload."""
+    dd = middle(table, "dd", "wall")
+    if not dd:
+        return []
+    lines = []
+    for peer in order(table):
+        if peer.startswith("ours"):
+            rate = table["payload_bytes"] / middle(table, peer, "wall")
+            by_bytes = rate / (table["device_bytes"] / dd)
+            lines.append(f"{table['peers'][peer]['label']} against dd by bytes a second: {by_bytes:.2f} x.")
+    return lines
+
+
+def against_limits(table: dict) -> list[str]:
+    read, write, ours = (middle(table, key, "wall") for key in ("fio-read", "fio-write", "ours"))
+    if not (read and write and ours):
+        return []
+    limit = max(read, write)
+    name = "read" if read >= write else "write"
+    return [f"lbpayload takes {ours / limit:.2f} x of the slower limit (fio {name}, {seconds(limit)} s)."]
+
+
+def system_calls(table: dict) -> list[str]:
+    if not table.get("system_calls"):
+        return []
+    lines = [
+        "", "System calls, from a separate run under strace (what an io_uring does without a call is not seen):", "",
+        "| | calls | a file | most of them |", "| --- | ---: | ---: | --- |",
+    ]
+    for peer, counts in table["system_calls"].items():
+        total = sum(counts.values())
+        most = sorted(counts.items(), key=lambda item: -item[1])[:4]
+        lines.append(
+            f"| {table['peers'][peer]['label']} | {total} | {total / table['files']:.1f} | "
+            + ", ".join(f"{name} {count}" for name, count in most) + " |"
+        )
+    return lines
+
+
+def scaled(table: dict) -> str:
+    return f" (shrunk by --scale {table['scale']:g})" if table["scale"] != 1 else ""
+
+
+def section(table: dict) -> list[str]:
+    lines = [
+        f"## {heading(table)}", "",
+        f"{table['title']}{scaled(table)}. Source device: {table['device_bytes'] / 1e6:.0f} MB, "
+        f"{table['sector']} byte sectors, loop direct I/O {'on' if table['loop_direct'] else 'off'}. "
+        f"{table['rounds']} round{'s' * (table['rounds'] > 1)}. Before it began, others used {table['background']:.0%} of the machine; "
+        f"the host took away at most {max((r['steal'] for r in table['runs']), default=0):.2f} s in a run.", "",
+        "| | wall, s | MB/s | x ours | CPU, s | machine CPU, s | peak memory, MiB | page cache, MiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [row(table, peer) for peer in order(table)]
+    notes = against_dd(table) + against_limits(table)
+    lines += [""] + [f"- {note}" for note in notes]
+    lines += [f"- Not run: {reason}." for reason in table["skipped"]]
+    lines += [f"- **Failed**: {reason}." for reason in table["failed"]]
+    return lines + system_calls(table) + [""]
+
+
+def machine(run: dict) -> list[str]:
+    facts = run["machine"]
+    lines = [
+        f"Made on {run['date']} with", "", "    " + run["command"], "",
+        f"on {facts['cpu']} ({facts['cpus']} processors, {facts['memory'] / (1 << 30):.0f} GiB), "
+        f"{facts['system']}, Linux {facts['kernel']}; the disk place is {facts['disk_fs']} on {facts['disk']}. "
+        f"Source {facts['commit']}.", "",
+    ]
+    return lines + [f"- {version}" for version in facts["versions"]] + [""]
+
+
+def markdown(runs: list[dict]) -> str:
+    lines = ["# Import, compared", "", "![The medians as bars](import.svg)", ""]
+    for run in runs:
+        lines += machine(run)
+    lines += ["How to read the tables:", "", READING]
+    for run in runs:
+        for table in run["tables"]:
+            lines += section(table)
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,242 @@
+//! The real source: a regular file or a block device.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::buffer::{AlignedBuf, PAGE};
+use super::source::{DirectPolicy, ReadMode, Source};
+use super::sys;
+use crate::error::{Error, Kind, Result};
+
+/// Buffered reads of at least this many bytes are part of a long stream: what
+/// they leave in the page cache is dropped again.
+const STREAMING: usize = 256 * 1024;
+
+/// A regular file or a block device, open for reading.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    path: PathBuf,
+    len: u64,
+    granule: usize,
+    mode: ReadMode,
+    device: bool,
+    id: (u64, u64),
+}
+
+impl FileSource {
+    /// Opens `path`, with O_DIRECT as `policy` says.
+    ///
+    /// # Errors
+    /// It cannot be opened, is neither a regular file nor a block device, or
+    /// has no direct I/O where that is demanded.
+    pub fn open(path: &Path, policy: DirectPolicy) -> Result<Self> {
+        let failed = |e: io::Error| Error::io("opening", e).path(path);
+        // Looked at before it is opened: opening a FIFO would wait for a writer.
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let what = if kind.is_dir() { "a directory" } else { "neither" };
+            return Err(Error::new(
+                Kind::Refused,
+                format!("expected a regular file or a block device, found {what}"),
+            )
+            .doing("opening")
+            .path(path));
+        }
+        match policy {
+            DirectPolicy::Never => Self::with_flags(path, 0),
+            DirectPolicy::Always => Self::with_flags(path, libc::O_DIRECT).map_err(|e| {
+                e.advice("--direct always demands O_DIRECT; leave it away to read through the cache")
+            }),
+            DirectPolicy::Auto => Self::with_flags(path, libc::O_DIRECT).or_else(|e| {
+                // EINVAL is how open(2), or the first read, says "no direct I/O".
+                match e.io_error().and_then(io::Error::raw_os_error) {
+                    Some(libc::EINVAL | libc::EOPNOTSUPP) => {
+                        log::debug!("{}: no direct I/O here, reading through the cache", path.display());
+                        Self::with_flags(path, 0)
+                    }
+                    _ => Err(e),
+                }
+            }),
+        }
+    }
+
+    fn with_flags(path: &Path, flags: i32) -> Result<Self> {
+        let failed = |e: io::Error| Error::io("opening", e).path(path);
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags | libc::O_CLOEXEC)
+            .open(path)
+            .map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        let device = meta.file_type().is_block_device();
+        let len = if device {
+            sys::device_size(&file)
+                .map_err(|e| Error::io("asking for the size of", e).path(path))?
+        } else {
+            meta.len()
+        };
+        let direct = flags & libc::O_DIRECT != 0;
+        let granule = if !direct {
+            1
+        } else if device {
+            sys::logical_block_size(&file)
+                .map_err(|e| Error::io("asking for the logical block size of", e).path(path))?
+                as usize
+        } else {
+            file_granule(&file).map_err(failed)?
+        };
+        if !granule.is_power_of_two() || granule > PAGE {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("direct I/O wants blocks of {granule} bytes, and we know how to do 1 to {PAGE}"),
+            )
+            .path(path));
+        }
+        let source = Self {
+            file,
+            path: path.to_path_buf(),
+            len,
+            granule,
+            mode: if direct { ReadMode::Direct } else { ReadMode::Buffered },
+            device,
+            id: if device { (0, meta.rdev()) } else { (meta.dev(), meta.ino()) },
+        };
+        if direct && !device {
+            source.try_direct()?;
+        }
+        Ok(source)
+    }
+
+    /// Some file systems take the flag and refuse the read.
+    fn try_direct(&self) -> Result<()> {
+        let failed = |e: io::Error| Error::io("reading", e).path(&self.path).at(0);
+        let mut buf = AlignedBuf::new(self.granule).map_err(failed)?;
+        let granule = self.granule;
+        self.read_at(&mut buf[..granule], 0).map(drop).map_err(failed)
+    }
+
+    /// The device number behind a block device, as makedev(3) packs it.
+    pub fn rdev(&self) -> Option<u64> {
+        self.device.then_some(self.id.1)
+    }
+
+    /// Whether `meta` is of the same file or device.
+    pub fn is_same_as(&self, meta: &std::fs::Metadata) -> bool {
+        if meta.file_type().is_block_device() {
+            self.device && self.id == (0, meta.rdev())
+        } else {
+            !self.device && self.id == (meta.dev(), meta.ino())
+        }
+    }
+}
+
+/// What direct reads of a regular file must be multiples of.
+fn file_granule(file: &File) -> io::Result<usize> {
+    match sys::direct_alignment(file.as_fd()) {
+        Some(0) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        Some(n) => Ok((n as usize).max(512)),
+        // Before Linux 6.1 nobody says: a page suits every device.
+        None => Ok(PAGE),
+    }
+}
+
+impl Source for FileSource {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn granule(&self) -> usize {
+        self.granule
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let n = self.file.read_at(buf, offset)?;
+        if self.mode == ReadMode::Buffered && n >= STREAMING {
+            sys::drop_cached(self.file.as_fd(), offset, n as u64);
+        }
+        Ok(n)
+    }
+
+    fn mode(&self) -> ReadMode {
+        self.mode
+    }
+
+    fn is_device(&self) -> bool {
+        self.device
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        // A buffered source drops the cache behind itself, which only its own
+        // read_at does.
+        (self.mode == ReadMode::Direct).then(|| self.file.as_fd())
+    }
+}
+
+/// Opens a block device for writing, for us alone: O_EXCL on a block device fails
+/// with EBUSY while it, or a partition of it, is mounted or held by a device
+/// stacked on it (open(2)). Returns its size and logical block size in bytes.
+///
+/// # Errors
+/// It cannot be opened, or somebody else holds it.
+pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_EXCL | libc::O_DIRECT | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|e| {
+            let busy = e.raw_os_error() == Some(libc::EBUSY);
+            let error = Error::io("opening for writing", e).path(path);
+            if busy {
+                error.kind_is(Kind::Busy).advice(
+                    "it is mounted or in use (see lsblk, or /proc/mounts and /proc/swaps); \
+                     release it first",
+                )
+            } else {
+                error
+            }
+        })?;
+    let size = sys::device_size(&file)
+        .map_err(|e| Error::io("asking for the size of", e).path(path))?;
+    let block = sys::logical_block_size(&file)
+        .map_err(|e| Error::io("asking for the logical block size of", e).path(path))?;
+    Ok((file, size, block as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::read_exact_at;
+
+    #[test]
+    fn a_direct_read_of_an_odd_sized_file_stops_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("odd");
+        std::fs::write(&path, vec![7; 5000]).unwrap();
+        for policy in [DirectPolicy::Auto, DirectPolicy::Never] {
+            let source = FileSource::open(&path, policy).unwrap();
+            assert_eq!(source.len(), 5000);
+            let mut buf = AlignedBuf::new(8192).unwrap();
+            assert_eq!(read_exact_at(&source, &mut buf, 0).unwrap(), 5000);
+            assert_eq!(read_exact_at(&source, &mut buf, 4096).unwrap(), 904);
+        }
+    }
+
+    #[test]
+    fn directories_and_fifos_are_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = FileSource::open(dir.path(), DirectPolicy::Auto).unwrap_err();
+        assert!(error.to_string().contains("found a directory"), "{error}");
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(FileSource::open(&fifo, DirectPolicy::Auto).is_err());
+    }
+}

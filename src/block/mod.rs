@@ -1,0 +1,28 @@
+//! A source of bytes at offsets, and the machine's block devices.
+//!
+//! Knows nothing of payloads. A [`Source`] is a regular file or a block device,
+//! read with O_DIRECT where it can be; a [`Queue`] keeps several reads and writes
+//! going; [`Window`] reads small things at arbitrary offsets; [`Devices`] lists
+//! what the machine has.
+
+mod buffer;
+mod devices;
+mod file;
+mod node;
+mod queue;
+mod source;
+mod sys;
+mod threads;
+mod udev;
+mod window;
+
+pub use buffer::{AlignedBuf, BufferPool, PAGE};
+pub use devices::{Device, DeviceKind, Devices, Roots, mount_proc};
+pub use file::{FileSource, open_exclusive_for_writing};
+pub use node::Node;
+pub use queue::{Completion, Job, Outcome, Queue, Sink};
+pub use source::{DirectPolicy, ReadMode, Source, read_exact_at};
+pub use sys::{Room, allocate, direct_alignment, drop_cached, room, write_uncached};
+pub use threads::ThreadQueue;
+pub use udev::{Properties, properties};
+pub use window::Window;

@@ -1,0 +1,185 @@
+//! Small reads at rising offsets, with read-ahead that adapts to the hops.
+
+use std::io;
+
+use super::buffer::{AlignedBuf, PAGE};
+use super::source::{Source, read_exact_at};
+
+/// The largest read, in bytes.
+const LARGE: usize = 1 << 20;
+/// The smallest read, in bytes, before it is rounded out to whole granules.
+const SMALL: usize = PAGE;
+/// Hops of at most this many bytes on average are read through rather than
+/// jumped over: about what a disk delivers in the time of one request.
+const NEAR: u64 = 64 * 1024;
+
+/// A view of a source that moves forward.
+///
+/// Where the wanted places lie close together it reads ahead in blocks of up to
+/// 1 MiB, so that they cost no system call each; where they lie far apart it reads
+/// a page at each.
+pub struct Window<'a> {
+    source: &'a dyn Source,
+    buf: AlignedBuf,
+    start: u64,
+    filled: usize,
+    last: u64,
+    hop: u64,
+    step: usize,
+}
+
+impl<'a> Window<'a> {
+    /// A window on `source`.
+    ///
+    /// # Errors
+    /// When there is no memory for its buffer (1 MiB, used as far as needed).
+    pub fn new(source: &'a dyn Source) -> io::Result<Self> {
+        Ok(Self {
+            source,
+            buf: AlignedBuf::new(LARGE)?,
+            start: 0,
+            filled: 0,
+            last: 0,
+            hop: NEAR * 4,
+            step: SMALL,
+        })
+    }
+
+    /// The `want` bytes at `offset` (at most 64 KiB); fewer only at the source's end.
+    ///
+    /// # Errors
+    /// What the system says when the bytes themselves cannot be read. A failure
+    /// in what was only read ahead is not one.
+    pub fn at(&mut self, offset: u64, want: usize) -> io::Result<&[u8]> {
+        debug_assert!(want <= LARGE / 16);
+        let end = offset.saturating_add(want as u64).min(self.source.len());
+        if offset >= end {
+            return Ok(&[]);
+        }
+        if offset < self.start || end > self.start + self.filled as u64 {
+            self.fill(offset, end)?;
+        }
+        let from = (offset - self.start).min(self.filled as u64) as usize;
+        let to = (end - self.start).min(self.filled as u64) as usize;
+        Ok(&self.buf[from..to])
+    }
+
+    /// Tells where the next wanted place is, which teaches how far to read ahead.
+    pub fn hop_to(&mut self, offset: u64) {
+        let hop = offset.saturating_sub(self.last);
+        self.hop = (self.hop / 8).saturating_mul(7).saturating_add(hop / 8);
+        self.last = offset;
+    }
+
+    fn fill(&mut self, offset: u64, end: u64) -> io::Result<()> {
+        self.step = if self.hop <= NEAR {
+            (self.step * 4).min(LARGE)
+        } else {
+            SMALL
+        };
+        let granule = self.source.granule() as u64;
+        let start = offset - offset % granule;
+        let least = (end - start).next_multiple_of(granule) as usize;
+        let len = self.step.next_multiple_of(granule as usize).max(least);
+        self.filled = 0;
+        self.start = start;
+        self.filled = match read_exact_at(self.source, &mut self.buf[..len], start) {
+            Ok(n) => n,
+            // A bad sector further on must not hide a header that is readable.
+            Err(_) if len > least => {
+                self.step = SMALL;
+                read_exact_at(self.source, &mut self.buf[..least], start)?
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::block::ReadMode;
+
+    /// Counts reads, and fails from `bad` on.
+    struct Counted {
+        len: u64,
+        bad: u64,
+        reads: AtomicU64,
+        bytes: AtomicU64,
+    }
+
+    impl Counted {
+        fn new(len: u64, bad: u64) -> Self {
+            Self { len, bad, reads: 0.into(), bytes: 0.into() }
+        }
+    }
+
+    impl Source for Counted {
+        fn path(&self) -> &Path {
+            Path::new("counted")
+        }
+        fn len(&self) -> u64 {
+            self.len
+        }
+        fn granule(&self) -> usize {
+            512
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            assert_eq!((offset % 512, buf.len() % 512), (0, 0));
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            let n = (self.len - offset.min(self.len)).min(buf.len() as u64);
+            if offset + n > self.bad {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            self.bytes.fetch_add(n, Ordering::Relaxed);
+            for (i, b) in buf[..n as usize].iter_mut().enumerate() {
+                *b = ((offset + i as u64) % 251) as u8;
+            }
+            Ok(n as usize)
+        }
+        fn mode(&self) -> ReadMode {
+            ReadMode::Direct
+        }
+    }
+
+    fn walk(source: &Counted, hop: u64) {
+        let mut window = Window::new(source).unwrap();
+        let mut at = 3;
+        while at + 300 < source.len {
+            window.hop_to(at);
+            let got = window.at(at, 300).unwrap();
+            assert_eq!(got.len(), 300);
+            assert_eq!(u64::from(got[0]), at % 251);
+            assert_eq!(u64::from(got[299]), (at + 299) % 251);
+            at += hop;
+        }
+    }
+
+    #[test]
+    fn near_hops_share_reads() {
+        let source = Counted::new(64 << 20, u64::MAX);
+        walk(&source, 8 << 10);
+        let reads = source.reads.load(Ordering::Relaxed);
+        assert!(reads < 200, "{reads} reads for 8192 hops");
+    }
+
+    #[test]
+    fn far_hops_read_little() {
+        let source = Counted::new(4 << 30, u64::MAX);
+        walk(&source, 1 << 20);
+        let bytes = source.bytes.load(Ordering::Relaxed);
+        assert!(bytes < 4096 * 8192, "{bytes} bytes for 4096 hops");
+    }
+
+    #[test]
+    fn a_bad_sector_behind_the_wanted_bytes_does_not_hide_them() {
+        let source = Counted::new(1 << 20, 2048);
+        let mut window = Window::new(&source).unwrap();
+        assert_eq!(window.at(1000, 100).unwrap().len(), 100);
+        assert!(window.at(4096, 100).is_err());
+    }
+}

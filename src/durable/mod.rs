@@ -1,0 +1,15 @@
+//! Files that appear complete, synced and under their name, or not at all.
+//!
+//! [`Directory`] is a destination, held by a descriptor and a lock. [`Store`] is
+//! what a copy needs of one: files are staged in it, flushed together, and then
+//! get their names; [`Staging`] is the real one, and tests put a failing one in
+//! its place. [`NewFile`] is the same promise for a single file.
+
+mod directory;
+mod newfile;
+mod staged;
+mod staging;
+
+pub use directory::{Directory, Existing, Found};
+pub use newfile::NewFile;
+pub use staging::{STAGING_NAME, Staging, Store, WriteMode};

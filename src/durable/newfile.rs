@@ -1,0 +1,131 @@
+//! A single file that replaces another only when it is complete and synced.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::block::drop_cached;
+use crate::error::{Error, Kind, Result};
+
+use super::directory::sync_parent;
+
+/// What was written is brought to the disk and out of the page cache in steps of
+/// this many bytes.
+const STEP: u64 = 64 << 20;
+
+/// A file written beside its final name; dropped, it is gone.
+#[derive(Debug)]
+pub struct NewFile {
+    temp: NamedTempFile,
+    path: PathBuf,
+    written: u64,
+    dropped: u64,
+}
+
+impl NewFile {
+    /// Starts a file that will be `path`. Where `path` is a symlink, the file that
+    /// it leads to is replaced.
+    ///
+    /// # Errors
+    /// Something that is no regular file has the name; the directory refuses.
+    pub fn create(path: &Path) -> Result<Self> {
+        let path = match path.symlink_metadata() {
+            Ok(meta) if meta.is_symlink() => std::fs::canonicalize(path)
+                .map_err(|e| Error::io("following the symlink", e).path(path))?,
+            _ => path.to_path_buf(),
+        };
+        if let Ok(meta) = path.metadata() {
+            if !meta.is_file() {
+                let what = match meta.file_type() {
+                    kind if kind.is_dir() => "a directory",
+                    kind if kind.is_char_device() => "a character device",
+                    kind if kind.is_fifo() => "a FIFO",
+                    _ => "no regular file",
+                };
+                return Err(Error::new(Kind::Refused, format!("it is {what}"))
+                    .doing("writing")
+                    .path(&path)
+                    .advice("name a file, a block device, or - for standard output"));
+            }
+        }
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let temp = tempfile::Builder::new()
+            .prefix(".lbpayload-")
+            .suffix(".part")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(dir)
+            .map_err(|e| Error::io("making a file in", e).path(dir))?;
+        Ok(Self { temp, path, written: 0, dropped: 0 })
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        self.temp.as_file()
+    }
+
+    /// Syncs it, gives it its name, and syncs that.
+    ///
+    /// # Errors
+    /// What the system says; before the name is given, nothing has changed.
+    pub fn commit(self) -> Result<()> {
+        let Self { temp, path, .. } = self;
+        temp.as_file().sync_all().map_err(|e| Error::io("syncing", e).path(temp.path()))?;
+        temp.persist(&path).map_err(|e| Error::io("renaming to", e.error).path(&path))?;
+        sync_parent(&path)
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.temp.as_file_mut().write(buf)?;
+        self.written += n as u64;
+        if self.written - self.dropped >= STEP {
+            self.temp.as_file().sync_data()?;
+            drop_cached(self.temp.as_file().as_fd(), self.dropped, self.written - self.dropped);
+            self.dropped = self.written;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_changes_before_the_commit_and_a_dropped_file_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        std::fs::write(&path, "old").unwrap();
+        let mut file = NewFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        drop(file);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let mut file = NewFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_device_a_directory_and_a_fifo_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [Path::new("/dev/null"), dir.path()] {
+            let error = NewFile::create(path).unwrap_err();
+            assert!(error.to_string().contains("name a file"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Where files are while they are incomplete, and how they get their names.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, faccessat, syncfs, unlinkat};
+
+use crate::block::{AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, write_uncached};
+use crate::error::{Error, Kind, Result};
+
+use super::directory::{Directory, single_component};
+use super::staged::StagedFile;
+
+/// The directory inside the destination that holds incomplete files, and nothing
+/// else: what a run that was cut off leaves there, the next removes.
+pub const STAGING_NAME: &str = ".lbpayload-staging";
+
+/// Preallocating a file saves work from this size on, in bytes.
+const ALLOCATE_FROM: u64 = 256 * 1024;
+
+/// How large files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WriteMode {
+    /// O_DIRECT, past the page cache.
+    Direct,
+    /// Through the page cache, which keeps nothing (RWF_DONTCACHE).
+    Uncached,
+    /// Through the page cache; each file is synced and dropped from it.
+    Buffered,
+}
+
+impl fmt::Display for WriteMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Uncached => "uncached",
+            Self::Buffered => "buffered",
+        })
+    }
+}
+
+/// Where a copy puts its files. A file is known by its slot until it has a name.
+///
+/// The order that makes the promise: all writes of a file, `finish`; `flush`; only
+/// then `publish`; at last `flush_names`.
+pub trait Store: Send + Sync {
+    /// How files made with [`Store::create`] are written.
+    fn mode(&self) -> WriteMode;
+
+    /// Makes a staged file of `size` bytes, to be written block by block. Offsets
+    /// and lengths of writes are multiples of a page, the last one padded.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn create(&self, slot: u64, size: u64) -> io::Result<Arc<dyn Sink>>;
+
+    /// Makes a staged file that holds `bytes`: for small ones, which are faster
+    /// through the page cache.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Removes a staged file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn discard(&self, slot: u64) -> io::Result<()>;
+
+    /// Brings everything staged and finished so far onto stable storage.
+    ///
+    /// # Errors
+    /// What the system says: then nothing is known of any file that was staged.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Gives a staged file its name. Without `replace` a name that exists is an
+    /// error.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn publish(&self, slot: u64, name: &str, replace: bool) -> io::Result<()>;
+
+    /// Brings the names given so far onto stable storage.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn flush_names(&self) -> io::Result<()>;
+}
+
+/// The real [`Store`]: a directory of staged files inside a [`Directory`].
+#[derive(Debug)]
+pub struct Staging {
+    dir: File,
+    staging: OwnedFd,
+    mode: WriteMode,
+    sync_each: bool,
+}
+
+impl Staging {
+    /// Makes or empties the staging directory of `dir`, which the caller has
+    /// locked, and finds out how files can be written there.
+    ///
+    /// # Errors
+    /// It cannot be made, or `policy` demands direct I/O and there is none.
+    pub fn prepare(dir: &Directory, policy: DirectPolicy) -> Result<Self> {
+        let path = dir.path().join(STAGING_NAME);
+        let failed = |doing: &str, e: io::Error| Error::io(doing, e).path(&path);
+        match mkdirat(dir, STAGING_NAME, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => return Err(failed("making", e.into())),
+        }
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let staging = openat(dir, STAGING_NAME, flags, Mode::empty()).map_err(|e| {
+            failed("opening", e.into()).advice(format!(
+                "lbpayload keeps incomplete files in a directory of this name; move {} away",
+                path.display()
+            ))
+        })?;
+        let dir = dir.file().try_clone().map_err(|e| failed("opening", e))?;
+        let mut this = Self { dir, staging, mode: WriteMode::Buffered, sync_each: !syncfs_reports() };
+        let left = this.empty().map_err(|e| failed("emptying", e))?;
+        if left > 0 {
+            log::info!("removed {left} incomplete files that an earlier run left in {}", path.display());
+        }
+        this.mode = this.best_mode(policy).map_err(|e| failed("writing a first file in", e))?;
+        if policy == DirectPolicy::Always && this.mode != WriteMode::Direct {
+            return Err(Error::new(Kind::Refused, "the file system has no direct I/O")
+                .path(&path)
+                .advice("--direct always demands it; leave it away to write through the cache"));
+        }
+        Ok(this)
+    }
+
+    /// Removes the staging directory, if it is empty.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn remove(self) -> io::Result<()> {
+        unlinkat(&self.dir, STAGING_NAME, UnlinkatFlags::RemoveDir)?;
+        self.dir.sync_all()
+    }
+
+    fn empty(&self) -> io::Result<u64> {
+        let mut left = 0;
+        let mut dir = nix::dir::Dir::from_fd(openat(
+            &self.staging,
+            ".",
+            OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?)?;
+        for entry in dir.iter() {
+            let entry = entry?;
+            if entry.file_name() != c"." && entry.file_name() != c".." {
+                unlinkat(&self.staging, entry.file_name(), UnlinkatFlags::NoRemoveDir)?;
+                left += 1;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Tries the modes on a file that is removed again: what statx(2) says, and
+    /// what a write says where statx says nothing.
+    fn best_mode(&self, policy: DirectPolicy) -> io::Result<WriteMode> {
+        let page = AlignedBuf::new(PAGE)?;
+        let name = "probe";
+        let attempt = |flags: OFlag, write: &dyn Fn(&File) -> io::Result<()>| -> io::Result<()> {
+            let file = self.open_new(name, flags)?;
+            let result = write(&file);
+            unlinkat(&self.staging, name, UnlinkatFlags::NoRemoveDir)?;
+            result
+        };
+        if policy != DirectPolicy::Never {
+            let direct = attempt(OFlag::O_DIRECT, &|file| match direct_alignment(file.as_fd()) {
+                Some(n) if n == 0 || n as usize > PAGE => Err(Errno::EINVAL.into()),
+                _ => file.write_all_at(&page, 0),
+            });
+            match direct {
+                Ok(()) => return Ok(WriteMode::Direct),
+                Err(e) if is_unsupported(&e) => log::debug!("no direct writes here: {e}"),
+                Err(e) => return Err(e),
+            }
+            // open(2) may have made the file and refused the flag all the same.
+            let _ = unlinkat(&self.staging, name, UnlinkatFlags::NoRemoveDir);
+        }
+        match attempt(OFlag::empty(), &|file| write_uncached(file.as_fd(), &page, 0).map(drop)) {
+            Ok(()) => Ok(WriteMode::Uncached),
+            Err(e) if is_unsupported(&e) => Ok(WriteMode::Buffered),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn open_new(&self, name: &str, flags: OFlag) -> io::Result<File> {
+        let flags = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        // 0666 less the umask, as the reference importer's fopen(3).
+        let mode = Mode::from_bits_truncate(0o666);
+        Ok(File::from(openat(&self.staging, name, flags, mode)?))
+    }
+}
+
+/// What the file system or the kernel answers to a flag that it does not know.
+fn is_unsupported(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
+fn slot_name(slot: u64) -> String {
+    format!("{slot:x}")
+}
+
+/// Since Linux 5.8 syncfs(2) reports that a file could not be written back.
+/// Before, each file must be synced for that.
+fn syncfs_reports() -> bool {
+    let Ok(uname) = nix::sys::utsname::uname() else {
+        return false;
+    };
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
+}
+
+impl Store for Staging {
+    fn mode(&self) -> WriteMode {
+        self.mode
+    }
+
+    fn create(&self, slot: u64, size: u64) -> io::Result<Arc<dyn Sink>> {
+        let flags = match self.mode {
+            WriteMode::Direct => OFlag::O_DIRECT,
+            WriteMode::Uncached | WriteMode::Buffered => OFlag::empty(),
+        };
+        let file = self.open_new(&slot_name(slot), flags)?;
+        if size >= ALLOCATE_FROM {
+            // To whole pages, so that the padded last write does not extend it.
+            match allocate(file.as_fd(), size.next_multiple_of(PAGE as u64)) {
+                Err(e) if !is_unsupported(&e) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(Arc::new(StagedFile::new(file, self.mode, self.sync_each)))
+    }
+
+    fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = self.open_new(&slot_name(slot), OFlag::empty())?;
+        file.write_all_at(bytes, 0)?;
+        if self.sync_each {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    fn discard(&self, slot: u64) -> io::Result<()> {
+        Ok(unlinkat(&self.staging, &*slot_name(slot), UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if !self.sync_each {
+            syncfs(&self.staging)?;
+        }
+        // Some file systems' syncfs leaves the drive's own cache alone; fsync
+        // never does, and it makes the staged names last.
+        Ok(nix::unistd::fsync(&self.staging)?)
+    }
+
+    fn publish(&self, slot: u64, name: &str, replace: bool) -> io::Result<()> {
+        single_component(name)?;
+        let from = slot_name(slot);
+        if replace {
+            return Ok(renameat(&self.staging, &*from, &self.dir, name)?);
+        }
+        let rename =
+            renameat2(&self.staging, &*from, &self.dir, name, RenameFlags::RENAME_NOREPLACE);
+        match rename {
+            Err(Errno::EINVAL | Errno::ENOSYS) => {
+                let there = faccessat(
+                    &self.dir,
+                    name,
+                    nix::unistd::AccessFlags::F_OK,
+                    AtFlags::AT_SYMLINK_NOFOLLOW,
+                );
+                match there {
+                    Ok(()) => Err(Errno::EEXIST.into()),
+                    _ => Ok(renameat(&self.staging, &*from, &self.dir, name)?),
+                }
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn flush_names(&self) -> io::Result<()> {
+        self.dir.sync_all()?;
+        // The names left this directory; on some file systems that is its own change.
+        Ok(nix::unistd::fsync(&self.staging)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::Found;
+
+    fn staging() -> (tempfile::TempDir, Directory, Staging) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Directory::open(temp.path()).unwrap();
+        let staging = Staging::prepare(&dir, DirectPolicy::Auto).unwrap();
+        (temp, dir, staging)
+    }
+
+    #[test]
+    fn a_file_has_no_name_before_it_is_published() {
+        let (temp, dir, staging) = staging();
+        let sink = staging.create(0, 5000).unwrap();
+        let mut buf = AlignedBuf::new(8192).unwrap();
+        buf[..5000].fill(b'x');
+        sink.write_all_at(&buf, 0).unwrap();
+        sink.finish(5000).unwrap();
+        staging.put(1, b"small").unwrap();
+        staging.flush().unwrap();
+        assert!(matches!(dir.find("large").unwrap(), Found::Nothing));
+        staging.publish(0, "large", false).unwrap();
+        staging.publish(1, "small", false).unwrap();
+        staging.flush_names().unwrap();
+        staging.remove().unwrap();
+        assert_eq!(std::fs::read(temp.path().join("large")).unwrap(), [b'x'; 5000]);
+        assert_eq!(std::fs::read(temp.path().join("small")).unwrap(), b"small");
+        assert!(!temp.path().join(STAGING_NAME).exists());
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_removed() {
+        let (temp, dir, staging) = staging();
+        staging.put(7, b"half").unwrap();
+        drop(staging);
+        assert_eq!(std::fs::read_dir(temp.path().join(STAGING_NAME)).unwrap().count(), 1);
+        let again = Staging::prepare(&dir, DirectPolicy::Auto).unwrap();
+        again.remove().unwrap();
+    }
+
+    #[test]
+    fn a_name_that_exists_is_replaced_only_when_asked() {
+        let (temp, _dir, staging) = staging();
+        std::fs::write(temp.path().join("name"), "old").unwrap();
+        staging.put(0, b"new").unwrap();
+        let error = staging.publish(0, "name", false).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(temp.path().join("name")).unwrap(), b"old");
+        staging.publish(0, "name", true).unwrap();
+        assert_eq!(std::fs::read(temp.path().join("name")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_directory() {
+        let (_temp, dir, staging) = staging();
+        staging.put(0, b"x").unwrap();
+        for name in ["..", ".", "", "a/b", "/etc/x", "a\0b"] {
+            assert!(staging.publish(0, name, true).is_err(), "{name:?}");
+            assert!(dir.find(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_symlink_is_neither_followed_nor_written_through() {
+        let (temp, dir, staging) = staging();
+        let outside = tempfile::tempdir().unwrap();
+        let victim = outside.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, temp.path().join("link")).unwrap();
+        assert!(matches!(dir.find("link").unwrap(), Found::Other));
+        staging.put(0, b"new").unwrap();
+        staging.publish(0, "link", true).unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(std::fs::read(temp.path().join("link")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn two_descriptions_of_one_directory_do_not_both_get_the_lock() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut first = Directory::open(temp.path()).unwrap();
+        let mut second = Directory::open(temp.path()).unwrap();
+        assert!(first.try_lock().unwrap());
+        assert!(!second.try_lock().unwrap());
+        drop(first);
+        assert!(second.try_lock().unwrap());
+    }
+}

@@ -1,0 +1,243 @@
+//! One error for the whole library: a kind to act on, the context to print, and
+//! what the system said.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of everything here that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What sort of failure it was. The command line derives its exit status from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The command line, or a combination of options, makes no sense.
+    Usage,
+    /// Probing found no payload.
+    NotFound,
+    /// Probing found several payloads where one is needed.
+    Ambiguous,
+    /// The image breaks the format.
+    Format,
+    /// A checksum does not match, or is missing where each is needed.
+    Checksum,
+    /// The operating system refused or failed.
+    Io,
+    /// The destination has too little room.
+    Space,
+    /// Somebody else holds it: a mount, another import, a stacked device.
+    Busy,
+    /// It could be done, and we do not do it.
+    Refused,
+    /// An input changed while it was read.
+    Changed,
+    /// A list, a manifest or a checksum file cannot be understood.
+    Syntax,
+    /// The user asked to stop.
+    Interrupted,
+    /// The reader of our output went away. For a filter that is success.
+    ClosedPipe,
+}
+
+/// What was tried, on what, at which offset, what the system said, what to do next.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(Box<Detail>);
+
+#[derive(Debug)]
+struct Detail {
+    kind: Kind,
+    doing: Option<String>,
+    path: Option<PathBuf>,
+    entry: Option<(u64, Option<String>)>,
+    offset: Option<u64>,
+    message: Option<String>,
+    source: Option<io::Error>,
+    advice: Option<String>,
+}
+
+impl Error {
+    /// An error that is ours: what is wrong, in a sentence without a full stop.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self(Box::new(Detail {
+            kind,
+            doing: None,
+            path: None,
+            entry: None,
+            offset: None,
+            message: Some(message.into()),
+            source: None,
+            advice: None,
+        }))
+    }
+
+    /// The system failed while `doing` (a verb in its -ing form, "reading").
+    pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::BrokenPipe => Kind::ClosedPipe,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Space,
+            _ => Kind::Io,
+        };
+        Self(Box::new(Detail {
+            kind,
+            doing: Some(doing.into()),
+            path: None,
+            entry: None,
+            offset: None,
+            message: None,
+            source: Some(source),
+            advice: None,
+        }))
+    }
+
+    /// The user asked to stop.
+    pub fn interrupted() -> Self {
+        Self::new(Kind::Interrupted, "interrupted")
+    }
+
+    /// Names what was being done, for an error made with [`Error::new`].
+    #[must_use]
+    pub fn doing(mut self, doing: impl Into<String>) -> Self {
+        self.0.doing = Some(doing.into());
+        self
+    }
+
+    /// Names the file or device.
+    #[must_use]
+    pub fn path(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.path = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Names the entry: its index from 0, and its name where known.
+    #[must_use]
+    pub fn entry(mut self, index: u64, name: Option<&str>) -> Self {
+        self.0.entry = Some((index, name.map(str::to_owned)));
+        self
+    }
+
+    /// Names the byte offset.
+    #[must_use]
+    pub fn at(mut self, offset: u64) -> Self {
+        self.0.offset = Some(offset);
+        self
+    }
+
+    /// Says what to do next.
+    #[must_use]
+    pub fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice = Some(advice.into());
+        self
+    }
+
+    /// Treats the failure as another kind.
+    #[must_use]
+    pub fn kind_is(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
+    /// What sort of failure it was.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// What the system said, where it was the system.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        self.0.source.as_ref()
+    }
+
+    /// The byte offset, where there is one.
+    pub fn offset(&self) -> Option<u64> {
+        self.0.offset
+    }
+
+    /// Whether the error already names an entry.
+    pub fn names_entry(&self) -> bool {
+        self.0.entry.is_some()
+    }
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut context = false;
+        if let Some(doing) = &self.doing {
+            f.write_str(doing)?;
+            context = true;
+        }
+        if let Some(path) = &self.path {
+            let space = if context { " " } else { "" };
+            write!(f, "{space}{}", printable(&path.to_string_lossy()))?;
+            context = true;
+        }
+        if let Some((index, name)) = &self.entry {
+            let comma = if context { ", " } else { "" };
+            write!(f, "{comma}entry {index}")?;
+            if let Some(name) = name {
+                write!(f, " \"{}\"", printable(name))?;
+            }
+            context = true;
+        }
+        if let Some(offset) = self.offset {
+            let space = if context { " " } else { "" };
+            write!(f, "{space}at offset {offset}")?;
+            context = true;
+        }
+        for said in [
+            self.message.clone(),
+            self.source.as_ref().map(ToString::to_string),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            let colon = if context { ": " } else { "" };
+            write!(f, "{colon}{said}")?;
+            context = true;
+        }
+        if let Some(advice) = &self.advice {
+            write!(f, "; {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A text that may come from an image, made safe for a terminal and one line.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || c == char::REPLACEMENT_CHARACTER {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_operation_path_entry_offset_cause_and_next_step() {
+        let error = Error::io("reading", io::Error::from_raw_os_error(libc::EIO))
+            .path("/dev/sdb")
+            .entry(3, Some("a\nb"))
+            .at(4096)
+            .advice("copy the disk with ddrescue");
+        assert_eq!(
+            error.to_string(),
+            "reading /dev/sdb, entry 3 \"a\\nb\" at offset 4096: \
+             Input/output error (os error 5); copy the disk with ddrescue"
+        );
+        assert_eq!(error.kind(), Kind::Io);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_matter_of_space_and_a_closed_pipe_is_its_own_kind() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(Error::io("writing", full).kind(), Kind::Space);
+        let pipe = io::Error::from_raw_os_error(libc::EPIPE);
+        assert_eq!(Error::io("writing", pipe).kind(), Kind::ClosedPipe);
+    }
+}

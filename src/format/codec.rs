@@ -1,0 +1,280 @@
+//! Headers to bytes and back, in both dialects.
+
+use std::fmt;
+use std::str::FromStr;
+
+use byteorder::{ByteOrder, LittleEndian, WriteBytesExt};
+
+use super::fault::Fault;
+use super::name::{MAX_WALKABLE_NAME_LEN, Name};
+use super::MAGIC;
+
+/// The longest header of either dialect, in bytes: what tells them apart.
+pub const MAX_HEADER_LEN: usize = 16;
+
+/// The width of the three integers. Both carry the same magic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// The early images: 32 bits.
+    U32,
+    /// The current images: 64 bits.
+    U64,
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::U32 => "u32",
+            Self::U64 => "u64",
+        })
+    }
+}
+
+impl FromStr for Dialect {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "u32" => Ok(Self::U32),
+            "u64" => Ok(Self::U64),
+            _ => Err("expected u64 or u32".into()),
+        }
+    }
+}
+
+/// A number that the u32 dialect has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} does not fit the u32 dialect, whose largest number is 4294967295")]
+pub struct DoesNotFit(pub u64);
+
+/// What the header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// How wide the integers are.
+    pub dialect: Dialect,
+    /// How many entries follow.
+    pub files: u64,
+}
+
+/// What an entry header says, before anything of it is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// Bytes of the name that follows.
+    pub name_len: u64,
+    /// Bytes of the data that follows the name.
+    pub size: u64,
+}
+
+impl Dialect {
+    /// Bytes before the first entry.
+    pub fn header_len(self) -> u64 {
+        match self {
+            Self::U32 => 12,
+            Self::U64 => 16,
+        }
+    }
+
+    /// Bytes of an entry before its name.
+    pub fn entry_header_len(self) -> u64 {
+        match self {
+            Self::U32 => 8,
+            Self::U64 => 16,
+        }
+    }
+
+    /// Appends the payload's header.
+    ///
+    /// # Errors
+    /// When the count does not fit the dialect.
+    pub fn put_header(self, files: u64, out: &mut Vec<u8>) -> Result<(), DoesNotFit> {
+        out.extend_from_slice(MAGIC);
+        self.put_int(files, out)
+    }
+
+    /// Appends an entry's header and name; the data follows.
+    ///
+    /// # Errors
+    /// When the size does not fit the dialect.
+    pub fn put_entry(self, name: &Name, size: u64, out: &mut Vec<u8>) -> Result<(), DoesNotFit> {
+        self.put_int(name.as_str().len() as u64, out)?;
+        self.put_int(size, out)?;
+        out.extend_from_slice(name.as_str().as_bytes());
+        Ok(())
+    }
+
+    fn put_int(self, value: u64, out: &mut Vec<u8>) -> Result<(), DoesNotFit> {
+        match self {
+            Self::U32 => {
+                let narrow = u32::try_from(value).map_err(|_| DoesNotFit(value))?;
+                out.write_u32::<LittleEndian>(narrow)
+            }
+            Self::U64 => out.write_u64::<LittleEndian>(value),
+        }
+        .unwrap_or_else(|_| unreachable!("a vector takes every byte"));
+        Ok(())
+    }
+
+    /// Reads an entry's header, and checks the length of the name.
+    ///
+    /// # Errors
+    /// When `bytes` are too few, or the name length is one that no importer takes.
+    pub fn entry_header(self, bytes: &[u8]) -> Result<EntryHeader, Fault> {
+        let expected = self.entry_header_len();
+        if (bytes.len() as u64) < expected {
+            return Err(Fault::CutOff {
+                what: "entry header",
+                expected,
+                found: bytes.len() as u64,
+            });
+        }
+        let (name_len, size) = match self {
+            Self::U32 => (
+                u64::from(LittleEndian::read_u32(bytes)),
+                u64::from(LittleEndian::read_u32(&bytes[4..])),
+            ),
+            Self::U64 => (
+                LittleEndian::read_u64(bytes),
+                LittleEndian::read_u64(&bytes[8..]),
+            ),
+        };
+        if name_len == 0 || name_len > MAX_WALKABLE_NAME_LEN {
+            return Err(Fault::NameLength { found: name_len });
+        }
+        Ok(EntryHeader { name_len, size })
+    }
+}
+
+impl Header {
+    /// Reads a payload's header from the first bytes of a source of `source_len`
+    /// bytes. Give [`MAX_HEADER_LEN`] bytes where the source has them.
+    ///
+    /// Bytes 12 to 16 are zero in a u64 image (the upper half of its count) and
+    /// the first name's length, never 0, in a u32 image.
+    ///
+    /// # Errors
+    /// The magic is another, the header is cut off, or the count could not be.
+    pub fn parse(bytes: &[u8], source_len: u64) -> Result<Self, Fault> {
+        if bytes.len() < MAGIC.len() || &bytes[..MAGIC.len()] != MAGIC {
+            let found = bytes[..bytes.len().min(MAGIC.len())].to_vec();
+            return Err(Fault::WrongMagic { found });
+        }
+        let cut_off = |expected: u64| Fault::CutOff {
+            what: "payload header",
+            expected,
+            found: bytes.len() as u64,
+        };
+        if bytes.len() < 12 {
+            return Err(cut_off(12));
+        }
+        let narrow = u64::from(LittleEndian::read_u32(&bytes[8..]));
+        let header = if bytes.len() < MAX_HEADER_LEN {
+            // Too short for a u64 header, and long enough for a u32 one with
+            // nothing behind it.
+            if narrow != 0 {
+                return Err(cut_off(16));
+            }
+            Self { dialect: Dialect::U32, files: 0 }
+        } else if bytes[12..16] != [0; 4] {
+            Self { dialect: Dialect::U32, files: narrow }
+        } else {
+            let files = LittleEndian::read_u64(&bytes[8..]);
+            Self { dialect: Dialect::U64, files }
+        };
+        let left = source_len.saturating_sub(header.dialect.header_len());
+        let possible = left / (header.dialect.entry_header_len() + 1);
+        if header.files > possible {
+            return Err(Fault::CountTooLarge {
+                count: header.files,
+                dialect: header.dialect,
+                left,
+                possible,
+            });
+        }
+        Ok(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(dialect: Dialect, files: &[(&str, u64)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        dialect.put_header(files.len() as u64, &mut out).unwrap();
+        for (name, size) in files {
+            let name = Name::new(name.as_bytes()).unwrap();
+            dialect.put_entry(&name, *size, &mut out).unwrap();
+        }
+        out
+    }
+
+    #[test]
+    fn the_layout_is_the_one_of_the_specification() {
+        assert_eq!(
+            bytes(Dialect::U64, &[("ab", 3)]),
+            b"LBPAYLD1\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0ab"
+        );
+        assert_eq!(
+            bytes(Dialect::U32, &[("ab", 3)]),
+            b"LBPAYLD1\x01\0\0\0\x02\0\0\0\x03\0\0\0ab"
+        );
+    }
+
+    #[test]
+    fn both_dialects_are_told_apart() {
+        for dialect in [Dialect::U32, Dialect::U64] {
+            let image = bytes(dialect, &[("name", 1), ("other", 2)]);
+            let header = Header::parse(&image, image.len() as u64).unwrap();
+            assert_eq!(header, Header { dialect, files: 2 });
+            let at = dialect.header_len() as usize;
+            let entry = dialect.entry_header(&image[at..]).unwrap();
+            assert_eq!(entry, EntryHeader { name_len: 4, size: 1 });
+        }
+    }
+
+    #[test]
+    fn a_payload_without_entries_reads_as_such_however_it_was_written() {
+        let narrow = bytes(Dialect::U32, &[]);
+        assert_eq!(Header::parse(&narrow, 12).unwrap().files, 0);
+        let mut on_a_disk = narrow.clone();
+        on_a_disk.extend_from_slice(&[0xAA; 4]);
+        assert_eq!(Header::parse(&on_a_disk, 512).unwrap().files, 0);
+        let wide = bytes(Dialect::U64, &[]);
+        assert_eq!(Header::parse(&wide, 16).unwrap().files, 0);
+    }
+
+    #[test]
+    fn a_count_that_the_bytes_left_cannot_hold_is_refused() {
+        let mut image = Vec::new();
+        Dialect::U64.put_header(3, &mut image).unwrap();
+        assert!(Header::parse(&image, 16 + 3 * 17).is_ok());
+        assert_eq!(
+            Header::parse(&image, 16 + 3 * 17 - 1),
+            Err(Fault::CountTooLarge { count: 3, dialect: Dialect::U64, left: 50, possible: 2 })
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_the_u32_dialect_is_refused() {
+        let name = Name::new(b"big").unwrap();
+        let size = u64::from(u32::MAX) + 1;
+        let mut out = Vec::new();
+        assert_eq!(Dialect::U32.put_entry(&name, size, &mut out), Err(DoesNotFit(size)));
+        assert!(Dialect::U64.put_entry(&name, size, &mut out).is_ok());
+    }
+
+    #[test]
+    fn short_headers_are_cut_off_and_never_read_past() {
+        let image = bytes(Dialect::U64, &[("ab", 3)]);
+        for len in 0..16 {
+            let fault = Header::parse(&image[..len], len as u64).unwrap_err();
+            let slug = if len < 8 { "wrong-magic" } else { "cut-off" };
+            assert_eq!(fault.slug(), slug, "{len} bytes");
+        }
+        for len in 0..16 {
+            let fault = Dialect::U64.entry_header(&image[16..16 + len]).unwrap_err();
+            assert_eq!(fault.slug(), "cut-off");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! A live-bootstrap checkout: which files belong in its payload, and their sums.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::Name;
+
+use super::digest::Sha256Sum;
+
+/// What `steps/manifest` and the `sources` files say.
+#[derive(Debug)]
+pub struct BootstrapSources {
+    /// The files of the payload, sorted by name, each with its SHA-256 sum.
+    pub files: BTreeMap<Name, Sha256Sum>,
+    /// The line of the manifest behind which the files come from the payload;
+    /// `None` where the manifest has no such line, and everything belongs in it.
+    pub cut: Option<u64>,
+}
+
+/// Reads the manifest of the checkout at `dir`, and the sources of its packages.
+///
+/// The payload holds the files of the whole manifest less those of the `build:`
+/// lines before `improve: import_payload` or, where there is none, before the
+/// first `improve:` that names the network. Predicates are not evaluated.
+///
+/// # Errors
+/// A file cannot be read or understood, or a name has two different sums.
+pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
+    let path = dir.join("steps").join("manifest");
+    let text = std::fs::read_to_string(&path).map_err(|e| {
+        Error::io("reading", e).path(&path).advice("expected the checkout of live-bootstrap")
+    })?;
+    let steps = parse_manifest(&text).map_err(|e| e.path(&path))?;
+    let cut = cut_line(&steps);
+    let mut all = BTreeMap::new();
+    let mut early = BTreeSet::new();
+    let mut read = BTreeSet::new();
+    for step in steps.iter().filter(|s| s.directive == "build") {
+        let before_cut = cut.is_some_and(|cut| step.line < cut);
+        // A package may be built several times, and before the cut at first.
+        if !read.insert((step.argument.clone(), before_cut)) {
+            continue;
+        }
+        package_name(step).map_err(|e| e.path(&path))?;
+        let sources = dir.join("steps").join(&step.argument).join("sources");
+        let text = match std::fs::read_to_string(&sources) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(Error::io("reading", e).path(&sources)),
+        };
+        for (name, sum) in parse_sources(&text).map_err(|e| e.path(&sources))? {
+            if before_cut {
+                early.insert(name.clone());
+            }
+            match all.insert(name.clone(), sum) {
+                Some(other) if other != sum => {
+                    return Err(Error::new(
+                        Kind::Syntax,
+                        format!("{name} has two different checksums: {other} and {sum}"),
+                    )
+                    .path(&sources));
+                }
+                _ => {}
+            }
+        }
+    }
+    all.retain(|name, _| !early.contains(name));
+    Ok(BootstrapSources { files: all, cut })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Step {
+    line: u64,
+    directive: String,
+    argument: String,
+}
+
+/// `<directive>: <argument> [( predicate )]`, `#` starts a comment.
+fn parse_manifest(text: &str) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for (line, text) in (1_u64..).zip(text.lines()) {
+        let text = text.split('#').next().unwrap_or("").trim();
+        if text.is_empty() {
+            continue;
+        }
+        let step = text.split_once(':').and_then(|(directive, rest)| {
+            let argument = rest.split('(').next()?.trim().to_owned();
+            let directive = directive.trim().to_owned();
+            (!argument.is_empty()).then_some(Step { line, directive, argument })
+        });
+        steps.push(step.ok_or_else(|| {
+            Error::new(Kind::Syntax, format!("line {line}: expected \"directive: argument\""))
+        })?);
+    }
+    Ok(steps)
+}
+
+fn cut_line(steps: &[Step]) -> Option<u64> {
+    let improve = |wanted: &dyn Fn(&str) -> bool| {
+        steps.iter().find(|s| s.directive == "improve" && wanted(&s.argument)).map(|s| s.line)
+    };
+    improve(&|argument| argument == "import_payload")
+        .or_else(|| improve(&|argument| argument.contains("network")))
+}
+
+/// A package's name becomes part of a path, and comes from a file.
+fn package_name(step: &Step) -> Result<()> {
+    Name::new(step.argument.as_bytes()).map(drop).map_err(|e| {
+        Error::new(Kind::Syntax, format!("line {}: no package name: {e}", step.line))
+    })
+}
+
+/// `f URL SHA256 [FILENAME]` or `g GIT-URL SNAPSHOT-URL SHA256 [FILENAME]`.
+fn parse_sources(text: &str) -> Result<Vec<(Name, Sha256Sum)>> {
+    let mut files = Vec::new();
+    for (line, text) in (1_u64..).zip(text.lines()) {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let bad = |why: String| Error::new(Kind::Syntax, format!("line {line}: {why}"));
+        let (url, rest) = match words.as_slice() {
+            [] => continue,
+            [word, ..] if word.starts_with('#') => continue,
+            ["f" | "file", url, rest @ ..] => (*url, rest),
+            ["g" | "git", _, url, rest @ ..] => (*url, rest),
+            [word, ..] => return Err(bad(format!("expected f, file, g or git, found {word:?}"))),
+        };
+        let (sum, name) = match rest {
+            [sum] => (sum, url.rsplit('/').next().unwrap_or(url)),
+            [sum, name] => (sum, *name),
+            _ => {
+                return Err(bad("expected a URL, a SHA-256 sum and perhaps a file name".into()));
+            }
+        };
+        let sum = sum
+            .parse()
+            .map_err(|()| bad(format!("no SHA-256 sum of 64 hexadecimal digits: {sum:?}")))?;
+        let name = Name::new(name.as_bytes()).map_err(|e| bad(format!("{name:?}: {e}")))?;
+        files.push((name, sum));
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkout(manifest: &str, sources: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let steps = dir.path().join("steps");
+        std::fs::create_dir(&steps).unwrap();
+        std::fs::write(steps.join("manifest"), manifest).unwrap();
+        for (package, text) in sources {
+            std::fs::create_dir(steps.join(package)).unwrap();
+            std::fs::write(steps.join(package).join("sources"), text).unwrap();
+        }
+        dir
+    }
+
+    fn names(sources: &BootstrapSources) -> Vec<&str> {
+        sources.files.keys().map(Name::as_str).collect()
+    }
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+    #[test]
+    fn the_payload_holds_what_is_needed_only_behind_the_import() {
+        let dir = checkout(
+            "# the manifest\nbuild: tcc ( Arch == x86 )\nimprove: get_network\n\
+             improve: import_payload ( KernelBootstrap == True )\nbuild: gcc # late\n\
+             build: tcc\ndefine: X = 1\nbuild: nothing\n",
+            &[
+                ("tcc", &format!("f https://x/tcc.tar.gz {A}\n")),
+                (
+                    "gcc",
+                    &format!(
+                        "f https://x/y/gcc.tar {A}\nfile https://x/tcc.tar.gz {A}\n\
+                         g https://git/r~1 https://x/snap-1.tar.gz {B} r.tar.gz\n\
+                         git https://git/r https://x/snap-2.tar.gz {B}\n"
+                    ),
+                ),
+            ],
+        );
+        let sources = bootstrap_sources(dir.path()).unwrap();
+        assert_eq!(names(&sources), ["gcc.tar", "r.tar.gz", "snap-2.tar.gz"]);
+        assert_eq!(sources.cut, Some(4));
+    }
+
+    #[test]
+    fn without_an_import_the_network_is_the_cut_and_without_that_there_is_none() {
+        let sources = [("a", &*format!("f u/a {A}\n")), ("b", &format!("f u/b {B}\n"))];
+        let dir = checkout("build: a\nimprove: get_network\nbuild: b\n", &sources);
+        assert_eq!(names(&bootstrap_sources(dir.path()).unwrap()), ["b"]);
+        let dir = checkout("build: a\nbuild: b\n", &sources);
+        let whole = bootstrap_sources(dir.path()).unwrap();
+        assert_eq!((names(&whole), whole.cut), (vec!["a", "b"], None));
+    }
+
+    #[test]
+    fn names_that_climb_and_sums_that_clash_are_refused() {
+        let dir = checkout("build: ../../etc\n", &[]);
+        let error = bootstrap_sources(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("line 1: no package name"), "{error}");
+        let dir = checkout("build: a\n", &[("a", &format!("f u/x {A} ../x\n"))]);
+        assert!(bootstrap_sources(dir.path()).is_err());
+        let dir = checkout("build: a\n", &[("a", &format!("f u/x {A}\nf v/x {B}\n"))]);
+        let error = bootstrap_sources(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("x has two different checksums"), "{error}");
+    }
+
+    #[test]
+    fn a_line_that_is_no_source_is_named() {
+        for (line, why) in [
+            ("wget u\n", "expected f, file, g or git"),
+            ("f u/x\n", "expected a URL"),
+            ("f u/x 123\n", "no SHA-256 sum"),
+            (&*format!("f https://x/ {A}\n"), "the name is empty"),
+        ] {
+            let dir = checkout("build: a\n", &[("a", line)]);
+            let error = bootstrap_sources(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("sources: line 1: ") && error.contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Checksums by name, in the format of sha256sum(1).
+
+use std::io::{BufRead, Read};
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result, printable};
+
+use super::digest::Sha256Sum;
+
+/// The longest embedded `SHA256SUMS` that is read or written, in bytes of text:
+/// about 300,000 files. It bounds the memory that an image can ask for.
+pub const EMBEDDED_SUMS_MAX_BYTES: u64 = 32 << 20;
+
+/// The longest line that is read: a sum and the longest path.
+const LINE_MAX_BYTES: u64 = 8192;
+
+/// Checksums by name.
+///
+/// Packed tightly: the names one behind the other, and sorted references to them.
+#[derive(Debug, Default)]
+pub struct Checksums {
+    names: String,
+    sums: Vec<Sum>,
+    sorted: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sum {
+    at: u32,
+    len: u32,
+    sum: Sha256Sum,
+    seen: bool,
+}
+
+/// A line as sha256sum writes it.
+pub fn sum_line(sum: Sha256Sum, name: &str) -> String {
+    format!("{sum}  {name}\n")
+}
+
+impl Checksums {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many names have one.
+    pub fn len(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
+    }
+
+    /// Adds the checksums in the file `path`.
+    ///
+    /// # Errors
+    /// It cannot be read, a line is not sha256sum's, or a name has two sums.
+    pub fn add_file(&mut self, path: &Path) -> Result<()> {
+        let failed = |e| Error::io("reading", e).path(path);
+        let meta = std::fs::metadata(path).map_err(failed)?;
+        if meta.is_dir() {
+            return Err(Error::new(Kind::Syntax, "expected a file of checksums, found a directory")
+                .path(path));
+        }
+        let file = std::fs::File::open(path).map_err(failed)?;
+        self.add_lines(std::io::BufReader::new(file), &path.to_string_lossy())
+    }
+
+    /// Adds the checksums in `text`; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Checksums::add_file`].
+    pub fn add_lines(&mut self, mut text: impl BufRead, origin: &str) -> Result<()> {
+        let mut line = Vec::new();
+        for number in 1_u64.. {
+            line.clear();
+            let n = text
+                .by_ref()
+                .take(LINE_MAX_BYTES)
+                .read_until(b'\n', &mut line)
+                .map_err(|e| Error::io("reading", e).path(origin))?;
+            if n == 0 {
+                break;
+            }
+            let bad = |why: &str| {
+                Error::new(Kind::Syntax, format!("line {number}: {why}")).path(origin).advice(
+                    "expected lines as sha256sum writes them: 64 hexadecimal digits, two \
+                     blanks, a name",
+                )
+            };
+            let text = std::str::from_utf8(&line).map_err(|_| bad("not UTF-8"))?;
+            let text = text.trim_end_matches(['\n', '\r']);
+            if text.is_empty() || text.starts_with('#') {
+                continue;
+            }
+            let (sum, name) = parse_line(text).ok_or_else(|| {
+                let shown: String = text.chars().take(60).collect();
+                bad(&format!("no checksum: \"{}\"", printable(&shown)))
+            })?;
+            self.push(name, sum).ok_or_else(|| bad("more checksums than can be held"))?;
+        }
+        self.sort().map_err(|name| {
+            Error::new(
+                Kind::Syntax,
+                format!("\"{}\" has two different checksums", printable(&name)),
+            )
+            .path(origin)
+        })
+    }
+
+    /// Adds one. [`Checksums::sort`] follows the last.
+    pub(crate) fn push(&mut self, name: &str, sum: Sha256Sum) -> Option<()> {
+        let at = u32::try_from(self.names.len()).ok()?;
+        let len = u32::try_from(name.len()).ok()?;
+        self.names.push_str(name);
+        self.sums.push(Sum { at, len, sum, seen: false });
+        self.sorted = false;
+        Some(())
+    }
+
+    /// Orders them by name; the name that has two different ones is the error.
+    pub(crate) fn sort(&mut self) -> std::result::Result<(), String> {
+        let names = std::mem::take(&mut self.names);
+        let name = |s: &Sum| &names[s.at as usize..(s.at + s.len) as usize];
+        self.sums.sort_by(|a, b| name(a).cmp(name(b)));
+        let clash = self
+            .sums
+            .windows(2)
+            .find(|pair| name(&pair[0]) == name(&pair[1]) && pair[0].sum != pair[1].sum)
+            .map(|pair| name(&pair[0]).to_owned());
+        self.sums.dedup_by(|a, b| name(a) == name(b));
+        self.names = names;
+        self.sorted = true;
+        clash.map_or(Ok(()), Err)
+    }
+
+    /// The checksum of `name`.
+    pub fn get(&self, name: &str) -> Option<Sha256Sum> {
+        self.find(name).map(|place| self.sums[place].sum)
+    }
+
+    /// The checksum of `name`, which counts as present from now on.
+    pub fn take(&mut self, name: &str) -> Option<Sha256Sum> {
+        let place = self.find(name)?;
+        self.sums[place].seen = true;
+        Some(self.sums[place].sum)
+    }
+
+    /// The names that [`Checksums::take`] was never asked for.
+    pub fn unseen(&self) -> impl Iterator<Item = &str> {
+        self.sums.iter().filter(|s| !s.seen).map(|s| self.name(s))
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        debug_assert!(self.sorted || self.sums.is_empty());
+        self.sums.binary_search_by(|s| self.name(s).cmp(name)).ok()
+    }
+
+    fn name(&self, sum: &Sum) -> &str {
+        &self.names[sum.at as usize..(sum.at + sum.len) as usize]
+    }
+}
+
+/// `SUM  NAME`, `SUM *NAME`, or the tagged `SHA256 (NAME) = SUM`. A leading `./`
+/// is not part of the name.
+fn parse_line(line: &str) -> Option<(Sha256Sum, &str)> {
+    let (sum, name) = match line.strip_prefix("SHA256 (") {
+        Some(tagged) => {
+            let (name, sum) = tagged.rsplit_once(") = ")?;
+            (sum, name)
+        }
+        None => {
+            let (sum, name) = line.split_at_checked(64)?;
+            let name = name.strip_prefix("  ").or_else(|| name.strip_prefix(" *"))?;
+            (sum, name)
+        }
+    };
+    let name = name.strip_prefix("./").unwrap_or(name);
+    if name.is_empty() {
+        return None;
+    }
+    Some((sum.parse().ok()?, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Checksums> {
+        let mut sums = Checksums::new();
+        sums.add_lines(text.as_bytes(), "SUMS")?;
+        Ok(sums)
+    }
+
+    #[test]
+    fn every_form_that_sha256sum_checks_is_read() {
+        let (a, b) = (Sha256Sum::of(b"a"), Sha256Sum::of(b"b"));
+        let text = format!("{b}  two words\n\n{a} *bin\r\nSHA256 (tag (1)) = {a}\n{b}  ./here\n");
+        let mut sums = read(&text).unwrap();
+        assert_eq!(sums.take("two words"), Some(b));
+        assert_eq!(sums.get("bin"), Some(a));
+        assert_eq!(sums.get("tag (1)"), Some(a));
+        assert_eq!(sums.get("here"), Some(b));
+        assert_eq!(sums.get("there"), None);
+        assert_eq!(sums.unseen().collect::<Vec<_>>(), ["bin", "here", "tag (1)"]);
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_named_with_its_number() {
+        let error = read(&format!("{}  ok\nrubbish\n", Sha256Sum::of(b""))).unwrap_err();
+        assert!(error.to_string().contains("SUMS: line 2: no checksum: \"rubbish\""), "{error}");
+    }
+
+    #[test]
+    fn a_name_may_repeat_with_the_same_sum_and_not_with_another() {
+        let (a, b) = (Sha256Sum::of(b"a"), Sha256Sum::of(b"b"));
+        assert_eq!(read(&format!("{a}  x\n{a}  x\n")).unwrap().len(), 1);
+        let error = read(&format!("{a}  x\n{b}  x\n")).unwrap_err();
+        assert!(error.to_string().contains("\"x\" has two different checksums"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let sum = Sha256Sum::of(b"x");
+        assert_eq!(read(&sum_line(sum, "a b")).unwrap().get("a b"), Some(sum));
+    }
+}

@@ -1,0 +1,320 @@
+//! What a payload holds, in memory that does not grow with what it claims.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+use crate::error::{Error, Result};
+use crate::format::{Dialect, Fault};
+use crate::progress::Progress;
+
+use super::problem::{Cause, Problem};
+use super::walk::{Entry, Payload, Walker};
+
+/// The index is kept in memory up to this many bytes (about 400,000 entries with
+/// names of 32 bytes). Beyond, the headers are read again where it is needed.
+const KEPT_MAX_BYTES: usize = 16 << 20;
+
+/// Names compared in one pass, 8 bytes each. More names take more passes.
+const NAMES_A_PASS: usize = 2 << 20;
+
+/// Doubtful names looked at more closely in one pass.
+const SUSPECTS_A_PASS: usize = 4096;
+
+/// The entries of a payload, walked and checked once.
+pub struct Index {
+    dialect: Dialect,
+    files: u64,
+    payload_bytes: u64,
+    data_bytes: u64,
+    longest_name: usize,
+    whole: bool,
+    kept: Option<Vec<u8>>,
+}
+
+impl Index {
+    /// Walks all headers of `payload`, checks every name, and looks for names that
+    /// stand twice. Each problem goes to `report`, which may end the scan by
+    /// returning an error.
+    ///
+    /// # Errors
+    /// What `report` returns; an interruption; no memory.
+    pub fn scan(
+        payload: &Payload,
+        progress: &dyn Progress,
+        report: &mut dyn FnMut(Problem) -> Result<()>,
+    ) -> Result<Self> {
+        let mut index = Self {
+            dialect: payload.dialect(),
+            files: 0,
+            payload_bytes: payload.dialect().header_len(),
+            data_bytes: 0,
+            longest_name: 0,
+            whole: true,
+            kept: Some(Vec::new()),
+        };
+        let mut names = Names::new(payload.claimed_files());
+        for step in payload.walk()? {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
+            }
+            let entry = match step {
+                Ok(entry) => entry,
+                Err(problem) => {
+                    index.whole = false;
+                    report(problem)?;
+                    break;
+                }
+            };
+            if let Err(fault) = entry.name() {
+                report(entry.problem(entry.header_offset, Cause::Fault(fault.into())))?;
+            }
+            names.note(&entry.raw_name, 0);
+            index.files += 1;
+            index.payload_bytes = entry.end();
+            index.data_bytes += entry.size;
+            index.longest_name = index.longest_name.max(entry.raw_name.len());
+            index.keep(&entry);
+        }
+        index.report_repeats(payload, names, progress, report)?;
+        Ok(index)
+    }
+
+    /// As [`Index::scan`]; the first problem is an error.
+    ///
+    /// # Errors
+    /// The first problem, an interruption, no memory.
+    pub fn strict(payload: &Payload, progress: &dyn Progress) -> Result<Self> {
+        Self::scan(payload, progress, &mut |problem| {
+            Err(problem.into_error(&**payload.source()))
+        })
+    }
+
+    /// How wide the integers are.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Entries seen.
+    pub fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// Length of the payload in bytes: headers, names and data of all entries seen.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    /// Bytes of data of all entries seen.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    /// Bytes of the longest name.
+    pub fn longest_name(&self) -> usize {
+        self.longest_name
+    }
+
+    /// Whether every entry that the header counts was seen.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Goes through the entries seen, again.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn entries<'a>(&'a self, payload: &'a Payload) -> Result<Entries<'a>> {
+        Ok(Entries {
+            left: self.files,
+            next: 0,
+            offset: self.dialect.header_len(),
+            head: self.dialect.entry_header_len(),
+            payload,
+            from: match &self.kept {
+                Some(kept) => From::Memory(kept),
+                None => From::Source(payload.walk()?),
+            },
+        })
+    }
+
+    fn keep(&mut self, entry: &Entry) {
+        let Some(kept) = &mut self.kept else {
+            return;
+        };
+        put_varint(kept, entry.raw_name.len() as u64);
+        put_varint(kept, entry.size);
+        kept.extend_from_slice(&entry.raw_name);
+        if kept.len() > KEPT_MAX_BYTES {
+            self.kept = None;
+        }
+    }
+
+    fn report_repeats(
+        &self,
+        payload: &Payload,
+        mut names: Names,
+        progress: &dyn Progress,
+        report: &mut dyn FnMut(Problem) -> Result<()>,
+    ) -> Result<()> {
+        for pass in 0..names.passes {
+            if pass > 0 {
+                for entry in self.entries(payload)? {
+                    if progress.cancelled() {
+                        return Err(Error::interrupted());
+                    }
+                    names.note(&entry?.raw_name, pass);
+                }
+            }
+            let suspects = names.take_suspects();
+            if suspects.is_empty() {
+                continue;
+            }
+            // Equal hashes are a suspicion; equal names are a fact.
+            let mut first: HashMap<Vec<u8>, u64> = HashMap::new();
+            for entry in self.entries(payload)? {
+                let entry = entry?;
+                if !suspects.contains(&names.hasher.hash_one(&entry.raw_name)) {
+                    continue;
+                }
+                match first.get(&entry.raw_name) {
+                    Some(&first) => {
+                        let cause = Cause::Fault(Fault::Repeated { first });
+                        report(entry.problem(entry.header_offset, cause))?;
+                    }
+                    None => {
+                        first.insert(entry.raw_name, entry.index);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hashes of names, to find those that may be equal. Keyed, so that an image
+/// cannot prepare collisions.
+struct Names {
+    hasher: RandomState,
+    hashes: Vec<u64>,
+    passes: u64,
+}
+
+impl Names {
+    fn new(claimed_files: u64) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            hashes: Vec::new(),
+            passes: claimed_files.div_ceil(NAMES_A_PASS as u64).max(1),
+        }
+    }
+
+    fn note(&mut self, name: &[u8], pass: u64) {
+        let hash = self.hasher.hash_one(name);
+        if hash % self.passes == pass {
+            self.hashes.push(hash);
+        }
+    }
+
+    fn take_suspects(&mut self) -> HashSet<u64> {
+        self.hashes.sort_unstable();
+        let suspects = self
+            .hashes
+            .windows(2)
+            .filter(|pair| pair[0] == pair[1])
+            .map(|pair| pair[0])
+            .collect::<HashSet<_>>()
+            .into_iter()
+            .take(SUSPECTS_A_PASS)
+            .collect();
+        self.hashes.clear();
+        suspects
+    }
+}
+
+/// The entries of an index, from memory or read again.
+pub struct Entries<'a> {
+    left: u64,
+    next: u64,
+    offset: u64,
+    head: u64,
+    payload: &'a Payload,
+    from: From<'a>,
+}
+
+#[allow(clippy::large_enum_variant)] // one exists at a time
+enum From<'a> {
+    Memory(&'a [u8]),
+    Source(Walker<'a>),
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        let kept = match &mut self.from {
+            From::Source(walker) => {
+                let step = walker.next()?;
+                return Some(step.map_err(|p| p.into_error(&**self.payload.source())));
+            }
+            From::Memory(kept) => kept,
+        };
+        let name_len = take_varint(kept);
+        let size = take_varint(kept);
+        let (name, rest) = kept.split_at(name_len as usize);
+        *kept = rest;
+        let header_offset = self.offset;
+        let data_offset = header_offset + self.head + name_len;
+        let entry =
+            Entry { index: self.next, raw_name: name.to_vec(), header_offset, data_offset, size };
+        self.offset = entry.end();
+        self.next += 1;
+        Some(Ok(entry))
+    }
+}
+
+/// Seven bits a byte, lowest first, the top bit set on all but the last.
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// The inverse of [`put_varint`], on what it wrote.
+fn take_varint(from: &mut &[u8]) -> u64 {
+    let mut value = 0;
+    let mut shift = 0;
+    while let Some((&byte, rest)) = from.split_first() {
+        *from = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_come_back() {
+        let values = [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX];
+        let mut bytes = Vec::new();
+        for value in values {
+            put_varint(&mut bytes, value);
+        }
+        let mut rest = &bytes[..];
+        for value in values {
+            assert_eq!(take_varint(&mut rest), value);
+        }
+        assert!(rest.is_empty());
+    }
+}

@@ -1,0 +1,21 @@
+//! A payload on a source: its entries, their bytes, their checksums.
+
+mod bootstrap;
+mod checksums;
+mod digest;
+mod index;
+mod problem;
+mod read;
+mod stream;
+mod walk;
+mod write;
+
+pub use bootstrap::{BootstrapSources, bootstrap_sources};
+pub use checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES, sum_line};
+pub use digest::{Lanes, Sha256Sum};
+pub use index::{Entries, Index};
+pub use problem::{Cause, Problem};
+pub use read::{embedded_checksums, read_entry};
+pub use stream::{Block, Stream};
+pub use walk::{Entry, Payload, Walker};
+pub use write::PayloadWriter;

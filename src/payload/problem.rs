@@ -1,0 +1,127 @@
+//! What is wrong with a payload, and where: for a report or as an error.
+
+use std::io;
+
+use crate::block::Source;
+use crate::error::{Error, Kind, printable};
+use crate::format::Fault;
+
+use super::digest::Sha256Sum;
+
+/// Something wrong with a payload.
+#[derive(Debug)]
+pub struct Problem {
+    /// The entry, from 0; `None` for the payload's header.
+    pub index: Option<u64>,
+    /// The entry's name as far as it is known, with what does not print escaped.
+    pub name: Option<String>,
+    /// The byte offset in the source.
+    pub offset: u64,
+    /// What it is.
+    pub cause: Cause,
+}
+
+/// What is wrong.
+#[derive(Debug)]
+pub enum Cause {
+    /// The format is broken.
+    Fault(Fault),
+    /// The source cannot be read there.
+    Io(io::Error),
+    /// The source ends before the length that it had when it was opened.
+    Shrunk,
+    /// The data has another checksum.
+    Checksum {
+        /// The one that was given.
+        expected: Sha256Sum,
+        /// The one of the bytes that were read.
+        found: Sha256Sum,
+    },
+    /// A checksum was given for a name that the payload does not hold.
+    Missing,
+}
+
+impl Problem {
+    /// A word for reports that programs read; never renamed.
+    pub fn slug(&self) -> &'static str {
+        match &self.cause {
+            Cause::Fault(fault) => fault.slug(),
+            Cause::Io(_) => "io",
+            Cause::Shrunk => "source-shrunk",
+            Cause::Checksum { .. } => "checksum",
+            Cause::Missing => "missing",
+        }
+    }
+
+    /// What is wrong, in words.
+    pub fn message(&self) -> String {
+        match &self.cause {
+            Cause::Fault(fault) => printable(&fault.to_string()),
+            Cause::Io(e) => e.to_string(),
+            Cause::Shrunk => "the source ends here; it was longer when it was opened".into(),
+            Cause::Checksum { expected, found } => {
+                format!("the checksum does not match: expected {expected}, found {found}")
+            }
+            Cause::Missing => "a checksum is given and the payload has no such file".into(),
+        }
+    }
+
+    /// Whether nothing behind it can be found any more.
+    pub fn ends_the_walk(&self) -> bool {
+        match &self.cause {
+            Cause::Fault(fault) => !fault.is_about_the_name(),
+            Cause::Io(_) | Cause::Shrunk => true,
+            Cause::Checksum { .. } | Cause::Missing => false,
+        }
+    }
+
+    /// The problem as an error about `source`, with what to do next.
+    pub fn into_error(self, source: &dyn Source) -> Error {
+        let advice = self.advice(source);
+        let message = self.message();
+        let error = match self.cause {
+            Cause::Io(e) => Error::io("reading", e),
+            Cause::Shrunk => Error::new(Kind::Changed, message),
+            Cause::Checksum { .. } | Cause::Missing => Error::new(Kind::Checksum, message),
+            Cause::Fault(_) => Error::new(Kind::Format, message),
+        };
+        let mut error = error.path(source.path()).at(self.offset);
+        if let Some(index) = self.index {
+            error = error.entry(index, self.name.as_deref());
+        }
+        match advice {
+            Some(advice) => error.advice(advice),
+            None => error,
+        }
+    }
+
+    fn advice(&self, source: &dyn Source) -> Option<String> {
+        let ends_early = match &self.cause {
+            Cause::Io(_) if source.is_device() => {
+                return Some(
+                    "the drive cannot read this place; save what it still gives with ddrescue \
+                     and import from the copy"
+                        .into(),
+                );
+            }
+            Cause::Fault(Fault::DataPastEnd { size, data_offset, source_len }) => {
+                data_offset.saturating_add(*size) - source_len
+            }
+            Cause::Fault(Fault::CutOff { expected, found, .. }) => expected - found,
+            Cause::Fault(Fault::CountTooLarge { .. }) => 1,
+            Cause::Fault(Fault::WrongMagic { found }) if found.is_empty() => 1,
+            _ => return None,
+        };
+        // A whole sector at most can be lost by rounding down.
+        Some(if source.is_device() && ends_early < 4096 {
+            "a loop device or a disk shows whole sectors only, so an image whose size is no \
+             multiple of the sector loses its tail: pad it (truncate -s %4096 IMAGE, or \
+             lbpayload pack --pad 4096) and attach it again"
+                .into()
+        } else if source.is_device() {
+            "the device is smaller than its payload; write the whole image to a larger one".into()
+        } else {
+            "the image is cut off or damaged; get it again".into()
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! The bytes of one entry.
+
+use std::io::{self, BufReader, Read};
+
+use crate::block::{AlignedBuf, Source, read_exact_at};
+use crate::error::{Error, Kind, Result};
+use crate::format::EMBEDDED_SUMS;
+
+use super::checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES};
+use super::problem::Cause;
+use super::walk::{Entry, Payload};
+
+/// Bytes of one read.
+const BLOCK: usize = 1 << 20;
+
+/// Hands the data of `entry` to `take`, block by block in order.
+///
+/// # Errors
+/// What `take` returns, or that the source cannot be read.
+pub fn read_entry(
+    payload: &Payload,
+    entry: &Entry,
+    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut reader = EntryReader::new(payload, entry)?;
+    while let Some(bytes) = reader.next_block()? {
+        take(bytes)?;
+    }
+    Ok(())
+}
+
+struct EntryReader<'a> {
+    source: &'a dyn Source,
+    entry: &'a Entry,
+    buf: AlignedBuf,
+    at: u64,
+}
+
+impl<'a> EntryReader<'a> {
+    fn new(payload: &'a Payload, entry: &'a Entry) -> Result<Self> {
+        let source = &**payload.source();
+        let granule = source.granule() as u64;
+        let want = (entry.size + 2 * granule).min(BLOCK as u64) as usize;
+        let buf = AlignedBuf::new(want)
+            .map_err(|e| Error::io("getting memory to read", e).path(source.path()))?;
+        Ok(Self { source, entry, buf, at: entry.data_offset })
+    }
+
+    fn next_block(&mut self) -> Result<Option<&[u8]>> {
+        let end = self.entry.end();
+        if self.at == end {
+            return Ok(None);
+        }
+        let granule = self.source.granule() as u64;
+        let start = self.at - self.at % granule;
+        let len = (end - start).next_multiple_of(granule).min(self.buf.len() as u64) as usize;
+        let at = self.at;
+        let n = read_exact_at(self.source, &mut self.buf[..len], start)
+            .map_err(|e| self.entry.problem(start, Cause::Io(e)).into_error(self.source))?;
+        let upto = (start + n as u64).min(end);
+        if upto <= at {
+            return Err(self.entry.problem(upto, Cause::Shrunk).into_error(self.source));
+        }
+        self.at = upto;
+        Ok(Some(&self.buf[(at - start) as usize..(upto - start) as usize]))
+    }
+}
+
+/// The reader as std's trait, for line-wise parsing.
+struct AsRead<'a> {
+    reader: EntryReader<'a>,
+    left: Vec<u8>,
+    used: usize,
+    failed: Option<Error>,
+}
+
+impl Read for AsRead<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.used == self.left.len() {
+            self.used = 0;
+            self.left.clear();
+            match self.reader.next_block() {
+                Ok(Some(bytes)) => self.left.extend_from_slice(bytes),
+                Ok(None) => return Ok(0),
+                Err(e) => {
+                    self.failed = Some(e);
+                    return Err(io::ErrorKind::Other.into());
+                }
+            }
+        }
+        let n = buf.len().min(self.left.len() - self.used);
+        buf[..n].copy_from_slice(&self.left[self.used..self.used + n]);
+        self.used += n;
+        Ok(n)
+    }
+}
+
+/// Adds to `sums` those of the embedded `SHA256SUMS`, which `entry` is.
+///
+/// # Errors
+/// It is larger than [`EMBEDDED_SUMS_MAX_BYTES`], cannot be read, is not
+/// sha256sum's format, or contradicts what `sums` holds.
+pub fn embedded_checksums(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Result<()> {
+    let origin = format!("{}, entry {} {EMBEDDED_SUMS}", payload.source().path().display(), entry.index);
+    if entry.size > EMBEDDED_SUMS_MAX_BYTES {
+        return Err(Error::new(
+            Kind::Format,
+            format!(
+                "{} bytes of embedded checksums, and at most {EMBEDDED_SUMS_MAX_BYTES} are read",
+                entry.size
+            ),
+        )
+        .path(origin)
+        .at(entry.data_offset)
+        .advice("pack writes none so large: the image is damaged, or hostile"));
+    }
+    let reader = EntryReader::new(payload, entry)?;
+    let mut text =
+        BufReader::new(AsRead { reader, left: Vec::new(), used: 0, failed: None });
+    let added = sums.add_lines(&mut text, &origin);
+    match text.into_inner().failed {
+        Some(error) => Err(error),
+        None => added,
+    }
+}

@@ -1,0 +1,200 @@
+//! From entry header to entry header, without reading the data in between.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::block::{Source, Window};
+use crate::error::{Error, Result};
+use crate::format::{Dialect, Fault, Header, MAX_HEADER_LEN, Name, NameFault};
+
+use super::problem::{Cause, Problem};
+
+/// A payload: a source that starts with a header we understand.
+#[derive(Clone)]
+pub struct Payload {
+    source: Arc<dyn Source>,
+    header: Header,
+}
+
+/// One file of a payload, as its header claims it: within the source, and
+/// otherwise unchecked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place among the entries, from 0.
+    pub index: u64,
+    /// The bytes of its name, 1 to 1024, whatever they are.
+    pub raw_name: Vec<u8>,
+    /// Where its header starts, in bytes from the start of the source.
+    pub header_offset: u64,
+    /// Where its data starts, in bytes from the start of the source.
+    pub data_offset: u64,
+    /// Bytes of data.
+    pub size: u64,
+}
+
+impl Payload {
+    /// Reads the header of what is on `source`.
+    ///
+    /// # Errors
+    /// There is no payload, its header is broken, or it cannot be read.
+    pub fn open(source: Arc<dyn Source>) -> Result<Self> {
+        Self::try_open(Arc::clone(&source)).map_err(|p| p.into_error(&*source))
+    }
+
+    /// As [`Payload::open`], with the problem rather than an error.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn try_open(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
+        let problem = |cause| Problem { index: None, name: None, offset: 0, cause };
+        let header = {
+            let mut window = Window::new(&*source).map_err(|e| problem(Cause::Io(e)))?;
+            let bytes = window.at(0, MAX_HEADER_LEN).map_err(|e| problem(Cause::Io(e)))?;
+            Header::parse(bytes, source.len()).map_err(|f| problem(Cause::Fault(f)))?
+        };
+        Ok(Self { source, header })
+    }
+
+    /// Where it is.
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// How wide its integers are.
+    pub fn dialect(&self) -> Dialect {
+        self.header.dialect
+    }
+
+    /// How many files its header counts: possible, and not yet seen.
+    pub fn claimed_files(&self) -> u64 {
+        self.header.files
+    }
+
+    /// Goes through the entries.
+    ///
+    /// # Errors
+    /// When there is no memory for the walk's buffer.
+    pub fn walk(&self) -> Result<Walker<'_>> {
+        Ok(Walker {
+            window: Window::new(&*self.source)
+                .map_err(|e| Error::io("getting memory to read", e).path(self.source.path()))?,
+            source_len: self.source.len(),
+            header: self.header,
+            next: 0,
+            offset: self.header.dialect.header_len(),
+            ended: false,
+        })
+    }
+}
+
+impl Entry {
+    /// The name, if it is one that this project accepts.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn name(&self) -> std::result::Result<Name, NameFault> {
+        Name::new(&self.raw_name)
+    }
+
+    /// The name for people: what is not UTF-8 or does not print is escaped.
+    pub fn shown_name(&self) -> Cow<'_, str> {
+        match std::str::from_utf8(&self.raw_name) {
+            Ok(text) if !text.chars().any(char::is_control) => Cow::Borrowed(text),
+            _ => Cow::Owned(self.raw_name.escape_ascii().to_string()),
+        }
+    }
+
+    /// The offset of the first byte behind its data. Within the source, so it
+    /// cannot overflow.
+    pub fn end(&self) -> u64 {
+        self.data_offset + self.size
+    }
+
+    /// A problem with this entry, at `offset`.
+    pub fn problem(&self, offset: u64, cause: Cause) -> Problem {
+        Problem {
+            index: Some(self.index),
+            name: Some(self.shown_name().into_owned()),
+            offset,
+            cause,
+        }
+    }
+}
+
+/// Goes from entry to entry; ends at the first that cannot be walked past.
+pub struct Walker<'a> {
+    window: Window<'a>,
+    source_len: u64,
+    header: Header,
+    next: u64,
+    offset: u64,
+    ended: bool,
+}
+
+impl Walker<'_> {
+    /// The offset behind the last entry that was given out: the payload's length
+    /// once all have been.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn step(&mut self) -> std::result::Result<Entry, Problem> {
+        let (index, at) = (self.next, self.offset);
+        let dialect = self.header.dialect;
+        let head = dialect.entry_header_len() as usize;
+        let problem = |offset, cause| Problem { index: Some(index), name: None, offset, cause };
+        self.window.hop_to(at);
+        // Header and an ordinary name in one look.
+        let bytes = self.window.at(at, head + 64).map_err(|e| problem(at, Cause::Io(e)))?;
+        let header = dialect.entry_header(bytes).map_err(|f| problem(at, Cause::Fault(f)))?;
+        let name_at = at + head as u64;
+        let name_len = header.name_len as usize;
+        let name = self.window.at(name_at, name_len).map_err(|e| problem(name_at, Cause::Io(e)))?;
+        if name.len() < name_len {
+            let fault = Fault::CutOff {
+                what: "name",
+                expected: header.name_len,
+                found: name.len() as u64,
+            };
+            return Err(problem(name_at, Cause::Fault(fault)));
+        }
+        let entry = Entry {
+            index,
+            raw_name: name.to_vec(),
+            header_offset: at,
+            data_offset: name_at + header.name_len,
+            size: header.size,
+        };
+        let (size, data_offset) = (entry.size, entry.data_offset);
+        match data_offset.checked_add(size) {
+            None => {
+                let fault = Fault::Overflow { size, data_offset };
+                Err(entry.problem(at, Cause::Fault(fault)))
+            }
+            Some(end) if end > self.source_len => {
+                let fault = Fault::DataPastEnd { size, data_offset, source_len: self.source_len };
+                Err(entry.problem(at, Cause::Fault(fault)))
+            }
+            Some(_) => Ok(entry),
+        }
+    }
+}
+
+impl Iterator for Walker<'_> {
+    type Item = std::result::Result<Entry, Problem>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended || self.next == self.header.files {
+            return None;
+        }
+        let step = self.step();
+        match &step {
+            Ok(entry) => {
+                self.offset = entry.end();
+                self.next += 1;
+            }
+            Err(_) => self.ended = true,
+        }
+        Some(step)
+    }
+}
