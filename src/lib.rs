@@ -5,15 +5,15 @@
 //! states what a caller may rely on.
 
 pub mod block;
-//pub mod cli;
+pub mod cli;
 pub mod durable;
 pub mod error;
 pub mod format;
-//pub mod import;
-//pub mod pack;
+pub mod import;
+pub mod pack;
 pub mod payload;
-//pub mod probe;
+pub mod probe;
 pub mod progress;
-//pub mod verify;
+pub mod verify;
 
 pub use error::{Error, Kind, Result};

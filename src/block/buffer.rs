@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use memmap2::MmapMut;
 
@@ -41,6 +42,7 @@ impl DerefMut for AlignedBuf {
 #[derive(Debug)]
 pub struct BufferPool {
     free: Vec<AlignedBuf>,
+    lent: Vec<Arc<AlignedBuf>>,
     left: usize,
     bytes: usize,
 }
@@ -48,7 +50,12 @@ pub struct BufferPool {
 impl BufferPool {
     /// At most `count` buffers of `bytes` each.
     pub fn new(count: usize, bytes: usize) -> Self {
-        Self { free: Vec::new(), left: count, bytes }
+        Self {
+            free: Vec::new(),
+            lent: Vec::new(),
+            left: count,
+            bytes,
+        }
     }
 
     /// A buffer, with whatever its last user left in it; `None` while all are out.
@@ -57,6 +64,9 @@ impl BufferPool {
     /// When the system has no memory for a new one and none is out that could
     /// come back.
     pub fn take(&mut self) -> io::Result<Option<AlignedBuf>> {
+        if self.free.is_empty() {
+            self.reclaim();
+        }
         if let Some(buf) = self.free.pop() {
             return Ok(Some(buf));
         }
@@ -70,6 +80,28 @@ impl BufferPool {
     /// Puts a buffer back.
     pub fn give(&mut self, buf: AlignedBuf) {
         self.free.push(buf);
+    }
+
+    /// Puts a buffer back that others may still be reading: it is free again once
+    /// the last of them has dropped it.
+    pub fn give_shared(&mut self, buf: Arc<AlignedBuf>) {
+        self.lent.push(buf);
+        self.reclaim();
+    }
+
+    fn reclaim(&mut self) {
+        let mut at = 0;
+        while at < self.lent.len() {
+            match Arc::try_unwrap(self.lent.swap_remove(at)) {
+                Ok(buf) => self.free.push(buf),
+                Err(shared) => {
+                    self.lent.push(shared);
+                    let last = self.lent.len() - 1;
+                    self.lent.swap(at, last);
+                    at += 1;
+                }
+            }
+        }
     }
 }
 
@@ -85,5 +117,20 @@ mod tests {
             assert_eq!(buf.len() % PAGE, 0);
             assert!(buf.len() >= len);
         }
+    }
+
+    #[test]
+    fn a_pool_gives_out_no_more_than_it_has_and_takes_shared_ones_back_last() {
+        let mut pool = BufferPool::new(2, PAGE);
+        let (a, b) = (pool.take().unwrap().unwrap(), pool.take().unwrap().unwrap());
+        assert!(pool.take().unwrap().is_none());
+        pool.give(a);
+        assert!(pool.take().unwrap().is_some());
+        let shared = Arc::new(b);
+        let reader = Arc::clone(&shared);
+        pool.give_shared(shared);
+        assert!(pool.take().unwrap().is_none());
+        drop(reader);
+        assert!(pool.take().unwrap().is_some());
     }
 }

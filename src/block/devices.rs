@@ -76,7 +76,11 @@ pub struct Roots {
 
 impl Default for Roots {
     fn default() -> Self {
-        Self { sys: "/sys".into(), proc: "/proc".into(), dev: "/dev".into() }
+        Self {
+            sys: "/sys".into(),
+            proc: "/proc".into(),
+            dev: "/dev".into(),
+        }
     }
 }
 
@@ -137,7 +141,11 @@ impl Devices {
         let nodes = Nodes::scan(&roots.dev);
         let mut list = from_nodes(&roots.dev, &nodes);
         list.sort_by_key(|d| (d.major, d.minor));
-        Self { list, from: "/dev", nodes }
+        Self {
+            list,
+            from: "/dev",
+            nodes,
+        }
     }
 
     /// The devices.
@@ -152,7 +160,9 @@ impl Devices {
 
     /// The device of that number.
     pub fn by_number(&self, major: u32, minor: u32) -> Option<&Device> {
-        self.list.iter().find(|d| (d.major, d.minor) == (major, minor))
+        self.list
+            .iter()
+            .find(|d| (d.major, d.minor) == (major, minor))
     }
 
     /// The node through which `device` is opened; made where it is missing.
@@ -191,11 +201,18 @@ fn sys_device(dir: &Path, sys_name: &str) -> Option<Device> {
         .map(|e| e.file_name().to_string_lossy().replace('!', "/"))
         .collect();
     if is_partition && read("start").as_deref() == Some("0") {
-        let parent = fs::canonicalize(dir).ok()?.parent()?.file_name()?.to_string_lossy().into_owned();
+        let parent = fs::canonicalize(dir)
+            .ok()?
+            .parent()?
+            .file_name()?
+            .to_string_lossy()
+            .into_owned();
         lower.push(parent.replace('!', "/"));
     }
     let backing = read("loop/backing_file").map(|file| {
-        let offset = read("loop/offset").and_then(|s| s.parse().ok()).unwrap_or(0);
+        let offset = read("loop/offset")
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0);
         (PathBuf::from(file), offset)
     });
     if let Some((file, 0)) = &backing {
@@ -204,7 +221,11 @@ fn sys_device(dir: &Path, sys_name: &str) -> Option<Device> {
         }
     }
     lower.sort();
-    let kind = if is_partition { DeviceKind::Partition } else { kind_by_name(&name) };
+    let kind = if is_partition {
+        DeviceKind::Partition
+    } else {
+        kind_by_name(&name)
+    };
     Some(Device {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
@@ -227,7 +248,10 @@ fn kind_by_name(name: &str) -> DeviceKind {
         DeviceKind::Md
     } else if starts("nbd") {
         DeviceKind::Nbd
-    } else if ["ram", "zram", "sr", "fd", "mtdblock", "pmem"].iter().any(|p| starts(p)) {
+    } else if ["ram", "zram", "sr", "fd", "mtdblock", "pmem"]
+        .iter()
+        .any(|p| starts(p))
+    {
         DeviceKind::Other
     } else {
         DeviceKind::Disk
@@ -242,14 +266,23 @@ fn parse_partitions(text: &str) -> Vec<Device> {
         let major = words.next()?.parse().ok()?;
         let minor = words.next()?.parse().ok()?;
         let blocks: u64 = words.next()?.parse().ok()?;
-        Some((major, minor, blocks.checked_mul(1024), words.next()?.to_owned()))
+        Some((
+            major,
+            minor,
+            blocks.checked_mul(1024),
+            words.next()?.to_owned(),
+        ))
     });
     by_names(rows.collect())
 }
 
 fn from_nodes(dev: &Path, nodes: &Nodes) -> Vec<Device> {
     let rows = nodes.all().map(|(&(major, minor), path)| {
-        let name = path.strip_prefix(dev).unwrap_or(path).to_string_lossy().into_owned();
+        let name = path
+            .strip_prefix(dev)
+            .unwrap_or(path)
+            .to_string_lossy()
+            .into_owned();
         (major, minor, None, name)
     });
     by_names(rows.collect())
@@ -292,10 +325,18 @@ fn is_partition_name(name: &str, disk: &str) -> bool {
 impl Device {
     /// A device named on the command line that no listing has.
     pub(crate) fn unlisted(path: &Path, number: Option<(u32, u32)>) -> Self {
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned();
         let (major, minor) = number.unwrap_or((0, 0));
         Self {
-            kind: if number.is_some() { kind_by_name(&name) } else { DeviceKind::Other },
+            kind: if number.is_some() {
+                kind_by_name(&name)
+            } else {
+                DeviceKind::Other
+            },
             name,
             major,
             minor,

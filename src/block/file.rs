@@ -38,7 +38,11 @@ impl FileSource {
         // Looked at before it is opened: opening a FIFO would wait for a writer.
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            let what = if kind.is_dir() { "a directory" } else { "neither" };
+            let what = if kind.is_dir() {
+                "a directory"
+            } else {
+                "neither"
+            };
             return Err(Error::new(
                 Kind::Refused,
                 format!("expected a regular file or a block device, found {what}"),
@@ -49,13 +53,18 @@ impl FileSource {
         match policy {
             DirectPolicy::Never => Self::with_flags(path, 0),
             DirectPolicy::Always => Self::with_flags(path, libc::O_DIRECT).map_err(|e| {
-                e.advice("--direct always demands O_DIRECT; leave it away to read through the cache")
+                e.advice(
+                    "--direct always demands O_DIRECT; leave it away to read through the cache",
+                )
             }),
             DirectPolicy::Auto => Self::with_flags(path, libc::O_DIRECT).or_else(|e| {
                 // EINVAL is how open(2), or the first read, says "no direct I/O".
                 match e.io_error().and_then(io::Error::raw_os_error) {
                     Some(libc::EINVAL | libc::EOPNOTSUPP) => {
-                        log::debug!("{}: no direct I/O here, reading through the cache", path.display());
+                        log::debug!(
+                            "{}: no direct I/O here, reading through the cache",
+                            path.display()
+                        );
                         Self::with_flags(path, 0)
                     }
                     _ => Err(e),
@@ -92,7 +101,9 @@ impl FileSource {
         if !granule.is_power_of_two() || granule > PAGE {
             return Err(Error::new(
                 Kind::Refused,
-                format!("direct I/O wants blocks of {granule} bytes, and we know how to do 1 to {PAGE}"),
+                format!(
+                    "direct I/O wants blocks of {granule} bytes, and we know how to do 1 to {PAGE}"
+                ),
             )
             .path(path));
         }
@@ -101,9 +112,17 @@ impl FileSource {
             path: path.to_path_buf(),
             len,
             granule,
-            mode: if direct { ReadMode::Direct } else { ReadMode::Buffered },
+            mode: if direct {
+                ReadMode::Direct
+            } else {
+                ReadMode::Buffered
+            },
             device,
-            id: if device { (0, meta.rdev()) } else { (meta.dev(), meta.ino()) },
+            id: if device {
+                (0, meta.rdev())
+            } else {
+                (meta.dev(), meta.ino())
+            },
         };
         if direct && !device {
             source.try_direct()?;
@@ -116,7 +135,9 @@ impl FileSource {
         let failed = |e: io::Error| Error::io("reading", e).path(&self.path).at(0);
         let mut buf = AlignedBuf::new(self.granule).map_err(failed)?;
         let granule = self.granule;
-        self.read_at(&mut buf[..granule], 0).map(drop).map_err(failed)
+        self.read_at(&mut buf[..granule], 0)
+            .map(drop)
+            .map_err(failed)
     }
 
     /// The device number behind a block device, as makedev(3) packs it.
@@ -204,11 +225,21 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
                 error
             }
         })?;
-    let size = sys::device_size(&file)
-        .map_err(|e| Error::io("asking for the size of", e).path(path))?;
+    let size =
+        sys::device_size(&file).map_err(|e| Error::io("asking for the size of", e).path(path))?;
     let block = sys::logical_block_size(&file)
         .map_err(|e| Error::io("asking for the logical block size of", e).path(path))?;
     Ok((file, size, block as usize))
+}
+
+/// Whether somebody holds the block device at `path`: a mount, swap, or a device
+/// stacked on it. False also where it cannot be asked.
+pub fn is_held(path: &Path) -> bool {
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL | libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(path);
+    matches!(open, Err(e) if e.raw_os_error() == Some(libc::EBUSY))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod window;
 
 pub use buffer::{AlignedBuf, BufferPool, PAGE};
 pub use devices::{Device, DeviceKind, Devices, Roots, mount_proc};
-pub use file::{FileSource, open_exclusive_for_writing};
+pub use file::{FileSource, is_held, open_exclusive_for_writing};
 pub use node::Node;
 pub use queue::{Completion, Job, Outcome, Queue, Sink};
 pub use source::{DirectPolicy, ReadMode, Source, read_exact_at};

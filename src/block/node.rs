@@ -62,12 +62,20 @@ impl Nodes {
     /// Looks through `dev` and its subdirectories of device-mapper and md.
     pub(super) fn scan(dev: &Path) -> Self {
         let mut known = HashMap::new();
-        for dir in [dev.to_path_buf(), dev.join("mapper"), dev.join("md"), dev.join("block")] {
+        for dir in [
+            dev.to_path_buf(),
+            dev.join("mapper"),
+            dev.join("md"),
+            dev.join("block"),
+        ] {
             for (number, path) in block_nodes(&dir) {
                 known.entry(number).or_insert(path);
             }
         }
-        Self { dev: dev.to_path_buf(), known }
+        Self {
+            dev: dev.to_path_buf(),
+            known,
+        }
     }
 
     /// Every node directly in /dev, for a machine that has neither /sys nor /proc.
@@ -82,17 +90,31 @@ impl Nodes {
         let number = (device.major, device.minor);
         let named = self.dev.join(&device.name);
         if number_of(&named) == Some(number) {
-            return Ok(Node { path: named, made: false, dir: None });
+            return Ok(Node {
+                path: named,
+                made: false,
+                dir: None,
+            });
         }
         if let Some(path) = self.known.get(&number) {
-            return Ok(Node { path: path.clone(), made: false, dir: None });
+            return Ok(Node {
+                path: path.clone(),
+                made: false,
+                dir: None,
+            });
         }
         match make(&named, number) {
-            Ok(()) => Ok(Node { path: named, made: true, dir: None }),
+            Ok(()) => Ok(Node {
+                path: named,
+                made: true,
+                dir: None,
+            }),
             Err(e) => in_temporary_directory(device, number).map_err(|second| {
                 Error::io("making a node for", second)
                     .path(&named)
-                    .advice(format!("in the directory itself: {e}; run as root, or make it with mknod"))
+                    .advice(format!(
+                        "in the directory itself: {e}; run as root, or make it with mknod"
+                    ))
             }),
         }
     }
@@ -106,12 +128,23 @@ fn make(path: &Path, (major, minor): (u32, u32)) -> io::Result<()> {
 
 fn in_temporary_directory(device: &Device, number: (u32, u32)) -> io::Result<Node> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for parent in [std::env::temp_dir(), "/run".into(), "/dev/shm".into(), "/".into()] {
+    for parent in [
+        std::env::temp_dir(),
+        "/run".into(),
+        "/dev/shm".into(),
+        "/".into(),
+    ] {
         let attempt = || -> io::Result<Node> {
-            let dir = tempfile::Builder::new().prefix("lbpayload-").tempdir_in(&parent)?;
+            let dir = tempfile::Builder::new()
+                .prefix("lbpayload-")
+                .tempdir_in(&parent)?;
             let path = dir.path().join(device.name.replace('/', "!"));
             make(&path, number)?;
-            let node = Node { path, made: true, dir: Some(dir) };
+            let node = Node {
+                path,
+                made: true,
+                dir: Some(dir),
+            };
             // On a file system mounted nodev a node can be made and not opened.
             match fs::File::open(node.path()) {
                 Err(e) if e.raw_os_error() == Some(libc::EACCES) => Err(e),

@@ -60,7 +60,14 @@ pub struct Completion {
 /// one that waits with nothing in flight is told so instead of waiting for ever.
 pub trait Queue {
     /// Reads `len` bytes at `offset` into the start of `buf`.
-    fn read(&mut self, token: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, offset: u64);
+    fn read(
+        &mut self,
+        token: u64,
+        source: &Arc<dyn Source>,
+        buf: AlignedBuf,
+        len: usize,
+        offset: u64,
+    );
 
     /// Writes the first `len` bytes of `buf` at `offset`.
     fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, offset: u64);

@@ -76,11 +76,12 @@ pub fn write_uncached(file: BorrowedFd<'_>, buf: &[u8], offset: u64) -> io::Resu
         iov_base: buf.as_ptr().cast_mut().cast(),
         iov_len: buf.len(),
     };
-    let offset = libc::off64_t::try_from(offset)
-        .map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    let offset =
+        libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     // SAFETY: the descriptor is borrowed, `iov` points to `buf`, which outlives
     // the call, and a write only reads from it.
-    let n = unsafe { libc::pwritev64v2(file.as_raw_fd(), &raw const iov, 1, offset, RWF_DONTCACHE) };
+    let n =
+        unsafe { libc::pwritev64v2(file.as_raw_fd(), &raw const iov, 1, offset, RWF_DONTCACHE) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
@@ -95,14 +96,20 @@ pub fn allocate(file: BorrowedFd<'_>, len: u64) -> io::Result<()> {
         libc::off64_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     // SAFETY: the descriptor is borrowed and the call touches no memory of ours.
     let rc = unsafe { libc::fallocate64(file.as_raw_fd(), 0, 0, len) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Drops what the page cache holds of a range, where it is clean. `len` 0 means to
 /// the end. Advice: nothing depends on it, so it has no error.
 pub fn drop_cached(file: BorrowedFd<'_>, offset: u64, len: u64) {
-    let (Ok(offset), Ok(len)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(len))
-    else {
+    let (Ok(offset), Ok(len)) = (
+        libc::off64_t::try_from(offset),
+        libc::off64_t::try_from(len),
+    ) else {
         return;
     };
     // SAFETY: the descriptor is borrowed and the call touches no memory of ours.

@@ -48,7 +48,10 @@ impl Inbox {
             if state.1 {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -80,12 +83,20 @@ impl ThreadQueue {
                 Ok(thread) => started.push(thread),
                 Err(e) if started.is_empty() => return Err(e),
                 Err(e) => {
-                    log::warn!("going on with {} threads instead of {threads}: {e}", started.len());
+                    log::warn!(
+                        "going on with {} threads instead of {threads}: {e}",
+                        started.len()
+                    );
                     break;
                 }
             }
         }
-        Ok(Self { inbox, done, in_flight: 0, threads: started })
+        Ok(Self {
+            inbox,
+            done,
+            in_flight: 0,
+            threads: started,
+        })
     }
 
     fn put(&mut self, token: u64, request: Request) {
@@ -121,11 +132,25 @@ fn work(inbox: &Inbox, done: &Sender<Completion>) {
 }
 
 impl Queue for ThreadQueue {
-    fn read(&mut self, token: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, offset: u64) {
+    fn read(
+        &mut self,
+        token: u64,
+        source: &Arc<dyn Source>,
+        buf: AlignedBuf,
+        len: usize,
+        offset: u64,
+    ) {
         self.put(token, Request::Read(Arc::clone(source), buf, len, offset));
     }
 
-    fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, offset: u64) {
+    fn write(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        buf: AlignedBuf,
+        len: usize,
+        offset: u64,
+    ) {
         self.put(token, Request::Write(Arc::clone(sink), buf, len, offset));
     }
 

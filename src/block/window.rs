@@ -114,7 +114,12 @@ mod tests {
 
     impl Counted {
         fn new(len: u64, bad: u64) -> Self {
-            Self { len, bad, reads: 0.into(), bytes: 0.into() }
+            Self {
+                len,
+                bad,
+                reads: 0.into(),
+                bytes: 0.into(),
+            }
         }
     }
 

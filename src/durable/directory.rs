@@ -62,7 +62,9 @@ impl Existing {
         let mut done = 0;
         while done < bytes.len() {
             let want = scratch.len().min(bytes.len() - done);
-            let n = self.file.read_at(&mut scratch[..want], offset + done as u64)?;
+            let n = self
+                .file
+                .read_at(&mut scratch[..want], offset + done as u64)?;
             if n == 0 || scratch[..n] != bytes[done..done + n] {
                 return Ok(false);
             }
@@ -84,7 +86,11 @@ impl Directory {
             .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
             .open(path)
             .map_err(|e| Error::io("opening the directory", e).path(path))?;
-        Ok(Self { file, path: path.to_path_buf(), lock: None })
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+            lock: None,
+        })
     }
 
     /// Opens the directory at `path`, and makes it (mode 0755) where it is
@@ -119,7 +125,10 @@ impl Directory {
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(false),
             Err((_, nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS)) => {
-                log::warn!("{}: no locks here; do not import twice at once", self.path.display());
+                log::warn!(
+                    "{}: no locks here; do not import twice at once",
+                    self.path.display()
+                );
                 Ok(true)
             }
             Err((_, e)) => Err(failed(e.into())),
@@ -143,7 +152,14 @@ impl Directory {
         let failed = |e: io::Error| Error::io("looking at", e).path(self.path.join(name));
         single_component(name).map_err(failed)?;
         // O_PATH first: opening a device or a FIFO would do something to it.
-        let open = |flags| openat(&self.file, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
+        let open = |flags| {
+            openat(
+                &self.file,
+                name,
+                flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+        };
         let place = match open(OFlag::O_PATH) {
             Ok(fd) => File::from(fd),
             Err(nix::errno::Errno::ENOENT) => return Ok(Found::Nothing),
@@ -163,7 +179,10 @@ impl Directory {
                 if !meta.is_file() {
                     return Ok(Found::Other);
                 }
-                Ok(Found::File(Existing { file, len: meta.len() }))
+                Ok(Found::File(Existing {
+                    file,
+                    len: meta.len(),
+                }))
             }
             Err(_) => Ok(Found::Other),
         }
@@ -189,7 +208,10 @@ impl AsRawFd for Directory {
 /// Refuses what could name anything but an entry of the directory itself.
 pub(super) fn single_component(name: &str) -> io::Result<()> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not the name of a file",
+        ));
     }
     Ok(())
 }
@@ -208,7 +230,10 @@ fn make(path: &Path, parents: bool) -> Result<()> {
                 .advice("name another destination"));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound && parents => {
-            let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).ok_or_else(|| failed(e))?;
+            let parent = path
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .ok_or_else(|| failed(e))?;
             make(parent, parents)?;
             DirBuilder::new().mode(0o755).create(path).map_err(failed)?;
         }

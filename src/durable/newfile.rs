@@ -62,7 +62,12 @@ impl NewFile {
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(dir)
             .map_err(|e| Error::io("making a file in", e).path(dir))?;
-        Ok(Self { temp, path, written: 0, dropped: 0 })
+        Ok(Self {
+            temp,
+            path,
+            written: 0,
+            dropped: 0,
+        })
     }
 
     /// The file itself.
@@ -76,8 +81,11 @@ impl NewFile {
     /// What the system says; before the name is given, nothing has changed.
     pub fn commit(self) -> Result<()> {
         let Self { temp, path, .. } = self;
-        temp.as_file().sync_all().map_err(|e| Error::io("syncing", e).path(temp.path()))?;
-        temp.persist(&path).map_err(|e| Error::io("renaming to", e.error).path(&path))?;
+        temp.as_file()
+            .sync_all()
+            .map_err(|e| Error::io("syncing", e).path(temp.path()))?;
+        temp.persist(&path)
+            .map_err(|e| Error::io("renaming to", e.error).path(&path))?;
         sync_parent(&path)
     }
 }
@@ -88,7 +96,11 @@ impl Write for NewFile {
         self.written += n as u64;
         if self.written - self.dropped >= STEP {
             self.temp.as_file().sync_data()?;
-            drop_cached(self.temp.as_file().as_fd(), self.dropped, self.written - self.dropped);
+            drop_cached(
+                self.temp.as_file().as_fd(),
+                self.dropped,
+                self.written - self.dropped,
+            );
             self.dropped = self.written;
         }
         Ok(n)

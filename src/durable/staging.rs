@@ -12,7 +12,9 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, faccessat, syncfs, unlinkat};
 
-use crate::block::{AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, write_uncached};
+use crate::block::{
+    AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, write_uncached,
+};
 use crate::error::{Error, Kind, Result};
 
 use super::directory::{Directory, single_component};
@@ -125,27 +127,40 @@ impl Staging {
             ))
         })?;
         let dir = dir.file().try_clone().map_err(|e| failed("opening", e))?;
-        let mut this = Self { dir, staging, mode: WriteMode::Buffered, sync_each: !syncfs_reports() };
+        let mut this = Self {
+            dir,
+            staging,
+            mode: WriteMode::Buffered,
+            sync_each: !syncfs_reports(),
+        };
         let left = this.empty().map_err(|e| failed("emptying", e))?;
         if left > 0 {
-            log::info!("removed {left} incomplete files that an earlier run left in {}", path.display());
+            log::info!(
+                "removed {left} incomplete files that an earlier run left in {}",
+                path.display()
+            );
         }
-        this.mode = this.best_mode(policy).map_err(|e| failed("writing a first file in", e))?;
+        this.mode = this
+            .best_mode(policy)
+            .map_err(|e| failed("writing a first file in", e))?;
         if policy == DirectPolicy::Always && this.mode != WriteMode::Direct {
-            return Err(Error::new(Kind::Refused, "the file system has no direct I/O")
-                .path(&path)
-                .advice("--direct always demands it; leave it away to write through the cache"));
+            return Err(
+                Error::new(Kind::Refused, "the file system has no direct I/O")
+                    .path(&path)
+                    .advice("--direct always demands it; leave it away to write through the cache"),
+            );
         }
         Ok(this)
     }
 
-    /// Removes the staging directory, if it is empty.
+    /// Removes the staging directory and whatever a failure left in it. That needs
+    /// no sync: should it come back, the next run removes it.
     ///
     /// # Errors
     /// What the system says.
     pub fn remove(self) -> io::Result<()> {
-        unlinkat(&self.dir, STAGING_NAME, UnlinkatFlags::RemoveDir)?;
-        self.dir.sync_all()
+        self.empty()?;
+        Ok(unlinkat(&self.dir, STAGING_NAME, UnlinkatFlags::RemoveDir)?)
     }
 
     fn empty(&self) -> io::Result<u64> {
@@ -178,10 +193,13 @@ impl Staging {
             result
         };
         if policy != DirectPolicy::Never {
-            let direct = attempt(OFlag::O_DIRECT, &|file| match direct_alignment(file.as_fd()) {
-                Some(n) if n == 0 || n as usize > PAGE => Err(Errno::EINVAL.into()),
-                _ => file.write_all_at(&page, 0),
-            });
+            let direct = attempt(
+                OFlag::O_DIRECT,
+                &|file| match direct_alignment(file.as_fd()) {
+                    Some(n) if n == 0 || n as usize > PAGE => Err(Errno::EINVAL.into()),
+                    _ => file.write_all_at(&page, 0),
+                },
+            );
             match direct {
                 Ok(()) => return Ok(WriteMode::Direct),
                 Err(e) if is_unsupported(&e) => log::debug!("no direct writes here: {e}"),
@@ -190,7 +208,9 @@ impl Staging {
             // open(2) may have made the file and refused the flag all the same.
             let _ = unlinkat(&self.staging, name, UnlinkatFlags::NoRemoveDir);
         }
-        match attempt(OFlag::empty(), &|file| write_uncached(file.as_fd(), &page, 0).map(drop)) {
+        match attempt(OFlag::empty(), &|file| {
+            write_uncached(file.as_fd(), &page, 0).map(drop)
+        }) {
             Ok(()) => Ok(WriteMode::Uncached),
             Err(e) if is_unsupported(&e) => Ok(WriteMode::Buffered),
             Err(e) => Err(e),
@@ -207,7 +227,10 @@ impl Staging {
 
 /// What the file system or the kernel answers to a flag that it does not know.
 fn is_unsupported(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS))
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
+    )
 }
 
 fn slot_name(slot: u64) -> String {
@@ -221,7 +244,9 @@ fn syncfs_reports() -> bool {
         return false;
     };
     let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|n| n.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
 
@@ -256,7 +281,11 @@ impl Store for Staging {
     }
 
     fn discard(&self, slot: u64) -> io::Result<()> {
-        Ok(unlinkat(&self.staging, &*slot_name(slot), UnlinkatFlags::NoRemoveDir)?)
+        Ok(unlinkat(
+            &self.staging,
+            &*slot_name(slot),
+            UnlinkatFlags::NoRemoveDir,
+        )?)
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -274,8 +303,13 @@ impl Store for Staging {
         if replace {
             return Ok(renameat(&self.staging, &*from, &self.dir, name)?);
         }
-        let rename =
-            renameat2(&self.staging, &*from, &self.dir, name, RenameFlags::RENAME_NOREPLACE);
+        let rename = renameat2(
+            &self.staging,
+            &*from,
+            &self.dir,
+            name,
+            RenameFlags::RENAME_NOREPLACE,
+        );
         match rename {
             Err(Errno::EINVAL | Errno::ENOSYS) => {
                 let there = faccessat(
@@ -327,7 +361,10 @@ mod tests {
         staging.publish(1, "small", false).unwrap();
         staging.flush_names().unwrap();
         staging.remove().unwrap();
-        assert_eq!(std::fs::read(temp.path().join("large")).unwrap(), [b'x'; 5000]);
+        assert_eq!(
+            std::fs::read(temp.path().join("large")).unwrap(),
+            [b'x'; 5000]
+        );
         assert_eq!(std::fs::read(temp.path().join("small")).unwrap(), b"small");
         assert!(!temp.path().join(STAGING_NAME).exists());
     }
@@ -337,7 +374,12 @@ mod tests {
         let (temp, dir, staging) = staging();
         staging.put(7, b"half").unwrap();
         drop(staging);
-        assert_eq!(std::fs::read_dir(temp.path().join(STAGING_NAME)).unwrap().count(), 1);
+        assert_eq!(
+            std::fs::read_dir(temp.path().join(STAGING_NAME))
+                .unwrap()
+                .count(),
+            1
+        );
         let again = Staging::prepare(&dir, DirectPolicy::Auto).unwrap();
         again.remove().unwrap();
     }

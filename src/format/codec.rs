@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use byteorder::{ByteOrder, LittleEndian, WriteBytesExt};
 
+use super::MAGIC;
 use super::fault::Fault;
 use super::name::{MAX_WALKABLE_NAME_LEN, Name};
-use super::MAGIC;
 
 /// The longest header of either dialect, in bytes: what tells them apart.
 pub const MAX_HEADER_LEN: usize = 16;
@@ -174,12 +174,21 @@ impl Header {
             if narrow != 0 {
                 return Err(cut_off(16));
             }
-            Self { dialect: Dialect::U32, files: 0 }
+            Self {
+                dialect: Dialect::U32,
+                files: 0,
+            }
         } else if bytes[12..16] != [0; 4] {
-            Self { dialect: Dialect::U32, files: narrow }
+            Self {
+                dialect: Dialect::U32,
+                files: narrow,
+            }
         } else {
             let files = LittleEndian::read_u64(&bytes[8..]);
-            Self { dialect: Dialect::U64, files }
+            Self {
+                dialect: Dialect::U64,
+                files,
+            }
         };
         let left = source_len.saturating_sub(header.dialect.header_len());
         let possible = left / (header.dialect.entry_header_len() + 1);
@@ -229,7 +238,13 @@ mod tests {
             assert_eq!(header, Header { dialect, files: 2 });
             let at = dialect.header_len() as usize;
             let entry = dialect.entry_header(&image[at..]).unwrap();
-            assert_eq!(entry, EntryHeader { name_len: 4, size: 1 });
+            assert_eq!(
+                entry,
+                EntryHeader {
+                    name_len: 4,
+                    size: 1
+                }
+            );
         }
     }
 
@@ -251,7 +266,12 @@ mod tests {
         assert!(Header::parse(&image, 16 + 3 * 17).is_ok());
         assert_eq!(
             Header::parse(&image, 16 + 3 * 17 - 1),
-            Err(Fault::CountTooLarge { count: 3, dialect: Dialect::U64, left: 50, possible: 2 })
+            Err(Fault::CountTooLarge {
+                count: 3,
+                dialect: Dialect::U64,
+                left: 50,
+                possible: 2
+            })
         );
     }
 
@@ -260,7 +280,10 @@ mod tests {
         let name = Name::new(b"big").unwrap();
         let size = u64::from(u32::MAX) + 1;
         let mut out = Vec::new();
-        assert_eq!(Dialect::U32.put_entry(&name, size, &mut out), Err(DoesNotFit(size)));
+        assert_eq!(
+            Dialect::U32.put_entry(&name, size, &mut out),
+            Err(DoesNotFit(size))
+        );
         assert!(Dialect::U64.put_entry(&name, size, &mut out).is_ok());
     }
 

@@ -29,7 +29,9 @@ pub struct BootstrapSources {
 pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
     let path = dir.join("steps").join("manifest");
     let text = std::fs::read_to_string(&path).map_err(|e| {
-        Error::io("reading", e).path(&path).advice("expected the checkout of live-bootstrap")
+        Error::io("reading", e)
+            .path(&path)
+            .advice("expected the checkout of live-bootstrap")
     })?;
     let steps = parse_manifest(&text).map_err(|e| e.path(&path))?;
     let cut = cut_line(&steps);
@@ -87,10 +89,17 @@ fn parse_manifest(text: &str) -> Result<Vec<Step>> {
         let step = text.split_once(':').and_then(|(directive, rest)| {
             let argument = rest.split('(').next()?.trim().to_owned();
             let directive = directive.trim().to_owned();
-            (!argument.is_empty()).then_some(Step { line, directive, argument })
+            (!argument.is_empty()).then_some(Step {
+                line,
+                directive,
+                argument,
+            })
         });
         steps.push(step.ok_or_else(|| {
-            Error::new(Kind::Syntax, format!("line {line}: expected \"directive: argument\""))
+            Error::new(
+                Kind::Syntax,
+                format!("line {line}: expected \"directive: argument\""),
+            )
         })?);
     }
     Ok(steps)
@@ -98,7 +107,10 @@ fn parse_manifest(text: &str) -> Result<Vec<Step>> {
 
 fn cut_line(steps: &[Step]) -> Option<u64> {
     let improve = |wanted: &dyn Fn(&str) -> bool| {
-        steps.iter().find(|s| s.directive == "improve" && wanted(&s.argument)).map(|s| s.line)
+        steps
+            .iter()
+            .find(|s| s.directive == "improve" && wanted(&s.argument))
+            .map(|s| s.line)
     };
     improve(&|argument| argument == "import_payload")
         .or_else(|| improve(&|argument| argument.contains("network")))
@@ -107,7 +119,10 @@ fn cut_line(steps: &[Step]) -> Option<u64> {
 /// A package's name becomes part of a path, and comes from a file.
 fn package_name(step: &Step) -> Result<()> {
     Name::new(step.argument.as_bytes()).map(drop).map_err(|e| {
-        Error::new(Kind::Syntax, format!("line {}: no package name: {e}", step.line))
+        Error::new(
+            Kind::Syntax,
+            format!("line {}: no package name: {e}", step.line),
+        )
     })
 }
 
@@ -128,7 +143,9 @@ fn parse_sources(text: &str) -> Result<Vec<(Name, Sha256Sum)>> {
             [sum] => (sum, url.rsplit('/').next().unwrap_or(url)),
             [sum, name] => (sum, *name),
             _ => {
-                return Err(bad("expected a URL, a SHA-256 sum and perhaps a file name".into()));
+                return Err(bad(
+                    "expected a URL, a SHA-256 sum and perhaps a file name".into()
+                ));
             }
         };
         let sum = sum
@@ -188,7 +205,10 @@ mod tests {
 
     #[test]
     fn without_an_import_the_network_is_the_cut_and_without_that_there_is_none() {
-        let sources = [("a", &*format!("f u/a {A}\n")), ("b", &format!("f u/b {B}\n"))];
+        let sources = [
+            ("a", &*format!("f u/a {A}\n")),
+            ("b", &format!("f u/b {B}\n")),
+        ];
         let dir = checkout("build: a\nimprove: get_network\nbuild: b\n", &sources);
         assert_eq!(names(&bootstrap_sources(dir.path()).unwrap()), ["b"]);
         let dir = checkout("build: a\nbuild: b\n", &sources);
@@ -200,12 +220,18 @@ mod tests {
     fn names_that_climb_and_sums_that_clash_are_refused() {
         let dir = checkout("build: ../../etc\n", &[]);
         let error = bootstrap_sources(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("line 1: no package name"), "{error}");
+        assert!(
+            error.to_string().contains("line 1: no package name"),
+            "{error}"
+        );
         let dir = checkout("build: a\n", &[("a", &format!("f u/x {A} ../x\n"))]);
         assert!(bootstrap_sources(dir.path()).is_err());
         let dir = checkout("build: a\n", &[("a", &format!("f u/x {A}\nf v/x {B}\n"))]);
         let error = bootstrap_sources(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("x has two different checksums"), "{error}");
+        assert!(
+            error.to_string().contains("x has two different checksums"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -218,7 +244,10 @@ mod tests {
         ] {
             let dir = checkout("build: a\n", &[("a", line)]);
             let error = bootstrap_sources(dir.path()).unwrap_err().to_string();
-            assert!(error.contains("sources: line 1: ") && error.contains(why), "{error}");
+            assert!(
+                error.contains("sources: line 1: ") && error.contains(why),
+                "{error}"
+            );
         }
     }
 }

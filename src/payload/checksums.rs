@@ -61,8 +61,11 @@ impl Checksums {
         let failed = |e| Error::io("reading", e).path(path);
         let meta = std::fs::metadata(path).map_err(failed)?;
         if meta.is_dir() {
-            return Err(Error::new(Kind::Syntax, "expected a file of checksums, found a directory")
-                .path(path));
+            return Err(Error::new(
+                Kind::Syntax,
+                "expected a file of checksums, found a directory",
+            )
+            .path(path));
         }
         let file = std::fs::File::open(path).map_err(failed)?;
         self.add_lines(std::io::BufReader::new(file), &path.to_string_lossy())
@@ -85,10 +88,12 @@ impl Checksums {
                 break;
             }
             let bad = |why: &str| {
-                Error::new(Kind::Syntax, format!("line {number}: {why}")).path(origin).advice(
-                    "expected lines as sha256sum writes them: 64 hexadecimal digits, two \
+                Error::new(Kind::Syntax, format!("line {number}: {why}"))
+                    .path(origin)
+                    .advice(
+                        "expected lines as sha256sum writes them: 64 hexadecimal digits, two \
                      blanks, a name",
-                )
+                    )
             };
             let text = std::str::from_utf8(&line).map_err(|_| bad("not UTF-8"))?;
             let text = text.trim_end_matches(['\n', '\r']);
@@ -99,9 +104,10 @@ impl Checksums {
                 let shown: String = text.chars().take(60).collect();
                 bad(&format!("no checksum: \"{}\"", printable(&shown)))
             })?;
-            self.push(name, sum).ok_or_else(|| bad("more checksums than can be held"))?;
+            self.push(name, sum)
+                .ok_or_else(|| bad("more checksums than can be held"))?;
         }
-        self.sort().map_err(|name| {
+        self.settle().map_err(|name| {
             Error::new(
                 Kind::Syntax,
                 format!("\"{}\" has two different checksums", printable(&name)),
@@ -110,18 +116,34 @@ impl Checksums {
         })
     }
 
-    /// Adds one. [`Checksums::sort`] follows the last.
-    pub(crate) fn push(&mut self, name: &str, sum: Sha256Sum) -> Option<()> {
+    /// Adds one. [`Checksums::settle`] follows the last.
+    ///
+    /// # Errors
+    /// When there are more than can be held: 4 GiB of names.
+    pub fn add(&mut self, name: &str, sum: Sha256Sum) -> Result<()> {
+        self.push(name, sum)
+            .ok_or_else(|| Error::new(Kind::Refused, "more checksums than can be held"))
+    }
+
+    fn push(&mut self, name: &str, sum: Sha256Sum) -> Option<()> {
         let at = u32::try_from(self.names.len()).ok()?;
         let len = u32::try_from(name.len()).ok()?;
         self.names.push_str(name);
-        self.sums.push(Sum { at, len, sum, seen: false });
+        self.sums.push(Sum {
+            at,
+            len,
+            sum,
+            seen: false,
+        });
         self.sorted = false;
         Some(())
     }
 
-    /// Orders them by name; the name that has two different ones is the error.
-    pub(crate) fn sort(&mut self) -> std::result::Result<(), String> {
+    /// Orders them by name, so that they can be looked up.
+    ///
+    /// # Errors
+    /// The name that has two different ones.
+    pub fn settle(&mut self) -> std::result::Result<(), String> {
         let names = std::mem::take(&mut self.names);
         let name = |s: &Sum| &names[s.at as usize..(s.at + s.len) as usize];
         self.sums.sort_by(|a, b| name(a).cmp(name(b)));
@@ -173,7 +195,9 @@ fn parse_line(line: &str) -> Option<(Sha256Sum, &str)> {
         }
         None => {
             let (sum, name) = line.split_at_checked(64)?;
-            let name = name.strip_prefix("  ").or_else(|| name.strip_prefix(" *"))?;
+            let name = name
+                .strip_prefix("  ")
+                .or_else(|| name.strip_prefix(" *"))?;
             (sum, name)
         }
     };
@@ -204,13 +228,21 @@ mod tests {
         assert_eq!(sums.get("tag (1)"), Some(a));
         assert_eq!(sums.get("here"), Some(b));
         assert_eq!(sums.get("there"), None);
-        assert_eq!(sums.unseen().collect::<Vec<_>>(), ["bin", "here", "tag (1)"]);
+        assert_eq!(
+            sums.unseen().collect::<Vec<_>>(),
+            ["bin", "here", "tag (1)"]
+        );
     }
 
     #[test]
     fn a_line_that_is_none_is_named_with_its_number() {
         let error = read(&format!("{}  ok\nrubbish\n", Sha256Sum::of(b""))).unwrap_err();
-        assert!(error.to_string().contains("SUMS: line 2: no checksum: \"rubbish\""), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("SUMS: line 2: no checksum: \"rubbish\""),
+            "{error}"
+        );
     }
 
     #[test]
@@ -218,7 +250,12 @@ mod tests {
         let (a, b) = (Sha256Sum::of(b"a"), Sha256Sum::of(b"b"));
         assert_eq!(read(&format!("{a}  x\n{a}  x\n")).unwrap().len(), 1);
         let error = read(&format!("{a}  x\n{b}  x\n")).unwrap_err();
-        assert!(error.to_string().contains("\"x\" has two different checksums"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("\"x\" has two different checksums"),
+            "{error}"
+        );
     }
 
     #[test]

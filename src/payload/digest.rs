@@ -87,7 +87,12 @@ impl Lanes {
     /// No lanes yet. Their jobs' tokens are the lanes' ids with `token_bit` set.
     pub fn new(token_bit: u64) -> Self {
         let (send, done) = mpsc::channel();
-        Self { token_bit, lanes: HashMap::new(), send, done }
+        Self {
+            token_bit,
+            lanes: HashMap::new(),
+            send,
+            done,
+        }
     }
 
     /// Whether a completion with this token is one of its jobs.
@@ -97,12 +102,22 @@ impl Lanes {
 
     /// Opens the lane `id` (below the token bit).
     pub fn open(&mut self, id: u64) {
-        let lane = Lane { hasher: Some(Sha256::new()), pending: Vec::new(), closed: false };
+        let lane = Lane {
+            hasher: Some(Sha256::new()),
+            pending: Vec::new(),
+            closed: false,
+        };
         self.lanes.insert(id, lane);
     }
 
     /// Hashes the next piece of lane `id`.
-    pub fn feed(&mut self, id: u64, block: &Arc<AlignedBuf>, range: Range<usize>, queue: &mut dyn Queue) {
+    pub fn feed(
+        &mut self,
+        id: u64,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        queue: &mut dyn Queue,
+    ) {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.pending.push((Arc::clone(block), range));
         }
@@ -206,7 +221,9 @@ mod tests {
                 lanes.feed(id, &block, from..from + 100, &mut queue);
             }
         }
-        let mut sums: Vec<_> = (0..5).filter_map(|id| Some((id, lanes.close(id)?))).collect();
+        let mut sums: Vec<_> = (0..5)
+            .filter_map(|id| Some((id, lanes.close(id)?)))
+            .collect();
         while queue.wait().is_some() {
             sums.extend(lanes.complete(&mut queue).unwrap());
         }

@@ -268,8 +268,13 @@ impl Iterator for Entries<'_> {
         *kept = rest;
         let header_offset = self.offset;
         let data_offset = header_offset + self.head + name_len;
-        let entry =
-            Entry { index: self.next, raw_name: name.to_vec(), header_offset, data_offset, size };
+        let entry = Entry {
+            index: self.next,
+            raw_name: name.to_vec(),
+            header_offset,
+            data_offset,
+            size,
+        };
         self.offset = entry.end();
         self.next += 1;
         Some(Ok(entry))
@@ -306,7 +311,16 @@ mod tests {
 
     #[test]
     fn varints_come_back() {
-        let values = [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX];
+        let values = [
+            0,
+            1,
+            127,
+            128,
+            16_383,
+            16_384,
+            u64::from(u32::MAX),
+            u64::MAX,
+        ];
         let mut bytes = Vec::new();
         for value in values {
             put_varint(&mut bytes, value);

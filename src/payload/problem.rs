@@ -104,10 +104,14 @@ impl Problem {
                         .into(),
                 );
             }
-            Cause::Fault(Fault::DataPastEnd { size, data_offset, source_len }) => {
-                data_offset.saturating_add(*size) - source_len
-            }
-            Cause::Fault(Fault::CutOff { expected, found, .. }) => expected - found,
+            Cause::Fault(Fault::DataPastEnd {
+                size,
+                data_offset,
+                source_len,
+            }) => data_offset.saturating_add(*size) - source_len,
+            Cause::Fault(Fault::CutOff {
+                expected, found, ..
+            }) => expected - found,
             Cause::Fault(Fault::CountTooLarge { .. }) => 1,
             Cause::Fault(Fault::WrongMagic { found }) if found.is_empty() => 1,
             _ => return None,

@@ -43,7 +43,12 @@ impl<'a> EntryReader<'a> {
         let want = (entry.size + 2 * granule).min(BLOCK as u64) as usize;
         let buf = AlignedBuf::new(want)
             .map_err(|e| Error::io("getting memory to read", e).path(source.path()))?;
-        Ok(Self { source, entry, buf, at: entry.data_offset })
+        Ok(Self {
+            source,
+            entry,
+            buf,
+            at: entry.data_offset,
+        })
     }
 
     fn next_block(&mut self) -> Result<Option<&[u8]>> {
@@ -53,16 +58,26 @@ impl<'a> EntryReader<'a> {
         }
         let granule = self.source.granule() as u64;
         let start = self.at - self.at % granule;
-        let len = (end - start).next_multiple_of(granule).min(self.buf.len() as u64) as usize;
+        let len = (end - start)
+            .next_multiple_of(granule)
+            .min(self.buf.len() as u64) as usize;
         let at = self.at;
-        let n = read_exact_at(self.source, &mut self.buf[..len], start)
-            .map_err(|e| self.entry.problem(start, Cause::Io(e)).into_error(self.source))?;
+        let n = read_exact_at(self.source, &mut self.buf[..len], start).map_err(|e| {
+            self.entry
+                .problem(start, Cause::Io(e))
+                .into_error(self.source)
+        })?;
         let upto = (start + n as u64).min(end);
         if upto <= at {
-            return Err(self.entry.problem(upto, Cause::Shrunk).into_error(self.source));
+            return Err(self
+                .entry
+                .problem(upto, Cause::Shrunk)
+                .into_error(self.source));
         }
         self.at = upto;
-        Ok(Some(&self.buf[(at - start) as usize..(upto - start) as usize]))
+        Ok(Some(
+            &self.buf[(at - start) as usize..(upto - start) as usize],
+        ))
     }
 }
 
@@ -101,7 +116,11 @@ impl Read for AsRead<'_> {
 /// It is larger than [`EMBEDDED_SUMS_MAX_BYTES`], cannot be read, is not
 /// sha256sum's format, or contradicts what `sums` holds.
 pub fn embedded_checksums(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Result<()> {
-    let origin = format!("{}, entry {} {EMBEDDED_SUMS}", payload.source().path().display(), entry.index);
+    let origin = format!(
+        "{}, entry {} {EMBEDDED_SUMS}",
+        payload.source().path().display(),
+        entry.index
+    );
     if entry.size > EMBEDDED_SUMS_MAX_BYTES {
         return Err(Error::new(
             Kind::Format,
@@ -115,8 +134,12 @@ pub fn embedded_checksums(payload: &Payload, entry: &Entry, sums: &mut Checksums
         .advice("pack writes none so large: the image is damaged, or hostile"));
     }
     let reader = EntryReader::new(payload, entry)?;
-    let mut text =
-        BufReader::new(AsRead { reader, left: Vec::new(), used: 0, failed: None });
+    let mut text = BufReader::new(AsRead {
+        reader,
+        left: Vec::new(),
+        used: 0,
+        failed: None,
+    });
     let added = sums.add_lines(&mut text, &origin);
     match text.into_inner().failed {
         Some(error) => Err(error),

@@ -109,14 +109,32 @@ impl<I: Iterator<Item = Result<Range<u64>>>> Stream<I> {
         Ok(())
     }
 
-    /// Takes the completion of a read.
-    pub fn complete(&mut self, token: u64, mut buf: AlignedBuf, result: io::Result<usize>) {
-        let place = (token & !STREAM_TOKEN).wrapping_sub(self.popped) as usize;
-        let Some(slot) = self.slots.get_mut(place) else {
-            return;
+    /// Starts again over other extents. Reads that are in flight come back and are
+    /// not looked at.
+    pub fn restart(&mut self, extents: I) {
+        self.popped += self.slots.len() as u64;
+        self.slots.clear();
+        self.extents = extents;
+        self.current = 0..0;
+        self.upcoming = None;
+        self.ended = false;
+    }
+
+    /// Takes the completion of a read. Gives the buffer back where nobody wants
+    /// the block any more.
+    pub fn complete(
+        &mut self,
+        token: u64,
+        mut buf: AlignedBuf,
+        result: io::Result<usize>,
+    ) -> Option<AlignedBuf> {
+        let place = (token & !STREAM_TOKEN).checked_sub(self.popped);
+        let slot = place.and_then(|place| self.slots.get_mut(usize::try_from(place).ok()?));
+        let Some(slot) = slot else {
+            return Some(buf);
         };
         let Slot::Reading { start, want } = *slot else {
-            return;
+            return Some(buf);
         };
         let (len, fault) = match result {
             Ok(n) if n >= want => (want, None),
@@ -124,7 +142,13 @@ impl<I: Iterator<Item = Result<Range<u64>>>> Stream<I> {
             // A large read fails as a whole; smaller ones tell where.
             Err(_) => read_up_to_fault(&*self.source, &mut buf, want, start),
         };
-        *slot = Slot::Ready(Block { start, data: Arc::new(buf), len, fault });
+        *slot = Slot::Ready(Block {
+            start,
+            data: Arc::new(buf),
+            len,
+            fault,
+        });
+        None
     }
 
     /// The next block in order, if it has been read.

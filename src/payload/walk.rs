@@ -46,10 +46,17 @@ impl Payload {
     /// # Errors
     /// The same.
     pub fn try_open(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
-        let problem = |cause| Problem { index: None, name: None, offset: 0, cause };
+        let problem = |cause| Problem {
+            index: None,
+            name: None,
+            offset: 0,
+            cause,
+        };
         let header = {
             let mut window = Window::new(&*source).map_err(|e| problem(Cause::Io(e)))?;
-            let bytes = window.at(0, MAX_HEADER_LEN).map_err(|e| problem(Cause::Io(e)))?;
+            let bytes = window
+                .at(0, MAX_HEADER_LEN)
+                .map_err(|e| problem(Cause::Io(e)))?;
             Header::parse(bytes, source.len()).map_err(|f| problem(Cause::Fault(f)))?
         };
         Ok(Self { source, header })
@@ -142,14 +149,27 @@ impl Walker<'_> {
         let (index, at) = (self.next, self.offset);
         let dialect = self.header.dialect;
         let head = dialect.entry_header_len() as usize;
-        let problem = |offset, cause| Problem { index: Some(index), name: None, offset, cause };
+        let problem = |offset, cause| Problem {
+            index: Some(index),
+            name: None,
+            offset,
+            cause,
+        };
         self.window.hop_to(at);
         // Header and an ordinary name in one look.
-        let bytes = self.window.at(at, head + 64).map_err(|e| problem(at, Cause::Io(e)))?;
-        let header = dialect.entry_header(bytes).map_err(|f| problem(at, Cause::Fault(f)))?;
+        let bytes = self
+            .window
+            .at(at, head + 64)
+            .map_err(|e| problem(at, Cause::Io(e)))?;
+        let header = dialect
+            .entry_header(bytes)
+            .map_err(|f| problem(at, Cause::Fault(f)))?;
         let name_at = at + head as u64;
         let name_len = header.name_len as usize;
-        let name = self.window.at(name_at, name_len).map_err(|e| problem(name_at, Cause::Io(e)))?;
+        let name = self
+            .window
+            .at(name_at, name_len)
+            .map_err(|e| problem(name_at, Cause::Io(e)))?;
         if name.len() < name_len {
             let fault = Fault::CutOff {
                 what: "name",
@@ -172,7 +192,11 @@ impl Walker<'_> {
                 Err(entry.problem(at, Cause::Fault(fault)))
             }
             Some(end) if end > self.source_len => {
-                let fault = Fault::DataPastEnd { size, data_offset, source_len: self.source_len };
+                let fault = Fault::DataPastEnd {
+                    size,
+                    data_offset,
+                    source_len: self.source_len,
+                };
                 Err(entry.problem(at, Cause::Fault(fault)))
             }
             Some(_) => Ok(entry),

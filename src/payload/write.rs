@@ -27,7 +27,13 @@ impl<W: Write> PayloadWriter<W> {
             .map_err(|e| Error::new(Kind::Refused, format!("the number of files: {e}")))?;
         out.write_all(&header).map_err(write_failed)?;
         let written = header.len() as u64;
-        Ok(Self { out, dialect, entries_left: files, data_left: 0, written })
+        Ok(Self {
+            out,
+            dialect,
+            entries_left: files,
+            data_left: 0,
+            written,
+        })
     }
 
     /// Starts the next entry.
@@ -35,7 +41,10 @@ impl<W: Write> PayloadWriter<W> {
     /// # Errors
     /// The size does not fit the dialect; `out` fails.
     pub fn entry(&mut self, name: &Name, size: u64) -> Result<()> {
-        assert!(self.data_left == 0 && self.entries_left > 0, "the caller broke its promise");
+        assert!(
+            self.data_left == 0 && self.entries_left > 0,
+            "the caller broke its promise"
+        );
         let mut header = Vec::new();
         self.dialect
             .put_entry(name, size, &mut header)
@@ -52,7 +61,10 @@ impl<W: Write> PayloadWriter<W> {
     /// # Errors
     /// `out` fails.
     pub fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() as u64 <= self.data_left, "the caller broke its promise");
+        assert!(
+            bytes.len() as u64 <= self.data_left,
+            "the caller broke its promise"
+        );
         self.out.write_all(bytes).map_err(write_failed)?;
         self.data_left -= bytes.len() as u64;
         self.written += bytes.len() as u64;
@@ -70,7 +82,10 @@ impl<W: Write> PayloadWriter<W> {
     /// # Errors
     /// `out` fails.
     pub fn finish(mut self, padded: u64) -> Result<W> {
-        assert!(self.data_left == 0 && self.entries_left == 0, "the caller broke its promise");
+        assert!(
+            self.data_left == 0 && self.entries_left == 0,
+            "the caller broke its promise"
+        );
         let zeros = padded.saturating_sub(self.written);
         io::copy(&mut io::Read::take(io::repeat(0), zeros), &mut self.out).map_err(write_failed)?;
         self.out.flush().map_err(write_failed)?;

@@ -1,0 +1,286 @@
+//! What is parsed from the command line; each command's file gives it its meaning.
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::block::DirectPolicy;
+use crate::format::Dialect;
+use crate::import::ExistingPolicy;
+
+/// Carry files on raw disks (LBPAYLD1 payloads) and get them off again.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lbpayload",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done; 1 failed or found wrong; 2 the command line was wrong; \
+                  3 nothing found; 4 more than one candidate where one is needed."
+)]
+pub(super) struct Cli {
+    /// Say more (repeat for more; RUST_LOG works too)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Report progress as lines on standard error (default: a bar on a terminal)
+    #[arg(long, global = true, value_name = "FORM", value_enum)]
+    pub progress: Option<ProgressForm>,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// How progress is shown; `None` decides by whether there is a terminal.
+    pub(super) fn progress(&self) -> Option<ProgressForm> {
+        match (self.quiet, self.progress) {
+            (true, None) => Some(ProgressForm::None),
+            (_, form) => form,
+        }
+    }
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProgressForm {
+    /// A line a second for people
+    Plain,
+    /// A JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Write a payload from files
+    Pack(PackArgs),
+    /// List the files of a payload: size and name
+    List(ListArgs),
+    /// Walk a payload's whole structure and read every byte
+    Verify(VerifyArgs),
+    /// Write the bytes of files of a payload to standard output
+    Cat(CatArgs),
+    /// Find the payloads on this machine's block devices
+    Probe(ProbeArgs),
+    /// Copy the files of a payload into a directory
+    Import(ImportArgs),
+    /// Print shell completions
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them
+    Man {
+        /// Write lbpayload.1 and a page for each command into DIR
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PackArgs {
+    /// Where to write: a file, a block device (with --force), or - for standard output
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+
+    /// Files, or directories whose regular files are taken; written sorted by name
+    #[arg(value_name = "PATH", required_unless_present_any = ["list", "live_bootstrap"],
+          conflicts_with_all = ["list", "live_bootstrap"], value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+
+    /// Pack what FILE lists, in its order: lines of NAME, a blank, an absolute PATH
+    #[arg(long, value_name = "FILE", conflicts_with = "live_bootstrap",
+          value_hint = ValueHint::FilePath)]
+    pub list: Option<PathBuf>,
+
+    /// Pack what the live-bootstrap checkout DIR needs behind its import_payload step
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub live_bootstrap: Option<PathBuf>,
+
+    /// Check every input against these sums (sha256sum format; repeats)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub checksums: Vec<PathBuf>,
+
+    /// Add an entry SHA256SUMS over all the others, last
+    #[arg(long)]
+    pub embed_checksums: bool,
+
+    /// The width of the integers: u64, or u32 for the earliest importers
+    #[arg(long, value_name = "WIDTH", default_value = "u64")]
+    pub dialect: Dialect,
+
+    /// Round the image up to a multiple of BYTES (K, M and G are powers of 1024)
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub pad: Option<NonZeroU64>,
+
+    /// Overwrite a block device
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print a report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// The image file or block device
+    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+
+    /// Print a report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The image file or block device
+    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+
+    /// Check the files against these sums (sha256sum format; repeats)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub checksums: Vec<PathBuf>,
+
+    /// Take the sums from the sources of the live-bootstrap checkout DIR
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub live_bootstrap: Option<PathBuf>,
+
+    /// Print a report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CatArgs {
+    /// The image file or block device
+    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+
+    /// Names of files in it
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    /// Look at these instead of every block device
+    #[arg(value_name = "DEVICE", value_hint = ValueHint::FilePath)]
+    pub devices: Vec<PathBuf>,
+
+    /// Print a table of all devices with the verdict on each
+    #[arg(long)]
+    pub all: bool,
+
+    /// Print a report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The directory to copy to; made if missing
+    #[arg(value_name = "DEST", default_value = "/external/distfiles",
+          value_hint = ValueHint::DirPath)]
+    pub dest: PathBuf,
+
+    /// The image file or block device (default: the only payload that probing finds)
+    #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub device: Option<PathBuf>,
+
+    /// Copy only these files
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub files: Vec<String>,
+
+    /// Check the files against these sums while copying (sha256sum format; repeats)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub checksums: Vec<PathBuf>,
+
+    /// Take the sums from the sources of the live-bootstrap checkout DIR
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub live_bootstrap: Option<PathBuf>,
+
+    /// Use O_DIRECT: where it works, or fail, or not at all
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = direct,
+          hide_default_value = false)]
+    pub direct: DirectPolicy,
+
+    /// Where a file with other content has the name: replace it, keep it, or fail
+    #[arg(long, value_name = "WHAT", default_value = "replace")]
+    pub existing: ExistingPolicy,
+
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print a report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn direct(text: &str) -> Result<DirectPolicy, String> {
+    match text {
+        "auto" => Ok(DirectPolicy::Auto),
+        "always" => Ok(DirectPolicy::Always),
+        "never" => Ok(DirectPolicy::Never),
+        _ => Err("expected auto, always or never".into()),
+    }
+}
+
+/// A size in bytes, with K, M or G for powers of 1024.
+fn size(text: &str) -> Result<NonZeroU64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "expected a number of bytes, perhaps with K, M or G".to_owned())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .ok_or("the number does not fit 64 bits")?;
+    NonZeroU64::new(bytes).ok_or_else(|| "expected more than 0".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_take_powers_of_1024() {
+        let bytes = |text| size(text).map(NonZeroU64::get);
+        assert_eq!(bytes("512"), Ok(512));
+        assert_eq!(bytes("4K"), Ok(4096));
+        assert_eq!(bytes("2g"), Ok(2 << 30));
+        for bad in [
+            "",
+            "K",
+            "-1",
+            "1.5M",
+            "1T",
+            "0",
+            "99999999999999999999",
+            "99999999999G",
+            "é",
+        ] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

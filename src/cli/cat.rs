@@ -1,0 +1,65 @@
+//! `lbpayload cat`
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Kind, Result, printable};
+use crate::payload::{Entry, Payload, read_entry};
+
+use super::args::CatArgs;
+use super::exit::Outcome;
+use super::list;
+use super::output::Out;
+
+pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
+    let payload = list::open(&args.source)?;
+    let found = find(&payload, &args.names)?;
+    let mut out = Out::new();
+    for name in &args.names {
+        if let Some(entry) = found.get(name) {
+            read_entry(&payload, entry, &mut |bytes| out.put(bytes))?;
+        }
+    }
+    out.end()?;
+    Ok(Outcome::Done)
+}
+
+/// Finds all of `names` before a byte is written. The walk ends with the last of
+/// them: what is broken behind it is in nobody's way.
+fn find(payload: &Payload, names: &[String]) -> Result<HashMap<String, Entry>> {
+    let mut absent: Vec<&String> = names.iter().collect();
+    absent.sort();
+    absent.dedup();
+    let mut found = HashMap::new();
+    for step in payload.walk()? {
+        if absent.is_empty() {
+            break;
+        }
+        let entry = match step {
+            Ok(entry) => entry,
+            Err(problem) => {
+                log::error!(
+                    "not found before the payload breaks off: {}",
+                    shown(&absent)
+                );
+                return Err(problem.into_error(&**payload.source()));
+            }
+        };
+        if let Ok(place) = absent.binary_search_by(|name| name.as_bytes().cmp(&entry.raw_name)) {
+            found.insert(absent.remove(place).clone(), entry);
+        }
+    }
+    if absent.is_empty() {
+        return Ok(found);
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!("no such file in the payload: {}", shown(&absent)),
+    )
+    .path(payload.source().path())
+    .advice("lbpayload list shows what is there"))
+}
+
+fn shown(names: &[&String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| printable(name)).collect();
+    names.join(", ")
+}

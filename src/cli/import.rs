@@ -1,0 +1,168 @@
+//! `lbpayload import`
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::block::{FileSource, ReadMode, Roots};
+use crate::durable::WriteMode;
+use crate::error::{Error, Kind, Result, printable};
+use crate::import::{Options, Report, Tuning, import};
+use crate::payload::Payload;
+use crate::probe::the_only_payload;
+
+use super::args::{ImportArgs, ProgressForm};
+use super::exit::Outcome;
+use super::output::{Out, human_bytes, to_stderr};
+use super::verify::several;
+use super::{progress, signals, sums};
+
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    source: &'a Path,
+    dest: &'a Path,
+    files: u64,
+    bytes: u64,
+    written: u64,
+    kept: u64,
+    replaced: u64,
+    seconds: f64,
+    read_mode: ReadMode,
+    write_mode: Option<WriteMode>,
+    dry_run: bool,
+    checked: u64,
+    unlisted: u64,
+    missing: &'a [String],
+    failed: &'a [String],
+}
+
+pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    let checksums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
+    signals::listen()?;
+    let progress = progress::shown(form);
+    // Holds the node of a device that had none, until the end.
+    let finding;
+    let device = match &args.device {
+        Some(device) => device.as_path(),
+        None => {
+            finding = the_only_payload(&Roots::default(), &*progress)?;
+            log::info!("found a payload on {}", finding.path.display());
+            finding.path.as_path()
+        }
+    };
+    let source = FileSource::open(device, args.direct)?;
+    refuse_destination_on_source(&source, &args.dest)?;
+    let payload = Payload::open(Arc::new(source))?;
+    let options = Options {
+        dest: args.dest.clone(),
+        make_parents: true,
+        files: args.files.clone(),
+        checksums,
+        use_embedded: true,
+        direct: args.direct,
+        existing: args.existing,
+        dry_run: args.dry_run,
+        tuning: Tuning::default(),
+    };
+    let report = import(&payload, options, &*progress, &mut |_| ());
+    drop(progress);
+    let report = report?;
+    let mut out = Out::new();
+    if args.json {
+        out.json(&json(args, device, &report))?;
+    } else if !quiet {
+        out.line(&words(args, device, &report))?;
+    }
+    out.end()?;
+    if report.unlisted > 0 {
+        log::warn!(
+            "{} files have no checksum and were not checked",
+            report.unlisted
+        );
+    }
+    if !report.missing.is_empty() {
+        let shown: Vec<String> = report
+            .missing
+            .iter()
+            .take(100)
+            .map(|n| printable(n))
+            .collect();
+        let count = report.missing.len() as u64;
+        log::warn!(
+            "{count} checksums are of files that the payload does not hold: {}",
+            several(&shown, count)
+        );
+    }
+    if report.failed.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    for failed in &report.failed {
+        to_stderr(&format!("lbpayload: error: {failed}\n"));
+    }
+    to_stderr(&format!(
+        "lbpayload: error: {} of {} files were not imported; the others are in {}\n",
+        report.failed.len(),
+        report.files,
+        args.dest.display()
+    ));
+    Ok(Outcome::Wrong)
+}
+
+/// A regular file that is its own destination cannot end well.
+fn refuse_destination_on_source(source: &FileSource, dest: &Path) -> Result<()> {
+    match std::fs::metadata(dest) {
+        Ok(meta) if source.is_same_as(&meta) => {
+            Err(Error::new(Kind::Usage, "source and destination are the same").path(dest))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonReport<'a> {
+    JsonReport {
+        source: device,
+        dest: &args.dest,
+        files: report.files,
+        bytes: report.bytes,
+        written: report.written,
+        kept: report.kept,
+        replaced: report.replaced,
+        seconds: report.elapsed.as_secs_f64(),
+        read_mode: report.read_mode,
+        write_mode: report.write_mode,
+        dry_run: args.dry_run,
+        checked: report.checked,
+        unlisted: report.unlisted,
+        missing: &report.missing,
+        failed: &report.failed,
+    }
+}
+
+fn words(args: &ImportArgs, device: &Path, report: &Report) -> String {
+    let (done, modes) = if args.dry_run {
+        ("would import", format!("read {}", report.read_mode))
+    } else {
+        let written = report
+            .write_mode
+            .map_or("nothing to write".into(), |m| format!("written {m}"));
+        (
+            "imported",
+            format!(
+                "read {}, {written}, in {:.2} s",
+                report.read_mode,
+                report.elapsed.as_secs_f64()
+            ),
+        )
+    };
+    format!(
+        "{done} {} files ({}) from {} to {}: {} written, {} of them replaced another, {} kept; {modes}",
+        report.written + report.kept,
+        human_bytes(report.bytes),
+        device.display(),
+        args.dest.display(),
+        report.written,
+        report.replaced,
+        report.kept,
+    )
+}

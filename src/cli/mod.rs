@@ -1,0 +1,50 @@
+//! The command line: the only room that prints, parses arguments or exits.
+
+mod args;
+mod cat;
+mod document;
+mod exit;
+mod import;
+mod list;
+mod logging;
+mod output;
+mod pack;
+mod probe;
+mod progress;
+mod reference;
+mod signals;
+mod sums;
+mod verify;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let called_as = args.first().and_then(|a| Path::new(a).file_name());
+    if called_as.is_some_and(|name| name == reference::NAME) {
+        return reference::main(&args[1..]);
+    }
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return exit::with_usage(&error),
+    };
+    logging::start("lbpayload", cli.verbose, cli.quiet);
+    let result = match &cli.command {
+        Command::Pack(args) => pack::run(args, cli.progress()),
+        Command::List(args) => list::run(args),
+        Command::Verify(args) => verify::run(args, cli.progress(), cli.quiet),
+        Command::Cat(args) => cat::run(args),
+        Command::Probe(args) => probe::run(args),
+        Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
+        Command::Completions { shell } => document::completions(*shell),
+        Command::Man { dir } => document::man(dir.as_deref()),
+    };
+    exit::with(result)
+}

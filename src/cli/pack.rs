@@ -1,0 +1,101 @@
+//! `lbpayload pack`
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::pack::{self, Inputs, Options, Report};
+
+use super::args::{PackArgs, ProgressForm};
+use super::exit::Outcome;
+use super::output::{Out, human_bytes};
+use super::{progress, signals, sums};
+
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    output: &'a Path,
+    #[serde(flatten)]
+    report: Report,
+}
+
+pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome> {
+    let to_stdout = args.output == Path::new("-");
+    if to_stdout && args.json {
+        return Err(Error::new(
+            Kind::Usage,
+            "--json and -o - would both write to standard output",
+        ));
+    }
+    if to_stdout && std::io::stdout().is_terminal() {
+        return Err(
+            Error::new(Kind::Usage, "a payload is nothing for a terminal")
+                .advice("redirect standard output, or name a file with -o"),
+        );
+    }
+    let inputs = match (&args.list, &args.live_bootstrap) {
+        (Some(list), _) => Inputs::List(list.clone()),
+        (_, Some(dir)) => Inputs::Bootstrap(dir.clone()),
+        _ => Inputs::Paths(args.paths.clone()),
+    };
+    let checksums = if args.checksums.is_empty() {
+        None
+    } else {
+        Some(sums::read(&args.checksums, None)?)
+    };
+    let options = Options {
+        dialect: args.dialect,
+        checksums,
+        embed: args.embed_checksums,
+        pad: args.pad.map(Into::into),
+    };
+    let device = is_block_device(&args.output);
+    if device && !args.force {
+        return Err(Error::new(
+            Kind::Refused,
+            "it is a block device, and what is on it would be lost",
+        )
+        .doing("writing")
+        .path(&args.output)
+        .advice("say --force if that is what you want"));
+    }
+    signals::listen()?;
+    let plan = pack::plan(&inputs, options)?;
+    let progress = progress::shown(form);
+    let report = if to_stdout {
+        let out = std::io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| Error::io("opening", e).path("standard output"))?;
+        pack::to_stream(&plan, File::from(out), &*progress)?
+    } else if device {
+        pack::to_device(&plan, &args.output, &*progress)?
+    } else {
+        pack::to_file(&plan, &args.output, &*progress)?
+    };
+    drop(progress);
+    log::info!(
+        "packed {} files, {} ({}) into {}",
+        report.files,
+        human_bytes(report.image_bytes),
+        report.dialect,
+        args.output.display()
+    );
+    if args.json {
+        let mut out = Out::new();
+        out.json(&JsonReport {
+            output: &args.output,
+            report,
+        })?;
+        out.end()?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn is_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
+}

@@ -1,0 +1,152 @@
+//! `lbpayload probe`
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::block::{DeviceKind, Devices, Properties, Roots};
+use crate::error::{Result, printable};
+use crate::format::Dialect;
+use crate::probe::{Finding, Verdict, ask_udev, payloads, probe_all, probe_path, summary};
+use crate::progress::Silent;
+
+use super::args::ProbeArgs;
+use super::exit::Outcome;
+use super::output::{Out, human_bytes};
+
+#[derive(Serialize)]
+struct JsonFinding<'a> {
+    device: &'a Path,
+    major: Option<u32>,
+    minor: Option<u32>,
+    kind: DeviceKind,
+    size_bytes: Option<u64>,
+    logical_block_size: Option<u32>,
+    verdict: Verdict,
+    dialect: Option<Dialect>,
+    files: Option<u64>,
+    payload_bytes: Option<u64>,
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udev: Option<&'a Properties>,
+}
+
+pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
+    let roots = Roots::default();
+    let (mut findings, from) = if args.devices.is_empty() {
+        let devices = Devices::scan(&roots)?;
+        (probe_all(&devices, &Silent)?, devices.from())
+    } else {
+        // Named devices need no listing; it only tells their kinds.
+        let devices = Devices::scan(&roots).ok();
+        let look = |path| probe_path(path, devices.as_ref(), &Silent);
+        let findings = args.devices.iter().map(|path| look(path));
+        (findings.collect::<Result<_>>()?, "the command line")
+    };
+    let any = findings.iter().any(|f| f.verdict == Verdict::Payload);
+    let looked_at = summary(&findings, from);
+    let mut out = Out::new();
+    if args.json || args.all {
+        ask_udev(&mut findings);
+        for finding in &mut findings {
+            finding.keep_node();
+        }
+    }
+    if args.json {
+        let report: Vec<JsonFinding<'_>> = findings.iter().map(json).collect();
+        out.json(&report)?;
+    } else if args.all {
+        table(&findings, &mut out)?;
+    } else {
+        // Two names of one device are two wishes, so only a scan is thinned out.
+        let found = if args.devices.is_empty() {
+            payloads(findings)
+        } else {
+            findings
+                .into_iter()
+                .filter(|f| f.verdict == Verdict::Payload)
+                .collect()
+        };
+        for mut finding in found {
+            finding.keep_node();
+            out.line(&finding.path.display().to_string())?;
+        }
+    }
+    out.end()?;
+    if any {
+        log::info!("{looked_at}");
+        Ok(Outcome::Done)
+    } else {
+        log::warn!("no payload found; {looked_at}");
+        Ok(Outcome::Nothing)
+    }
+}
+
+fn json(finding: &Finding) -> JsonFinding<'_> {
+    let number = finding.is_device;
+    JsonFinding {
+        device: &finding.path,
+        major: number.then_some(finding.device.major),
+        minor: number.then_some(finding.device.minor),
+        kind: finding.device.kind,
+        size_bytes: finding.size_bytes,
+        logical_block_size: finding.logical_block_size,
+        verdict: finding.verdict,
+        dialect: finding.dialect,
+        files: finding.files,
+        payload_bytes: finding.payload_bytes,
+        error: finding.error.as_deref(),
+        udev: finding.udev.as_ref(),
+    }
+}
+
+fn table(findings: &[Finding], out: &mut Out) -> Result<()> {
+    let rows: Vec<[String; 6]> = findings.iter().map(row).collect();
+    let head = ["DEVICE", "KIND", "SIZE", "BLOCK", "VERDICT", "WHAT"].map(String::from);
+    let mut widths = head.each_ref().map(String::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in std::iter::once(&head).chain(&rows) {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        out.line(cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn row(finding: &Finding) -> [String; 6] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let what = match (finding.verdict, &finding.error) {
+        (Verdict::Payload, _) => format!(
+            "{} files, {}, {}",
+            finding.files.unwrap_or(0),
+            human_bytes(finding.payload_bytes.unwrap_or(0)),
+            finding.dialect.map_or_else(String::new, |d| d.to_string())
+        ),
+        (_, Some(error)) => error.clone(),
+        (_, None) => udev_words(finding.udev.as_ref()),
+    };
+    [
+        finding.path.display().to_string(),
+        finding.device.kind.to_string(),
+        or_dash(finding.size_bytes.map(human_bytes)),
+        or_dash(finding.logical_block_size.map(|n| n.to_string())),
+        finding.verdict.to_string(),
+        what,
+    ]
+}
+
+fn udev_words(known: Option<&Properties>) -> String {
+    let Some(known) = known else {
+        return String::new();
+    };
+    let words = [&known.filesystem, &known.medium, &known.serial];
+    let words: Vec<String> = words.into_iter().flatten().map(|w| printable(w)).collect();
+    words.join(", ")
+}

@@ -1,0 +1,185 @@
+//! Called as `payload-import`: the reference importer, option for option.
+//!
+//! Scripts in the field use exactly its calls, its lines on standard output and
+//! its exit statuses; what is behind them is our import, synced and atomic.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::block::{Devices, DirectPolicy, FileSource, Roots, mount_proc};
+use crate::durable::Directory;
+use crate::error::{Kind, Result};
+use crate::import::{ExistingPolicy, Options, Tuning, import};
+use crate::payload::{Checksums, Payload};
+use crate::probe::has_magic;
+
+use super::args::ProgressForm;
+use super::output::{Out, to_stderr};
+use super::{logging, progress, signals};
+
+/// The name that makes us the reference importer.
+pub(super) const NAME: &str = "payload-import";
+
+const USAGE: &str = "Usage:
+  payload-import --mount-proc
+  payload-import --probe <device>
+  payload-import --device <device> <dest-dir>
+  payload-import --from-proc <dest-dir>
+  payload-import <dest-dir>
+";
+
+#[derive(Debug, PartialEq, Eq)]
+enum Call<'a> {
+    MountProc,
+    Probe(&'a Path),
+    Device(&'a Path, &'a Path),
+    FromProc(&'a Path),
+    FromAnywhere(&'a Path),
+}
+
+pub(super) fn main(args: &[OsString]) -> ExitCode {
+    logging::start(NAME, 0, false);
+    let Some(call) = parse(args) else {
+        to_stderr(USAGE);
+        return ExitCode::from(1);
+    };
+    match run(&call) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            to_stderr(&format!("{NAME}: {error}\n"));
+            signals::die_as_asked();
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn parse(args: &[OsString]) -> Option<Call<'_>> {
+    let args: Vec<&Path> = args.iter().map(Path::new).collect();
+    let is = |arg: &Path, option: &str| arg == Path::new(option);
+    match args.as_slice() {
+        [option] if is(option, "--mount-proc") => Some(Call::MountProc),
+        [option, device] if is(option, "--probe") => Some(Call::Probe(device)),
+        [option, dest] if is(option, "--from-proc") => Some(Call::FromProc(dest)),
+        [option, device, dest] if is(option, "--device") => Some(Call::Device(device, dest)),
+        [dest, option, device] if is(option, "--device") => Some(Call::Device(device, dest)),
+        [dest] if !dest.as_os_str().as_encoded_bytes().starts_with(b"-") => {
+            Some(Call::FromAnywhere(dest))
+        }
+        _ => None,
+    }
+}
+
+fn run(call: &Call<'_>) -> Result<u8> {
+    match *call {
+        Call::MountProc => mount_proc().map(|()| 0),
+        Call::Probe(device) => Ok(u8::from(!has_magic(device))),
+        Call::Device(device, dest) => copy(device, dest),
+        Call::FromProc(dest) => {
+            mount_proc()?;
+            first_of(&Devices::from_proc(&Roots::default())?, dest)
+        }
+        Call::FromAnywhere(dest) => {
+            let listed = mount_proc().and_then(|()| Devices::from_proc(&Roots::default()));
+            match listed {
+                Ok(devices) => match first_of(&devices, dest)? {
+                    2 => first_of(&Devices::from_dev(&Roots::default()), dest),
+                    status => Ok(status),
+                },
+                Err(_) => {
+                    to_stderr(
+                        "payload-import: /proc/partitions unavailable, falling back to /dev scan\n",
+                    );
+                    first_of(&Devices::from_dev(&Roots::default()), dest)
+                }
+            }
+        }
+    }
+}
+
+/// Imports the first listed device that has the magic; 2 where none has.
+fn first_of(devices: &Devices, dest: &Path) -> Result<u8> {
+    for device in devices.iter() {
+        match devices.node(device) {
+            Ok(node) if has_magic(node.path()) => return copy(node.path(), dest),
+            Ok(_) => {}
+            Err(e) => log::debug!("{e}"),
+        }
+    }
+    Ok(2)
+}
+
+fn copy(device: &Path, dest: &Path) -> Result<u8> {
+    let payload = Payload::open(Arc::new(FileSource::open(device, DirectPolicy::Auto)?))?;
+    // As the reference does: the directory first, then the first line.
+    drop(Directory::open_or_make(dest, false)?);
+    signals::listen()?;
+    let mut out = Out::new();
+    out.line(&format!(
+        "{NAME}: reading {} files from {}",
+        payload.claimed_files(),
+        device.display()
+    ))?;
+    out.flush()?;
+    let options = Options {
+        dest: dest.to_path_buf(),
+        make_parents: false,
+        files: Vec::new(),
+        checksums: Checksums::new(),
+        use_embedded: false,
+        direct: DirectPolicy::Auto,
+        existing: ExistingPolicy::Replace,
+        dry_run: false,
+        tuning: Tuning::default(),
+    };
+    let mut said = Ok(());
+    let progress = progress::shown(Some(ProgressForm::None));
+    let result = import(&payload, options, &*progress, &mut |name| {
+        if said.is_ok() {
+            said = out.line(&format!("{NAME}: {name}"));
+        }
+    });
+    let ended = out.end();
+    result?;
+    // The reference never looks at what became of its lines; a reader that went
+    // away is no failure of the import.
+    match said.and(ended) {
+        Err(error) if error.kind() != Kind::ClosedPipe => Err(error),
+        _ => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calls_are_those_that_scripts_make() {
+        let parsed = |args: &[&str]| {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            format!("{:?}", parse(&args))
+        };
+        assert_eq!(parsed(&["--mount-proc"]), "Some(MountProc)");
+        assert_eq!(parsed(&["--probe", "/dev/x"]), "Some(Probe(\"/dev/x\"))");
+        assert_eq!(
+            parsed(&["--device", "/dev/x", "d"]),
+            "Some(Device(\"/dev/x\", \"d\"))"
+        );
+        assert_eq!(
+            parsed(&["d", "--device", "/dev/x"]),
+            "Some(Device(\"/dev/x\", \"d\"))"
+        );
+        assert_eq!(parsed(&["--from-proc", "d"]), "Some(FromProc(\"d\"))");
+        assert_eq!(parsed(&["d"]), "Some(FromAnywhere(\"d\"))");
+        for wrong in [
+            &[][..],
+            &["--device"],
+            &["--device", "x"],
+            &["a", "b"],
+            &["--help"],
+        ] {
+            assert_eq!(parsed(wrong), "None", "{wrong:?}");
+        }
+    }
+}

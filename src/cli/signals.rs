@@ -1,0 +1,47 @@
+//! Ctrl-C stops cleanly: the job hears of it, ends, cleans up, and then the
+//! program dies of the signal as its caller expects. A second one kills at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::error::{Error, Result};
+
+static ASKED: std::sync::OnceLock<Arc<AtomicUsize>> = std::sync::OnceLock::new();
+
+/// Starts to listen; from here on [`asked`] tells.
+pub(super) fn listen() -> Result<()> {
+    let number = Arc::clone(ASKED.get_or_init(|| Arc::new(AtomicUsize::new(0))));
+    let twice = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let register = || {
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&twice))?;
+            flag::register(signal, Arc::clone(&twice))?;
+            flag::register_usize(signal, Arc::clone(&number), signal as usize)
+        };
+        register().map_err(|e| Error::io("listening for signals", e))?;
+    }
+    Ok(())
+}
+
+/// Whether somebody wants us to stop.
+pub(super) fn asked() -> bool {
+    signal() != 0
+}
+
+fn signal() -> usize {
+    ASKED
+        .get()
+        .map_or(0, |number| number.load(Ordering::Relaxed))
+}
+
+/// Dies of the signal that asked us to stop, if one did, so that a shell or a
+/// script sees what happened.
+pub(super) fn die_as_asked() {
+    if let Ok(signal @ 1..) = i32::try_from(signal()) {
+        // Fails only for signals that do not exist.
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
+}

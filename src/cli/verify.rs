@@ -1,0 +1,162 @@
+//! `lbpayload verify`
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::block::{DirectPolicy, FileSource, Source};
+use crate::error::{Result, printable};
+use crate::format::Dialect;
+use crate::payload::{Payload, Problem};
+use crate::verify::{FileVerdict, Report, verify};
+
+use super::args::{ProgressForm, VerifyArgs};
+use super::exit::Outcome;
+use super::output::{Out, human_bytes, to_stderr};
+use super::{progress, signals, sums};
+
+/// A problem as `verify --json` and `list --json` report it.
+#[derive(Serialize)]
+pub(super) struct JsonProblem {
+    index: Option<u64>,
+    name: Option<String>,
+    offset: u64,
+    kind: &'static str,
+    message: String,
+}
+
+impl JsonProblem {
+    pub(super) fn new(problem: &Problem) -> Self {
+        Self {
+            index: problem.index,
+            name: problem.name.clone(),
+            offset: problem.offset,
+            kind: problem.slug(),
+            message: problem.message(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    source: &'a Path,
+    dialect: Option<Dialect>,
+    files: u64,
+    payload_bytes: u64,
+    ok: bool,
+    problems: Vec<JsonProblem>,
+    more_problems: u64,
+    matched: u64,
+    unlisted: u64,
+}
+
+pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    let sums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
+    signals::listen()?;
+    let source: Arc<dyn Source> = Arc::new(FileSource::open(&args.source, DirectPolicy::Auto)?);
+    let mut out = Out::new();
+    let payload = match Payload::try_open(Arc::clone(&source)) {
+        Ok(payload) => payload,
+        Err(problem) => {
+            if args.json {
+                out.json(&JsonReport {
+                    source: &args.source,
+                    dialect: None,
+                    files: 0,
+                    payload_bytes: 0,
+                    ok: false,
+                    problems: vec![JsonProblem::new(&problem)],
+                    more_problems: 0,
+                    matched: 0,
+                    unlisted: 0,
+                })?;
+                out.end()?;
+            }
+            return Err(problem.into_error(&*source));
+        }
+    };
+    let progress = progress::shown(form);
+    let mut said = Ok(());
+    let mut unlisted = Vec::new();
+    let result = verify(&payload, sums, &*progress, &mut |name, verdict| {
+        let word = match verdict {
+            FileVerdict::Ok => "OK",
+            FileVerdict::Failed => "FAILED",
+            FileVerdict::Unlisted => {
+                if unlisted.len() < 100 {
+                    unlisted.push(printable(name));
+                }
+                return;
+            }
+        };
+        if !args.json && said.is_ok() {
+            said = out.line(&format!("{}: {word}", printable(name)));
+        }
+    });
+    drop(progress);
+    said?;
+    let report = result?;
+    if args.json {
+        out.json(&JsonReport {
+            source: &args.source,
+            dialect: Some(report.dialect),
+            files: report.files,
+            payload_bytes: report.payload_bytes,
+            ok: report.is_ok(),
+            problems: report.problems.iter().map(JsonProblem::new).collect(),
+            more_problems: report.more_problems,
+            matched: report.matched,
+            unlisted: report.unlisted,
+        })?;
+    }
+    out.end()?;
+    if report.unlisted > 0 {
+        log::warn!(
+            "{} files have no checksum: {}",
+            report.unlisted,
+            several(&unlisted, report.unlisted)
+        );
+    }
+    finish(&args.source, report, &*source, quiet)
+}
+
+fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Result<Outcome> {
+    if report.is_ok() {
+        if !quiet {
+            to_stderr(&format!(
+                "{}: OK: {} files, {} ({}), every byte read, {} checksums matched\n",
+                path.display(),
+                report.files,
+                human_bytes(report.payload_bytes),
+                report.dialect,
+                report.matched
+            ));
+        }
+        return Ok(Outcome::Done);
+    }
+    let (shown, more) = (report.problems.len() as u64, report.more_problems);
+    for problem in report.problems {
+        to_stderr(&format!(
+            "lbpayload: error: {}\n",
+            problem.into_error(source)
+        ));
+    }
+    if more > 0 {
+        to_stderr(&format!(
+            "lbpayload: error: and {more} more problems behind the first {shown}\n"
+        ));
+    }
+    Ok(Outcome::Wrong)
+}
+
+/// Names for a message, and a hint at those that are left away.
+pub(super) fn several(names: &[String], count: u64) -> String {
+    let more = count.saturating_sub(names.len() as u64);
+    let names = names.join(", ");
+    if more > 0 {
+        format!("{names} and {more} more")
+    } else {
+        names
+    }
+}

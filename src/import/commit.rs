@@ -1,0 +1,149 @@
+//! Names for what is complete: flush, rename, flush.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use crate::block::Queue;
+use crate::durable::Store;
+use crate::error::{Error, Result};
+
+use super::bug;
+
+/// A commit is due after this many bytes, files, or this long: what a run that is
+/// cut off has to do again. Few enough that the flushes cost little.
+const DUE_BYTES: u64 = 1 << 30;
+const DUE_FILES: usize = 16 * 1024;
+const DUE_AFTER: Duration = Duration::from_secs(5);
+
+/// A file that is complete, and has no name yet.
+#[derive(Debug)]
+pub(super) struct Complete {
+    pub slot: u64,
+    pub name: String,
+    pub size: u64,
+    pub replaces: bool,
+}
+
+/// Collects complete files and commits them together.
+///
+/// At any moment, a file under its final name is complete and on stable storage:
+/// its writes have ended before it gets here, the flush has ended before the
+/// rename. One flush serves the whole batch.
+pub(super) struct Committer {
+    store: Arc<dyn Store>,
+    token: u64,
+    batch: Vec<Complete>,
+    batch_bytes: u64,
+    since: Instant,
+    running: bool,
+    /// A flush failed: what is staged may be incomplete on the disk, and since the
+    /// system tells that once, no later flush can be believed.
+    doubtful: bool,
+    send: Sender<Committed>,
+    done: Receiver<Committed>,
+}
+
+/// What came of a batch: the files that have their names, and what stopped it.
+type Committed = (Vec<Complete>, Result<()>);
+
+impl Committer {
+    pub(super) fn new(store: Arc<dyn Store>, token: u64) -> Self {
+        let (send, done) = mpsc::channel();
+        Self {
+            store,
+            token,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            since: Instant::now(),
+            running: false,
+            doubtful: false,
+            send,
+            done,
+        }
+    }
+
+    pub(super) fn add(&mut self, file: Complete) {
+        self.batch_bytes += file.size;
+        self.batch.push(file);
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        !self.running
+            && !self.batch.is_empty()
+            && (self.batch_bytes >= DUE_BYTES
+                || self.batch.len() >= DUE_FILES
+                || self.since.elapsed() >= DUE_AFTER)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        !self.running && self.batch.is_empty()
+    }
+
+    /// Starts to commit what is there, unless a commit is running.
+    pub(super) fn start(&mut self, queue: &mut dyn Queue) {
+        if self.running || self.doubtful || self.batch.is_empty() {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.sort_by_key(|file| file.slot);
+        self.batch_bytes = 0;
+        self.since = Instant::now();
+        self.running = true;
+        let (store, send) = (Arc::clone(&self.store), self.send.clone());
+        queue.run(
+            self.token,
+            Box::new(move || {
+                let committed = commit(&*store, batch);
+                drop(store);
+                let _ = send.send(committed);
+            }),
+        );
+    }
+
+    /// Takes the completion of a commit.
+    ///
+    /// # Errors
+    /// When the job was lost.
+    pub(super) fn complete(&mut self) -> Result<Committed> {
+        self.running = false;
+        let committed = self
+            .done
+            .try_recv()
+            .map_err(|_| bug("the thread that commits died"))?;
+        self.doubtful |= committed.1.is_err();
+        Ok(committed)
+    }
+}
+
+fn commit(store: &dyn Store, batch: Vec<Complete>) -> Committed {
+    if let Err(e) = store.flush() {
+        let error = Error::io("syncing the destination", e)
+            .advice("nothing of this batch was given its name; check the disk, and run it again");
+        return (Vec::new(), Err(error));
+    }
+    let mut named = Vec::with_capacity(batch.len());
+    let mut result = Ok(());
+    for file in batch {
+        match store.publish(file.slot, &file.name, file.replaces) {
+            Ok(()) => named.push(file),
+            Err(e) => {
+                let appeared = e.kind() == std::io::ErrorKind::AlreadyExists;
+                let mut error =
+                    Error::io("giving its name to", e).entry(file.slot, Some(&file.name));
+                if appeared {
+                    error = error.advice(
+                        "something of that name appeared while the import ran (or the file \
+                         system does not tell upper from lower case); run it again",
+                    );
+                }
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    if let Err(e) = store.flush_names() {
+        result = result.and(Err(Error::io("syncing the destination's names", e)));
+    }
+    (named, result)
+}

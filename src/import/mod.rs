@@ -1,0 +1,250 @@
+//! From a device into a directory: the plan, and the copy.
+
+mod commit;
+mod copy;
+mod plan;
+mod small;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::block::{DirectPolicy, Queue, ReadMode, ThreadQueue};
+use crate::durable::{Directory, Staging, Store, WriteMode};
+use crate::error::{Error, Kind, Result};
+use crate::format::EMBEDDED_SUMS;
+use crate::payload::{Cause, Checksums, Index, Payload, embedded_checksums};
+use crate::progress::Progress;
+use crate::verify::embedded_entry;
+
+pub use copy::{Copied, Tuning, copy};
+pub use plan::{ExistingPolicy, Plan, Selection};
+
+/// What to import, and how.
+#[derive(Debug)]
+pub struct Options {
+    /// The directory the files go to; made where it is missing.
+    pub dest: PathBuf,
+    /// Whether directories above it are made too.
+    pub make_parents: bool,
+    /// Which files; all where it is empty.
+    pub files: Vec<String>,
+    /// Checksums from outside; the embedded ones are added.
+    pub checksums: Checksums,
+    /// Whether the embedded checksums are looked at.
+    pub use_embedded: bool,
+    /// Whether to write with O_DIRECT.
+    pub direct: DirectPolicy,
+    /// What to do where a file with other content has the name.
+    pub existing: ExistingPolicy,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Sizes and depths of the copy.
+    pub tuning: Tuning,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Files that were looked at: written, kept and failed.
+    pub files: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Files written, those that replaced another included.
+    pub written: u64,
+    /// Files that were there already.
+    pub kept: u64,
+    /// Files that replaced another.
+    pub replaced: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// How the source was read.
+    pub read_mode: ReadMode,
+    /// How large files were written; `None` in a dry run without a destination.
+    pub write_mode: Option<WriteMode>,
+    /// Files checked against a checksum.
+    pub checked: u64,
+    /// Files without a checksum, where others have one.
+    pub unlisted: u64,
+    /// Names with a checksum that the payload does not hold.
+    pub missing: Vec<String>,
+    /// What is wrong with files that were not written, in full sentences.
+    pub failed: Vec<String>,
+}
+
+/// Imports `payload`. `tell` hears the name of each file that is complete in the
+/// destination and on stable storage: first those that were there already, then
+/// the others as they come.
+///
+/// # Errors
+/// A broken payload, a destination that refuses or is too small, a device that
+/// fails, an interruption. Files that were complete before stay; nothing else
+/// does. A checksum that does not match is in the report and not an error here.
+pub fn import(
+    payload: &Payload,
+    mut options: Options,
+    progress: &dyn Progress,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Report> {
+    let started = Instant::now();
+    let index = Index::strict(payload, progress)?;
+    let selection = Selection::find(&index, payload, &options.files)?;
+    let mut sums = std::mem::take(&mut options.checksums);
+    if options.use_embedded {
+        if let Some(entry) = embedded_entry(&index, payload)? {
+            embedded_checksums(payload, &entry, &mut sums)?;
+        }
+    }
+    let mut dest = open_destination(&options)?;
+    if let (Some(dest), false) = (&mut dest, options.dry_run) {
+        wait_for_lock(dest, progress)?;
+    }
+    let plan = Plan::make(
+        &index,
+        payload,
+        &selection,
+        dest.as_ref(),
+        &mut sums,
+        options.existing,
+        progress,
+    )?;
+    plan.refuse_too_little_room(dest.as_ref(), &options.dest)?;
+    let mut report = Report {
+        files: plan.files,
+        bytes: plan.write_bytes,
+        written: plan.write_files,
+        kept: plan.kept,
+        replaced: plan.replaced,
+        elapsed: Duration::ZERO,
+        read_mode: payload.source().mode(),
+        write_mode: None,
+        checked: plan.checked,
+        unlisted: plan.unlisted,
+        missing: missing(&sums, &selection),
+        failed: plan.failed.clone(),
+    };
+    if let (Some(dest), false) = (&dest, options.dry_run) {
+        plan.tell_kept(&index, payload, tell)?;
+        if plan.write_files == 0 {
+            // Nothing to stage; an interrupted run's leftovers go all the same.
+            remove_leftovers(dest)?;
+        } else {
+            let staging = Arc::new(Staging::prepare(dest, options.direct)?);
+            report.write_mode = Some(staging.mode());
+            let queue: Box<dyn Queue> = Box::new(
+                ThreadQueue::new(options.tuning.threads())
+                    .map_err(|e| Error::io("starting threads", e))?,
+            );
+            let store: Arc<dyn Store> = Arc::clone(&staging) as Arc<dyn Store>;
+            let result = copy(
+                payload,
+                &index,
+                &plan,
+                &sums,
+                store,
+                queue,
+                &options.tuning,
+                progress,
+                tell,
+            );
+            if let Some(staging) = Arc::into_inner(staging) {
+                // Not empty after a failure that left something: the next run's.
+                if let Err(e) = staging.remove() {
+                    log::debug!("the staging directory stays for the next run: {e}");
+                }
+            }
+            let copied =
+                result.map_err(|(error, copied)| explain(error, &copied, &plan, &options.dest))?;
+            report.bytes = copied.bytes;
+            report.written = copied.files;
+            report.replaced = copied.replaced;
+            for problem in copied.failed {
+                report
+                    .failed
+                    .push(problem.into_error(&**payload.source()).to_string());
+            }
+        }
+    }
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+/// Says what an error that came half-way left behind.
+fn explain(error: Error, copied: &Copied, plan: &Plan, dest: &Path) -> Error {
+    let stage = format!(
+        "{} of {} files are complete in {}; run it again to go on from there",
+        copied.files + plan.kept,
+        plan.files,
+        dest.display()
+    );
+    log::error!("{stage}");
+    error
+}
+
+fn missing(sums: &Checksums, selection: &Selection) -> Vec<String> {
+    match selection {
+        Selection::All => sums.unseen().map(str::to_owned).collect(),
+        Selection::Some(_) => Vec::new(),
+    }
+}
+
+fn open_destination(options: &Options) -> Result<Option<Directory>> {
+    if options.dry_run && !options.dest.exists() {
+        return Ok(None);
+    }
+    if options.dry_run {
+        return Directory::open(&options.dest).map(Some);
+    }
+    Directory::open_or_make(&options.dest, options.make_parents).map(Some)
+}
+
+fn remove_leftovers(dest: &Directory) -> Result<()> {
+    use crate::durable::{Found, STAGING_NAME};
+    if matches!(dest.find(STAGING_NAME)?, Found::Directory) {
+        let staging = Staging::prepare(dest, DirectPolicy::Never)?;
+        staging
+            .remove()
+            .map_err(|e| Error::io("removing", e).path(dest.path().join(STAGING_NAME)))?;
+    }
+    Ok(())
+}
+
+/// Two imports into one directory would tread on each other's staged files.
+fn wait_for_lock(dest: &mut Directory, progress: &dyn Progress) -> Result<()> {
+    let mut said = false;
+    while !dest.try_lock()? {
+        if !said {
+            log::warn!(
+                "another import into {} is running; waiting for it to end",
+                dest.path().display()
+            );
+            said = true;
+        }
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// The checksum of `entry` does not match.
+fn mismatch(
+    entry: &crate::payload::Entry,
+    expected: crate::payload::Sha256Sum,
+    found: crate::payload::Sha256Sum,
+) -> crate::payload::Problem {
+    entry.problem(entry.data_offset, Cause::Checksum { expected, found })
+}
+
+fn bug(what: &str) -> Error {
+    Error::new(
+        Kind::Io,
+        format!("{what}; this is a bug in lbpayload, please report it"),
+    )
+}
+
+/// Whether the entry of this name is the embedded checksums, which have none.
+fn is_embedded_sums(raw_name: &[u8]) -> bool {
+    raw_name == EMBEDDED_SUMS.as_bytes()
+}

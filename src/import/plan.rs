@@ -1,0 +1,410 @@
+//! What an import will do, decided before a byte is written.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+use crate::durable::{Directory, Existing, Found, STAGING_NAME};
+use crate::error::{Error, Kind, Result, printable};
+use crate::payload::{Checksums, Entries, Entry, Index, Payload, Sha256Sum, read_entry};
+use crate::progress::Progress;
+
+use super::{is_embedded_sums, mismatch};
+
+/// What to do where a file with other content has an entry's name. One with the
+/// same content is always kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExistingPolicy {
+    /// Replace it.
+    #[default]
+    Replace,
+    /// Leave it as it is.
+    Keep,
+    /// Fail before anything is written.
+    Error,
+}
+
+impl FromStr for ExistingPolicy {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "replace" => Ok(Self::Replace),
+            "keep" => Ok(Self::Keep),
+            "error" => Ok(Self::Error),
+            _ => Err("expected replace, keep or error".into()),
+        }
+    }
+}
+
+/// Which of a payload's files.
+#[derive(Debug)]
+pub enum Selection {
+    /// All of them.
+    All,
+    /// Those of these names, each of which is there.
+    Some(HashSet<String>),
+}
+
+impl Selection {
+    /// The files named; all where none is.
+    ///
+    /// # Errors
+    /// When the payload has no file of a name.
+    pub fn find(index: &Index, payload: &Payload, names: &[String]) -> Result<Self> {
+        if names.is_empty() {
+            return Ok(Self::All);
+        }
+        let wanted: HashSet<String> = names.iter().cloned().collect();
+        let mut absent = wanted.clone();
+        for entry in index.entries(payload)? {
+            absent.remove(&*entry?.shown_name());
+        }
+        let mut absent: Vec<String> = absent.into_iter().map(|n| printable(&n)).collect();
+        absent.sort();
+        if absent.is_empty() {
+            Ok(Self::Some(wanted))
+        } else {
+            Err(Error::new(
+                Kind::Refused,
+                format!("no such file in the payload: {}", absent.join(", ")),
+            )
+            .path(payload.source().path())
+            .advice("lbpayload list shows what is there"))
+        }
+    }
+
+    fn holds(&self, entry: &Entry) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(names) => names.contains(&*entry.shown_name()),
+        }
+    }
+}
+
+/// What will be written, and what stays.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// A bit for each entry that is written.
+    write: Bits,
+    /// A bit for each of those that replaces something.
+    replace: Bits,
+    /// A bit for each entry whose file is there already, or stays as it is.
+    keep: Bits,
+    /// Entries that were looked at.
+    pub files: u64,
+    /// Entries that are written.
+    pub write_files: u64,
+    /// Their bytes.
+    pub write_bytes: u64,
+    /// Their bytes, each rounded up to what the file system allocates.
+    room_bytes: u64,
+    /// Entries that replace something.
+    pub replaced: u64,
+    /// Entries whose file is there already, or stays as it is.
+    pub kept: u64,
+    /// Entries that have a checksum.
+    pub checked: u64,
+    /// Entries without one, where others have one.
+    pub unlisted: u64,
+    /// Entries whose file is there already and has the wrong checksum, as has the
+    /// payload's.
+    pub failed: Vec<String>,
+}
+
+impl Plan {
+    /// Looks at each selected entry, and at what has its name in `dest`.
+    ///
+    /// # Errors
+    /// A name that cannot be used there, `existing` says so, something cannot be
+    /// read, an interruption.
+    pub fn make(
+        index: &Index,
+        payload: &Payload,
+        selection: &Selection,
+        dest: Option<&Directory>,
+        sums: &mut Checksums,
+        existing: ExistingPolicy,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut plan = Self::default();
+        let room = dest.map(Directory::room).transpose()?;
+        let mut scratch = vec![0; 64 * 1024];
+        let has_sums = !sums.is_empty();
+        for entry in index.entries(payload)? {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
+            }
+            let entry = entry?;
+            let name = entry.shown_name().into_owned();
+            let sum = sums.take(&name);
+            if !selection.holds(&entry) {
+                continue;
+            }
+            refuse_unusable(
+                &entry,
+                &name,
+                payload,
+                room.as_ref().map(|r| r.max_name_len),
+            )?;
+            plan.files += 1;
+            match sum {
+                Some(_) => plan.checked += 1,
+                None if has_sums && !is_embedded_sums(&entry.raw_name) => plan.unlisted += 1,
+                None => {}
+            }
+            let found = match dest {
+                Some(dest) => dest.find(&name)?,
+                None => Found::Nothing,
+            };
+            let replaces = match found {
+                Found::Nothing => false,
+                Found::Directory => {
+                    return Err(
+                        Error::new(Kind::Refused, "a directory has the name of an entry")
+                            .path(dest.map_or(Path::new(""), Directory::path).join(&name))
+                            .advice("move it away"),
+                    );
+                }
+                Found::File(file) => {
+                    match compare(payload, &entry, &file, sum, &mut scratch, progress)? {
+                        Comparison::Same => {
+                            plan.keep(&entry);
+                            continue;
+                        }
+                        Comparison::SameAndWrong(problem) => {
+                            plan.failed.push(problem);
+                            continue;
+                        }
+                        Comparison::Different => true,
+                    }
+                }
+                Found::Other => true,
+            };
+            if replaces {
+                match existing {
+                    ExistingPolicy::Replace => {}
+                    ExistingPolicy::Keep => {
+                        log::warn!("{name}: another content is there and stays (--existing keep)");
+                        plan.keep(&entry);
+                        continue;
+                    }
+                    ExistingPolicy::Error => {
+                        return Err(Error::new(Kind::Refused, "another content is there")
+                            .path(dest.map_or(Path::new(""), Directory::path).join(&name))
+                            .advice("nothing was written; --existing replace replaces it"));
+                    }
+                }
+            }
+            plan.add(
+                &entry,
+                replaces,
+                room.as_ref().map_or(4096, |r| r.block_bytes),
+            );
+        }
+        Ok(plan)
+    }
+
+    fn keep(&mut self, entry: &Entry) {
+        self.keep.set(entry.index);
+        self.kept += 1;
+    }
+
+    fn add(&mut self, entry: &Entry, replaces: bool, block_bytes: u64) {
+        self.write.set(entry.index);
+        self.write_files += 1;
+        self.write_bytes = self.write_bytes.saturating_add(entry.size);
+        let rounded = entry
+            .size
+            .checked_next_multiple_of(block_bytes)
+            .unwrap_or(u64::MAX);
+        self.room_bytes = self.room_bytes.saturating_add(rounded);
+        if replaces {
+            self.replace.set(entry.index);
+            self.replaced += 1;
+        }
+    }
+
+    /// Whether that entry is written.
+    pub fn writes(&self, index: u64) -> bool {
+        self.write.get(index)
+    }
+
+    /// Whether that entry replaces something.
+    pub fn replaces(&self, index: u64) -> bool {
+        self.replace.get(index)
+    }
+
+    /// The entries to write, in order.
+    ///
+    /// # Errors
+    /// As [`Index::entries`].
+    pub fn entries<'a>(&'a self, index: &'a Index, payload: &'a Payload) -> Result<Planned<'a>> {
+        Ok(Planned {
+            plan: self,
+            entries: index.entries(payload)?,
+        })
+    }
+
+    /// Refuses to start what cannot be finished.
+    ///
+    /// # Errors
+    /// The destination has too few bytes or files left.
+    pub fn refuse_too_little_room(&self, dest: Option<&Directory>, path: &Path) -> Result<()> {
+        let Some(dest) = dest else {
+            return Ok(());
+        };
+        let room = dest.room()?;
+        let (what, need, free) = if self.room_bytes > room.free_bytes {
+            ("bytes", self.room_bytes, room.free_bytes)
+        } else if let Some(free) = room.free_files.filter(|&free| self.write_files > free) {
+            ("files", self.write_files, free)
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(
+            Kind::Space,
+            format!("the destination has room for {free} {what}, and {need} are needed"),
+        )
+        .path(path)
+        .advice("nothing was written; make room, or name another destination"))
+    }
+
+    /// Tells the names of the entries whose file is there already.
+    pub(super) fn tell_kept(
+        &self,
+        index: &Index,
+        payload: &Payload,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        for entry in index.entries(payload)? {
+            let entry = entry?;
+            if self.keep.get(entry.index) {
+                tell(&entry.shown_name());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The entries that a plan writes.
+pub struct Planned<'a> {
+    plan: &'a Plan,
+    entries: Entries<'a>,
+}
+
+impl Iterator for Planned<'_> {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        self.entries.find(|entry| match entry {
+            Ok(entry) => self.plan.writes(entry.index),
+            Err(_) => true,
+        })
+    }
+}
+
+fn refuse_unusable(
+    entry: &Entry,
+    name: &str,
+    payload: &Payload,
+    max_len: Option<usize>,
+) -> Result<()> {
+    let refuse = |why: String, advice: &str| {
+        Err(Error::new(Kind::Refused, why)
+            .path(payload.source().path())
+            .entry(entry.index, Some(name))
+            .at(entry.header_offset)
+            .advice(advice))
+    };
+    if name == STAGING_NAME {
+        return refuse(
+            "the import keeps its incomplete files under this name".into(),
+            "save it with lbpayload cat",
+        );
+    }
+    match max_len {
+        Some(max) if entry.raw_name.len() > max => refuse(
+            format!(
+                "the name has {} bytes and the destination stores {max}",
+                entry.raw_name.len()
+            ),
+            "name a destination on another file system",
+        ),
+        _ => Ok(()),
+    }
+}
+
+enum Comparison {
+    Same,
+    SameAndWrong(String),
+    Different,
+}
+
+/// Compares a file that is there with the payload's.
+fn compare(
+    payload: &Payload,
+    entry: &Entry,
+    file: &Existing,
+    sum: Option<Sha256Sum>,
+    scratch: &mut [u8],
+    progress: &dyn Progress,
+) -> Result<Comparison> {
+    if file.len() != entry.size {
+        return Ok(Comparison::Different);
+    }
+    let mut hasher = sum.is_some().then(Sha256::new);
+    let mut at = 0;
+    let mut same = true;
+    let read = read_entry(payload, entry, &mut |bytes| {
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
+        // A file that is there and cannot be read is replaced.
+        same = file.holds(bytes, at, scratch).unwrap_or(false);
+        if !same {
+            // Only to stop reading; the comparison is over.
+            return Err(Error::interrupted());
+        }
+        if let Some(hasher) = &mut hasher {
+            hasher.update(bytes);
+        }
+        at += bytes.len() as u64;
+        Ok(())
+    });
+    if !same {
+        return Ok(Comparison::Different);
+    }
+    read?;
+    match (sum, hasher.map(Sha256Sum::from_hasher)) {
+        (Some(expected), Some(found)) if expected != found => {
+            let problem = mismatch(entry, expected, found);
+            Ok(Comparison::SameAndWrong(
+                problem.into_error(&**payload.source()).to_string(),
+            ))
+        }
+        _ => Ok(Comparison::Same),
+    }
+}
+
+/// A bit for each entry: a hundred million of them take 12 MiB.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn set(&mut self, at: u64) {
+        let word = (at / 64) as usize;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (at % 64);
+    }
+
+    fn get(&self, at: u64) -> bool {
+        self.0
+            .get((at / 64) as usize)
+            .is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+}

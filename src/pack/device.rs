@@ -1,0 +1,96 @@
+//! A block device as the place that a payload is written to.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::block::{AlignedBuf, open_exclusive_for_writing};
+use crate::error::{Error, Kind, Result};
+
+/// Bytes of one write.
+const BLOCK: usize = 1 << 20;
+
+/// Writes to a device from its start, past the page cache, and the first sector
+/// last of all.
+pub(super) struct DeviceWriter {
+    file: File,
+    sector: usize,
+    buf: AlignedBuf,
+    filled: usize,
+    at: u64,
+    first: Option<AlignedBuf>,
+}
+
+impl DeviceWriter {
+    /// Opens the device for us alone, and clears its first sector.
+    pub(super) fn open(path: &Path, image_bytes: u64) -> Result<Self> {
+        let (file, size, sector) = open_exclusive_for_writing(path)?;
+        if image_bytes > size {
+            return Err(Error::new(
+                Kind::Space,
+                format!("the payload takes {image_bytes} bytes and the device has {size}"),
+            )
+            .path(path)
+            .advice("nothing was written; use a larger device"));
+        }
+        let no_memory = |e| Error::io("getting a buffer to write", e).path(path);
+        let zeros = AlignedBuf::new(sector).map_err(no_memory)?;
+        file.write_all_at(&zeros[..sector], 0)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| Error::io("clearing the first sector of", e).path(path))?;
+        let buf = AlignedBuf::new(BLOCK).map_err(no_memory)?;
+        Ok(Self {
+            file,
+            sector,
+            buf,
+            filled: 0,
+            at: 0,
+            first: None,
+        })
+    }
+
+    /// Writes what is left, syncs, writes the first sector, and syncs that.
+    pub(super) fn commit(mut self) -> io::Result<()> {
+        self.write_block()?;
+        self.file.sync_all()?;
+        if let Some(first) = self.first {
+            self.file.write_all_at(&first[..self.sector], 0)?;
+            self.file.sync_all()?;
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self) -> io::Result<()> {
+        let len = self.filled.next_multiple_of(self.sector);
+        self.buf[self.filled..len].fill(0);
+        if self.at == 0 && len > 0 {
+            let mut first = AlignedBuf::new(self.sector)?;
+            first[..self.sector].copy_from_slice(&self.buf[..self.sector]);
+            self.first = Some(first);
+            // It stays cleared: the rest of the block starts on no page, which
+            // direct I/O would refuse.
+            self.buf[..self.sector].fill(0);
+        }
+        self.file.write_all_at(&self.buf[..len], self.at)?;
+        self.at += len as u64;
+        self.filled = 0;
+        Ok(())
+    }
+}
+
+impl Write for DeviceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(BLOCK - self.filled);
+        self.buf[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+        self.filled += n;
+        if self.filled == BLOCK {
+            self.write_block()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! `external.list`: the list that the shell recipe packs by.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result, printable};
+use crate::format::Name;
+
+/// Parses `<archive-name> <absolute-path>` lines: the name ends at the first blank,
+/// the rest is the path, empty lines are skipped.
+pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(Name, PathBuf)>> {
+    let mut entries = Vec::new();
+    for (number, line) in (1_u64..).zip(text.split(|&b| b == b'\n')) {
+        if line.iter().all(|b| b.is_ascii_whitespace()) {
+            continue;
+        }
+        let bad = |why: String| {
+            Error::new(Kind::Syntax, format!("line {number}: {why}"))
+                .path(origin)
+                .advice("a line is: NAME, a blank, the absolute PATH")
+        };
+        let blank = line
+            .iter()
+            .position(|b| matches!(b, b' ' | b'\t'))
+            .ok_or_else(|| {
+                bad(format!(
+                    "no blank between name and path: \"{}\"",
+                    printable(&String::from_utf8_lossy(line))
+                ))
+            })?;
+        let (name, rest) = line.split_at(blank);
+        let skip = rest
+            .iter()
+            .position(|b| !matches!(b, b' ' | b'\t'))
+            .unwrap_or(rest.len());
+        let path = Path::new(OsStr::from_bytes(&rest[skip..]));
+        let name = Name::new(name).map_err(|e| bad(e.to_string()))?;
+        if !path.is_absolute() {
+            return Err(bad(format!(
+                "the path is not absolute: \"{}\"",
+                path.display()
+            )));
+        }
+        entries.push((name, path.to_path_buf()));
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<(Name, PathBuf)>> {
+        parse_list(text.as_bytes(), Path::new("external.list"))
+    }
+
+    #[test]
+    fn the_name_ends_at_the_first_blank_and_the_path_may_hold_more() {
+        let list = parse("b.tar /d/b.tar\n\na /with blank/a b\n").unwrap();
+        assert_eq!(list[0].1, Path::new("/d/b.tar"));
+        assert_eq!(
+            (list[1].0.as_str(), &*list[1].1),
+            ("a", Path::new("/with blank/a b"))
+        );
+    }
+
+    #[test]
+    fn each_fault_names_its_line() {
+        for (text, why) in [
+            ("a /a\nb relative\n", "line 2: the path is not absolute"),
+            ("alone\n", "line 1: no blank between"),
+            ("a \n", "line 1: the path is not absolute"),
+            (" /a\n", "line 1: the name is empty"),
+            ("../x /a\n", "line 1: the name holds '/'"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(
+                error.starts_with("external.list: ") && error.contains(why),
+                "{error}"
+            );
+        }
+    }
+}

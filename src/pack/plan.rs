@@ -1,0 +1,332 @@
+//! What goes into a payload, decided before a byte is written.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
+use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, bootstrap_sources, sum_line};
+
+use super::list::parse_list;
+
+/// Where the files come from.
+#[derive(Debug, Clone)]
+pub enum Inputs {
+    /// Files, or directories whose regular files are taken; written sorted by name.
+    Paths(Vec<PathBuf>),
+    /// The lines of an `external.list`, in their order.
+    List(PathBuf),
+    /// What a live-bootstrap checkout needs behind its import, sorted by name.
+    Bootstrap(PathBuf),
+}
+
+/// How it is written.
+#[derive(Debug)]
+pub struct Options {
+    /// How wide the integers are.
+    pub dialect: Dialect,
+    /// Every input must match one of these; `None` checks nothing.
+    pub checksums: Option<Checksums>,
+    /// Whether to add an entry `SHA256SUMS` over all the others.
+    pub embed: bool,
+    /// The image's length is rounded up to a multiple of this, in bytes.
+    pub pad: Option<u64>,
+}
+
+/// A file that goes in.
+#[derive(Debug)]
+pub struct Input {
+    /// Under which name.
+    pub name: Name,
+    /// Where it is.
+    pub path: PathBuf,
+    /// How many bytes it had when it was planned.
+    pub size: u64,
+    pub(super) modified: (i64, i64),
+    id: (u64, u64),
+}
+
+/// Everything that goes in, in order.
+#[derive(Debug)]
+pub struct Plan {
+    /// The files.
+    pub inputs: Vec<Input>,
+    /// How wide the integers are.
+    pub dialect: Dialect,
+    /// Bytes of the inputs.
+    pub data_bytes: u64,
+    /// Bytes of the payload.
+    pub payload_bytes: u64,
+    /// Bytes of the payload and its padding.
+    pub image_bytes: u64,
+    pub(super) embed: bool,
+    checksums: Option<Checksums>,
+}
+
+/// Decides what goes in: names, sizes, order, and that it all fits.
+///
+/// # Errors
+/// A path, a name, a list or a manifest is not what it should be, a name stands
+/// twice, or something does not fit the dialect.
+pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
+    let mut checksums = options.checksums;
+    let inputs = match inputs {
+        Inputs::Paths(paths) => sorted(from_paths(paths)?),
+        Inputs::List(path) => {
+            let text = fs::read(path).map_err(|e| Error::io("reading", e).path(path))?;
+            parse_list(&text, path)?
+                .into_iter()
+                .map(|(name, path)| input(name, path))
+                .collect::<Result<_>>()?
+        }
+        Inputs::Bootstrap(dir) => {
+            let sources = bootstrap_sources(dir)?;
+            if sources.cut.is_none() {
+                log::warn!(
+                    "{}: neither \"improve: import_payload\" nor an improve that names the \
+                     network in its manifest; packing the files of every build",
+                    dir.display()
+                );
+            }
+            let sums = checksums.get_or_insert_default();
+            let mut inputs = Vec::new();
+            for (name, sum) in sources.files {
+                sums.add(name.as_str(), sum)?;
+                let path = dir.join("distfiles").join(name.as_str());
+                inputs.push(input(name, path)?);
+            }
+            sums.settle().map_err(|name| {
+                Error::new(
+                    Kind::Checksum,
+                    format!("--checksums and the sources disagree on {name}"),
+                )
+            })?;
+            inputs
+        }
+    };
+    refuse_repeats(&inputs, options.embed)?;
+    if let Some(sums) = &checksums {
+        refuse_unlisted(&inputs, sums)?;
+    }
+    if inputs.len() as u64 > REFERENCE_MAX_FILES {
+        log::warn!(
+            "{} files: the reference importer refuses more than {REFERENCE_MAX_FILES}",
+            inputs.len()
+        );
+    }
+    lengths(
+        inputs,
+        options.dialect,
+        options.embed,
+        options.pad,
+        checksums,
+    )
+}
+
+impl Plan {
+    /// Entries, the embedded checksums included.
+    pub fn files(&self) -> u64 {
+        self.inputs.len() as u64 + u64::from(self.embed)
+    }
+
+    pub(super) fn hashes(&self) -> bool {
+        self.embed || self.checksums.is_some()
+    }
+
+    pub(super) fn check(&self, input: &Input, found: Sha256Sum) -> Result<()> {
+        let Some(sums) = &self.checksums else {
+            return Ok(());
+        };
+        match sums.get(input.name.as_str()) {
+            Some(expected) if expected == found => Ok(()),
+            Some(expected) => Err(Error::new(
+                Kind::Checksum,
+                format!("the checksum does not match: expected {expected}, found {found}"),
+            )
+            .path(&input.path)
+            .advice("get the file again")),
+            None => Err(unlisted(input)),
+        }
+    }
+
+    pub(super) fn refuse_output_among_inputs(&self, out: &Path) -> Result<()> {
+        let Ok(meta) = fs::metadata(out) else {
+            return Ok(());
+        };
+        match self
+            .inputs
+            .iter()
+            .find(|input| input.id == (meta.dev(), meta.ino()))
+        {
+            None => Ok(()),
+            Some(input) => Err(Error::new(
+                Kind::Refused,
+                format!("the output is also an input, as {}", input.name),
+            )
+            .path(out)
+            .advice("write it elsewhere, or name the files one by one")),
+        }
+    }
+}
+
+fn unlisted(input: &Input) -> Error {
+    Error::new(
+        Kind::Checksum,
+        format!("no checksum is given for {}", input.name),
+    )
+    .path(&input.path)
+    .advice("--checksums checks every input: add its line, or leave the option away")
+}
+
+fn input(name: Name, path: PathBuf) -> Result<Input> {
+    let meta = fs::metadata(&path).map_err(|e| Error::io("looking at", e).path(&path))?;
+    if !meta.is_file() {
+        return Err(Error::new(Kind::Refused, "no regular file").path(&path));
+    }
+    Ok(Input {
+        name,
+        size: meta.len(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        id: (meta.dev(), meta.ino()),
+        path,
+    })
+}
+
+fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for path in paths {
+        let meta = fs::metadata(path).map_err(|e| Error::io("looking at", e).path(path))?;
+        if meta.is_dir() {
+            let failed = |e| Error::io("listing", e).path(path);
+            for entry in fs::read_dir(path).map_err(failed)? {
+                let path = entry.map_err(failed)?.path();
+                if path.is_dir() {
+                    return Err(Error::new(
+                        Kind::Refused,
+                        "a subdirectory, and a payload holds none: a name has no slash",
+                    )
+                    .path(&path)
+                    .advice("name the files, or move it away"));
+                }
+                inputs.push(input(name_of(&path)?, path)?);
+            }
+        } else {
+            inputs.push(input(name_of(path)?, path.clone())?);
+        }
+    }
+    Ok(inputs)
+}
+
+fn name_of(path: &Path) -> Result<Name> {
+    let last = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
+    Name::new(last).map_err(|e| {
+        Error::new(Kind::Refused, e.to_string())
+            .path(path)
+            .advice("rename the file")
+    })
+}
+
+fn sorted(mut inputs: Vec<Input>) -> Vec<Input> {
+    inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    inputs
+}
+
+fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
+    let mut seen: HashMap<&Name, &Path> = HashMap::with_capacity(inputs.len());
+    for input in inputs {
+        if let Some(first) = seen.insert(&input.name, &input.path) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the name {} stands twice, first for {}",
+                    input.name,
+                    first.display()
+                ),
+            )
+            .path(&input.path));
+        }
+    }
+    match seen.get(&embedded_name()?) {
+        Some(path) if embed => Err(Error::new(
+            Kind::Refused,
+            format!("--embed-checksums adds an entry {EMBEDDED_SUMS}, and there is one"),
+        )
+        .path(path)),
+        _ => Ok(()),
+    }
+}
+
+fn embedded_name() -> Result<Name> {
+    Name::new(EMBEDDED_SUMS.as_bytes()).map_err(|e| Error::new(Kind::Refused, e.to_string()))
+}
+
+fn refuse_unlisted(inputs: &[Input], sums: &Checksums) -> Result<()> {
+    match inputs
+        .iter()
+        .find(|input| sums.get(input.name.as_str()).is_none())
+    {
+        Some(input) => Err(unlisted(input)),
+        None => Ok(()),
+    }
+}
+
+fn lengths(
+    inputs: Vec<Input>,
+    dialect: Dialect,
+    embed: bool,
+    pad: Option<u64>,
+    checksums: Option<Checksums>,
+) -> Result<Plan> {
+    let overflow = || Error::new(Kind::Refused, "the sizes overflow 64 bits when added");
+    // The writer would find these out too, when half is written.
+    let count = inputs.len() as u64 + u64::from(embed);
+    dialect
+        .put_header(count, &mut Vec::new())
+        .map_err(|e| Error::new(Kind::Refused, format!("the number of files: {e}")))?;
+    let mut sums_bytes = 0;
+    let (mut data_bytes, mut payload_bytes) = (0_u64, dialect.header_len());
+    let mut add = |name_len: usize, size: u64, data: bool| {
+        let head = dialect.entry_header_len() + name_len as u64;
+        payload_bytes = payload_bytes.checked_add(head)?.checked_add(size)?;
+        data_bytes += if data { size } else { 0 };
+        Some(())
+    };
+    for input in &inputs {
+        dialect
+            .put_entry(&input.name, input.size, &mut Vec::new())
+            .map_err(|e| Error::new(Kind::Refused, format!("its size, {e}")).path(&input.path))?;
+        add(input.name.as_str().len(), input.size, true).ok_or_else(overflow)?;
+        sums_bytes += sum_line(Sha256Sum([0; 32]), input.name.as_str()).len() as u64;
+    }
+    if embed {
+        if sums_bytes > EMBEDDED_SUMS_MAX_BYTES {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "the embedded checksums would take {sums_bytes} bytes, and readers take \
+                     {EMBEDDED_SUMS_MAX_BYTES} at most"
+                ),
+            )
+            .advice("pack fewer files, or carry the checksums outside"));
+        }
+        add(EMBEDDED_SUMS.len(), sums_bytes, false).ok_or_else(overflow)?;
+    }
+    let image_bytes = match pad {
+        Some(pad) => payload_bytes
+            .checked_next_multiple_of(pad)
+            .ok_or_else(overflow)?,
+        None => payload_bytes,
+    };
+    Ok(Plan {
+        inputs,
+        dialect,
+        data_bytes,
+        payload_bytes,
+        image_bytes,
+        embed,
+        checksums,
+    })
+}

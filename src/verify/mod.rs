@@ -1,0 +1,138 @@
+//! Walks a payload's structure, then reads every byte of it.
+
+mod reader;
+
+use std::sync::Arc;
+
+use crate::block::ThreadQueue;
+use crate::error::{Error, Result};
+use crate::format::{Dialect, EMBEDDED_SUMS};
+use crate::payload::{Checksums, Entry, Index, Payload, Problem, embedded_checksums};
+use crate::progress::Progress;
+
+use reader::Reader;
+
+/// Problems that are kept; what is beyond is counted.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Report {
+    /// How wide the integers are.
+    pub dialect: Dialect,
+    /// Entries that could be walked to.
+    pub files: u64,
+    /// Bytes of the payload, as far as it could be walked.
+    pub payload_bytes: u64,
+    /// The first [`PROBLEMS_MAX`] things wrong.
+    pub problems: Vec<Problem>,
+    /// How many more there were.
+    pub more_problems: u64,
+    /// Files that were read and matched their checksum.
+    pub matched: u64,
+    /// Files without a checksum, where others have one.
+    pub unlisted: u64,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn add(&mut self, problem: Problem) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        } else {
+            self.more_problems += 1;
+        }
+    }
+}
+
+/// What became of one file, in the order of the entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileVerdict {
+    /// Read, and its checksum matches.
+    Ok,
+    /// Its checksum does not match, or it cannot be read.
+    Failed,
+    /// It has no checksum, and others have.
+    Unlisted,
+}
+
+/// Verifies `payload` against `sums`, to which the embedded ones are added, and
+/// tells of each file that has a checksum, or lacks one where others have it.
+///
+/// # Errors
+/// An interruption, no memory, checksums that cannot be understood. What is wrong
+/// with the payload is no error but in the report.
+pub fn verify(
+    payload: &Payload,
+    mut sums: Checksums,
+    progress: &dyn Progress,
+    tell: &mut dyn FnMut(&str, FileVerdict),
+) -> Result<Report> {
+    let mut report = Report {
+        dialect: payload.dialect(),
+        files: 0,
+        payload_bytes: 0,
+        problems: Vec::new(),
+        more_problems: 0,
+        matched: 0,
+        unlisted: 0,
+    };
+    let index = Index::scan(payload, progress, &mut |problem| {
+        report.add(problem);
+        Ok(())
+    })?;
+    report.files = index.files();
+    report.payload_bytes = index.payload_bytes();
+    if let Some(entry) = embedded_entry(&index, payload)? {
+        embedded_checksums(payload, &entry, &mut sums)?;
+    }
+    let queue =
+        ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("starting threads", e))?;
+    progress.begin("verifying", index.data_bytes());
+    Reader::new(
+        payload,
+        &index,
+        &mut sums,
+        Box::new(queue),
+        &mut report,
+        tell,
+        progress,
+    )?
+    .run()?;
+    progress.end();
+    if index.is_whole() {
+        for name in sums.unseen() {
+            report.add(Problem {
+                index: None,
+                name: Some(name.to_owned()),
+                offset: report.payload_bytes,
+                cause: crate::payload::Cause::Missing,
+            });
+            tell(name, FileVerdict::Failed);
+        }
+    }
+    Ok(report)
+}
+
+/// The entry that holds the embedded checksums, if there is one.
+///
+/// # Errors
+/// The headers cannot be read again.
+pub fn embedded_entry(index: &Index, payload: &Payload) -> Result<Option<Entry>> {
+    for entry in index.entries(payload)? {
+        let entry = entry?;
+        if entry.raw_name == EMBEDDED_SUMS.as_bytes() {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
+
+/// Shares ownership of a payload's source with a queue.
+fn source_of(payload: &Payload) -> Arc<dyn crate::block::Source> {
+    Arc::clone(payload.source())
+}
