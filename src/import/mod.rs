@@ -15,7 +15,6 @@ use crate::error::{Error, Kind, Result};
 use crate::format::EMBEDDED_SUMS;
 use crate::payload::{Cause, Checksums, Index, Payload, embedded_checksums};
 use crate::progress::Progress;
-use crate::verify::embedded_entry;
 
 pub use copy::{Copied, Tuning, copy};
 pub use plan::{ExistingPolicy, Plan, Selection};
@@ -91,9 +90,7 @@ pub fn import(
     let selection = Selection::find(&index, payload, &options.files)?;
     let mut sums = std::mem::take(&mut options.checksums);
     if options.use_embedded {
-        if let Some(entry) = embedded_entry(&index, payload)? {
-            embedded_checksums(payload, &entry, &mut sums)?;
-        }
+        embedded_checksums(&index, payload, &mut sums)?;
     }
     let mut dest = open_destination(&options)?;
     if let (Some(dest), false) = (&mut dest, options.dry_run) {

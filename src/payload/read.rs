@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::EMBEDDED_SUMS;
 
 use super::checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES};
+use super::index::Index;
 use super::problem::Cause;
 use super::walk::{Entry, Payload};
 
@@ -110,12 +111,15 @@ impl Read for AsRead<'_> {
     }
 }
 
-/// Adds to `sums` those of the embedded `SHA256SUMS`, which `entry` is.
+/// Adds to `sums` those of the embedded `SHA256SUMS`, where the payload has one.
 ///
 /// # Errors
 /// It is larger than [`EMBEDDED_SUMS_MAX_BYTES`], cannot be read, is not
 /// sha256sum's format, or contradicts what `sums` holds.
-pub fn embedded_checksums(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Result<()> {
+pub fn embedded_checksums(index: &Index, payload: &Payload, sums: &mut Checksums) -> Result<()> {
+    let Some(entry) = &embedded_entry(index, payload)? else {
+        return Ok(());
+    };
     let origin = format!(
         "{}, entry {} {EMBEDDED_SUMS}",
         payload.source().path().display(),
@@ -145,4 +149,14 @@ pub fn embedded_checksums(payload: &Payload, entry: &Entry, sums: &mut Checksums
         Some(error) => Err(error),
         None => added,
     }
+}
+
+fn embedded_entry(index: &Index, payload: &Payload) -> Result<Option<Entry>> {
+    for entry in index.entries(payload)? {
+        let entry = entry?;
+        if entry.raw_name == EMBEDDED_SUMS.as_bytes() {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::block::ThreadQueue;
 use crate::error::{Error, Result};
-use crate::format::{Dialect, EMBEDDED_SUMS};
-use crate::payload::{Checksums, Entry, Index, Payload, Problem, embedded_checksums};
+use crate::format::Dialect;
+use crate::payload::{Checksums, Index, Payload, Problem, embedded_checksums};
 use crate::progress::Progress;
 
 use reader::Reader;
@@ -87,9 +87,7 @@ pub fn verify(
     })?;
     report.files = index.files();
     report.payload_bytes = index.payload_bytes();
-    if let Some(entry) = embedded_entry(&index, payload)? {
-        embedded_checksums(payload, &entry, &mut sums)?;
-    }
+    embedded_checksums(&index, payload, &mut sums)?;
     let queue =
         ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("starting threads", e))?;
     progress.begin("verifying", index.data_bytes());
@@ -116,20 +114,6 @@ pub fn verify(
         }
     }
     Ok(report)
-}
-
-/// The entry that holds the embedded checksums, if there is one.
-///
-/// # Errors
-/// The headers cannot be read again.
-pub fn embedded_entry(index: &Index, payload: &Payload) -> Result<Option<Entry>> {
-    for entry in index.entries(payload)? {
-        let entry = entry?;
-        if entry.raw_name == EMBEDDED_SUMS.as_bytes() {
-            return Ok(Some(entry));
-        }
-    }
-    Ok(None)
 }
 
 /// Shares ownership of a payload's source with a queue.

@@ -1,0 +1,267 @@
+//! Stand-ins: a store that fails or remembers, a queue that hands things back in
+//! the worst order.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lbpayload::block::{
+    AlignedBuf, Completion, DirectPolicy, Job, Queue, Sink, Source, ThreadQueue,
+};
+use lbpayload::durable::{Directory, Staging, Store, WriteMode};
+use lbpayload::error::Error;
+use lbpayload::import::{Copied, ExistingPolicy, Plan, Selection, Tuning, copy};
+use lbpayload::payload::{Checksums, Index, Payload};
+use lbpayload::progress::Silent;
+
+/// What was done to a store, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    Create(u64),
+    Write(u64),
+    Finish(u64),
+    Put(u64),
+    Discard(u64),
+    FlushStarts,
+    Flush,
+    Publish(u64, String),
+    FlushNames,
+}
+
+impl Op {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Op::Create(_) => "create",
+            Op::Write(_) => "write",
+            Op::Finish(_) => "finish",
+            Op::Put(_) => "put",
+            Op::Discard(_) => "discard",
+            Op::FlushStarts => "flush starts",
+            Op::Flush => "flush",
+            Op::Publish(..) => "publish",
+            Op::FlushNames => "flush names",
+        }
+    }
+}
+
+/// The real store, with a log, and a failure at a place in it.
+pub struct Watched {
+    inner: Staging,
+    log: Arc<Log>,
+}
+
+pub struct Log {
+    pub ops: Mutex<Vec<Op>>,
+    /// The n-th operation of this kind fails.
+    fail: Option<(&'static str, usize)>,
+    seen: AtomicUsize,
+}
+
+impl Log {
+    /// An operation is logged when it has ended well.
+    fn step<T>(&self, op: Op, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if let Some((kind, n)) = self.fail {
+            if kind == op.kind() && self.seen.fetch_add(1, Ordering::SeqCst) == n {
+                let errno = if kind == "flush" {
+                    libc::EIO
+                } else {
+                    libc::ENOSPC
+                };
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+        }
+        let result = act()?;
+        self.ops.lock().unwrap().push(op);
+        Ok(result)
+    }
+}
+
+struct WatchedSink {
+    slot: u64,
+    inner: Arc<dyn Sink>,
+    log: Arc<Log>,
+}
+
+impl Sink for WatchedSink {
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.log.step(Op::Write(self.slot), || {
+            self.inner.write_all_at(buf, offset)
+        })
+    }
+
+    fn finish(&self, len: u64) -> io::Result<()> {
+        self.log
+            .step(Op::Finish(self.slot), || self.inner.finish(len))
+    }
+}
+
+impl Store for Watched {
+    fn mode(&self) -> WriteMode {
+        self.inner.mode()
+    }
+
+    fn create(&self, slot: u64, size: u64) -> io::Result<Arc<dyn Sink>> {
+        let inner = self
+            .log
+            .step(Op::Create(slot), || self.inner.create(slot, size))?;
+        Ok(Arc::new(WatchedSink {
+            slot,
+            inner,
+            log: Arc::clone(&self.log),
+        }))
+    }
+
+    fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
+        self.log.step(Op::Put(slot), || self.inner.put(slot, bytes))
+    }
+
+    fn discard(&self, slot: u64) -> io::Result<()> {
+        self.log
+            .step(Op::Discard(slot), || self.inner.discard(slot))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.log.step(Op::FlushStarts, || Ok(()))?;
+        self.log.step(Op::Flush, || self.inner.flush())
+    }
+
+    fn publish(&self, slot: u64, name: &str, replace: bool) -> io::Result<()> {
+        let op = Op::Publish(slot, name.to_owned());
+        self.log
+            .step(op, || self.inner.publish(slot, name, replace))
+    }
+
+    fn flush_names(&self) -> io::Result<()> {
+        self.log.step(Op::FlushNames, || self.inner.flush_names())
+    }
+}
+
+/// Collects everything that is in flight, and gives it back last first.
+pub struct LastFirst {
+    inner: ThreadQueue,
+    back: Vec<Completion>,
+}
+
+impl LastFirst {
+    pub fn new(threads: usize) -> Self {
+        Self {
+            inner: ThreadQueue::new(threads).unwrap(),
+            back: Vec::new(),
+        }
+    }
+}
+
+impl Queue for LastFirst {
+    fn read(&mut self, token: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, at: u64) {
+        self.inner.read(token, source, buf, len, at);
+    }
+
+    fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
+        self.inner.write(token, sink, buf, len, at);
+    }
+
+    fn run(&mut self, token: u64, job: Job) {
+        self.inner.run(token, job);
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        while let Some(completion) = self.inner.wait() {
+            self.back.push(completion);
+        }
+        self.back.pop()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight() + self.back.len()
+    }
+}
+
+/// A copy of `source` into `dest`, through stand-ins.
+pub struct Trial<'a> {
+    pub source: Arc<dyn Source>,
+    pub dest: &'a Path,
+    pub sums: &'a str,
+    pub tuning: Tuning,
+    pub fail: Option<(&'static str, usize)>,
+    pub last_first: bool,
+}
+
+impl<'a> Trial<'a> {
+    pub fn new(source: Arc<dyn Source>, dest: &'a Path) -> Self {
+        Self {
+            source,
+            dest,
+            sums: "",
+            tuning: tiny(),
+            fail: None,
+            last_first: false,
+        }
+    }
+
+    /// What came of it, and what was done.
+    pub fn run(self) -> (Result<Copied, Error>, Vec<Op>) {
+        let payload = Payload::open(self.source).unwrap();
+        let index = Index::strict(&payload, &Silent).unwrap();
+        let dest = Directory::open(self.dest).unwrap();
+        let mut sums = Checksums::new();
+        sums.add_lines(self.sums.as_bytes(), "sums").unwrap();
+        let policy = ExistingPolicy::Replace;
+        let plan = Plan::make(
+            &index,
+            &payload,
+            &Selection::All,
+            Some(&dest),
+            &mut sums,
+            policy,
+            &Silent,
+        )
+        .unwrap();
+        let inner = Staging::prepare(&dest, DirectPolicy::Auto).unwrap();
+        let log = Arc::new(Log {
+            ops: Mutex::default(),
+            fail: self.fail,
+            seen: 0.into(),
+        });
+        let store = Arc::new(Watched {
+            inner,
+            log: Arc::clone(&log),
+        });
+        let threads = self.tuning.threads();
+        let queue: Box<dyn Queue> = if self.last_first {
+            Box::new(LastFirst::new(threads))
+        } else {
+            Box::new(ThreadQueue::new(threads).unwrap())
+        };
+        let result = copy(
+            &payload,
+            &index,
+            &plan,
+            &sums,
+            Arc::clone(&store) as Arc<dyn Store>,
+            queue,
+            &self.tuning,
+            &Silent,
+            &mut |_| (),
+        );
+        Arc::into_inner(store)
+            .expect("nobody holds the store any more")
+            .inner
+            .remove()
+            .unwrap();
+        let ops = log.ops.lock().unwrap().clone();
+        (result.map_err(|(error, _)| error), ops)
+    }
+}
+
+/// Small blocks and few buffers, so that a small payload meets every limit.
+pub fn tiny() -> Tuning {
+    Tuning {
+        block_bytes: 4096,
+        reads: 2,
+        held: 1,
+        writes: 2,
+        small_max: 1000,
+        small_writers: 1,
+    }
+}

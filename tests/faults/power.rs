@@ -1,0 +1,96 @@
+//! The power goes at any moment. What the disk keeps of operations that were not
+//! flushed is anybody's guess, so the worst is assumed: names last at once, bytes
+//! only once they are flushed.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::doubles::{Op, Trial};
+use crate::support::memory::Memory;
+use crate::support::{Image, noise};
+
+/// Walks through what was done, and checks each cut: a file that has its name by
+/// then had all its bytes written, finished, and flushed before.
+fn assert_complete_at_every_cut(ops: &[Op], pieces: &HashMap<u64, usize>) {
+    let mut written: HashMap<u64, usize> = HashMap::new();
+    let mut finished: HashSet<u64> = HashSet::new();
+    let mut flushing: HashSet<u64> = HashSet::new();
+    let mut durable: HashSet<u64> = HashSet::new();
+    let mut named = 0;
+    for (cut, op) in ops.iter().enumerate() {
+        match op {
+            Op::Create(_) | Op::Discard(_) | Op::FlushNames => {}
+            Op::Write(slot) => {
+                assert!(
+                    !finished.contains(slot),
+                    "cut {cut}: written after it was finished"
+                );
+                *written.entry(*slot).or_default() += 1;
+            }
+            Op::Finish(slot) => {
+                assert_eq!(
+                    written.get(slot),
+                    pieces.get(slot),
+                    "cut {cut}: finished early"
+                );
+                finished.insert(*slot);
+            }
+            Op::Put(slot) => {
+                finished.insert(*slot);
+            }
+            // A flush promises nothing of what ends while it runs.
+            Op::FlushStarts => flushing.clone_from(&finished),
+            Op::Flush => durable.extend(&flushing),
+            Op::Publish(slot, name) => {
+                named += 1;
+                assert!(
+                    durable.contains(slot),
+                    "cut {cut}: {name} has its name and may be torn"
+                );
+            }
+        }
+    }
+    assert_eq!(named, pieces.len(), "every file got its name");
+    assert_eq!(
+        ops.last(),
+        Some(&Op::FlushNames),
+        "success is reported after the names last"
+    );
+}
+
+#[test]
+fn at_any_cut_every_file_under_its_final_name_is_complete() {
+    let files: Vec<(String, Vec<u8>)> = (0..40)
+        .map(|n| {
+            (
+                format!("file-{n:02}"),
+                noise(n, (n as usize * 977) % 20_000),
+            )
+        })
+        .collect();
+    let given: Vec<(&str, &[u8])> = files.iter().map(|(n, d)| (n.as_str(), &d[..])).collect();
+    let pieces = files
+        .iter()
+        .enumerate()
+        .map(|(slot, (_, data))| (slot as u64, data.len().div_ceil(4096)))
+        .collect::<HashMap<_, _>>();
+    for last_first in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = Trial::new(Memory::new(Image::new(&given).bytes()).shared(), dir.path());
+        trial.last_first = last_first;
+        let (result, ops) = trial.run();
+        assert_eq!(result.unwrap().files, 40);
+        assert_complete_at_every_cut(&ops, &pieces);
+    }
+}
+
+#[test]
+#[should_panic(expected = "may be torn")]
+fn the_check_notices_a_name_that_comes_before_the_flush() {
+    let ops = [
+        Op::Put(0),
+        Op::Publish(0, "x".into()),
+        Op::Flush,
+        Op::FlushNames,
+    ];
+    assert_complete_at_every_cut(&ops, &HashMap::from([(0, 1)]));
+}

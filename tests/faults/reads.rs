@@ -1,0 +1,175 @@
+//! The device returns EIO half-way.
+
+use std::sync::Arc;
+
+use lbpayload::block::Source;
+use lbpayload::payload::{Cause, Checksums, Index, Payload};
+use lbpayload::progress::Silent;
+use lbpayload::verify::verify;
+
+use crate::doubles::Trial;
+use crate::support::memory::Memory;
+use crate::support::{Image, noise, tree};
+
+fn image() -> Image {
+    let files: Vec<(String, Vec<u8>)> = (0..12)
+        .map(|n| (format!("file-{n:02}"), noise(n, 300 + 1900 * n as usize)))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(n, d)| (n.as_str(), &d[..])).collect();
+    Image::new(&files)
+}
+
+fn device(bad: std::ops::Range<u64>) -> Arc<dyn Source> {
+    let mut bytes = image().bytes();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    let mut memory = Memory::new(bytes);
+    memory.granule = 512;
+    memory.device = true;
+    memory.bad = bad;
+    memory.shared()
+}
+
+/// A device that starts to fail only after its headers were read.
+struct Late {
+    good: Arc<dyn Source>,
+    bad: Arc<dyn Source>,
+    armed: std::sync::atomic::AtomicBool,
+}
+
+impl Source for Late {
+    fn path(&self) -> &std::path::Path {
+        self.good.path()
+    }
+    fn len(&self) -> u64 {
+        self.good.len()
+    }
+    fn granule(&self) -> usize {
+        self.good.granule()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let armed = self.armed.load(std::sync::atomic::Ordering::SeqCst);
+        if armed { &self.bad } else { &self.good }.read_at(buf, offset)
+    }
+    fn mode(&self) -> lbpayload::block::ReadMode {
+        self.good.mode()
+    }
+    fn is_device(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_unreadable_sector_anywhere_leaves_only_complete_files() {
+    let image = image();
+    let len = image.bytes().len() as u64;
+    let (mut failed, mut fine) = (0, 0);
+    for sector in 0..len.div_ceil(512) {
+        let bad = sector * 512..sector * 512 + 1;
+        let source = device(bad.clone());
+        // A sector that holds a header fails the index already.
+        let Ok(payload) = Payload::open(Arc::clone(&source)) else {
+            continue;
+        };
+        if Index::strict(&payload, &Silent).is_err() {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (result, _) = Trial::new(source, dir.path()).run();
+        for (name, content) in tree(dir.path()) {
+            let new = image
+                .files
+                .iter()
+                .find(|(n, _)| *n == name.as_bytes())
+                .map(|(_, d)| d);
+            assert_eq!(Some(&content), new, "sector {sector}: {name}");
+        }
+        match result {
+            Err(error) => {
+                failed += 1;
+                let error = error.to_string();
+                assert!(
+                    error.contains("os error 5") && error.contains("entry "),
+                    "{error}"
+                );
+                assert!(error.contains("ddrescue"), "{error}");
+                let offset: u64 = error
+                    .split("at offset ")
+                    .nth(1)
+                    .unwrap()
+                    .split(':')
+                    .next()
+                    .unwrap()
+                    .parse()
+                    .unwrap();
+                assert!(
+                    offset.abs_diff(bad.start) <= 4096,
+                    "{error} for sector {sector}"
+                );
+            }
+            Ok(_) => fine += 1,
+        }
+    }
+    assert!(failed > 100 && fine < 20, "{failed} failed, {fine} fine");
+}
+
+#[test]
+fn a_sector_between_two_files_that_goes_bad_later_is_not_missed_by_anyone() {
+    // Header and data share sectors, and the header was readable a moment ago.
+    let image = image();
+    for header in image.header_offsets() {
+        let at = header as u64 / 512 * 512;
+        let source = Arc::new(Late {
+            good: device(0..0),
+            bad: device(at..at + 1),
+            armed: false.into(),
+        });
+        let payload = Payload::open(Arc::clone(&source) as Arc<dyn Source>).unwrap();
+        Index::strict(&payload, &Silent).unwrap();
+        source
+            .armed
+            .store(true, std::sync::atomic::Ordering::SeqCst);
+        let report = verify(&payload, Checksums::new(), &Silent, &mut |_, _| ());
+        // The headers are walked again and fail, or a file's data does: it ends,
+        // and it does not say that all is well.
+        assert!(
+            report.is_err() || !report.unwrap().is_ok(),
+            "header at {header}"
+        );
+    }
+}
+
+#[test]
+fn verify_names_each_file_that_cannot_be_read_and_reads_the_others() {
+    let image = image();
+    let starts = image.header_offsets();
+    // In the middle of the data of file 7, far from any header.
+    let bad = starts[7] as u64 + 6000;
+    let payload = Payload::open(device(bad..bad + 1)).unwrap();
+    let sums: String = image
+        .files
+        .iter()
+        .map(|(name, data)| {
+            format!(
+                "{}  {}\n",
+                crate::support::sha256sum(data),
+                String::from_utf8_lossy(name)
+            )
+        })
+        .collect();
+    let mut given = Checksums::new();
+    given.add_lines(sums.as_bytes(), "sums").unwrap();
+    let mut told = Vec::new();
+    let report = verify(&payload, given, &Silent, &mut |name, verdict| {
+        told.push(format!("{name} {verdict:?}"));
+    })
+    .unwrap();
+    assert_eq!(report.matched, 11);
+    assert_eq!(report.problems.len(), 1);
+    let problem = &report.problems[0];
+    assert_eq!((problem.index, problem.slug()), (Some(7), "io"));
+    assert!(matches!(problem.cause, Cause::Io(_)));
+    let expected: Vec<String> = (0..12)
+        .map(|n| format!("file-{n:02} {}", if n == 7 { "Failed" } else { "Ok" }))
+        .collect();
+    assert_eq!(told, expected, "in the order of the entries");
+}

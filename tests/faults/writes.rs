@@ -1,0 +1,131 @@
+//! The n-th operation on the destination fails.
+
+use std::path::Path;
+
+use crate::doubles::Trial;
+use crate::support::memory::Memory;
+use crate::support::{Image, noise, tree};
+
+fn image() -> Image {
+    let large = |seed, len| noise(seed, len);
+    let files: Vec<(String, Vec<u8>)> = vec![
+        ("a-small".into(), large(1, 10)),
+        ("b-large".into(), large(2, 30_000)),
+        ("c-empty".into(), Vec::new()),
+        ("d-large".into(), large(3, 12_288)),
+        ("e-small".into(), large(4, 1000)),
+        ("f-large".into(), large(5, 5001)),
+    ];
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(n, d)| (n.as_str(), &d[..])).collect();
+    Image::new(&files)
+}
+
+/// Every name has its old content, its new one, or nothing where nothing was.
+fn assert_old_or_new(dest: &Path, image: &Image, old: &[(&str, &[u8])], when: &str) {
+    for (name, content) in tree(dest) {
+        let new = image
+            .files
+            .iter()
+            .find(|(n, _)| *n == name.as_bytes())
+            .map(|(_, d)| d);
+        let old = old
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, d)| d.to_vec());
+        assert!(
+            new == Some(&content) || old == Some(content),
+            "{when}: {name} is in between"
+        );
+    }
+    for (name, _) in old {
+        assert!(dest.join(name).exists(), "{when}: {name} is lost");
+    }
+}
+
+#[test]
+fn whichever_operation_fails_every_name_is_old_or_new() {
+    let old: &[(&str, &[u8])] = &[
+        ("b-large", b"old"),
+        ("f-large", b"older"),
+        ("other", b"kept"),
+    ];
+    let kinds = [
+        "create",
+        "write",
+        "finish",
+        "put",
+        "flush",
+        "publish",
+        "flush names",
+    ];
+    for kind in kinds {
+        let mut failures = 0;
+        for n in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, content) in old {
+                std::fs::write(dir.path().join(name), content).unwrap();
+            }
+            let image = image();
+            let mut trial = Trial::new(Memory::new(image.bytes()).shared(), dir.path());
+            trial.fail = Some((kind, n));
+            let (result, _) = trial.run();
+            assert_old_or_new(dir.path(), &image, old, &format!("{kind} {n}"));
+            let Err(error) = result else {
+                assert_eq!(tree(dir.path()).len(), 7, "the copy is whole: {kind} {n}");
+                break;
+            };
+            let errno = if kind == "flush" {
+                "os error 5"
+            } else {
+                "os error 28"
+            };
+            assert!(error.to_string().contains(errno), "{error}");
+            failures += 1;
+        }
+        assert!(failures > 0, "{kind} never failed");
+    }
+}
+
+#[test]
+fn an_error_of_the_destination_names_the_file() {
+    for kind in ["create", "write", "finish", "put", "publish"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = Trial::new(Memory::new(image().bytes()).shared(), dir.path());
+        trial.fail = Some((kind, 0));
+        let error = trial.run().0.unwrap_err().to_string();
+        assert!(
+            error.contains("entry ") && error.contains('"'),
+            "{kind}: {error}"
+        );
+    }
+}
+
+#[test]
+fn nothing_gets_a_name_after_a_flush_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(Memory::new(image().bytes()).shared(), dir.path());
+    trial.fail = Some(("flush", 0));
+    let (result, ops) = trial.run();
+    result.unwrap_err();
+    assert!(!ops.iter().any(|op| op.kind() == "publish"), "{ops:?}");
+    assert_eq!(tree(dir.path()), []);
+}
+
+#[test]
+fn a_wrong_checksum_keeps_one_file_out_and_lets_the_others_in() {
+    let image = image();
+    let wrong = "0".repeat(64);
+    for (name, _) in &image.files {
+        let name = String::from_utf8(name.clone()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let sums = format!("{wrong}  {name}\n");
+        let mut trial = Trial::new(Memory::new(image.bytes()).shared(), dir.path());
+        trial.sums = &sums;
+        let copied = trial.run().0.unwrap();
+        assert_eq!(copied.failed.len(), 1, "{name}");
+        assert_eq!(copied.failed[0].name.as_deref(), Some(&*name));
+        let names: Vec<_> = tree(dir.path()).into_iter().map(|(n, _)| n).collect();
+        assert_eq!(names.len(), 5);
+        assert!(!names.contains(&name));
+    }
+}

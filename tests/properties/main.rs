@@ -1,0 +1,7 @@
+//! Laws that hold for every payload, and for every damage to one.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod damage;
+mod round_trip;

@@ -1,0 +1,144 @@
+//! What is packed comes back, against a plain model: a map of names to bytes.
+
+use std::collections::BTreeMap;
+
+use lbpayload::block::DirectPolicy;
+use lbpayload::durable::Directory;
+use lbpayload::format::Dialect;
+use lbpayload::import::{ExistingPolicy, Options as ImportOptions, Tuning, import};
+use lbpayload::pack::{Inputs, Options, plan, to_file};
+use lbpayload::payload::{Checksums, Index, Payload, read_entry};
+use lbpayload::progress::Silent;
+use lbpayload::verify::verify;
+use proptest::prelude::*;
+
+use crate::support::memory::Memory;
+use crate::support::{TempDir, tree};
+
+type Model = BTreeMap<String, Vec<u8>>;
+
+fn name() -> impl Strategy<Value = String> {
+    proptest::collection::vec(
+        prop_oneof![
+            4 => proptest::char::range('a', 'z'),
+            1 => Just('.'),
+            1 => Just(' '),
+            1 => Just('é'),
+            1 => Just('-'),
+        ],
+        1..20,
+    )
+    .prop_map(|chars| chars.into_iter().collect::<String>())
+    .prop_filter("a directory's own names", |name| {
+        name != "." && name != ".."
+    })
+}
+
+fn data() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => proptest::collection::vec(any::<u8>(), 0..64),
+        1 => (0_usize..200_000, any::<u8>()).prop_map(|(len, byte)| vec![byte; len]),
+        1 => (500_usize..530).prop_map(|len| vec![7; len]),
+    ]
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    proptest::collection::btree_map(name(), data(), 0..12)
+}
+
+fn pack_model(model: &Model, dialect: Dialect, embed: bool) -> (TempDir, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("in");
+    std::fs::create_dir(&inputs).unwrap();
+    for (name, bytes) in model {
+        std::fs::write(inputs.join(name), bytes).unwrap();
+    }
+    let options = Options {
+        dialect,
+        checksums: None,
+        embed,
+        pad: None,
+    };
+    let plan = plan(&Inputs::Paths(vec![inputs]), options).unwrap();
+    let out = dir.path().join("out.img");
+    to_file(&plan, &out, &Silent).unwrap();
+    let bytes = std::fs::read(&out).unwrap();
+    (dir, bytes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn what_is_packed_is_listed_read_verified_and_imported(
+        model in model(),
+        narrow in any::<bool>(),
+        embed in any::<bool>(),
+        granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
+        block_kib in prop_oneof![Just(4_usize), Just(16), Just(1024)],
+        small_max in prop_oneof![Just(0_u64), Just(100), Just(65536)],
+    ) {
+        let dialect = if narrow { Dialect::U32 } else { Dialect::U64 };
+        let (dir, mut bytes) = pack_model(&model, dialect, embed);
+        // A device is larger than its payload.
+        bytes.resize(bytes.len().next_multiple_of(granule), 0xEE);
+        let mut memory = Memory::new(bytes);
+        memory.granule = granule;
+        let payload = Payload::open(memory.shared()).unwrap();
+        // A u32 payload without entries reads as an empty one of either dialect.
+        prop_assert!(payload.dialect() == dialect || model.is_empty());
+
+        let index = Index::strict(&payload, &Silent).unwrap();
+        let mut seen = Model::new();
+        for entry in index.entries(&payload).unwrap() {
+            let entry = entry.unwrap();
+            let mut data = Vec::new();
+            read_entry(&payload, &entry, &mut |part| { data.extend_from_slice(part); Ok(()) }).unwrap();
+            prop_assert_eq!(data.len() as u64, entry.size);
+            seen.insert(entry.name().unwrap().as_str().to_owned(), data);
+        }
+        let sums = seen.remove("SHA256SUMS");
+        prop_assert_eq!(sums.is_some(), embed);
+        prop_assert_eq!(&seen, &model);
+
+        let report = verify(&payload, Checksums::new(), &Silent, &mut |_, _| ()).unwrap();
+        prop_assert!(report.is_ok(), "{:?}", report.problems);
+        prop_assert_eq!(report.matched, if embed { model.len() as u64 } else { 0 });
+
+        let dest = dir.path().join("dest");
+        let options = || ImportOptions {
+            dest: dest.clone(),
+            make_parents: false,
+            files: Vec::new(),
+            checksums: Checksums::new(),
+            use_embedded: true,
+            direct: DirectPolicy::Auto,
+            existing: ExistingPolicy::Replace,
+            dry_run: false,
+            tuning: Tuning { block_bytes: block_kib * 1024, small_max, ..Tuning::default() },
+        };
+        let report = import(&payload, options(), &Silent, &mut |_| ()).unwrap();
+        prop_assert_eq!(report.written, index.files());
+        let imported: Model = tree(&dest).into_iter().filter(|(name, _)| name != "SHA256SUMS").collect();
+        prop_assert_eq!(&imported, &model);
+        let again = import(&payload, options(), &Silent, &mut |_| ()).unwrap();
+        prop_assert_eq!((again.written, again.kept), (0, index.files()));
+    }
+
+    #[test]
+    fn packing_twice_gives_the_same_bytes(model in model(), embed in any::<bool>()) {
+        prop_assert_eq!(
+            pack_model(&model, Dialect::U64, embed).1,
+            pack_model(&model, Dialect::U64, embed).1
+        );
+    }
+}
+
+#[test]
+fn a_destination_is_never_left_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        let mut dest = Directory::open(dir.path()).unwrap();
+        assert!(dest.try_lock().unwrap());
+    }
+}
