@@ -1,0 +1,234 @@
+//! Every command that reads an image, against every way in which one can be broken.
+
+use crate::damage::{GOOD, all};
+use crate::sample::json;
+use crate::support::{Ran, lbpayload, tree};
+
+#[test]
+fn verify_tells_each_fault_with_its_entry_and_offset() {
+    for case in all() {
+        let place = case.place();
+        let ran = lb!["verify", &place.image].exits(1);
+        case.is_told(&ran, &place.image);
+        assert!(
+            !ran.stderr.contains(": OK"),
+            "{}: {}",
+            case.label,
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn verify_as_json_reports_each_fault_by_its_kind() {
+    for case in all() {
+        let place = case.place();
+        let report = json(&lb!["verify", "--json", &place.image].exits(1));
+        assert_eq!(report["ok"], false, "{}", case.label);
+        let problems = report["problems"].as_array().unwrap();
+        assert_eq!(problems.len(), 1, "{}: {problems:?}", case.label);
+        let problem = &problems[0];
+        assert_eq!(problem["kind"], case.kind, "{}", case.label);
+        assert_eq!(problem["index"].as_u64(), case.index, "{}", case.label);
+        assert_eq!(problem["offset"], case.offset, "{}", case.label);
+        let message = problem["message"].as_str().unwrap();
+        assert!(message.contains(&case.says), "{}: {message}", case.label);
+    }
+}
+
+#[test]
+fn list_tells_each_fault_and_shows_the_files_before_it() {
+    for case in all() {
+        let place = case.place();
+        if case.kind == "name-repeated" {
+            // Remembering every name is verify's; here both are seen.
+            let ran = lb!["list", &place.image];
+            assert_eq!(ran.stdout.matches(" good\n").count(), 2, "{}", ran.stdout);
+            continue;
+        }
+        let ran = lb!["list", &place.image].exits(1);
+        case.is_told(&ran, &place.image);
+        let good = "          20 good\n";
+        assert_eq!(
+            ran.stdout.starts_with(good),
+            case.index.is_some(),
+            "{}",
+            case.label
+        );
+        let lines = match case.index {
+            None => 0,
+            Some(_) if case.is_about_a_name() && case.label.starts_with("u32") => 2,
+            Some(_) if case.is_about_a_name() => 3,
+            Some(index) => index as usize,
+        };
+        assert_eq!(
+            ran.stdout.lines().count(),
+            lines,
+            "{}: {}",
+            case.label,
+            ran.stdout
+        );
+    }
+}
+
+#[test]
+fn import_of_a_broken_image_touches_nothing() {
+    for case in all() {
+        let place = case.place();
+        let ran = place.import().exits(1);
+        case.is_told(&ran, &place.image);
+        assert_eq!(ran.stdout, "", "{}", case.label);
+        if place.dest.exists() {
+            assert_eq!(tree(&place.dest), [], "{}", case.label);
+        }
+        assert_eq!(
+            tree(place.dir()).len() - usize::from(place.dest.exists()),
+            1,
+            "{}",
+            case.label
+        );
+    }
+}
+
+#[test]
+fn import_of_a_broken_image_leaves_what_is_in_the_destination() {
+    for case in all() {
+        let place = case.place();
+        place.fill_dest(&[("good", b"older"), ("mine", b"precious")]);
+        let before = tree(&place.dest);
+        for existing in ["replace", "keep", "error"] {
+            let ran = lb![
+                "import",
+                "--existing",
+                existing,
+                "--device",
+                &place.image,
+                &place.dest
+            ]
+            .exits(1);
+            case.is_told(&ran, &place.image);
+            assert_eq!(tree(&place.dest), before, "{}", case.label);
+        }
+    }
+}
+
+#[test]
+fn cat_gives_what_lies_before_a_fault_and_fails_behind_it() {
+    for case in all() {
+        let place = case.place();
+        let ran = lb!["cat", &place.image, "good"];
+        if case.index.is_none() {
+            let ran = ran.exits(1);
+            case.is_told(&ran, &place.image);
+            assert_eq!(ran.stdout, "", "{}", case.label);
+            continue;
+        }
+        assert_eq!(ran.exits(0).stdout.as_bytes(), GOOD.1, "{}", case.label);
+        if !case.is_about_a_name() {
+            let ran = lb!["cat", &place.image, "good", "after"].exits(1);
+            case.is_told(&ran, &place.image);
+            assert_eq!(ran.stdout, "", "{}", case.label);
+        }
+    }
+}
+
+#[test]
+fn probe_calls_a_broken_image_corrupt_and_anything_else_no_payload() {
+    for case in all() {
+        let place = case.place();
+        let ran = lb!["probe", "--json", &place.image].exits(3);
+        let expected = match case.kind {
+            _ if case.bytes.is_empty() => "empty",
+            "wrong-magic" => "no-magic",
+            _ => "corrupt",
+        };
+        assert_eq!(json(&ran)[0]["verdict"], expected, "{}", case.label);
+    }
+}
+
+#[test]
+fn the_drop_in_imports_nothing_of_a_broken_image() {
+    for case in all() {
+        let place = case.place();
+        let link = place.dir().join("payload-import");
+        std::os::unix::fs::symlink(lbpayload().get_program(), &link).unwrap();
+        let mut command = std::process::Command::new(&link);
+        let ran = Ran::of(command.arg("--device").arg(&place.image).arg(&place.dest)).exits(1);
+        assert!(
+            ran.stderr.contains(&case.says),
+            "{}: {}",
+            case.label,
+            ran.stderr
+        );
+        assert!(
+            !ran.stdout.contains("payload-import: good"),
+            "{}: {}",
+            case.label,
+            ran.stdout
+        );
+        if place.dest.exists() {
+            assert_eq!(tree(&place.dest), [], "{}", case.label);
+        }
+    }
+}
+
+/// What each command prints about each broken image, where it prints anything.
+fn messages() -> Vec<(String, String, String)> {
+    let mut messages = Vec::new();
+    for case in all() {
+        let place = case.place();
+        for command in ["list", "verify", "import"] {
+            let ran = match command {
+                "list" if case.kind == "name-repeated" => continue,
+                "import" => place.import(),
+                _ => lb![command, &place.image],
+            };
+            let line = ran.stderr.lines().find(|line| line.contains(&case.says));
+            let line = line.unwrap_or_else(|| panic!("{}: {}", case.label, ran.stderr));
+            let image = place.image.display();
+            let line = line.replace(&image.to_string(), "IMAGE");
+            messages.push((
+                format!("{command}, {}", case.label),
+                line,
+                case.says.clone(),
+            ));
+        }
+    }
+    messages
+}
+
+#[test]
+fn every_message_about_a_broken_image_says_what_to_do_next() {
+    // The advice follows the cause, behind a semicolon.
+    let advises = |line: &str, says: &str| {
+        line.split(says)
+            .nth(1)
+            .is_some_and(|rest| rest.contains("; "))
+    };
+    let lacking: Vec<String> = messages()
+        .iter()
+        .filter(|(_, line, says)| !advises(line, says))
+        .map(|(what, line, _)| format!("{what}: {line:.250}\n"))
+        .collect();
+    assert!(
+        lacking.is_empty(),
+        "{} messages:\n{}",
+        lacking.len(),
+        lacking.concat()
+    );
+}
+
+#[test]
+fn every_message_about_a_broken_image_says_what_was_tried() {
+    let lacking: Vec<String> = messages()
+        .iter()
+        .filter(|(_, line, _)| line.starts_with("lbpayload: error: IMAGE"))
+        .map(|(what, line, _)| format!("{what}: {line:.250}\n"))
+        .collect();
+    assert!(
+        lacking.is_empty(),
+        "{} messages:\n{}",
+        lacking.len(),
+        lacking.concat()
+    );
+}

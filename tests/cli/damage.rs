@@ -1,0 +1,325 @@
+//! Every way in which an image can be broken.
+
+use std::path::Path;
+
+use crate::sample::Place;
+use crate::support::{Image, Ran};
+
+/// An image with something wrong, and what is to be said of it.
+pub(crate) struct Broken {
+    pub(crate) label: &'static str,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) kind: &'static str,
+    pub(crate) index: Option<u64>,
+    pub(crate) offset: usize,
+    pub(crate) says: String,
+}
+
+/// The first entry, before whatever is wrong.
+pub(crate) const GOOD: (&str, &[u8]) = ("good", b"twenty bytes of data");
+
+/// The second of three entries has a name that is refused.
+fn bad_name(label: &'static str, name: &[u8], kind: &'static str, says: &str) -> Broken {
+    let mut image = Image::new(&[GOOD, ("", b"evil"), ("after", b"more")]);
+    image.files[1].0 = name.to_vec();
+    let offset = image.header_offsets()[1];
+    let bytes = image.bytes();
+    Broken {
+        label,
+        bytes,
+        kind,
+        index: Some(1),
+        offset,
+        says: says.into(),
+    }
+}
+
+/// The second of two entries, its header patched: name length, or size 8 behind.
+fn bad_number(label: &'static str, field: usize, value: u64, kind: &'static str) -> Broken {
+    let image = Image::new(&[GOOD, ("bad", b"bytes")]);
+    let offset = image.header_offsets()[1];
+    let mut bytes = image.bytes();
+    bytes[offset + field..offset + field + 8].copy_from_slice(&value.to_le_bytes());
+    let end = bytes.len();
+    let says = match kind {
+        "name-length" => format!("the name length is {value}, expected 1 to 1024"),
+        "size-overflow" => format!("the sizes overflow 64 bits: {value} bytes from offset "),
+        _ => format!(
+            "the data runs past the end: {value} bytes from offset {}",
+            end - 5
+        ),
+    };
+    Broken {
+        label,
+        bytes,
+        kind,
+        index: Some(1),
+        offset,
+        says,
+    }
+}
+
+/// The image cut to `len` bytes.
+fn cut(label: &'static str, len: usize, at: (Option<u64>, usize), says: &str) -> Broken {
+    let mut bytes = Image::new(&[GOOD, ("bad", b"bytes")]).bytes();
+    bytes.truncate(len);
+    let kind = if len < 8 { "wrong-magic" } else { "cut-off" };
+    Broken {
+        label,
+        bytes,
+        kind,
+        index: at.0,
+        offset: at.1,
+        says: says.into(),
+    }
+}
+
+fn counting(label: &'static str, count: u64, narrow: bool, says: &str) -> Broken {
+    let image = Image::new(&[GOOD]);
+    let mut bytes = if narrow {
+        image.narrow().bytes()
+    } else {
+        image.bytes()
+    };
+    let width = if narrow { 4 } else { 8 };
+    bytes[8..8 + width].copy_from_slice(&count.to_le_bytes()[..width]);
+    Broken {
+        label,
+        bytes,
+        kind: "count-too-large",
+        index: None,
+        offset: 0,
+        says: says.into(),
+    }
+}
+
+pub(crate) fn all() -> Vec<Broken> {
+    let mut wrong_magic = Image::new(&[GOOD]).bytes();
+    wrong_magic[7] = b'2';
+    let long = "x".repeat(256);
+    let longest = "y".repeat(1024);
+    let good = Image::new(&[GOOD, ("bad", b"bytes")]);
+    let (second, end) = (good.header_offsets()[1], good.bytes().len());
+    let mut cases = vec![
+        Broken {
+            label: "wrong magic",
+            bytes: wrong_magic,
+            kind: "wrong-magic",
+            index: None,
+            offset: 0,
+            says: "expected the magic \"LBPAYLD1\", found \"LBPAYLD2\"".into(),
+        },
+        cut(
+            "no bytes",
+            0,
+            (None, 0),
+            "expected the magic \"LBPAYLD1\", found \"\"",
+        ),
+        cut(
+            "half a magic",
+            4,
+            (None, 0),
+            "expected the magic \"LBPAYLD1\", found \"LBPA\"",
+        ),
+        cut(
+            "header cut off",
+            10,
+            (None, 0),
+            "the payload header is cut off: expected 12 bytes, found 10",
+        ),
+        cut(
+            "count cut off",
+            14,
+            (None, 0),
+            "the payload header is cut off: expected 16 bytes, found 14",
+        ),
+        cut(
+            "entry header cut off",
+            second + 9,
+            (Some(1), second),
+            "the entry header is cut off: expected 16 bytes, found 9",
+        ),
+        cut(
+            "name cut off",
+            second + 17,
+            (Some(1), second + 16),
+            "the name is cut off: expected 3 bytes, found 1",
+        ),
+        counting(
+            "count too large",
+            1000,
+            false,
+            "the header counts 1000 files (u64), and the 40 bytes that follow hold 2 at most",
+        ),
+        counting(
+            "count of 2^32 - 1",
+            0xffff_ffff,
+            true,
+            "the header counts 4294967295 files (u32), and the 32 bytes",
+        ),
+        bad_number("name length 0", 0, 0, "name-length"),
+        bad_number("name length 1025", 0, 1025, "name-length"),
+        bad_number("name length 2^64 - 1", 0, u64::MAX, "name-length"),
+        bad_number("size past the end", 8, 6, "data-past-end"),
+        bad_number("size of 2^62", 8, 1 << 62, "data-past-end"),
+        bad_number("size of 2^64 - 1", 8, u64::MAX, "size-overflow"),
+        bad_name(
+            "name of 256 bytes",
+            long.as_bytes(),
+            "name-refused",
+            "the name has 256 bytes",
+        ),
+        bad_name(
+            "name of 1024 bytes",
+            longest.as_bytes(),
+            "name-refused",
+            "the name has 1024 bytes",
+        ),
+        bad_name(
+            "name not UTF-8",
+            b"ab\xff\xfe",
+            "name-not-utf8",
+            "the name is not UTF-8 from its byte 2 on",
+        ),
+        bad_name(
+            "NUL",
+            b"a\0b",
+            "name-refused",
+            "the name holds the control character",
+        ),
+        bad_name(
+            "line feed",
+            b"a\nb",
+            "name-refused",
+            "the name holds the control character \\n",
+        ),
+        bad_name(
+            "escape",
+            b"\x1b[2Jx",
+            "name-refused",
+            "the name holds the control character \\u{1b}",
+        ),
+        bad_name(
+            "DEL",
+            b"a\x7f",
+            "name-refused",
+            "the name holds the control character \\u{7f}",
+        ),
+        bad_name(
+            "C1 control",
+            "a\u{85}".as_bytes(),
+            "name-refused",
+            "the name holds the control character \\u{85}",
+        ),
+        bad_name(
+            "a dot",
+            b".",
+            "name-refused",
+            "the name is a directory's own",
+        ),
+        bad_name(
+            "two dots",
+            b"..",
+            "name-refused",
+            "the name is a directory's own",
+        ),
+        bad_name(
+            "absolute",
+            b"/etc/passwd",
+            "name-refused",
+            "the name holds '/', which separates directories",
+        ),
+        bad_name(
+            "climbing",
+            b"../../evil",
+            "name-refused",
+            "the name holds '/', which separates directories",
+        ),
+        bad_name(
+            "backslash",
+            b"..\\evil",
+            "name-refused",
+            "the name holds '\\\\', which separates directories",
+        ),
+        bad_name(
+            "twice",
+            b"good",
+            "name-repeated",
+            "the name stands twice, first at entry 0",
+        ),
+    ];
+    // Two entries more than there are: possible by their size, and not there.
+    let mut bytes = good.bytes();
+    bytes.resize(end + 40, 0);
+    bytes[8] = 4;
+    bytes[end..].fill(1);
+    cases.push(Broken {
+        label: "garbage where an entry is counted",
+        bytes,
+        kind: "name-length",
+        index: Some(2),
+        offset: end,
+        says: format!("the name length is {}", 0x0101_0101_0101_0101_u64),
+    });
+    let mut narrow = Image::new(&[GOOD, ("bad", b"bytes")]).narrow();
+    let offset = narrow.header_offsets()[1];
+    let mut bytes = narrow.bytes();
+    bytes[offset + 4..offset + 8].fill(0xff);
+    cases.push(Broken {
+        label: "u32 size past the end",
+        bytes,
+        kind: "data-past-end",
+        index: Some(1),
+        offset,
+        says: "the data runs past the end: 4294967295 bytes".into(),
+    });
+    narrow.files[1].0 = b"..".to_vec();
+    cases.push(Broken {
+        label: "u32 name that climbs",
+        bytes: narrow.bytes(),
+        kind: "name-refused",
+        index: Some(1),
+        offset,
+        says: "the name is a directory's own".into(),
+    });
+    cases
+}
+
+impl Broken {
+    pub(crate) fn place(&self) -> Place {
+        Place::with_bytes(&self.bytes)
+    }
+
+    /// The message names path, entry, offset and cause on one clean line.
+    #[track_caller]
+    pub(crate) fn is_told(&self, ran: &Ran, image: &Path) {
+        let clean = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n');
+        assert!(
+            clean(&ran.stdout) && clean(&ran.stderr),
+            "{}: raw control characters",
+            self.label
+        );
+        let entry = self.index.map_or(String::new(), |i| format!("entry {i}"));
+        let (path, offset) = (
+            image.to_string_lossy(),
+            format!("at offset {}", self.offset),
+        );
+        let parts = [&*path, &entry, &offset, &self.says];
+        let told = ran.stderr.lines().any(|line| {
+            line.starts_with("lbpayload: error: ") && parts.iter().all(|part| line.contains(part))
+        });
+        assert!(
+            told,
+            "{}: expected {parts:?} in: {}",
+            self.label, ran.stderr
+        );
+    }
+
+    /// Whether the walk can go on behind the fault.
+    pub(crate) fn is_about_a_name(&self) -> bool {
+        matches!(
+            self.kind,
+            "name-refused" | "name-not-utf8" | "name-repeated"
+        )
+    }
+}

@@ -1,0 +1,273 @@
+//! `lbpayload import`: destinations that are not what they should be.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use nix::unistd::geteuid;
+
+use crate::sample::{Place, as_tree, sample};
+use crate::support::{Image, Ran, lbpayload, tree};
+
+#[test]
+fn import_refuses_a_destination_that_is_a_file() {
+    let place = Place::new(&sample());
+    std::fs::write(&place.dest, "a file").unwrap();
+    let ran = place.import().exits(1);
+    assert_eq!(
+        ran.stderr,
+        format!(
+            "lbpayload: error: making the directory {}: it is there, and no directory; \
+             name another destination\n",
+            place.dest.display()
+        )
+    );
+    assert_eq!(std::fs::read(&place.dest).unwrap(), b"a file");
+    let below = place.dest.join("below");
+    lb!["import", "--device", &place.image, &below]
+        .exits(1)
+        .says(&below.to_string_lossy());
+    let dry = lb!["import", "--dry-run", "--device", &place.image, &place.dest];
+    dry.exits(1)
+        .says(&place.dest.to_string_lossy())
+        .says("Not a directory");
+}
+
+#[test]
+fn import_refuses_the_image_itself_as_the_destination() {
+    let place = Place::new(&sample());
+    let before = std::fs::read(&place.image).unwrap();
+    let ran = lb!["import", "--device", &place.image, &place.image];
+    assert_ne!(ran.status, Some(0));
+    ran.says(&place.image.to_string_lossy());
+    assert!(std::fs::read(&place.image).unwrap() == before);
+}
+
+#[test]
+fn import_into_a_read_only_directory_fails_and_names_it() {
+    let place = Place::new(&sample());
+    place.fill_dest(&[("mine", b"precious")]);
+    let program = lbpayload();
+    let ran = if geteuid().is_root() {
+        // Permissions stop nobody here, so: a read-only mount, in a namespace of
+        // its own that goes with the process.
+        let script = "mount --bind \"$2\" \"$2\" && mount -o remount,bind,ro \"$2\" || exit 77
+                      exec \"$0\" import --device \"$1\" \"$2\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", script])
+            .arg(program.get_program());
+        Ran::of(command.args([&place.image, &place.dest]))
+    } else {
+        std::fs::set_permissions(&place.dest, PermissionsExt::from_mode(0o555)).unwrap();
+        let ran = place.import();
+        std::fs::set_permissions(&place.dest, PermissionsExt::from_mode(0o755)).unwrap();
+        ran
+    };
+    if geteuid().is_root() && ran.status != Some(1) && ran.stderr.contains("unshare: ")
+        || ran.status == Some(77)
+    {
+        use std::io::Write;
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: no mount namespace here: {}",
+            ran.stderr
+        );
+        return;
+    }
+    let ran = ran.exits(1).says(&place.dest.to_string_lossy());
+    let why = ["Read-only file system", "Permission denied"];
+    assert!(
+        why.iter().any(|why| ran.stderr.contains(why)),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        tree(&place.dest),
+        [("mine".to_owned(), b"precious".to_vec())]
+    );
+}
+
+#[test]
+fn import_refuses_where_a_directory_has_the_name_of_an_entry() {
+    let place = Place::new(&sample());
+    place.fill_dest(&[]);
+    let taken = place.dest.join("e-last");
+    std::fs::create_dir(&taken).unwrap();
+    std::fs::write(taken.join("inside"), "kept").unwrap();
+    for existing in ["replace", "keep", "error"] {
+        let ran = lb![
+            "import",
+            "--existing",
+            existing,
+            "--device",
+            &place.image,
+            &place.dest
+        ]
+        .exits(1);
+        assert_eq!(
+            ran.stderr,
+            format!(
+                "lbpayload: error: {}: a directory has the name of an entry; move it away\n",
+                taken.display()
+            )
+        );
+        let names: Vec<String> = tree(&place.dest)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, ["e-last"], "nothing else was made");
+    }
+    assert_eq!(std::fs::read(taken.join("inside")).unwrap(), b"kept");
+}
+
+#[test]
+fn import_replaces_a_symlink_and_never_writes_through_it() {
+    let place = Place::new(&sample());
+    let victim = place.file("victim", "precious");
+    place.fill_dest(&[]);
+    symlink(&victim, place.dest.join("b-small")).unwrap();
+    symlink("nowhere/at/all", place.dest.join("c-large")).unwrap();
+    symlink(place.dir(), place.dest.join("e-last")).unwrap();
+    place.import().exits(0);
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    assert!(
+        tree(&place.dest) == as_tree(&sample()),
+        "all are regular files now"
+    );
+    assert!(!place.dir().join("nowhere").exists());
+}
+
+#[test]
+fn import_does_not_take_a_symlink_to_the_right_content_for_the_file() {
+    let place = Place::new(&sample());
+    let elsewhere = place.file("elsewhere", "hello");
+    place.fill_dest(&[]);
+    symlink(&elsewhere, place.dest.join("b-small")).unwrap();
+    place.import().exits(0);
+    assert!(
+        place
+            .dest
+            .join("b-small")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
+}
+
+#[test]
+fn import_with_existing_keep_or_error_minds_a_symlink_too() {
+    let place = Place::new(&sample());
+    let victim = place.file("victim", "precious");
+    place.fill_dest(&[]);
+    symlink(&victim, place.dest.join("b-small")).unwrap();
+    lb![
+        "import",
+        "--existing",
+        "error",
+        "--device",
+        &place.image,
+        &place.dest
+    ]
+    .exits(1)
+    .says("b-small");
+    assert_eq!(tree(&place.dest).len(), 1);
+    lb![
+        "import",
+        "--existing",
+        "keep",
+        "--device",
+        &place.image,
+        &place.dest
+    ]
+    .exits(0)
+    .says("b-small");
+    assert!(
+        place
+            .dest
+            .join("b-small")
+            .symlink_metadata()
+            .unwrap()
+            .is_symlink()
+    );
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+}
+
+#[test]
+fn import_replaces_a_fifo_without_waiting_for_it() {
+    let place = Place::new(&sample());
+    place.fill_dest(&[]);
+    nix::unistd::mkfifo(&place.dest.join("b-small"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    place.import().exits(0);
+    assert!(tree(&place.dest) == as_tree(&sample()));
+}
+
+#[test]
+fn import_refuses_an_entry_with_the_name_of_its_own_staging_directory() {
+    let place = Place::new(&Image::new(&[("a", b"1"), (".lbpayload-staging", b"2")]));
+    let ran = place
+        .import()
+        .exits(1)
+        .says("entry 1 \".lbpayload-staging\"");
+    assert!(
+        ran.stderr.contains("; save it with lbpayload cat"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(tree(&place.dest), []);
+}
+
+#[test]
+fn import_refuses_a_staging_directory_that_is_a_symlink_or_a_file() {
+    let place = Place::new(&sample());
+    let outside = place.dir().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("0"), "precious").unwrap();
+    place.fill_dest(&[]);
+    let staging = place.dest.join(".lbpayload-staging");
+    symlink(&outside, &staging).unwrap();
+    let ran = place
+        .import()
+        .exits(1)
+        .says(&format!("move {} away", staging.display()));
+    assert_eq!(
+        tree(&outside),
+        [("0".to_owned(), b"precious".to_vec())],
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(tree(&place.dest).len(), 1);
+    std::fs::remove_file(&staging).unwrap();
+    std::fs::write(&staging, "a file").unwrap();
+    place
+        .import()
+        .exits(1)
+        .says(&format!("move {} away", staging.display()));
+    assert_eq!(
+        tree(&place.dest),
+        [(".lbpayload-staging".to_owned(), b"a file".to_vec())]
+    );
+}
+
+#[test]
+fn import_into_a_full_file_system_is_refused_before_anything_is_written() {
+    // No disk holds an entry of 8 EiB, and a sparse image does not take its word.
+    let place = Place::new(&Image::new(&[("a", b"1")]));
+    let huge = place.dir().join("huge.img");
+    let mut head = Image::new(&[("a", b"1"), ("huge", b"")]).bytes();
+    let len = 1_u64 << 43;
+    let at = head.len() - 4 - 8;
+    head[at..at + 8].copy_from_slice(&len.to_le_bytes());
+    std::fs::write(&huge, &head).unwrap();
+    let file = std::fs::File::options().write(true).open(&huge).unwrap();
+    file.set_len(head.len() as u64 + len).unwrap();
+    let ran = lb!["import", "--device", &huge, &place.dest].exits(1);
+    let ran = ran
+        .says("the destination has room for ")
+        .says("; nothing was written; make room");
+    assert!(
+        ran.stderr.contains(&*place.dest.to_string_lossy()),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(tree(&place.dest), []);
+}

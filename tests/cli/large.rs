@@ -1,0 +1,280 @@
+//! Payloads that are large, or of very many files: right output, few reads, flat
+//! memory.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::sample::{Place, json};
+use crate::support::{Image, lbpayload, sha256sum, tree};
+
+/// What issue 2 allows, whatever an image holds, in KiB.
+const MEMORY_MAX_KIB: u64 = 64 * 1024;
+const MANY: usize = 300_000;
+
+/// A number from a file of /proc/PID, by its label.
+fn of_process(child: &Child, file: &str, label: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(label))
+        .expect(label);
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Runs to the end; returns standard output, and the most memory that was in use
+/// when all but the last 70,000 bytes of it had come. More than a pipe holds are
+/// still to be written then, so the process is there to be asked.
+fn peak_memory_kib(command: &mut Command, stdout_bytes: usize) -> (Vec<u8>, u64) {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut text = vec![0; stdout_bytes - 70_000];
+    if stdout.read_exact(&mut text).is_err() {
+        let out = child.wait_with_output().unwrap();
+        panic!("it ended early: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    let peak = of_process(&child, "status", "VmHWM:");
+    stdout.read_to_end(&mut text).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    (text, peak)
+}
+
+/// Runs to the end; returns standard output and the bytes that were read by
+/// system calls. A process that has closed its standard output has read all it
+/// will, and is there to be asked until it is waited for.
+fn bytes_read(command: &mut Command) -> (Vec<u8>, u64) {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut text).unwrap();
+    let mut stderr = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
+    let read = of_process(&child, "io", "rchar:");
+    assert!(child.wait().unwrap().success(), "{stderr}");
+    (text, read)
+}
+
+const GIB: u64 = 1 << 30;
+
+/// Headers by hand, and nothing between them: five files of 1 GiB and a small one.
+fn write_sparse(path: &Path) {
+    let file = File::create(path).unwrap();
+    file.write_all_at(b"LBPAYLD1\x06\0\0\0\0\0\0\0", 0).unwrap();
+    let mut at = 16;
+    for (name, size) in [
+        ("g0", GIB),
+        ("g1", GIB),
+        ("g2", GIB),
+        ("g3", GIB),
+        ("g4", GIB),
+        ("me", 4),
+    ] {
+        let mut head = (name.len() as u64).to_le_bytes().to_vec();
+        head.extend_from_slice(&size.to_le_bytes());
+        head.extend_from_slice(name.as_bytes());
+        file.write_all_at(&head, at).unwrap();
+        at += head.len() as u64 + size;
+    }
+    file.write_all_at(b"tiny", at - 4).unwrap();
+    file.set_len(at).unwrap();
+}
+
+#[test]
+fn a_sparse_payload_of_5_gib_is_listed_and_catted_without_reading_its_data() {
+    let place = Place::new(&Image::new(&[]));
+    write_sparse(&place.image);
+    let (text, read) = bytes_read(lbpayload().arg("list").arg(&place.image));
+    let gib = |i: u32| format!("  1073741824 g{i}\n");
+    let expected: String = (0..5)
+        .map(gib)
+        .chain(["           4 me\n".to_owned()])
+        .collect();
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
+    assert!(read < 1 << 20, "{read} bytes read to list");
+
+    let (text, read) = bytes_read(lbpayload().arg("list").arg("--json").arg(&place.image));
+    let report: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(report["payload_bytes"], 5 * GIB + 4 + 16 + 6 * 18);
+    assert_eq!(report["entries"][5]["data_offset"], 5 * GIB + 16 + 6 * 18);
+    assert!(read < 1 << 20, "{read} bytes read to list as JSON");
+
+    let (text, read) = bytes_read(lbpayload().arg("cat").arg(&place.image).arg("me"));
+    assert_eq!(text, b"tiny");
+    assert!(read < 1 << 20, "{read} bytes read to cat the last");
+
+    let (_, read) = bytes_read(lbpayload().arg("probe").arg(&place.image));
+    assert!(read < 1 << 20, "{read} bytes read to probe");
+    let ran = lb![
+        "import",
+        "--json",
+        "--device",
+        &place.image,
+        &place.dest,
+        "--files",
+        "me"
+    ];
+    assert_eq!(json(&ran.exits(0))["bytes"], 4);
+    assert_eq!(tree(&place.dest), [("me".to_owned(), b"tiny".to_vec())]);
+}
+
+fn name(i: usize) -> String {
+    format!("tiny-file-{i:06}")
+}
+
+fn content(i: usize) -> String {
+    (i % 1000).to_string()
+}
+
+/// A payload of very many tiny files, written as it is made.
+fn write_many(path: &Path) {
+    let mut out = BufWriter::new(File::create(path).unwrap());
+    out.write_all(b"LBPAYLD1").unwrap();
+    out.write_all(&(MANY as u64).to_le_bytes()).unwrap();
+    for i in 0..MANY {
+        let (name, content) = (name(i), content(i));
+        out.write_all(&(name.len() as u64).to_le_bytes()).unwrap();
+        out.write_all(&(content.len() as u64).to_le_bytes())
+            .unwrap();
+        out.write_all(name.as_bytes()).unwrap();
+        out.write_all(content.as_bytes()).unwrap();
+    }
+    out.into_inner().unwrap();
+}
+
+#[test]
+fn list_of_300_000_files_is_complete_in_little_memory_and_few_reads() {
+    let place = Place::new(&Image::new(&[]));
+    write_many(&place.image);
+    let line = |i: usize| format!("{:>12} {}\n", content(i).len(), name(i));
+    let expected: String = (0..MANY).map(line).collect();
+    let (text, peak) = peak_memory_kib(lbpayload().arg("list").arg(&place.image), expected.len());
+    assert!(text == expected.as_bytes(), "{} bytes came", text.len());
+    assert!(peak <= MEMORY_MAX_KIB, "{peak} KiB");
+
+    let mut child = lbpayload()
+        .arg("list")
+        .arg(&place.image)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut Vec::new())
+        .unwrap();
+    let reads = of_process(&child, "io", "syscr:");
+    child.wait().unwrap();
+    assert!(reads < 1000, "{reads} reads for {MANY} files");
+}
+
+#[test]
+fn verify_of_300_000_files_checks_each_in_little_memory() {
+    let place = Place::new(&Image::new(&[]));
+    write_many(&place.image);
+    let sums: Vec<String> = (0..1000)
+        .map(|i| sha256sum(content(i).as_bytes()))
+        .collect();
+    let lines: String = (0..MANY)
+        .map(|i| format!("{}  {}\n", sums[i % 1000], name(i)))
+        .collect();
+    let file = place.file("SUMS", &lines);
+    drop(lines);
+    let expected: String = (0..MANY).map(|i| format!("{}: OK\n", name(i))).collect();
+    let (text, peak) = peak_memory_kib(
+        lbpayload()
+            .args(["verify", "--checksums"])
+            .args([&file, &place.image]),
+        expected.len(),
+    );
+    assert!(text == expected.as_bytes(), "{} bytes came", text.len());
+    assert!(peak <= MEMORY_MAX_KIB, "{peak} KiB");
+    let ran = lb!["verify", "--json", &place.image].exits(0);
+    assert_eq!(json(&ran)["files"], MANY);
+}
+
+#[test]
+fn import_takes_one_of_300_000_files() {
+    let place = Place::new(&Image::new(&[]));
+    write_many(&place.image);
+    let wanted = name(287_654);
+    let ran = lb![
+        "import",
+        "--json",
+        "--device",
+        &place.image,
+        &place.dest,
+        "--files",
+        &*wanted
+    ];
+    assert_eq!(json(&ran.exits(0))["files"], 1);
+    assert_eq!(tree(&place.dest), [(wanted, b"654".to_vec())]);
+}
+
+#[test]
+fn the_drop_in_imports_300_000_files_in_little_memory() {
+    // Where a sync costs nothing, if there is such a place.
+    let shm = Path::new("/dev/shm");
+    let dir = if shm.is_dir() {
+        tempfile::tempdir_in(shm)
+    } else {
+        tempfile::tempdir()
+    }
+    .unwrap();
+    let (image, dest) = (dir.path().join("many.img"), dir.path().join("dest"));
+    write_many(&image);
+    let link = dir.path().join("payload-import");
+    std::os::unix::fs::symlink(lbpayload().get_program(), &link).unwrap();
+    let mut expected = format!(
+        "payload-import: reading {MANY} files from {}\n",
+        image.display()
+    );
+    (0..MANY).for_each(|i| expected += &format!("payload-import: {}\n", name(i)));
+    let (text, peak) = peak_memory_kib(
+        Command::new(&link).arg("--device").args([&image, &dest]),
+        expected.len(),
+    );
+    assert!(text == expected.as_bytes(), "{} bytes came", text.len());
+    assert_eq!(std::fs::read_dir(&dest).unwrap().count(), MANY);
+    assert!(peak <= MEMORY_MAX_KIB, "{peak} KiB");
+}
+
+#[test]
+fn a_header_that_claims_everything_costs_nothing() {
+    // A count and a name length as large as they come, on an image that is long
+    // enough (sparse) to make the count possible.
+    let place = Place::new(&Image::new(&[]));
+    let file = File::create(&place.image).unwrap();
+    file.write_all_at(b"LBPAYLD1\xff\xff\xff\xff\0\0\0\0", 0)
+        .unwrap();
+    file.write_all_at(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'x'], 16)
+        .unwrap();
+    file.set_len(1 << 40).unwrap();
+    for command in ["list", "verify"] {
+        let ran = lb![command, &place.image].exits(1);
+        ran.says("entry 1")
+            .says("the name length is 0")
+            .says("at offset 33");
+    }
+    place.import().exits(1);
+    assert!(!place.dest.exists() || tree(&place.dest).is_empty());
+}

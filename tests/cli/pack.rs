@@ -1,0 +1,291 @@
+//! `lbpayload pack`: what it writes.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::sample::{Place, as_tree, checkout, json, sample, sums_of};
+use crate::support::{Image, Ran, check, lbpayload, noise, sha256sum};
+
+/// The recipe of the project's users, with nothing of ours in it.
+const RECIPE: &str = r#"
+le64() {
+    n=$1 i=0
+    while [ $i -lt 8 ]; do
+        printf "\\$(printf %03o $((n & 255)))"
+        n=$((n >> 8)) i=$((i + 1))
+    done
+}
+printf LBPAYLD1
+le64 "$(grep -c . "$1")"
+while read -r name path; do
+    [ -n "$name" ] || continue
+    le64 "$(printf %s "$name" | wc -c)"
+    le64 "$(wc -c < "$path")"
+    printf %s "$name"
+    cat "$path"
+done < "$1"
+"#;
+
+/// A place with the sample's files in a directory `in`.
+fn place() -> (Place, PathBuf) {
+    let place = Place::with_bytes(b"");
+    std::fs::remove_file(&place.image).unwrap();
+    let dir = place.dir().join("in");
+    std::fs::create_dir(&dir).unwrap();
+    for (name, data) in as_tree(&sample()) {
+        std::fs::write(dir.join(name), data).unwrap();
+    }
+    (place, dir)
+}
+
+#[test]
+fn pack_of_a_directory_is_byte_equal_to_the_sorted_generator() {
+    let (place, dir) = place();
+    let ran = lb!["pack", "-o", &place.image, &dir].exits(0);
+    assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
+    assert!(std::fs::read(&place.image).unwrap() == sample().bytes());
+}
+
+#[test]
+fn pack_sorts_files_from_anywhere_by_the_bytes_of_their_names() {
+    let place = Place::with_bytes(b"");
+    let names = ["b", "B", "ä", "a-1", "a", "a.1", "Z", "~"];
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let dir = place.dir().join(i.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join(name), name).unwrap();
+        paths.push(dir.join(name));
+    }
+    let mut sorted = names;
+    sorted.sort_unstable();
+    let files: Vec<(&str, &[u8])> = sorted.iter().map(|n| (*n, n.as_bytes())).collect();
+    let mut command = lbpayload();
+    Ran::of(command.arg("pack").arg("-o").arg(&place.image).args(&paths)).exits(0);
+    assert_eq!(
+        std::fs::read(&place.image).unwrap(),
+        Image::new(&files).bytes()
+    );
+}
+
+#[test]
+fn pack_of_a_list_is_byte_equal_to_the_shell_recipe_in_the_order_of_the_list() {
+    let (place, dir) = place();
+    let odd = place.file("with blank in it", noise(9, 300));
+    let text = format!(
+        "z-first {0}/c-large\n\n  \na-second {0}/b-small\nm\t{0}/a-empty\nodd {1}\n",
+        dir.display(),
+        odd.display()
+    );
+    let list = place.file("external.list", text.replace("  \n", ""));
+    let expected = place.dir().join("expected.img");
+    let out = std::fs::File::create(&expected).unwrap();
+    let ok = Command::new("sh")
+        .args(["-c", RECIPE, "sh"])
+        .arg(&list)
+        .stdout(out)
+        .status();
+    assert!(ok.unwrap().success());
+    lb!["pack", "--list", &list, "-o", &place.image].exits(0);
+    let (ours, theirs) = (
+        std::fs::read(&place.image).unwrap(),
+        std::fs::read(&expected).unwrap(),
+    );
+    assert!(ours == theirs, "{} and {} bytes", ours.len(), theirs.len());
+    let ran = lb!["list", &place.image].exits(0);
+    let names: Vec<&str> = ran
+        .stdout
+        .lines()
+        .map(|l| l.split_whitespace().nth(1).unwrap())
+        .collect();
+    assert_eq!(names, ["z-first", "a-second", "m", "odd"]);
+    // Lines of nothing but blanks are empty lines too.
+    let blanks = place.file("blanks.list", &text);
+    lb!["pack", "--list", &blanks, "-o", &place.image].exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == theirs);
+}
+
+#[test]
+fn pack_to_standard_output_writes_the_same_bytes() {
+    let (_place, dir) = place();
+    let ran = lb!["pack", "-o", "-", &dir].exits(0);
+    assert!(
+        ran.stdout_bytes == sample().bytes(),
+        "{} bytes",
+        ran.stdout_bytes.len()
+    );
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn pack_of_the_same_inputs_writes_the_same_bytes_whatever_their_order_and_times() {
+    let (place, dir) = place();
+    let other = place.dir().join("other.img");
+    let file = |name: &str| dir.join(name);
+    let all = ["e-last", "a-empty", "d-medium", "b-small", "c-large"].map(file);
+    lb!["pack", "-o", &place.image, &dir].exits(0);
+    check(Command::new("touch").args(["-d", "2001-02-03"]).args(&all));
+    let mut command = lbpayload();
+    Ran::of(command.arg("pack").args(&all).arg("-o").arg(&other)).exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == std::fs::read(&other).unwrap());
+}
+
+#[test]
+fn pack_reports_as_json() {
+    let (place, dir) = place();
+    let ran = lb!["pack", "--json", "--pad", "4K", "-o", &place.image, &dir].exits(0);
+    let report = json(&ran);
+    let payload = sample().bytes().len();
+    assert_eq!(report["output"], json!(place.image));
+    assert_eq!(report["dialect"], "u64");
+    assert_eq!(report["files"], 5);
+    assert_eq!(report["payload_bytes"], payload);
+    assert_eq!(report["image_bytes"], payload.next_multiple_of(4096));
+}
+
+#[test]
+fn pack_pads_with_zeros_to_a_multiple_and_only_when_asked() {
+    let (place, dir) = place();
+    let payload = sample().bytes();
+    for (pad, multiple) in [
+        ("512", 512),
+        ("4K", 4096),
+        ("1M", 1 << 20),
+        ("1000", 1000),
+        ("1", 1),
+    ] {
+        lb!["pack", "--pad", pad, "-o", &place.image, &dir].exits(0);
+        let image = std::fs::read(&place.image).unwrap();
+        assert_eq!(
+            image.len(),
+            payload.len().next_multiple_of(multiple),
+            "--pad {pad}"
+        );
+        assert!(image.starts_with(&payload), "--pad {pad}");
+        assert!(
+            image[payload.len()..].iter().all(|&b| b == 0),
+            "--pad {pad}"
+        );
+        let ran = lb!["pack", "--pad", pad, "-o", "-", &dir].exits(0);
+        assert!(ran.stdout_bytes == image, "--pad {pad} to standard output");
+    }
+    lb!["verify", &place.image].exits(0);
+}
+
+#[test]
+fn pack_writes_the_early_dialect_when_asked() {
+    let (place, dir) = place();
+    lb!["pack", "--dialect", "u32", "-o", &place.image, &dir].exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == sample().narrow().bytes());
+    lb!["pack", "--dialect", "u64", "-o", &place.image, &dir].exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == sample().bytes());
+}
+
+#[test]
+fn pack_of_an_empty_directory_is_a_payload_without_files() {
+    let (place, _) = place();
+    let empty = place.dir().join("nothing");
+    std::fs::create_dir(&empty).unwrap();
+    lb!["pack", "-o", &place.image, &empty].exits(0);
+    assert_eq!(
+        std::fs::read(&place.image).unwrap(),
+        b"LBPAYLD1\0\0\0\0\0\0\0\0"
+    );
+}
+
+#[test]
+fn pack_embeds_checksums_last_that_sha256sum_accepts() {
+    let (place, dir) = place();
+    // A name that sorts behind SHA256SUMS and one before it.
+    lb!["pack", "--embed-checksums", "-o", &place.image, &dir].exits(0);
+    let mut expected = sample();
+    expected
+        .files
+        .push((b"SHA256SUMS".to_vec(), sums_of(&sample()).into_bytes()));
+    assert!(std::fs::read(&place.image).unwrap() == expected.bytes());
+    lb!["import", "--device", &place.image, &place.dest].exits(0);
+    let said = check(
+        Command::new("sha256sum")
+            .args(["-c", "SHA256SUMS"])
+            .current_dir(&place.dest),
+    );
+    assert_eq!(said.matches(": OK").count(), 5);
+}
+
+#[test]
+fn pack_checks_its_inputs_against_checksums() {
+    let (place, dir) = place();
+    let extra = format!("{}{}  not-packed\n", sums_of(&sample()), sha256sum(b""));
+    let sums = place.file("SUMS", extra);
+    lb!["pack", "--checksums", &sums, "-o", &place.image, &dir].exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == sample().bytes());
+}
+
+#[test]
+fn pack_takes_what_a_checkout_of_live_bootstrap_needs_behind_its_import() {
+    let place = Place::with_bytes(b"");
+    let sum = |name: &str| sha256sum(name.as_bytes());
+    let manifest = "# first\nbuild: early\nimprove: get_network ( X == True )\n\
+                    improve: import_payload ( KernelBootstrap == True )\nbuild: late # comment\n\
+                    build: early\nbuild: without-sources\n";
+    let early = format!("f https://x/early.tar {}\n", sum("early.tar"));
+    let late = format!(
+        "file https://x/y/z.tar {}\nf https://x/early.tar {}\n\
+         g https://git/r https://x/snap.tgz {} a-renamed.tgz\nf https://x/z.tar {0}\n",
+        sum("z.tar"),
+        sum("early.tar"),
+        sum("a-renamed.tgz"),
+    );
+    let root = checkout(place.dir(), manifest, &[("early", &early), ("late", &late)]);
+    for name in ["early.tar", "z.tar", "a-renamed.tgz", "unrelated"] {
+        std::fs::write(root.join("distfiles").join(name), name).unwrap();
+    }
+    lb!["pack", "--live-bootstrap", &root, "-o", &place.image].exits(0);
+    let expected = Image::new(&[("a-renamed.tgz", b"a-renamed.tgz"), ("z.tar", b"z.tar")]);
+    assert_eq!(std::fs::read(&place.image).unwrap(), expected.bytes());
+
+    std::fs::write(root.join("distfiles/z.tar"), "damaged").unwrap();
+    let ran = lb!["pack", "--live-bootstrap", &root, "-o", &place.image].exits(1);
+    let ran = ran
+        .says("distfiles/z.tar")
+        .says("the checksum does not match");
+    assert_eq!(
+        std::fs::read(&place.image).unwrap(),
+        expected.bytes(),
+        "{}",
+        ran.stderr
+    );
+    std::fs::remove_file(root.join("distfiles/z.tar")).unwrap();
+    lb!["pack", "--live-bootstrap", &root, "-o", &place.image]
+        .exits(1)
+        .says("distfiles/z.tar")
+        .says("No such file");
+}
+
+#[test]
+fn pack_warns_where_the_manifest_has_no_import() {
+    let place = Place::with_bytes(b"");
+    let source = format!("f https://x/a.tar {}\n", sha256sum(b"a"));
+    let root = checkout(place.dir(), "build: a\n", &[("a", &source)]);
+    std::fs::write(root.join("distfiles/a.tar"), "a").unwrap();
+    lb!["pack", "--live-bootstrap", &root, "-o", &place.image]
+        .exits(0)
+        .says("lbpayload: warning: ");
+    assert_eq!(
+        std::fs::read(&place.image).unwrap(),
+        Image::new(&[("a.tar", b"a")]).bytes()
+    );
+}
+
+#[test]
+fn pack_follows_a_symlink_to_its_output_and_keeps_the_link() {
+    let (place, dir) = place();
+    let link = place.dir().join("link.img");
+    std::fs::write(&place.image, "old").unwrap();
+    std::os::unix::fs::symlink(&place.image, &link).unwrap();
+    lb!["pack", "-o", &link, &dir].exits(0);
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(std::fs::read(&place.image).unwrap() == sample().bytes());
+}

@@ -1,0 +1,157 @@
+//! Inputs that change under `pack`, through the library, where the moment is ours.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use lbpayload::format::Dialect;
+use lbpayload::pack::{Inputs, Options, Plan, plan, to_file};
+use lbpayload::progress::{Progress, Silent};
+use lbpayload::{Error, Kind};
+
+use crate::sample::Place;
+use crate::support::tree;
+
+/// Larger than what is read at a time, so that there is an in between.
+const LEN: usize = 5 << 20;
+
+struct Changing {
+    place: Place,
+    input: PathBuf,
+    plan: Plan,
+}
+
+impl Changing {
+    fn new() -> Self {
+        let place = Place::with_bytes(b"the old image");
+        let input = place.file("input", vec![7; LEN]);
+        let options = Options {
+            dialect: Dialect::U64,
+            checksums: None,
+            embed: false,
+            pad: None,
+        };
+        let plan = plan(&Inputs::Paths(vec![input.clone()]), options).unwrap();
+        Self { place, input, plan }
+    }
+
+    /// Packs, and fails, and the output is what it was.
+    #[track_caller]
+    fn refuses(&self, progress: &dyn Progress, why: &str) {
+        let error: Error = to_file(&self.plan, &self.place.image, progress).unwrap_err();
+        let message = error.to_string();
+        assert_eq!(error.kind(), Kind::Changed, "{message}");
+        for part in [
+            &*self.input.to_string_lossy(),
+            "the file changed while it was packed",
+            why,
+            "; pack again",
+        ] {
+            assert!(message.contains(part), "no {part:?} in: {message}");
+        }
+        assert_eq!(std::fs::read(&self.place.image).unwrap(), b"the old image");
+        assert_eq!(
+            tree(self.place.dir()).len(),
+            2,
+            "nothing half-written is left"
+        );
+    }
+}
+
+/// Does something once, when the first bytes have been read.
+struct Then<F: Fn(&Path)>(Mutex<bool>, PathBuf, F);
+
+impl<F: Fn(&Path) + Send + Sync> Progress for Then<F> {
+    fn begin(&self, _phase: &str, _total_bytes: u64) {}
+    fn advance(&self, _bytes: u64) {
+        let mut done = self.0.lock().unwrap();
+        if !*done {
+            (self.2)(&self.1);
+        }
+        *done = true;
+    }
+    fn file_done(&self, _name: &str) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+fn grow(path: &Path) {
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .unwrap()
+        .write_all(b"more")
+        .unwrap();
+}
+
+fn shrink(path: &Path) {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_len(LEN as u64 - 1)
+        .unwrap();
+}
+
+#[test]
+fn pack_of_an_unchanged_file_is_fine() {
+    let changing = Changing::new();
+    to_file(&changing.plan, &changing.place.image, &Silent).unwrap();
+    assert_eq!(
+        std::fs::metadata(&changing.place.image).unwrap().len(),
+        16 + 16 + 5 + LEN as u64
+    );
+}
+
+#[test]
+fn pack_refuses_a_file_that_grew_or_shrank_since_it_was_planned() {
+    let changing = Changing::new();
+    grow(&changing.input);
+    changing.refuses(
+        &Silent,
+        &format!("{LEN} bytes when planned, {} now", LEN + 4),
+    );
+    shrink(&changing.input);
+    changing.refuses(
+        &Silent,
+        &format!("{LEN} bytes when planned, {} now", LEN - 1),
+    );
+}
+
+#[test]
+fn pack_refuses_a_file_that_was_rewritten_with_the_same_length() {
+    let changing = Changing::new();
+    let file = File::options().write(true).open(&changing.input).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    changing.refuses(&Silent, "its modification time changed");
+}
+
+#[test]
+fn pack_refuses_a_fifo_that_took_the_file_s_place_without_waiting_for_it() {
+    let changing = Changing::new();
+    std::fs::remove_file(&changing.input).unwrap();
+    nix::unistd::mkfifo(&changing.input, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let error = to_file(&changing.plan, &changing.place.image, &Silent).unwrap_err();
+    assert_eq!(error.kind(), Kind::Changed, "{error}");
+    assert_eq!(
+        std::fs::read(&changing.place.image).unwrap(),
+        b"the old image"
+    );
+}
+
+#[test]
+fn pack_refuses_a_file_that_grows_while_it_is_read() {
+    let changing = Changing::new();
+    let then = Then(Mutex::new(false), changing.input.clone(), grow);
+    changing.refuses(&then, "it grew");
+}
+
+#[test]
+fn pack_refuses_a_file_that_shrinks_while_it_is_read() {
+    let changing = Changing::new();
+    let then = Then(Mutex::new(false), changing.input.clone(), shrink);
+    changing.refuses(&then, "it ended 1 bytes early");
+}

@@ -1,0 +1,121 @@
+//! `lbpayload probe` of what is named; scanning the machine is tested with devices.
+
+use serde_json::json;
+
+use crate::sample::{Place, json, sample};
+use crate::support::Image;
+
+#[test]
+fn probe_prints_the_path_of_each_named_payload() {
+    let place = Place::new(&sample());
+    let other = place.file("other.img", Image::new(&[("x", b"y")]).narrow().bytes());
+    let noise = place.file("noise.img", [7; 4096]);
+    let ran = lb!["probe", &place.image, &noise, &other].exits(0);
+    assert_eq!(
+        ran.stdout,
+        format!("{}\n{}\n", place.image.display(), other.display())
+    );
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn probe_exits_with_3_where_nothing_is_found_and_says_what_it_looked_at() {
+    let place = Place::with_bytes(&[7; 4096]);
+    let ran = lb!["probe", &place.image]
+        .exits(3)
+        .says("no payload found; looked at 1 devices");
+    assert_eq!(ran.stdout, "");
+}
+
+#[test]
+fn probe_of_a_missing_device_is_a_verdict_that_names_it() {
+    let place = Place::new(&sample());
+    let missing = place.dir().join("nothing");
+    let ran = lb!["probe", &missing]
+        .exits(3)
+        .says("No such file or directory");
+    assert!(
+        ran.stderr.contains(&*missing.to_string_lossy()),
+        "{}",
+        ran.stderr
+    );
+    let ran = lb!["probe", &missing, &place.image].exits(0);
+    assert_eq!(ran.stdout, format!("{}\n", place.image.display()));
+}
+
+#[test]
+fn probe_as_json_has_a_verdict_for_every_kind_of_content() {
+    let image = Image::new(&[("one", b"1")]);
+    let place = Place::new(&image.narrow());
+    let noise = place.file("noise", [7; 4096]);
+    let empty = place.file("empty", "");
+    let corrupt = place.file("corrupt", &sample().bytes()[..1000]);
+    let directory = place.dir();
+    let ran = lb![
+        "probe",
+        "--json",
+        &place.image,
+        &noise,
+        &empty,
+        &corrupt,
+        directory
+    ]
+    .exits(0);
+    let report = json(&ran);
+    let verdicts: Vec<&str> = report
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["verdict"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        verdicts,
+        ["payload", "no-magic", "empty", "corrupt", "unreadable"]
+    );
+    let first = &report[0];
+    assert_eq!(first["device"], json!(place.image));
+    assert_eq!(first["kind"], "other");
+    assert_eq!(first["size_bytes"], 24);
+    assert_eq!(first["dialect"], "u32");
+    assert_eq!(first["files"], 1);
+    assert_eq!(first["payload_bytes"], 24);
+    for field in ["major", "minor", "logical_block_size", "error"] {
+        assert!(first.as_object().unwrap()[field].is_null(), "{field}");
+    }
+    let error = report[3]["error"].as_str().unwrap();
+    assert!(
+        error.contains("entry 2") && error.contains("runs past the end"),
+        "{error}"
+    );
+}
+
+#[test]
+fn probe_as_json_is_a_list_even_where_nothing_is_found() {
+    let place = Place::with_bytes(b"");
+    let ran = lb!["probe", "--json", &place.image].exits(3);
+    assert_eq!(json(&ran)[0]["verdict"], "empty");
+}
+
+#[test]
+fn probe_with_all_prints_a_table_with_a_head() {
+    let place = Place::new(&sample());
+    let noise = place.file("noise", [7; 4096]);
+    let ran = lb!["probe", "--all", &place.image, &noise].exits(0);
+    let rows: Vec<Vec<&str>> = ran
+        .stdout
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(
+        rows[0],
+        ["DEVICE", "KIND", "SIZE", "BLOCK", "VERDICT", "WHAT"]
+    );
+    assert_eq!(rows[1][0], place.image.to_str().unwrap());
+    assert!(
+        ran.stdout.contains("payload") && ran.stdout.contains("5 files"),
+        "{}",
+        ran.stdout
+    );
+    assert!(rows[2].contains(&"no-magic"), "{}", ran.stdout);
+}

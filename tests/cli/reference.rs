@@ -1,0 +1,200 @@
+//! Called as `payload-import`: the reference importer, option for option.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use crate::sample::{Place, as_tree, sample, spoil, sums_of};
+use crate::support::{Ran, lbpayload, tree};
+
+/// Runs the program through a symlink of the reference's name.
+fn payload_import(place: &Place, args: &[&Path]) -> Ran {
+    let link = place.dir().join("payload-import");
+    if !link.exists() {
+        symlink(lbpayload().get_program(), &link).unwrap();
+    }
+    Ran::of(Command::new(link).args(args))
+}
+
+fn option(text: &str) -> &Path {
+    Path::new(text)
+}
+
+fn lines(place: &Place) -> String {
+    let mut lines = format!(
+        "payload-import: reading 5 files from {}\n",
+        place.image.display()
+    );
+    for (name, _) in as_tree(&sample()) {
+        lines += &format!("payload-import: {name}\n");
+    }
+    lines
+}
+
+#[test]
+fn the_drop_in_copies_all_files_and_prints_the_reference_s_lines() {
+    for image in [sample(), sample().narrow()] {
+        let place = Place::new(&image);
+        let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
+        assert_eq!(ran.stdout, lines(&place));
+        assert_eq!(ran.stderr, "");
+        assert!(tree(&place.dest) == as_tree(&image));
+    }
+}
+
+#[test]
+fn the_drop_in_prints_every_file_in_order_again_on_a_second_run() {
+    let place = Place::new(&sample());
+    payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
+    let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
+    assert_eq!(ran.stdout, lines(&place));
+}
+
+#[test]
+fn the_drop_in_prints_in_the_payload_s_order_where_some_files_are_there_already() {
+    let place = Place::new(&sample());
+    place.fill_dest(&[("d-medium", &sample().files[3].1)]);
+    let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
+    assert_eq!(ran.stdout, lines(&place));
+}
+
+#[test]
+fn the_drop_in_overwrites_what_is_there() {
+    let place = Place::new(&sample());
+    place.fill_dest(&[("b-small", b"another"), ("stranger", b"mine")]);
+    payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
+    assert_eq!(std::fs::read(place.dest.join("b-small")).unwrap(), b"hello");
+    assert_eq!(std::fs::read(place.dest.join("stranger")).unwrap(), b"mine");
+}
+
+#[test]
+fn the_drop_in_makes_the_destination_with_mode_0755_and_no_parents() {
+    let place = Place::new(&sample());
+    let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]);
+    ran.exits(0);
+    let mode = place.dest.metadata().unwrap().permissions().mode();
+    // Less what the umask takes, which a test cannot set for itself alone.
+    assert_eq!(mode & 0o7000, 0);
+    assert_eq!(mode & 0o700, 0o700);
+    assert_eq!(mode & 0o022, 0);
+    let below = place.dir().join("no/parent");
+    let ran = payload_import(&place, &[option("--device"), &place.image, &below]).exits(1);
+    assert!(
+        ran.stderr.contains(&*below.to_string_lossy()),
+        "{}",
+        ran.stderr
+    );
+    assert!(!place.dir().join("no").exists());
+}
+
+#[test]
+fn the_drop_in_probes_in_silence() {
+    let place = Place::new(&sample());
+    let noise = place.file("noise", [7; 4096]);
+    let empty = place.file("empty", "");
+    // The magic alone: what follows is not looked at.
+    let corrupt = place.file("corrupt", "LBPAYLD1\u{7f}\u{7f}\u{7f}");
+    let missing = place.dir().join("missing");
+    for (device, status) in [
+        (&place.image, 0),
+        (&corrupt, 0),
+        (&noise, 1),
+        (&empty, 1),
+        (&missing, 1),
+    ] {
+        let ran = payload_import(&place, &[option("--probe"), device]).exits(status);
+        assert_eq!(
+            (ran.stdout, ran.stderr),
+            (String::new(), String::new()),
+            "{device:?}"
+        );
+    }
+    let directory = place.dir().to_owned();
+    let ran = payload_import(&place, &[option("--probe"), &directory]).exits(1);
+    assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
+}
+
+#[test]
+fn the_drop_in_does_not_mind_that_proc_is_mounted() {
+    let place = Place::new(&sample());
+    let ran = payload_import(&place, &[option("--mount-proc")]).exits(0);
+    assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
+}
+
+#[test]
+fn the_drop_in_fails_with_1_and_a_message_under_its_own_name() {
+    let place = Place::new(&sample());
+    let missing = place.dir().join("missing");
+    let ran = payload_import(&place, &[option("--device"), &missing, &place.dest]).exits(1);
+    assert!(ran.stderr.starts_with("payload-import: "), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("missing: No such file"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(ran.stdout, "");
+    assert!(!place.dest.exists());
+    std::fs::write(&place.dest, "a file").unwrap();
+    let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(1);
+    assert!(ran.stderr.starts_with("payload-import: "), "{}", ran.stderr);
+    assert_eq!(std::fs::read(&place.dest).unwrap(), b"a file");
+}
+
+#[test]
+fn the_drop_in_knows_no_other_calls() {
+    let place = Place::new(&sample());
+    for args in [
+        &[][..],
+        &[option("--help")],
+        &[option("--device")],
+        &[option("--device"), &place.image],
+        &[option("--probe")],
+        &[option("--from-proc")],
+        &[&place.image, &place.dest],
+        &[
+            option("--json"),
+            option("--device"),
+            &place.image,
+            &place.dest,
+        ],
+    ] {
+        let ran = payload_import(&place, args).exits(1);
+        assert!(
+            ran.stderr
+                .contains("payload-import --device <device> <dest-dir>"),
+            "{}",
+            ran.stderr
+        );
+        assert!(!place.dest.exists());
+    }
+}
+
+#[test]
+fn the_drop_in_checks_nothing_as_the_reference_does() {
+    let mut image = sample();
+    let sums = spoil(&sums_of(&image), "b-small");
+    image
+        .files
+        .insert(0, (b"SHA256SUMS".to_vec(), sums.into_bytes()));
+    let place = Place::new(&image);
+    payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
+    assert!(tree(&place.dest) == as_tree(&image));
+}
+
+#[test]
+fn the_drop_in_succeeds_where_nobody_reads_its_lines() {
+    let place = Place::new(&sample());
+    let link = place.dir().join("payload-import");
+    symlink(lbpayload().get_program(), &link).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(ours);
+    let mut command = Command::new(&link);
+    command
+        .arg("--device")
+        .args([&place.image, &place.dest])
+        .stdout(OwnedFd::from(theirs));
+    Ran::of(&mut command).exits(0);
+    assert!(tree(&place.dest) == as_tree(&sample()));
+}

@@ -1,0 +1,113 @@
+//! What the modules share: a payload in a directory of its own.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::{Image, Ran, TempDir, noise, sha256sum};
+
+/// An image and a destination that is not there yet, gone on drop.
+pub(crate) struct Place {
+    dir: TempDir,
+    pub(crate) image: PathBuf,
+    pub(crate) dest: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn with_bytes(bytes: &[u8]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("external.img");
+        std::fs::write(&image, bytes).unwrap();
+        let dest = dir.path().join("distfiles");
+        Self { dir, image, dest }
+    }
+
+    pub(crate) fn new(image: &Image) -> Self {
+        Self::with_bytes(&image.bytes())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file beside the image.
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Makes the destination, with files in it.
+    pub(crate) fn fill_dest(&self, files: &[(&str, &[u8])]) {
+        std::fs::create_dir(&self.dest).unwrap();
+        for (name, content) in files {
+            std::fs::write(self.dest.join(name), content).unwrap();
+        }
+    }
+
+    pub(crate) fn import(&self) -> Ran {
+        lb!["import", "--device", &self.image, &self.dest]
+    }
+}
+
+/// Files of every interesting size: none, few bytes, more than the small ones,
+/// and more than a block, at odd offsets.
+pub(crate) fn sample() -> Image {
+    Image::new(&[
+        ("a-empty", b""),
+        ("b-small", b"hello"),
+        ("c-large", &noise(1, 2_500_001)),
+        ("d-medium", &noise(2, 70_003)),
+        ("e-last", "größe".as_bytes()),
+    ])
+}
+
+/// The files of `image` as [`crate::support::tree`] shows them once imported.
+pub(crate) fn as_tree(image: &Image) -> Vec<(String, Vec<u8>)> {
+    let own = |(name, data): &(Vec<u8>, Vec<u8>)| {
+        (String::from_utf8(name.clone()).unwrap(), data.clone())
+    };
+    let mut tree: Vec<_> = image.files.iter().map(own).collect();
+    tree.sort();
+    tree
+}
+
+/// The lines of sha256sum(1) over the files of `image`.
+pub(crate) fn sums_of(image: &Image) -> String {
+    let line = |(name, data): &(Vec<u8>, Vec<u8>)| {
+        format!("{}  {}\n", sha256sum(data), String::from_utf8_lossy(name))
+    };
+    image.files.iter().map(line).collect()
+}
+
+/// Another sum in the place of that of `name`.
+pub(crate) fn spoil(sums: &str, name: &str) -> String {
+    let wrong = sha256sum(b"something else");
+    let spoiled = sums
+        .lines()
+        .map(|line| match line.strip_suffix(&format!("  {name}")) {
+            Some(_) => format!("{wrong}  {name}\n"),
+            None => format!("{line}\n"),
+        });
+    let spoiled = spoiled.collect();
+    assert_ne!(sums, spoiled, "{name} is there to be spoiled");
+    spoiled
+}
+
+/// Parses what a command printed as JSON.
+#[track_caller]
+pub(crate) fn json(ran: &Ran) -> serde_json::Value {
+    serde_json::from_str(&ran.stdout)
+        .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", ran.stdout, ran.stderr))
+}
+
+/// A checkout of live-bootstrap: `(directive line, sources)` of the manifest.
+pub(crate) fn checkout(dir: &Path, manifest: &str, packages: &[(&str, &str)]) -> PathBuf {
+    let root = dir.join("live-bootstrap");
+    std::fs::create_dir_all(root.join("steps")).unwrap();
+    std::fs::create_dir_all(root.join("distfiles")).unwrap();
+    std::fs::write(root.join("steps/manifest"), manifest).unwrap();
+    for (package, sources) in packages {
+        std::fs::create_dir_all(root.join("steps").join(package)).unwrap();
+        std::fs::write(root.join("steps").join(package).join("sources"), sources).unwrap();
+    }
+    root
+}

@@ -1,0 +1,136 @@
+//! A device that cannot be read half-way.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::disks::{assert_holds, disk};
+use crate::support::{Image, Loop, Mounted, TempDir, noise, run};
+use crate::{alone, needs_devices};
+
+const BAD: u64 = (4 << 20) + 3 * 4096;
+
+/// A disk of which everything from `BAD` on, in its last file's data, is EIO: the
+/// file beneath the loop device has been cut off.
+fn failing(dir: &TempDir, image: &Image, sector: u32) -> Loop {
+    let device = disk(dir.path(), "disk", &image.bytes(), sector);
+    let beneath = OpenOptions::new()
+        .write(true)
+        .open(dir.path().join("disk"))
+        .unwrap();
+    beneath.set_len(BAD).unwrap();
+    device
+}
+
+fn image() -> Image {
+    let (large, rest) = (noise(2, 1 << 20), noise(3, 8 << 20));
+    Image::new(&[("small", &noise(1, 100)), ("large", &large), ("bad", &rest)])
+}
+
+#[test]
+fn an_import_from_a_failing_device_keeps_the_files_before_the_fault() {
+    needs_devices!();
+    let _alone = alone();
+    for sector in [512, 4096] {
+        let dir = tempfile::tempdir().unwrap();
+        let device = failing(&dir, &image(), sector);
+        let ext4 = Mounted::make("ext4", dir.path(), 64 << 20);
+        let dest = ext4.path.join("dest");
+        let ran = run([
+            Path::new("import"),
+            Path::new("--device"),
+            &device.path,
+            &dest,
+        ])
+        .exits(1);
+        let place = format!(
+            "reading {}, entry 2 \"bad\" at offset {BAD}: ",
+            device.path.display()
+        );
+        let ran = ran.says(&place).says("Input/output error").says("ddrescue");
+        ran.says("2 of 3 files are complete");
+        let (small, large) = (noise(1, 100), noise(2, 1 << 20));
+        assert_holds(
+            &dest,
+            &[("small".into(), small), ("large".into(), large)].into(),
+        );
+    }
+}
+
+#[test]
+fn verify_tells_where_a_failing_device_fails() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let device = failing(&dir, &image(), 4096);
+    let ran = run([Path::new("verify"), Path::new("--json"), &device.path]).exits(1);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    let problem = &report["problems"][0];
+    assert_eq!(
+        (&problem["index"], &problem["name"]),
+        (&2.into(), &"bad".into())
+    );
+    assert_eq!(
+        (&problem["kind"], &problem["offset"]),
+        (&"io".into(), &BAD.into())
+    );
+}
+
+#[test]
+fn a_file_that_ends_in_the_sector_before_the_fault_is_whole() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    // The fault starts at a sector that is not the first of its page.
+    let bad = BAD + 512;
+    let near = noise(
+        1,
+        bad as usize - 16 - 16 - "near".len() - 16 - "bad".len() - 10,
+    );
+    let image = Image::new(&[("near", &near), ("bad", &noise(2, 1 << 20))]);
+    assert_eq!(image.header_offsets()[1] as u64, bad - 10 - 16 - 3);
+    let device = disk(dir.path(), "disk", &image.bytes(), 512);
+    let beneath = OpenOptions::new().write(true).open(dir.path().join("disk"));
+    beneath.unwrap().set_len(bad).unwrap();
+    run([Path::new("cat"), &device.path, Path::new("near")]).exits(0);
+    let ran = run([Path::new("verify"), Path::new("--json"), &device.path]).exits(1);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let found: Vec<(&Value, &Value)> = report["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| (&p["name"], &p["offset"]))
+        .collect();
+    assert_eq!(found, [(&"bad".into(), &bad.into())]);
+}
+
+#[test]
+fn what_lies_before_or_behind_the_fault_can_still_be_had() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let device = failing(&dir, &image(), 512);
+    let ran = run([Path::new("cat"), &device.path, Path::new("large")]).exits(0);
+    assert!(ran.stdout_bytes == noise(2, 1 << 20));
+    run([Path::new("list"), &device.path]).exits(0);
+    // A probe reads headers, and those are whole.
+    run([Path::new("probe"), &device.path]).exits(0);
+    let dest = dir.path().join("dest");
+    let args = [
+        "import",
+        "--device",
+        device.path.to_str().unwrap(),
+        dest.to_str().unwrap(),
+    ];
+    run(args.into_iter().chain(["--files", "small", "large"])).exits(0);
+    let (small, large) = (noise(1, 100), noise(2, 1 << 20));
+    assert_holds(
+        &dest,
+        &[("small".into(), small), ("large".into(), large)].into(),
+    );
+    let ran = run([Path::new("cat"), &device.path, Path::new("bad")]).exits(1);
+    ran.says(&format!("at offset {BAD}"))
+        .says("Input/output error");
+}

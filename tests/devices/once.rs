@@ -1,0 +1,161 @@
+//! The same payload through two devices counts once; two payloads are two.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::disks::{Model, assert_holds, backing, disk, image, number};
+use crate::support::{Image, Loop, noise};
+use crate::view::{Listing, View};
+use crate::{alone, needs_devices};
+
+fn model() -> Model {
+    [
+        ("a".into(), noise(1, 5000)),
+        ("b".into(), noise(2, 100_000)),
+    ]
+    .into()
+}
+
+#[test]
+fn two_loop_devices_of_one_file_count_once() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let file = backing(dir.path(), "image", &image(&model()).bytes(), 1 << 20);
+    let (one, two) = (Loop::attach(&file, 512), Loop::attach(&file, 4096));
+    let view = View::of(&[&one.path, &two.path], Listing::Sys);
+    let ran = view.run(["probe"]).exits(0);
+    assert_eq!(ran.stdout.lines().count(), 1, "{}", ran.stdout);
+    let dest = dir.path().join("dest");
+    view.run([Path::new("import"), &dest]).exits(0);
+    assert_holds(&dest, &model());
+    let all: Vec<Value> =
+        serde_json::from_str(&view.run(["probe", "--json"]).exits(0).stdout).unwrap();
+    assert!(
+        all.iter().all(|f| f["verdict"] == "payload"),
+        "the report tells of each device"
+    );
+}
+
+#[test]
+fn two_places_in_one_file_are_two_payloads() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = image(&model()).bytes();
+    let mut both = bytes.clone();
+    both.resize(1 << 20, 0);
+    both.extend(&bytes);
+    let file = backing(dir.path(), "image", &both, 2 << 20);
+    let one = Loop::with(&file, &["--sizelimit", "1048576"]);
+    let two = Loop::with(&file, &["--offset", "1048576"]);
+    let ran = View::of(&[&one.path, &two.path], Listing::Sys)
+        .run(["probe"])
+        .exits(0);
+    assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
+}
+
+#[test]
+fn of_a_loop_over_a_loop_the_upper_one_counts() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let lower = disk(dir.path(), "image", &image(&model()).bytes(), 512);
+    let middle = Loop::attach(&lower.path, 4096);
+    let upper = Loop::attach(&middle.path, 512);
+    let view = View::of(&[&lower.path, &middle.path, &upper.path], Listing::Sys);
+    let ran = view.run(["probe"]).exits(0);
+    assert_eq!(ran.stdout, format!("{}\n", upper.path.display()));
+    let dest = dir.path().join("dest");
+    view.run([Path::new("import"), &dest]).exits(0);
+    assert_holds(&dest, &model());
+}
+
+#[test]
+fn copies_on_two_disks_are_two_payloads() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = image(&model()).bytes();
+    let (one, two) = (
+        disk(dir.path(), "one", &bytes, 512),
+        disk(dir.path(), "two", &bytes, 512),
+    );
+    let ran = View::of(&[&one.path, &two.path], Listing::Sys)
+        .run(["probe"])
+        .exits(0);
+    assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
+}
+
+#[test]
+fn import_takes_the_only_payload_that_there_is() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let payload = disk(dir.path(), "payload", &image(&model()).bytes(), 512);
+    let blank = disk(dir.path(), "blank", &[], 512);
+    let mut broken = Image::new(&[("x", b"y")]).bytes();
+    broken[8] = 2;
+    let broken = Loop::attach(&backing(dir.path(), "broken", &broken, 4096), 512);
+    let devices = [&*blank.path, &broken.path, &payload.path];
+    for listing in [Listing::Sys, Listing::Proc, Listing::Dev] {
+        let dest = dir.path().join(format!("{listing:?}"));
+        let view = View::of(&devices, listing);
+        let ran = view
+            .run([Path::new("import"), Path::new("--json"), &dest])
+            .exits(0);
+        let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(report["source"], payload.path.to_str().unwrap());
+        assert_holds(&dest, &model());
+    }
+}
+
+#[test]
+fn import_refuses_to_choose_between_two_and_names_both() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let one = disk(dir.path(), "one", &image(&model()).bytes(), 512);
+    let two = disk(dir.path(), "two", &Image::new(&[("z", b"z")]).bytes(), 4096);
+    let dest = dir.path().join("dest");
+    let mut found = [&one.path, &two.path];
+    found.sort_by_key(|p| number(p));
+    for listing in [Listing::Sys, Listing::Proc, Listing::Dev] {
+        let view = View::of(&[&two.path, &one.path], listing);
+        let ran = view.run([Path::new("import"), &dest]).exits(4);
+        let names = format!("{}, {}", found[0].display(), found[1].display());
+        let line = format!("2 payloads found: {names}; name one of them with --device\n");
+        assert_eq!(ran.stderr, format!("lbpayload: error: {line}"));
+        assert_eq!(ran.stdout, "");
+        assert!(!dest.exists(), "nothing was made");
+    }
+}
+
+#[test]
+fn import_says_what_it_looked_at_where_there_is_none() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let blank = disk(dir.path(), "blank", &[], 512);
+    let cut = Image::new(&[("x", &noise(1, 100_000))]).bytes();
+    let cut = Loop::attach(&backing(dir.path(), "cut", &cut[..50_000], 51_200), 512);
+    let dest = dir.path().join("dest");
+    let looked = [
+        (Listing::Sys, "/sys/class/block"),
+        (Listing::Proc, "/proc/partitions"),
+        (Listing::Dev, "/dev"),
+    ];
+    for (listing, from) in looked {
+        let view = View::of(&[&blank.path, &cut.path], listing);
+        let ran = view.run([Path::new("import"), &dest]).exits(3);
+        let ran = ran.says(&format!(
+            "no payload found; looked at 2 devices from {from}"
+        ));
+        let ran = ran
+            .says(&format!("{} (corrupt: ", cut.path.display()))
+            .says("--device");
+        assert_eq!(ran.stdout, "");
+        assert!(!dest.exists(), "nothing was made");
+    }
+}

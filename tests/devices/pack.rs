@@ -1,0 +1,324 @@
+//! `lbpayload pack` onto a block device.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::disks::{Model, Partitioned, assert_holds, backing, first_bytes};
+use crate::support::{Image, Loop, Mounted, Ran, TempDir, check, lbpayload, noise, run, sha256sum};
+use crate::{alone, needs_devices};
+
+/// Inputs in a directory, and the payload that they are.
+struct Inputs {
+    dir: TempDir,
+    model: Model,
+}
+
+impl Inputs {
+    fn make() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |seed, len| (format!("{seed} file"), noise(seed, len));
+        let model: Model = [
+            file(1, 0),
+            file(2, 5000),
+            file(3, (2 << 20) + 1),
+            file(4, 1),
+        ]
+        .into();
+        for (name, bytes) in &model {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        Self { dir, model }
+    }
+
+    fn image(&self) -> Vec<u8> {
+        let files: Vec<(&str, &[u8])> = self
+            .model
+            .iter()
+            .map(|(n, b)| (n.as_str(), &b[..]))
+            .collect();
+        Image::new(&files).bytes()
+    }
+
+    #[track_caller]
+    fn pack(&self, out: &Path, options: &[&str]) -> Ran {
+        Ran::of(
+            lbpayload()
+                .arg("pack")
+                .args(options)
+                .arg("-o")
+                .arg(out)
+                .arg(self.dir.path()),
+        )
+    }
+}
+
+/// A disk full of noise, and the file it is over.
+fn noisy(dir: &Path, size: u64, sector: u32) -> (Loop, PathBuf) {
+    let file = backing(dir, "noisy", &noise(9, size as usize), size);
+    (Loop::attach(&file, sector), file)
+}
+
+#[test]
+fn a_device_is_not_overwritten_unasked() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    let (device, file) = noisy(dir.path(), 4 << 20, 512);
+    let ran = inputs
+        .pack(&device.path, &[])
+        .exits(1)
+        .says("it is a block device")
+        .says("--force");
+    assert!(ran.stderr.contains(device.path.to_str().unwrap()));
+    assert!(
+        fs::read(&file).unwrap() == noise(9, 4 << 20),
+        "it was written to"
+    );
+}
+
+#[test]
+fn a_forced_pack_writes_the_image_and_nothing_behind_its_last_sector() {
+    needs_devices!();
+    let _alone = alone();
+    for sector in [512, 4096] {
+        let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+        let (device, file) = noisy(dir.path(), 4 << 20, sector);
+        inputs.pack(&device.path, &["--force"]).exits(0);
+        let image = inputs.image();
+        assert!(first_bytes(&device.path, image.len()) == image);
+        check(
+            Command::new("blockdev")
+                .arg("--flushbufs")
+                .arg(&device.path),
+        );
+        let all = fs::read(&file).unwrap();
+        let end = image.len().next_multiple_of(sector as usize);
+        assert!(all[..image.len()] == image && all[end..] == noise(9, 4 << 20)[end..]);
+        let dest = dir.path().join("dest");
+        run([
+            Path::new("import"),
+            Path::new("--device"),
+            &device.path,
+            &dest,
+        ])
+        .exits(0);
+        assert_holds(&dest, &inputs.model);
+        run([Path::new("verify"), &device.path]).exits(0);
+    }
+}
+
+#[test]
+fn a_payload_that_fills_the_device_to_the_last_byte_fits() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    let size = (inputs.image().len() as u64).next_multiple_of(4096);
+    let (device, _) = noisy(dir.path(), size, 4096);
+    inputs
+        .pack(&device.path, &["--force", "--pad", "4096"])
+        .exits(0);
+    run([Path::new("verify"), &device.path]).exits(0);
+    let small = dir.path().join("small");
+    fs::write(&small, noise(8, size as usize - 4096)).unwrap();
+    let device = Loop::attach(&small, 4096);
+    inputs.pack(&device.path, &["--force"]).exits(1);
+}
+
+#[test]
+fn a_device_that_is_too_small_is_refused_before_a_byte_is_written() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    let (device, file) = noisy(dir.path(), 1 << 20, 512);
+    let numbers = format!(
+        "the payload takes {} bytes and the device has {}",
+        inputs.image().len(),
+        1 << 20
+    );
+    inputs
+        .pack(&device.path, &["--force"])
+        .exits(1)
+        .says(&numbers)
+        .says("nothing was written");
+    check(
+        Command::new("blockdev")
+            .arg("--flushbufs")
+            .arg(&device.path),
+    );
+    assert!(
+        fs::read(&file).unwrap() == noise(9, 1 << 20),
+        "it was written to"
+    );
+}
+
+#[test]
+fn a_mounted_device_is_refused_even_by_force() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    let ext4 = Mounted::make("ext4", dir.path(), 32 << 20);
+    fs::write(ext4.path.join("precious"), b"precious").unwrap();
+    let source = check(
+        Command::new("findmnt")
+            .args(["-no", "SOURCE"])
+            .arg(&ext4.path),
+    );
+    let device = Path::new(source.trim());
+    check(Command::new("sync").arg("-f").arg(&ext4.path));
+    let before = first_bytes(device, 1 << 20);
+    inputs
+        .pack(device, &["--force"])
+        .exits(1)
+        .says("busy")
+        .says("mounted or in use");
+    assert!(first_bytes(device, 1 << 20) == before, "it was written to");
+    assert_eq!(fs::read(ext4.path.join("precious")).unwrap(), b"precious");
+}
+
+#[test]
+fn a_disk_with_a_mounted_partition_is_refused_even_by_force() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    let parted = Partitioned::make(dir.path(), "gpt", 512, b"something");
+    check(Command::new("mkfs.ext4").arg("-qF").arg(&parted.first));
+    let at = dir.path().join("mnt");
+    fs::create_dir(&at).unwrap();
+    check(Command::new("mount").args([&parted.first, &at]));
+    let unmount = Unmount(&at);
+    let before = first_bytes(&parted.disk.path, 1 << 20);
+    inputs
+        .pack(&parted.disk.path, &["--force"])
+        .exits(1)
+        .says("mounted or in use");
+    assert!(
+        first_bytes(&parted.disk.path, 1 << 20) == before,
+        "it was written to"
+    );
+    // The other partition is nobody's.
+    inputs.pack(&parted.second, &["--force"]).exits(0);
+    run([Path::new("verify"), &parted.second]).exits(0);
+    drop(unmount);
+}
+
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_pack_that_fails_leaves_no_payload_on_the_device() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    // The last input is not what its checksum says: most of the image is written.
+    let sums: String = inputs
+        .model
+        .iter()
+        .map(|(name, bytes)| {
+            let bytes = if name.starts_with('4') {
+                b"other"
+            } else {
+                &bytes[..]
+            };
+            format!("{}  {name}\n", sha256sum(bytes))
+        })
+        .collect();
+    let file = dir.path().join("sums");
+    fs::write(&file, sums).unwrap();
+    let sums = file.to_str().unwrap();
+    for old in [&Image::new(&[("old", b"payload")]).bytes(), &noise(3, 5000)] {
+        let file = backing(dir.path(), "disk", old, 4 << 20);
+        let device = Loop::attach(&file, 4096);
+        let ran = inputs
+            .pack(&device.path, &["--force", "--checksums", sums])
+            .exits(1);
+        assert!(ran.stderr.contains("4 file"), "{}", ran.stderr);
+        assert!(first_bytes(&device.path, 8) != b"LBPAYLD1");
+        run([Path::new("probe"), &device.path]).exits(3);
+        inputs.pack(&device.path, &["--force"]).exits(0);
+        run([Path::new("verify"), &device.path]).exits(0);
+    }
+}
+
+#[test]
+fn an_input_that_cannot_be_read_half_way_leaves_no_payload_on_the_device() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let ext4 = Mounted::make("ext4", dir.path(), 32 << 20);
+    for (name, len) in [("a good", 3 << 20), ("b bad", 1 << 20)] {
+        fs::write(ext4.path.join(name), noise(len as u64, len)).unwrap();
+    }
+    check(
+        Command::new("mount")
+            .args(["-o", "remount,ro"])
+            .arg(&ext4.path),
+    );
+    let (good, bad) = (ext4.path.join("a good"), ext4.path.join("b bad"));
+    for path in [&good, &bad] {
+        fs::read(path).unwrap();
+    }
+    check(
+        Command::new("dd")
+            .arg(format!("if={}", bad.display()))
+            .args(["iflag=nocache", "count=0"]),
+    );
+    // Names and sizes are known by now. Then what the file system is on is gone from
+    // beneath it.
+    backing(dir.path(), "ext4.img", &[], 0);
+    let (device, _) = noisy(dir.path(), 8 << 20, 512);
+    let mut pack = lbpayload();
+    pack.args(["pack", "--force", "-o"])
+        .arg(&device.path)
+        .arg(&good)
+        .arg(&bad);
+    Ran::of(&mut pack)
+        .exits(1)
+        .says(&format!("reading {}: Input/output error", bad.display()));
+    assert!(first_bytes(&device.path, 8) != b"LBPAYLD1");
+    run([Path::new("probe"), &device.path]).exits(3);
+}
+
+#[test]
+fn an_input_that_is_missing_leaves_the_device_untouched() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    let (device, file) = noisy(dir.path(), 4 << 20, 512);
+    let gone = inputs.dir.path().join("gone");
+    let mut command = lbpayload();
+    command.args(["pack", "--force", "-o"]).args([
+        &device.path,
+        &inputs.dir.path().join("2 file"),
+        &gone,
+    ]);
+    Ran::of(&mut command).exits(1).says(gone.to_str().unwrap());
+    assert!(
+        fs::read(&file).unwrap() == noise(9, 4 << 20),
+        "it was written to"
+    );
+}
+
+#[test]
+fn a_read_only_device_is_refused() {
+    needs_devices!();
+    let _alone = alone();
+    let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
+    let file = backing(dir.path(), "disk", &noise(9, 1 << 20), 4 << 20);
+    let device = Loop::with(&file, &["--read-only"]);
+    let ran = inputs
+        .pack(&device.path, &["--force"])
+        .exits(1)
+        .says("read-only");
+    assert!(
+        ran.stderr.contains(device.path.to_str().unwrap()),
+        "{}",
+        ran.stderr
+    );
+    assert!(fs::read(&file).unwrap()[..1 << 20] == noise(9, 1 << 20));
+}
