@@ -50,6 +50,7 @@ struct Detail {
     doing: Option<String>,
     path: Option<PathBuf>,
     entry: Option<(u64, Option<String>)>,
+    file: Option<String>,
     offset: Option<u64>,
     message: Option<String>,
     source: Option<io::Error>,
@@ -64,6 +65,7 @@ impl Error {
             doing: None,
             path: None,
             entry: None,
+            file: None,
             offset: None,
             message: Some(message.into()),
             source: None,
@@ -83,6 +85,7 @@ impl Error {
             doing: Some(doing.into()),
             path: None,
             entry: None,
+            file: None,
             offset: None,
             message: None,
             source: Some(source),
@@ -116,6 +119,13 @@ impl Error {
         self
     }
 
+    /// Names a file that is in no entry.
+    #[must_use]
+    pub fn file(mut self, name: &str) -> Self {
+        self.0.file = Some(name.to_owned());
+        self
+    }
+
     /// Names the byte offset.
     #[must_use]
     pub fn at(mut self, offset: u64) -> Self {
@@ -127,6 +137,26 @@ impl Error {
     #[must_use]
     pub fn advice(mut self, advice: impl Into<String>) -> Self {
         self.0.advice = Some(advice.into());
+        self
+    }
+
+    /// Names the file or device, where none is named.
+    #[must_use]
+    pub fn or_path(mut self, path: impl AsRef<Path>) -> Self {
+        if self.0.kind != Kind::Interrupted {
+            self.0
+                .path
+                .get_or_insert_with(|| path.as_ref().to_path_buf());
+        }
+        self
+    }
+
+    /// Says what to do next, where nothing says so. An interruption says enough.
+    #[must_use]
+    pub fn or_advice(mut self, advice: &str) -> Self {
+        if self.0.kind != Kind::Interrupted {
+            self.0.advice.get_or_insert_with(|| advice.to_owned());
+        }
         self
     }
 
@@ -176,6 +206,11 @@ impl fmt::Display for Detail {
             if let Some(name) = name {
                 write!(f, " \"{}\"", printable(name))?;
             }
+            context = true;
+        }
+        if let Some(file) = &self.file {
+            let comma = if context { ", " } else { "" };
+            write!(f, "{comma}\"{}\"", printable(file))?;
             context = true;
         }
         if let Some(offset) = self.offset {

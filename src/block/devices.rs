@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::node::{Node, Nodes};
+use super::node::{Node, Nodes, number_of};
 use crate::error::{Error, Kind, Result};
 
 /// What sort of device it is.
@@ -163,6 +163,13 @@ impl Devices {
         self.list
             .iter()
             .find(|d| (d.major, d.minor) == (major, minor))
+    }
+
+    /// A device that shows the bytes of the one at `path`, if /sys knows of one.
+    pub fn stacked_on(&self, path: &Path) -> Option<&Device> {
+        let (major, minor) = number_of(path)?;
+        let lower = self.by_number(major, minor)?;
+        self.iter().find(|upper| upper.lower.contains(&lower.name))
     }
 
     /// The node through which `device` is opened; made where it is missing.

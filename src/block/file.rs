@@ -36,19 +36,23 @@ impl FileSource {
     pub fn open(path: &Path, policy: DirectPolicy) -> Result<Self> {
         let failed = |e: io::Error| Error::io("opening", e).path(path);
         // Looked at before it is opened: opening a FIFO would wait for a writer.
-        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        let kind = std::fs::metadata(path)
+            .map_err(|e| failed(e).advice("check the path; lbpayload probe finds disks"))?
+            .file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            let what = if kind.is_dir() {
-                "a directory"
-            } else {
-                "neither"
+            let what = match kind {
+                kind if kind.is_dir() => "a directory",
+                kind if kind.is_char_device() => "a character device",
+                kind if kind.is_fifo() => "a FIFO",
+                _ => "neither",
             };
             return Err(Error::new(
                 Kind::Refused,
                 format!("expected a regular file or a block device, found {what}"),
             )
             .doing("opening")
-            .path(path));
+            .path(path)
+            .advice("name the image file or the disk; lbpayload probe finds disks"));
         }
         match policy {
             DirectPolicy::Never => Self::with_flags(path, 0),
@@ -89,14 +93,18 @@ impl FileSource {
             meta.len()
         };
         let direct = flags & libc::O_DIRECT != 0;
-        let granule = if !direct {
-            1
-        } else if device {
-            sys::logical_block_size(&file)
-                .map_err(|e| Error::io("asking for the logical block size of", e).path(path))?
-                as usize
+        let sector = if device {
+            logical_block_size(&file, path)?
         } else {
-            file_granule(&file).map_err(failed)?
+            1
+        };
+        // Linux may report a size that ends within a sector (a loop device over such
+        // a file does); nothing can be read there.
+        let len = len - len % sector as u64;
+        let granule = match (direct, device) {
+            (false, _) => 1,
+            (true, true) => sector,
+            (true, false) => file_granule(&file).map_err(failed)?,
         };
         if !granule.is_power_of_two() || granule > PAGE {
             return Err(Error::new(
@@ -153,6 +161,15 @@ impl FileSource {
             !self.device && self.id == (meta.dev(), meta.ino())
         }
     }
+}
+
+fn logical_block_size(file: &File, path: &Path) -> Result<usize> {
+    let failed = |e| Error::io("asking for the logical block size of", e).path(path);
+    let size = sys::logical_block_size(file).map_err(failed)?;
+    if size == 0 {
+        return Err(failed(io::ErrorKind::InvalidData.into()));
+    }
+    Ok(size as usize)
 }
 
 /// What direct reads of a regular file must be multiples of.
@@ -227,9 +244,14 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
         })?;
     let size =
         sys::device_size(&file).map_err(|e| Error::io("asking for the size of", e).path(path))?;
-    let block = sys::logical_block_size(&file)
-        .map_err(|e| Error::io("asking for the logical block size of", e).path(path))?;
-    Ok((file, size, block as usize))
+    let sector = logical_block_size(&file, path)?;
+    if sys::is_read_only(&file) {
+        return Err(Error::new(Kind::Refused, "the device is read-only")
+            .doing("opening for writing")
+            .path(path)
+            .advice("lift its write protection (a switch, or blockdev --setrw)"));
+    }
+    Ok((file, size - size % sector as u64, sector))
 }
 
 /// Whether somebody holds the block device at `path`: a mount, swap, or a device

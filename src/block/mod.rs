@@ -7,6 +7,7 @@
 
 mod buffer;
 mod devices;
+mod engine;
 mod file;
 mod node;
 mod queue;
@@ -14,15 +15,18 @@ mod source;
 mod sys;
 mod threads;
 mod udev;
+mod uring;
 mod window;
 
 pub use buffer::{AlignedBuf, BufferPool, PAGE};
 pub use devices::{Device, DeviceKind, Devices, Roots, mount_proc};
+pub use engine::{IoEngine, open_queue};
 pub use file::{FileSource, is_held, open_exclusive_for_writing};
 pub use node::Node;
 pub use queue::{Completion, Job, Outcome, Queue, Sink};
-pub use source::{DirectPolicy, ReadMode, Source, read_exact_at};
-pub use sys::{Room, allocate, direct_alignment, drop_cached, room, write_uncached};
+pub use source::{DirectPolicy, ReadMode, Source, read_exact_at, read_to_fault};
+pub use sys::{Room, allocate, direct_alignment, drop_cached, is_in_memory, room, write_uncached};
 pub use threads::ThreadQueue;
 pub use udev::{Properties, properties};
+pub use uring::UringQueue;
 pub use window::Window;

@@ -159,7 +159,8 @@ fn in_temporary_directory(device: &Device, number: (u32, u32)) -> io::Result<Nod
     Err(last)
 }
 
-fn number_of(path: &Path) -> Option<(u32, u32)> {
+/// Major and minor number of the block device at `path`.
+pub(super) fn number_of(path: &Path) -> Option<(u32, u32)> {
     let meta = fs::metadata(path).ok()?;
     let rdev = meta.rdev();
     #[allow(clippy::useless_conversion)] // dev_t differs between C libraries

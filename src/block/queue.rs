@@ -1,6 +1,7 @@
 //! Several reads and writes going at once, behind one interface.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub enum Outcome {
     Read(AlignedBuf, io::Result<usize>),
     /// A write: the buffer back, and whether all of it was written.
     Write(AlignedBuf, io::Result<()>),
+    /// A write of a shared block, which is given back by then.
+    WriteShared(io::Result<()>),
     /// A job has run.
     Job,
 }
@@ -71,6 +74,17 @@ pub trait Queue {
 
     /// Writes the first `len` bytes of `buf` at `offset`.
     fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, offset: u64);
+
+    /// Writes that part of a block that others read too at `offset`: for sinks that
+    /// take any alignment.
+    fn write_shared(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        offset: u64,
+    );
 
     /// Runs `job` on another thread.
     fn run(&mut self, token: u64, job: Job);

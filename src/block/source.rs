@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use super::buffer::PAGE;
+
 /// How a source is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,4 +100,29 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
         }
     }
     Ok(done)
+}
+
+/// Reads again what failed as a whole: in pages up to the bad one, and in that by
+/// the granule. Returns how many of the `want` bytes from `start` there are before
+/// the fault, and the fault; none where it was a passing one.
+pub fn read_to_fault(
+    source: &dyn Source,
+    buf: &mut [u8],
+    want: usize,
+    start: u64,
+) -> (usize, Option<io::Error>) {
+    let granule = source.granule();
+    let sector = granule.max(512);
+    let mut piece = PAGE.max(granule);
+    let mut done = 0;
+    while done < want {
+        let len = piece.min((want - done).next_multiple_of(granule));
+        match read_exact_at(source, &mut buf[done..done + len], start + done as u64) {
+            Ok(0) => return (done, Some(io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => done += n,
+            Err(_) if piece > sector => piece = sector,
+            Err(e) => return (done, Some(e)),
+        }
+    }
+    (want, None)
 }

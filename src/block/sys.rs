@@ -11,6 +11,8 @@ mod ioctls {
     // size_t, and the number is made from it), and the logical block size.
     nix::ioctl_read!(blkgetsize64, 0x12, 114, libc::size_t);
     nix::ioctl_read_bad!(blksszget, 0x1268, libc::c_int);
+    // Whether the device is read-only.
+    nix::ioctl_read_bad!(blkroget, 0x125e, libc::c_int);
 }
 
 /// The size of a block device in bytes.
@@ -36,6 +38,15 @@ pub(super) fn logical_block_size(file: &File) -> io::Result<u32> {
     // writes one int, which `size` is.
     unsafe { ioctls::blksszget(file.as_raw_fd(), &raw mut size) }?;
     u32::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Whether a block device refuses writes. False where it cannot be asked.
+pub(super) fn is_read_only(file: &File) -> bool {
+    let mut read_only: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the length of the call, and BLKROGET
+    // writes one int, which `read_only` is.
+    let asked = unsafe { ioctls::blkroget(file.as_raw_fd(), &raw mut read_only) };
+    asked.is_ok() && read_only != 0
 }
 
 /// What direct I/O on this file must be aligned to, as statx(2) says with
@@ -114,6 +125,23 @@ pub fn drop_cached(file: BorrowedFd<'_>, offset: u64, len: u64) {
     };
     // SAFETY: the descriptor is borrowed and the call touches no memory of ours.
     unsafe { libc::posix_fadvise64(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) };
+}
+
+/// Whether the file system of `file` is memory (tmpfs, ramfs), where direct I/O is
+/// accepted and means nothing. False where it cannot be asked.
+pub fn is_in_memory(file: BorrowedFd<'_>) -> bool {
+    // linux/magic.h
+    const TMPFS_MAGIC: u32 = 0x0102_1994;
+    const RAMFS_MAGIC: u32 = 0x8584_58f6;
+    // SAFETY: statfs64 is plain integers, for which all zeros is a value.
+    let mut buf: libc::statfs64 = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is borrowed and `buf` is a whole statfs64 to fill.
+    if unsafe { libc::fstatfs64(file.as_raw_fd(), &raw mut buf) } != 0 {
+        return false;
+    }
+    // The type's width and sign differ between architectures; the magic has 32 bits.
+    let magic = buf.f_type as u32;
+    magic == TMPFS_MAGIC || magic == RAMFS_MAGIC
 }
 
 /// Room on a file system.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,8 +18,12 @@ const STACK_BYTES: usize = 128 * 1024;
 enum Request {
     Read(Arc<dyn Source>, AlignedBuf, usize, u64),
     Write(Arc<dyn Sink>, AlignedBuf, usize, u64),
+    WriteShared(Arc<dyn Sink>, Arc<AlignedBuf>, Range<usize>, u64),
     Job(Job),
 }
+
+/// Called from the threads.
+type Notice = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Inbox {
@@ -70,15 +75,21 @@ impl ThreadQueue {
     /// # Errors
     /// When not even one can be started. With fewer than asked for it goes on.
     pub fn new(threads: usize) -> io::Result<Self> {
+        Self::with_notice(threads, Arc::new(|| ()))
+    }
+
+    /// As [`ThreadQueue::new`]; `notice` is called after each completion, for an
+    /// owner that waits elsewhere.
+    pub(super) fn with_notice(threads: usize, notice: Notice) -> io::Result<Self> {
         let inbox = Arc::new(Inbox::default());
         let (send, done) = mpsc::channel();
         let mut started = Vec::new();
         for n in 0..threads.max(1) {
-            let (inbox, send) = (Arc::clone(&inbox), send.clone());
+            let (inbox, send, notice) = (Arc::clone(&inbox), send.clone(), Arc::clone(&notice));
             let thread = std::thread::Builder::new()
                 .name(format!("io-{n}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || work(&inbox, &send));
+                .spawn(move || work(&inbox, &send, &*notice));
             match thread {
                 Ok(thread) => started.push(thread),
                 Err(e) if started.is_empty() => return Err(e),
@@ -99,13 +110,20 @@ impl ThreadQueue {
         })
     }
 
+    /// Completions that are there already.
+    pub(super) fn ready(&mut self) -> Vec<Completion> {
+        let ready: Vec<Completion> = self.done.try_iter().collect();
+        self.in_flight -= ready.len();
+        ready
+    }
+
     fn put(&mut self, token: u64, request: Request) {
         self.in_flight += 1;
         self.inbox.put(token, request);
     }
 }
 
-fn work(inbox: &Inbox, done: &Sender<Completion>) {
+fn work(inbox: &Inbox, done: &Sender<Completion>, notice: &(dyn Fn() + Send + Sync)) {
     while let Some((token, request)) = inbox.take() {
         let outcome = match request {
             Request::Read(source, mut buf, len, offset) => {
@@ -115,6 +133,11 @@ fn work(inbox: &Inbox, done: &Sender<Completion>) {
             Request::Write(sink, buf, len, offset) => {
                 let result = sink.write_all_at(&buf[..len], offset);
                 Outcome::Write(buf, result)
+            }
+            Request::WriteShared(sink, block, range, offset) => {
+                let result = sink.write_all_at(&block[range], offset);
+                drop(block);
+                Outcome::WriteShared(result)
             }
             Request::Job(job) => {
                 // A job that panics must still come back, or its owner would
@@ -128,6 +151,7 @@ fn work(inbox: &Inbox, done: &Sender<Completion>) {
         if done.send(Completion { token, outcome }).is_err() {
             return;
         }
+        notice();
     }
 }
 
@@ -152,6 +176,21 @@ impl Queue for ThreadQueue {
         offset: u64,
     ) {
         self.put(token, Request::Write(Arc::clone(sink), buf, len, offset));
+    }
+
+    fn write_shared(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        offset: u64,
+    ) {
+        let block = Arc::clone(block);
+        self.put(
+            token,
+            Request::WriteShared(Arc::clone(sink), block, range, offset),
+        );
     }
 
     fn run(&mut self, token: u64, job: Job) {

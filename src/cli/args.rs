@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::block::DirectPolicy;
+use crate::block::{DirectPolicy, IoEngine};
 use crate::format::Dialect;
 use crate::import::ExistingPolicy;
 
@@ -212,6 +212,10 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = direct,
           hide_default_value = false)]
     pub direct: DirectPolicy,
+
+    /// What keeps reads and writes in flight: io_uring or threads
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub io: IoEngine,
 
     /// Where a file with other content has the name: replace it, keep it, or fail
     #[arg(long, value_name = "WHAT", default_value = "replace")]

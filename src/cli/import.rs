@@ -30,6 +30,7 @@ struct JsonReport<'a> {
     seconds: f64,
     read_mode: ReadMode,
     write_mode: Option<WriteMode>,
+    io: Option<String>,
     dry_run: bool,
     checked: u64,
     unlisted: u64,
@@ -63,6 +64,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         direct: args.direct,
         existing: args.existing,
         dry_run: args.dry_run,
+        engine: args.io,
         tuning: Tuning::default(),
     };
     let report = import(&payload, options, &*progress, &mut |_| ());
@@ -131,6 +133,7 @@ fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonR
         seconds: report.elapsed.as_secs_f64(),
         read_mode: report.read_mode,
         write_mode: report.write_mode,
+        io: report.engine.map(|engine| engine.to_string()),
         dry_run: args.dry_run,
         checked: report.checked,
         unlisted: report.unlisted,

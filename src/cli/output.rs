@@ -33,11 +33,6 @@ impl Out {
         self.put(b"\n")
     }
 
-    /// The writer itself, for what streams.
-    pub(super) fn writer(&mut self) -> &mut impl Write {
-        &mut self.0
-    }
-
     /// Sends what is buffered on its way.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.0.flush().map_err(failed)

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::block::{Devices, DirectPolicy, FileSource, Roots, mount_proc};
+use crate::block::{Devices, DirectPolicy, FileSource, IoEngine, Roots, mount_proc};
 use crate::durable::Directory;
 use crate::error::{Kind, Result};
 use crate::import::{ExistingPolicy, Options, Tuning, import};
@@ -116,12 +116,13 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
     drop(Directory::open_or_make(dest, false)?);
     signals::listen()?;
     let mut out = Out::new();
-    out.line(&format!(
-        "{NAME}: reading {} files from {}",
-        payload.claimed_files(),
-        device.display()
-    ))?;
-    out.flush()?;
+    let mut said = out
+        .line(&format!(
+            "{NAME}: reading {} files from {}",
+            payload.claimed_files(),
+            device.display()
+        ))
+        .and_then(|()| out.flush());
     let options = Options {
         dest: dest.to_path_buf(),
         make_parents: false,
@@ -131,9 +132,9 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
         direct: DirectPolicy::Auto,
         existing: ExistingPolicy::Replace,
         dry_run: false,
+        engine: IoEngine::Auto,
         tuning: Tuning::default(),
     };
-    let mut said = Ok(());
     let progress = progress::shown(Some(ProgressForm::None));
     let result = import(&payload, options, &*progress, &mut |name| {
         if said.is_ok() {

@@ -61,7 +61,13 @@ impl NewFile {
             .suffix(".part")
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(dir)
-            .map_err(|e| Error::io("making a file in", e).path(dir))?;
+            .map_err(|e| {
+                // tempfile adds the temporary name, which says nothing to anybody.
+                let plain = e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
+                Error::io("making a file in", plain)
+                    .path(dir)
+                    .advice("check that the directory is there and may be written to")
+            })?;
         Ok(Self {
             temp,
             path,

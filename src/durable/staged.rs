@@ -17,11 +17,18 @@ pub(super) struct StagedFile {
     /// Whether finishing it must sync it, because flushing the file system would
     /// not report its failure.
     sync: bool,
+    /// Whether the page cache is to be left as it was found.
+    forget: bool,
 }
 
 impl StagedFile {
-    pub(super) fn new(file: File, mode: WriteMode, sync: bool) -> Self {
-        Self { file, mode, sync }
+    pub(super) fn new(file: File, mode: WriteMode, sync: bool, forget: bool) -> Self {
+        Self {
+            file,
+            mode,
+            sync,
+            forget,
+        }
     }
 }
 
@@ -49,10 +56,10 @@ impl Sink for StagedFile {
         if self.file.metadata()?.len() != len {
             self.file.set_len(len)?;
         }
-        if self.sync || self.mode == WriteMode::Buffered {
+        if self.sync || self.forget {
             self.file.sync_data()?;
         }
-        if self.mode == WriteMode::Buffered {
+        if self.forget {
             block::drop_cached(self.file.as_fd(), 0, 0);
         }
         Ok(())

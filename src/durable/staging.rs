@@ -13,7 +13,8 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, faccessat, syncfs, unlinkat};
 
 use crate::block::{
-    AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, write_uncached,
+    AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, drop_cached, is_in_memory,
+    write_uncached,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -57,8 +58,15 @@ pub trait Store: Send + Sync {
     /// How files made with [`Store::create`] are written.
     fn mode(&self) -> WriteMode;
 
-    /// Makes a staged file of `size` bytes, to be written block by block. Offsets
-    /// and lengths of writes are multiples of a page, the last one padded.
+    /// Whether writes may be of any offset, length and memory, so that blocks need
+    /// not be shifted into place.
+    fn takes_any_alignment(&self) -> bool {
+        self.mode() != WriteMode::Direct
+    }
+
+    /// Makes a staged file of `size` bytes, to be written block by block. Where the
+    /// store demands alignment, offsets and lengths of writes are multiples of a
+    /// page, the last one padded.
     ///
     /// # Errors
     /// What the system says.
@@ -70,6 +78,10 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// What the system says.
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Drops what the page cache holds of a file made with [`Store::put`] that has
+    /// been flushed. Advice: nothing depends on it.
+    fn forget(&self, slot: u64);
 
     /// Removes a staged file.
     ///
@@ -104,6 +116,8 @@ pub struct Staging {
     staging: OwnedFd,
     mode: WriteMode,
     sync_each: bool,
+    in_memory: bool,
+    uncached: bool,
 }
 
 impl Staging {
@@ -127,11 +141,15 @@ impl Staging {
             ))
         })?;
         let dir = dir.file().try_clone().map_err(|e| failed("opening", e))?;
+        let in_memory = is_in_memory(staging.as_fd());
         let mut this = Self {
             dir,
             staging,
             mode: WriteMode::Buffered,
-            sync_each: !syncfs_reports(),
+            // Memory has nothing to be synced to.
+            sync_each: !in_memory && !syncfs_reports(),
+            in_memory,
+            uncached: false,
         };
         let left = this.empty().map_err(|e| failed("emptying", e))?;
         if left > 0 {
@@ -140,6 +158,8 @@ impl Staging {
                 path.display()
             );
         }
+        let first = |e| failed("writing a first file in", e);
+        this.uncached = !in_memory && this.can_write_uncached().map_err(first)?;
         this.mode = this
             .best_mode(policy)
             .map_err(|e| failed("writing a first file in", e))?;
@@ -184,16 +204,13 @@ impl Staging {
     /// Tries the modes on a file that is removed again: what statx(2) says, and
     /// what a write says where statx says nothing.
     fn best_mode(&self, policy: DirectPolicy) -> io::Result<WriteMode> {
-        let page = AlignedBuf::new(PAGE)?;
-        let name = "probe";
-        let attempt = |flags: OFlag, write: &dyn Fn(&File) -> io::Result<()>| -> io::Result<()> {
-            let file = self.open_new(name, flags)?;
-            let result = write(&file);
-            unlinkat(&self.staging, name, UnlinkatFlags::NoRemoveDir)?;
-            result
-        };
+        if self.in_memory && policy == DirectPolicy::Auto {
+            // It would take O_DIRECT, and only make us align what it copies anyway.
+            return Ok(WriteMode::Buffered);
+        }
         if policy != DirectPolicy::Never {
-            let direct = attempt(
+            let page = AlignedBuf::new(PAGE)?;
+            let direct = self.attempt(
                 OFlag::O_DIRECT,
                 &|file| match direct_alignment(file.as_fd()) {
                     Some(n) if n == 0 || n as usize > PAGE => Err(Errno::EINVAL.into()),
@@ -205,15 +222,31 @@ impl Staging {
                 Err(e) if is_unsupported(&e) => log::debug!("no direct writes here: {e}"),
                 Err(e) => return Err(e),
             }
-            // open(2) may have made the file and refused the flag all the same.
-            let _ = unlinkat(&self.staging, name, UnlinkatFlags::NoRemoveDir);
         }
-        match attempt(OFlag::empty(), &|file| {
-            write_uncached(file.as_fd(), &page, 0).map(drop)
-        }) {
-            Ok(()) => Ok(WriteMode::Uncached),
-            Err(e) if is_unsupported(&e) => Ok(WriteMode::Buffered),
+        Ok(if self.uncached {
+            WriteMode::Uncached
+        } else {
+            WriteMode::Buffered
+        })
+    }
+
+    fn can_write_uncached(&self) -> io::Result<bool> {
+        let write = |file: &File| write_uncached(file.as_fd(), &[0; 512], 0).map(drop);
+        match self.attempt(OFlag::empty(), &write) {
+            Ok(()) => Ok(true),
+            Err(e) if is_unsupported(&e) => Ok(false),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Writes to a file that is removed again.
+    fn attempt(&self, flags: OFlag, write: &dyn Fn(&File) -> io::Result<()>) -> io::Result<()> {
+        let name = "probe";
+        let result = self.open_new(name, flags).and_then(|file| write(&file));
+        match unlinkat(&self.staging, name, UnlinkatFlags::NoRemoveDir) {
+            // open(2) may refuse the flag with or without having made the file.
+            Ok(()) | Err(Errno::ENOENT) => result,
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -261,14 +294,20 @@ impl Store for Staging {
             WriteMode::Uncached | WriteMode::Buffered => OFlag::empty(),
         };
         let file = self.open_new(&slot_name(slot), flags)?;
-        if size >= ALLOCATE_FROM {
+        if size >= ALLOCATE_FROM && !self.in_memory {
             // To whole pages, so that the padded last write does not extend it.
             match allocate(file.as_fd(), size.next_multiple_of(PAGE as u64)) {
                 Err(e) if !is_unsupported(&e) => return Err(e),
                 _ => {}
             }
         }
-        Ok(Arc::new(StagedFile::new(file, self.mode, self.sync_each)))
+        let forget = self.mode == WriteMode::Buffered && !self.in_memory;
+        Ok(Arc::new(StagedFile::new(
+            file,
+            self.mode,
+            self.sync_each,
+            forget,
+        )))
     }
 
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
@@ -278,6 +317,18 @@ impl Store for Staging {
             file.sync_data()?;
         }
         Ok(())
+    }
+
+    fn forget(&self, slot: u64) {
+        if self.in_memory {
+            return;
+        }
+        // Another open costs less than writing uncached, which starts the disk for
+        // each file, and than holding thousands of descriptors until the flush.
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        if let Ok(file) = openat(&self.staging, &*slot_name(slot), flags, Mode::empty()) {
+            drop_cached(file.as_fd(), 0, 0);
+        }
     }
 
     fn discard(&self, slot: u64) -> io::Result<()> {

@@ -14,6 +14,8 @@ use super::bug;
 /// cut off has to do again. Few enough that the flushes cost little.
 const DUE_BYTES: u64 = 1 << 30;
 const DUE_FILES: usize = 16 * 1024;
+/// Or after this many bytes that lie in the page cache until they are flushed.
+const DUE_CACHED_BYTES: u64 = 32 << 20;
 const DUE_AFTER: Duration = Duration::from_secs(5);
 
 /// A file that is complete, and has no name yet.
@@ -23,6 +25,8 @@ pub(super) struct Complete {
     pub name: String,
     pub size: u64,
     pub replaces: bool,
+    /// Whether it went through the page cache as a whole.
+    pub cached: bool,
 }
 
 /// Collects complete files and commits them together.
@@ -35,6 +39,7 @@ pub(super) struct Committer {
     token: u64,
     batch: Vec<Complete>,
     batch_bytes: u64,
+    cached_bytes: u64,
     since: Instant,
     running: bool,
     /// A flush failed: what is staged may be incomplete on the disk, and since the
@@ -55,6 +60,7 @@ impl Committer {
             token,
             batch: Vec::new(),
             batch_bytes: 0,
+            cached_bytes: 0,
             since: Instant::now(),
             running: false,
             doubtful: false,
@@ -65,6 +71,7 @@ impl Committer {
 
     pub(super) fn add(&mut self, file: Complete) {
         self.batch_bytes += file.size;
+        self.cached_bytes += if file.cached { file.size } else { 0 };
         self.batch.push(file);
     }
 
@@ -72,8 +79,15 @@ impl Committer {
         !self.running
             && !self.batch.is_empty()
             && (self.batch_bytes >= DUE_BYTES
+                || self.cached_bytes >= DUE_CACHED_BYTES
                 || self.batch.len() >= DUE_FILES
                 || self.since.elapsed() >= DUE_AFTER)
+    }
+
+    /// Whether so much has come together while a commit runs that the owner should
+    /// wait for it.
+    pub(super) fn is_behind(&self) -> bool {
+        self.running && self.batch.len() >= 2 * DUE_FILES
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -87,7 +101,7 @@ impl Committer {
         }
         let mut batch = std::mem::take(&mut self.batch);
         batch.sort_by_key(|file| file.slot);
-        self.batch_bytes = 0;
+        (self.batch_bytes, self.cached_bytes) = (0, 0);
         self.since = Instant::now();
         self.running = true;
         let (store, send) = (Arc::clone(&self.store), self.send.clone());
@@ -125,6 +139,9 @@ fn commit(store: &dyn Store, batch: Vec<Complete>) -> Committed {
     let mut named = Vec::with_capacity(batch.len());
     let mut result = Ok(());
     for file in batch {
+        if file.cached {
+            store.forget(file.slot);
+        }
         match store.publish(file.slot, &file.name, file.replaces) {
             Ok(()) => named.push(file),
             Err(e) => {

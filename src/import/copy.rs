@@ -4,7 +4,7 @@
 //! writes, hashing, small files and commits all come back. It never waits with
 //! nothing in flight, and looks at what is ready before it waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::iter::Peekable;
 use std::ops::Range;
@@ -28,6 +28,12 @@ const LANE_TOKEN: u64 = 1 << 61;
 const SMALL_TOKEN: u64 = 1 << 60;
 const COMMIT_TOKEN: u64 = 1 << 59;
 
+/// Writes of shared blocks in flight.
+const SHARED_WRITES: usize = 2;
+
+/// A part of a block to write: the file, the block, which part, where to.
+type Shared = (u64, Arc<AlignedBuf>, Range<usize>, u64);
+
 /// Sizes and depths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
@@ -43,6 +49,8 @@ pub struct Tuning {
     pub small_max: u64,
     /// Threads that write small files.
     pub small_writers: usize,
+    /// Threads that hash.
+    pub hashers: usize,
 }
 
 impl Default for Tuning {
@@ -54,15 +62,23 @@ impl Default for Tuning {
             writes: 6,
             small_max: 64 * 1024,
             small_writers: 1,
+            hashers: std::thread::available_parallelism()
+                .map_or(1, Into::into)
+                .min(4),
         }
     }
 }
 
 impl Tuning {
-    /// Threads that serve all of it at once.
-    pub fn threads(&self) -> usize {
-        // Two more, for a commit and for hashing.
-        self.reads + self.writes + self.small_writers + 2
+    /// Reads and writes at once.
+    pub fn in_flight(&self) -> usize {
+        self.reads + self.writes
+    }
+
+    /// Threads for everything that is no read or write: small files, hashing, a
+    /// commit, shared blocks.
+    pub fn jobs(&self) -> usize {
+        self.small_writers + self.hashers + 1 + SHARED_WRITES
     }
 }
 
@@ -79,7 +95,8 @@ pub struct Copied {
     pub failed: Vec<Problem>,
 }
 
-/// Copies what `plan` says from the payload to `store`.
+/// Copies what `plan` says from the payload to `store`. `tell` hears the index and
+/// the name of each file once it is complete and on stable storage.
 ///
 /// # Errors
 /// The first failure, with what was complete before it.
@@ -93,7 +110,7 @@ pub fn copy(
     queue: Box<dyn Queue>,
     tuning: &Tuning,
     progress: &dyn Progress,
-    tell: &mut dyn FnMut(&str),
+    tell: &mut dyn FnMut(u64, &str),
 ) -> std::result::Result<Copied, (Error, Copied)> {
     let mut copied = Copied::default();
     progress.begin("importing", plan.write_bytes);
@@ -153,7 +170,7 @@ struct Copy<'a> {
     queue: Box<dyn Queue>,
     tuning: Tuning,
     progress: &'a dyn Progress,
-    tell: &'a mut dyn FnMut(&str),
+    tell: &'a mut dyn FnMut(u64, &str),
     copied: &'a mut Copied,
     read_pool: BufferPool,
     write_pool: BufferPool,
@@ -161,6 +178,9 @@ struct Copy<'a> {
     todo: Peekable<Planned<'a>>,
     current: Option<(Entry, u64)>,
     filling: Option<Filling>,
+    /// Writes of shared blocks that wait, and how many are in flight.
+    sharing: VecDeque<Shared>,
+    shared: usize,
     large: HashMap<u64, Large>,
     lanes: Lanes,
     small: SmallFiles,
@@ -178,7 +198,7 @@ impl<'a> Copy<'a> {
         queue: Box<dyn Queue>,
         tuning: Tuning,
         progress: &'a dyn Progress,
-        tell: &'a mut dyn FnMut(&str),
+        tell: &'a mut dyn FnMut(u64, &str),
         copied: &'a mut Copied,
     ) -> Result<Self> {
         let source = Arc::clone(payload.source());
@@ -194,6 +214,8 @@ impl<'a> Copy<'a> {
             large: HashMap::new(),
             current: None,
             filling: None,
+            sharing: VecDeque::new(),
+            shared: 0,
             payload,
             index,
             plan,
@@ -213,14 +235,18 @@ impl<'a> Copy<'a> {
         if result.is_ok() {
             return Ok(());
         }
-        // Whatever the failure was, what is complete may as well have its name.
-        self.small.abandon();
-        for (id, _) in std::mem::take(&mut self.large) {
-            self.lanes.abandon(id);
-            if let Err(e) = self.store.discard(id) {
-                log::debug!("an incomplete file stays for the next run to remove: {e}");
-            }
+        // Whatever the failure was, what has been read completely may as well be
+        // written to its end and have its name.
+        let unread: Vec<u64> = self
+            .large
+            .iter()
+            .filter(|(_, l)| !l.read)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unread {
+            self.drop_large(id);
         }
+        self.small.end_batch(&mut *self.queue);
         while self.queue.in_flight() > 0 {
             if let Err(e) = self.wait() {
                 log::debug!("and then: {e}");
@@ -287,6 +313,11 @@ impl<'a> Copy<'a> {
                 self.write_pool.give(buf);
                 self.written(token & !WRITE_TOKEN, result)
             }
+            Outcome::WriteShared(result) => {
+                self.shared -= 1;
+                self.start_shared();
+                self.written(token & !WRITE_TOKEN, result)
+            }
             Outcome::Job if token == COMMIT_TOKEN => self.committed(),
             Outcome::Job if token == SMALL_TOKEN => self.small_written(),
             Outcome::Job => match self.lanes.complete(&mut *self.queue)? {
@@ -315,12 +346,28 @@ impl<'a> Copy<'a> {
                 break;
             }
             self.current = None;
+            if self.small.is_full() {
+                self.small.end_batch(&mut *self.queue);
+                self.catch_up()?;
+            }
         }
         if let Some(fault) = block.fault {
             self.unreadable(end, fault)?;
         }
         self.read_pool.give_shared(block.data);
         self.small.end_batch(&mut *self.queue);
+        Ok(())
+    }
+
+    /// Waits until what is behind has caught up, so that neither tiny files nor
+    /// their names pile up in memory.
+    fn catch_up(&mut self) -> Result<()> {
+        while self.small.is_behind() || self.committer.is_behind() {
+            self.wait()?;
+        }
+        if self.committer.is_due() {
+            self.committer.start(&mut *self.queue);
+        }
         Ok(())
     }
 
@@ -374,6 +421,10 @@ impl<'a> Copy<'a> {
             self.lanes
                 .feed(id, &block.data, part.clone(), &mut *self.queue);
         }
+        if self.store.takes_any_alignment() {
+            let offset = block.start + part.start as u64 - entry.data_offset;
+            return self.share(id, block, part, offset, entry.size);
+        }
         let mut rest = part;
         while !rest.is_empty() {
             let mut filling = match self.filling.take() {
@@ -404,6 +455,47 @@ impl<'a> Copy<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Writes a part of a block as it lies there.
+    fn share(
+        &mut self,
+        id: u64,
+        block: &Block,
+        part: Range<usize>,
+        offset: u64,
+        size: u64,
+    ) -> Result<()> {
+        let ends_file = offset + part.len() as u64 == size;
+        self.progress.advance(part.len() as u64);
+        if let Some(large) = self.large.get_mut(&id) {
+            large.writing += 1;
+            self.sharing
+                .push_back((id, Arc::clone(&block.data), part, offset));
+        }
+        self.start_shared();
+        if ends_file {
+            self.large_read(id)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Starts writes of shared blocks, a few at a time: through the page cache they
+    /// take the file's lock one after the other. Those that wait hold their blocks,
+    /// and one is in flight meanwhile.
+    fn start_shared(&mut self) {
+        while self.shared < SHARED_WRITES {
+            let Some((id, block, part, offset)) = self.sharing.pop_front() else {
+                return;
+            };
+            if let Some(large) = self.large.get(&id) {
+                let sink = Arc::clone(&large.sink);
+                self.shared += 1;
+                self.queue
+                    .write_shared(WRITE_TOKEN | id, &sink, &block, part, offset);
+            }
+        }
     }
 
     fn open_large(&mut self, entry: &Entry) -> Result<()> {
@@ -468,9 +560,22 @@ impl<'a> Copy<'a> {
         };
         large.writing -= 1;
         if let Err(e) = result {
-            return Err(failed("writing", e, &large.entry));
+            let error = failed("writing", e, &large.entry);
+            // What else of it is in flight must not complete it.
+            self.drop_large(id);
+            return Err(error);
         }
         self.end_large(id)
+    }
+
+    /// Forgets a large file, and removes what is there of it.
+    fn drop_large(&mut self, id: u64) {
+        self.large.remove(&id);
+        self.lanes.abandon(id);
+        self.sharing.retain(|(of, ..)| *of != id);
+        if let Err(e) = self.store.discard(id) {
+            log::debug!("an incomplete file stays for the next run to remove: {e}");
+        }
     }
 
     fn hashed(&mut self, id: u64, sum: Sha256Sum) -> Result<()> {
@@ -512,6 +617,7 @@ impl<'a> Copy<'a> {
             name: entry.shown_name().into_owned(),
             size: entry.size,
             replaces: self.plan.replaces(entry.index),
+            cached: self.is_small(entry),
         });
     }
 
@@ -539,7 +645,7 @@ impl<'a> Copy<'a> {
             self.copied.bytes += file.size;
             self.copied.replaced += u64::from(file.replaces);
             self.progress.file_done(&file.name);
-            (self.tell)(&file.name);
+            (self.tell)(file.slot, &file.name);
         }
         result
     }

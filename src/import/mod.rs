@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::block::{DirectPolicy, Queue, ReadMode, ThreadQueue};
+use crate::block::{DirectPolicy, IoEngine, ReadMode, open_queue};
 use crate::durable::{Directory, Staging, Store, WriteMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::EMBEDDED_SUMS;
@@ -38,6 +38,8 @@ pub struct Options {
     pub existing: ExistingPolicy,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// What keeps reads and writes in flight.
+    pub engine: IoEngine,
     /// Sizes and depths of the copy.
     pub tuning: Tuning,
 }
@@ -61,6 +63,8 @@ pub struct Report {
     pub read_mode: ReadMode,
     /// How large files were written; `None` in a dry run without a destination.
     pub write_mode: Option<WriteMode>,
+    /// What kept reads and writes in flight; `None` where nothing was written.
+    pub engine: Option<IoEngine>,
     /// Files checked against a checksum.
     pub checked: u64,
     /// Files without a checksum, where others have one.
@@ -72,8 +76,8 @@ pub struct Report {
 }
 
 /// Imports `payload`. `tell` hears the name of each file that is complete in the
-/// destination and on stable storage: first those that were there already, then
-/// the others as they come.
+/// destination and on stable storage, those that were there already among them, in
+/// the order of the payload as far as they are finished in it.
 ///
 /// # Errors
 /// A broken payload, a destination that refuses or is too small, a device that
@@ -115,23 +119,36 @@ pub fn import(
         elapsed: Duration::ZERO,
         read_mode: payload.source().mode(),
         write_mode: None,
+        engine: None,
         checked: plan.checked,
         unlisted: plan.unlisted,
         missing: missing(&sums, &selection),
         failed: plan.failed.clone(),
     };
     if let (Some(dest), false) = (&dest, options.dry_run) {
-        plan.tell_kept(&index, payload, tell)?;
+        let mut kept = plan.kept_entries(&index, payload)?.peekable();
+        let mut tell_kept = |upto: u64, tell: &mut dyn FnMut(&str)| {
+            while let Some(Ok(entry)) = kept.next_if(|e| e.as_ref().is_ok_and(|e| e.index < upto)) {
+                tell(&entry.shown_name());
+            }
+        };
         if plan.write_files == 0 {
             // Nothing to stage; an interrupted run's leftovers go all the same.
+            tell_kept(u64::MAX, tell);
             remove_leftovers(dest)?;
         } else {
             let staging = Arc::new(Staging::prepare(dest, options.direct)?);
             report.write_mode = Some(staging.mode());
-            let queue: Box<dyn Queue> = Box::new(
-                ThreadQueue::new(options.tuning.threads())
-                    .map_err(|e| Error::io("starting threads", e))?,
-            );
+            let (queue, engine) = open_queue(
+                options.engine,
+                options.tuning.in_flight(),
+                options.tuning.jobs(),
+            )
+            .map_err(|e| {
+                Error::io(format!("starting the {} engine", options.engine), e)
+                    .advice("--io threads works everywhere")
+            })?;
+            report.engine = Some(engine);
             let store: Arc<dyn Store> = Arc::clone(&staging) as Arc<dyn Store>;
             let result = copy(
                 payload,
@@ -142,7 +159,10 @@ pub fn import(
                 queue,
                 &options.tuning,
                 progress,
-                tell,
+                &mut |slot, name| {
+                    tell_kept(slot, tell);
+                    tell(name);
+                },
             );
             if let Some(staging) = Arc::into_inner(staging) {
                 // Not empty after a failure that left something: the next run's.
@@ -152,6 +172,7 @@ pub fn import(
             }
             let copied =
                 result.map_err(|(error, copied)| explain(error, &copied, &plan, &options.dest))?;
+            tell_kept(u64::MAX, tell);
             report.bytes = copied.bytes;
             report.written = copied.files;
             report.replaced = copied.replaced;
@@ -168,14 +189,18 @@ pub fn import(
 
 /// Says what an error that came half-way left behind.
 fn explain(error: Error, copied: &Copied, plan: &Plan, dest: &Path) -> Error {
-    let stage = format!(
+    log::error!(
         "{} of {} files are complete in {}; run it again to go on from there",
         copied.files + plan.kept,
         plan.files,
         dest.display()
     );
-    log::error!("{stage}");
-    error
+    let advice = match error.kind() {
+        Kind::Space => "make room in the destination",
+        _ => "see that the destination is there and may be written to",
+    };
+    // An error about the source says both already.
+    error.or_path(dest).or_advice(advice)
 }
 
 fn missing(sums: &Checksums, selection: &Selection) -> Vec<String> {

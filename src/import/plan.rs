@@ -257,10 +257,12 @@ impl Plan {
             return Ok(());
         };
         let room = dest.room()?;
+        // One more for the staging directory.
+        let files = self.write_files.saturating_add(1);
         let (what, need, free) = if self.room_bytes > room.free_bytes {
             ("bytes", self.room_bytes, room.free_bytes)
-        } else if let Some(free) = room.free_files.filter(|&free| self.write_files > free) {
-            ("files", self.write_files, free)
+        } else if let Some(free) = room.free_files.filter(|&free| files > free) {
+            ("files", files, free)
         } else {
             return Ok(());
         };
@@ -272,20 +274,17 @@ impl Plan {
         .advice("nothing was written; make room, or name another destination"))
     }
 
-    /// Tells the names of the entries whose file is there already.
-    pub(super) fn tell_kept(
-        &self,
-        index: &Index,
-        payload: &Payload,
-        tell: &mut dyn FnMut(&str),
-    ) -> Result<()> {
-        for entry in index.entries(payload)? {
-            let entry = entry?;
-            if self.keep.get(entry.index) {
-                tell(&entry.shown_name());
-            }
-        }
-        Ok(())
+    /// The entries whose file is there already, in order.
+    pub(super) fn kept_entries<'a>(
+        &'a self,
+        index: &'a Index,
+        payload: &'a Payload,
+    ) -> Result<impl Iterator<Item = Result<Entry>> + 'a> {
+        let kept = move |entry: &Result<Entry>| match entry {
+            Ok(entry) => self.keep.get(entry.index),
+            Err(_) => true,
+        };
+        Ok(index.entries(payload)?.filter(kept))
     }
 }
 

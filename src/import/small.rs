@@ -40,6 +40,11 @@ pub(super) enum Written {
     Failed(io::Error),
 }
 
+/// Files of a batch at most: a block may hold tens of thousands.
+const BATCH_FILES: usize = 512;
+/// Batches that may wait: with those in flight, what tiny files take in memory.
+const WAITING_BATCHES: usize = 8;
+
 /// Hands batches of small files to other threads, one batch a block.
 ///
 /// Batches that wait for a thread hold their blocks; while one waits another is
@@ -121,15 +126,19 @@ impl SmallFiles {
         self.start(queue);
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.running == 0 && self.open.is_empty() && self.waiting.is_empty()
+    /// Whether the batch is full, and should be ended before its block is.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.len() >= BATCH_FILES
     }
 
-    /// Forgets what has not been started.
-    pub(super) fn abandon(&mut self) {
-        self.open.clear();
-        self.waiting.clear();
-        self.partial = None;
+    /// Whether so many batches wait that the owner should wait for one; one is in
+    /// flight then.
+    pub(super) fn is_behind(&self) -> bool {
+        self.waiting.len() >= WAITING_BATCHES
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.running == 0 && self.open.is_empty() && self.waiting.is_empty()
     }
 
     /// Takes the completion of a batch.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::block::{AlignedBuf, open_exclusive_for_writing};
+use crate::block::{AlignedBuf, Devices, Roots, open_exclusive_for_writing};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes of one write.
@@ -25,6 +25,7 @@ pub(super) struct DeviceWriter {
 impl DeviceWriter {
     /// Opens the device for us alone, and clears its first sector.
     pub(super) fn open(path: &Path, image_bytes: u64) -> Result<Self> {
+        refuse_what_others_show(path)?;
         let (file, size, sector) = open_exclusive_for_writing(path)?;
         if image_bytes > size {
             return Err(Error::new(
@@ -76,6 +77,22 @@ impl DeviceWriter {
         self.at += len as u64;
         self.filled = 0;
         Ok(())
+    }
+}
+
+/// O_EXCL does not see a loop device over this one; /sys does.
+fn refuse_what_others_show(path: &Path) -> Result<()> {
+    let Ok(devices) = Devices::scan(&Roots::default()) else {
+        return Ok(());
+    };
+    match devices.stacked_on(path) {
+        None => Ok(()),
+        Some(upper) => Err(
+            Error::new(Kind::Busy, format!("{} is stacked on it", upper.name))
+                .doing("opening for writing")
+                .path(path)
+                .advice("release that one first"),
+        ),
     }
 }
 

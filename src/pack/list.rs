@@ -8,8 +8,8 @@ use crate::error::{Error, Kind, Result, printable};
 use crate::format::Name;
 
 /// Parses `<archive-name> <absolute-path>` lines: the name ends at the first blank,
-/// the rest is the path, empty lines are skipped.
-pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(Name, PathBuf)>> {
+/// the rest is the path, empty lines are skipped. Each comes with its line's number.
+pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(u64, Name, PathBuf)>> {
     let mut entries = Vec::new();
     for (number, line) in (1_u64..).zip(text.split(|&b| b == b'\n')) {
         if line.iter().all(|b| b.is_ascii_whitespace()) {
@@ -42,7 +42,12 @@ pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(Name, PathBu
                 path.display()
             )));
         }
-        entries.push((name, path.to_path_buf()));
+        if rest.ends_with(b"\r") {
+            return Err(bad(
+                "it ends with a carriage return; save the list with Unix line ends".into(),
+            ));
+        }
+        entries.push((number, name, path.to_path_buf()));
     }
     Ok(entries)
 }
@@ -51,16 +56,16 @@ pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(Name, PathBu
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Vec<(Name, PathBuf)>> {
+    fn parse(text: &str) -> Result<Vec<(u64, Name, PathBuf)>> {
         parse_list(text.as_bytes(), Path::new("external.list"))
     }
 
     #[test]
     fn the_name_ends_at_the_first_blank_and_the_path_may_hold_more() {
         let list = parse("b.tar /d/b.tar\n\na /with blank/a b\n").unwrap();
-        assert_eq!(list[0].1, Path::new("/d/b.tar"));
+        assert_eq!((list[0].0, &*list[0].2), (1, Path::new("/d/b.tar")));
         assert_eq!(
-            (list[1].0.as_str(), &*list[1].1),
+            (list[1].1.as_str(), &*list[1].2),
             ("a", Path::new("/with blank/a b"))
         );
     }
@@ -70,6 +75,7 @@ mod tests {
         for (text, why) in [
             ("a /a\nb relative\n", "line 2: the path is not absolute"),
             ("alone\n", "line 1: no blank between"),
+            ("a /a\r\n", "line 1: it ends with a carriage return"),
             ("a \n", "line 1: the path is not absolute"),
             (" /a\n", "line 1: the name is empty"),
             ("../x /a\n", "line 1: the name holds '/'"),

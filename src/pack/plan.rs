@@ -76,10 +76,18 @@ pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
     let inputs = match inputs {
         Inputs::Paths(paths) => sorted(from_paths(paths)?),
         Inputs::List(path) => {
-            let text = fs::read(path).map_err(|e| Error::io("reading", e).path(path))?;
-            parse_list(&text, path)?
+            let text = fs::read(path).map_err(|e| {
+                Error::io("reading", e)
+                    .path(path)
+                    .advice("--list names the list of files to pack")
+            })?;
+            let lines = parse_list(&text, path)?;
+            refuse_repeated_lines(&lines, path)?;
+            lines
                 .into_iter()
-                .map(|(name, path)| input(name, path))
+                .map(|(line, name, file)| {
+                    input(name, file).map_err(|e| in_line(path, line, &e.to_string()))
+                })
                 .collect::<Result<_>>()?
         }
         Inputs::Bootstrap(dir) => {
@@ -172,6 +180,21 @@ impl Plan {
     }
 }
 
+fn in_line(list: &Path, line: u64, what: &str) -> Error {
+    Error::new(Kind::Syntax, format!("line {line}: {what}")).path(list)
+}
+
+fn refuse_repeated_lines(lines: &[(u64, Name, PathBuf)], list: &Path) -> Result<()> {
+    let mut seen: HashMap<&Name, u64> = HashMap::with_capacity(lines.len());
+    for (line, name, _) in lines {
+        if let Some(first) = seen.insert(name, *line) {
+            let what = format!("the name {name} stands twice, first in line {first}");
+            return Err(in_line(list, *line, &what).advice("give each file a name of its own"));
+        }
+    }
+    Ok(())
+}
+
 fn unlisted(input: &Input) -> Error {
     Error::new(
         Kind::Checksum,
@@ -182,9 +205,14 @@ fn unlisted(input: &Input) -> Error {
 }
 
 fn input(name: Name, path: PathBuf) -> Result<Input> {
-    let meta = fs::metadata(&path).map_err(|e| Error::io("looking at", e).path(&path))?;
+    let meta = look_at(&path)?;
     if !meta.is_file() {
-        return Err(Error::new(Kind::Refused, "no regular file").path(&path));
+        return Err(Error::new(
+            Kind::Refused,
+            "it is no regular file, and only those can be packed",
+        )
+        .path(&path)
+        .advice("leave it away, or name the files in it"));
     }
     Ok(Input {
         name,
@@ -195,10 +223,18 @@ fn input(name: Name, path: PathBuf) -> Result<Input> {
     })
 }
 
+fn look_at(path: &Path) -> Result<fs::Metadata> {
+    fs::metadata(path).map_err(|e| {
+        Error::io("looking at", e)
+            .path(path)
+            .advice("nothing was written; check the path")
+    })
+}
+
 fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for path in paths {
-        let meta = fs::metadata(path).map_err(|e| Error::io("looking at", e).path(path))?;
+        let meta = look_at(path)?;
         if meta.is_dir() {
             let failed = |e| Error::io("listing", e).path(path);
             for entry in fs::read_dir(path).map_err(failed)? {
@@ -246,7 +282,8 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
                     first.display()
                 ),
             )
-            .path(&input.path));
+            .path(&input.path)
+            .advice("a payload has no directories: rename one of them"));
         }
     }
     match seen.get(&embedded_name()?) {
@@ -254,7 +291,8 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
             Kind::Refused,
             format!("--embed-checksums adds an entry {EMBEDDED_SUMS}, and there is one"),
         )
-        .path(path)),
+        .path(path)
+        .advice("leave the file or the option away")),
         _ => Ok(()),
     }
 }
@@ -283,9 +321,10 @@ fn lengths(
     let overflow = || Error::new(Kind::Refused, "the sizes overflow 64 bits when added");
     // The writer would find these out too, when half is written.
     let count = inputs.len() as u64 + u64::from(embed);
-    dialect
-        .put_header(count, &mut Vec::new())
-        .map_err(|e| Error::new(Kind::Refused, format!("the number of files: {e}")))?;
+    dialect.put_header(count, &mut Vec::new()).map_err(|e| {
+        Error::new(Kind::Refused, format!("the number of files, {e}"))
+            .advice("--dialect u64, the default, takes them")
+    })?;
     let mut sums_bytes = 0;
     let (mut data_bytes, mut payload_bytes) = (0_u64, dialect.header_len());
     let mut add = |name_len: usize, size: u64, data: bool| {
@@ -297,7 +336,11 @@ fn lengths(
     for input in &inputs {
         dialect
             .put_entry(&input.name, input.size, &mut Vec::new())
-            .map_err(|e| Error::new(Kind::Refused, format!("its size, {e}")).path(&input.path))?;
+            .map_err(|e| {
+                Error::new(Kind::Refused, format!("its size of {e}"))
+                    .path(&input.path)
+                    .advice("--dialect u64, the default, takes it")
+            })?;
         add(input.name.as_str().len(), input.size, true).ok_or_else(overflow)?;
         sums_bytes += sum_line(Sha256Sum([0; 32]), input.name.as_str()).len() as u64;
     }

@@ -85,47 +85,58 @@ impl Problem {
             Cause::Checksum { .. } | Cause::Missing => Error::new(Kind::Checksum, message),
             Cause::Fault(_) => Error::new(Kind::Format, message),
         };
-        let mut error = error.path(source.path()).at(self.offset);
-        if let Some(index) = self.index {
-            error = error.entry(index, self.name.as_deref());
-        }
-        match advice {
-            Some(advice) => error.advice(advice),
-            None => error,
+        let error = error.doing("reading").path(source.path()).advice(advice);
+        match (self.index, self.name) {
+            (Some(index), name) => error.at(self.offset).entry(index, name.as_deref()),
+            (None, Some(name)) => error.file(&name),
+            (None, None) => error.at(self.offset),
         }
     }
 
-    fn advice(&self, source: &dyn Source) -> Option<String> {
+    fn advice(&self, source: &dyn Source) -> &'static str {
         let ends_early = match &self.cause {
             Cause::Io(_) if source.is_device() => {
-                return Some(
-                    "the drive cannot read this place; save what it still gives with ddrescue \
-                     and import from the copy"
-                        .into(),
-                );
+                return "the drive cannot read this place; save what it still gives with ddrescue \
+                        and import from the copy";
+            }
+            Cause::Io(_) => return "check the disk that holds the image",
+            Cause::Shrunk => return "let nothing write to the source, and run it again",
+            Cause::Checksum { .. } => {
+                return "the image holds other bytes than it should: get it, or that file, again";
+            }
+            Cause::Missing => {
+                return "pack the file too, or leave its checksum away";
+            }
+            Cause::Fault(fault) if fault.is_about_the_name() => {
+                return "import refuses the whole payload for it; pack it again under another \
+                        name, or take single files out with lbpayload cat";
+            }
+            Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => {
+                return "lbpayload probe finds the disks that hold a payload";
             }
             Cause::Fault(Fault::DataPastEnd {
                 size,
                 data_offset,
                 source_len,
-            }) => data_offset.saturating_add(*size) - source_len,
+            }) => data_offset
+                .saturating_add(*size)
+                .saturating_sub(*source_len),
             Cause::Fault(Fault::CutOff {
                 expected, found, ..
-            }) => expected - found,
+            }) => expected.saturating_sub(*found),
             Cause::Fault(Fault::CountTooLarge { .. }) => 1,
-            Cause::Fault(Fault::WrongMagic { found }) if found.is_empty() => 1,
-            _ => return None,
+            Cause::Fault(Fault::WrongMagic { .. }) => 1,
+            Cause::Fault(_) => return "the image is damaged; get it, or pack it, again",
         };
         // A whole sector at most can be lost by rounding down.
-        Some(if source.is_device() && ends_early < 4096 {
+        if source.is_device() && ends_early < 4096 {
             "a loop device or a disk shows whole sectors only, so an image whose size is no \
              multiple of the sector loses its tail: pad it (truncate -s %4096 IMAGE, or \
              lbpayload pack --pad 4096) and attach it again"
-                .into()
         } else if source.is_device() {
-            "the device is smaller than its payload; write the whole image to a larger one".into()
+            "the device is smaller than its payload; write the whole image to a larger one"
         } else {
-            "the image is cut off or damaged; get it again".into()
-        })
+            "the image is cut off or damaged; get it, or pack it, again"
+        }
     }
 }

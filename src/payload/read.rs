@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Read};
 
-use crate::block::{AlignedBuf, Source, read_exact_at};
+use crate::block::{AlignedBuf, Source, read_exact_at, read_to_fault};
 use crate::error::{Error, Kind, Result};
 use crate::format::EMBEDDED_SUMS;
 
@@ -63,11 +63,17 @@ impl<'a> EntryReader<'a> {
             .next_multiple_of(granule)
             .min(self.buf.len() as u64) as usize;
         let at = self.at;
-        let n = read_exact_at(self.source, &mut self.buf[..len], start).map_err(|e| {
-            self.entry
-                .problem(start, Cause::Io(e))
-                .into_error(self.source)
-        })?;
+        let n = match read_exact_at(self.source, &mut self.buf[..len], start) {
+            Ok(n) => n,
+            // What lies before the bad sector is given out first; then it is met
+            // again, at the start of the next block.
+            Err(_) => match read_to_fault(self.source, &mut self.buf[..len], len, start) {
+                (n, Some(e)) if start + n as u64 <= at => {
+                    return Err(self.entry.problem(at, Cause::Io(e)).into_error(self.source));
+                }
+                (n, _) => n,
+            },
+        };
         let upto = (start + n as u64).min(end);
         if upto <= at {
             return Err(self

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::block::{AlignedBuf, BufferPool, PAGE, Queue, Source, read_exact_at};
+use crate::block::{AlignedBuf, BufferPool, PAGE, Queue, Source, read_to_fault};
 use crate::error::{Error, Result};
 
 /// Gaps of up to this many bytes between wanted parts are read through: a
@@ -140,7 +140,7 @@ impl<I: Iterator<Item = Result<Range<u64>>>> Stream<I> {
             Ok(n) if n >= want => (want, None),
             Ok(n) => (n, Some(io::Error::from(io::ErrorKind::UnexpectedEof))),
             // A large read fails as a whole; smaller ones tell where.
-            Err(_) => read_up_to_fault(&*self.source, &mut buf, want, start),
+            Err(_) => read_to_fault(&*self.source, &mut buf, want, start),
         };
         *slot = Slot::Ready(Block {
             start,
@@ -196,26 +196,4 @@ impl<I: Iterator<Item = Result<Range<u64>>>> Stream<I> {
         }
         Ok(!self.current.is_empty())
     }
-}
-
-/// Reads piece by piece up to the one that fails: how far it got, and why no
-/// further.
-fn read_up_to_fault(
-    source: &dyn Source,
-    buf: &mut AlignedBuf,
-    want: usize,
-    start: u64,
-) -> (usize, Option<io::Error>) {
-    let piece = PAGE.max(source.granule());
-    let mut done = 0;
-    while done < want {
-        let len = piece.min((want - done).next_multiple_of(source.granule()));
-        match read_exact_at(source, &mut buf[done..done + len], start + done as u64) {
-            Ok(0) => return (done, Some(io::ErrorKind::UnexpectedEof.into())),
-            Ok(n) => done += n,
-            Err(e) => return (done, Some(e)),
-        }
-    }
-    // It can be read after all: the failure was a passing one.
-    (want, None)
 }

@@ -156,10 +156,15 @@ impl Walker<'_> {
             cause,
         };
         self.window.hop_to(at);
-        // Header and an ordinary name in one look.
+        // Header and an ordinary name in one look; the header alone, should that
+        // reach into a bad sector.
+        let want = match self.window.at(at, head + 64) {
+            Ok(_) => head + 64,
+            Err(_) => head,
+        };
         let bytes = self
             .window
-            .at(at, head + 64)
+            .at(at, want)
             .map_err(|e| problem(at, Cause::Io(e)))?;
         let header = dialect
             .entry_header(bytes)

@@ -20,6 +20,9 @@ pub(super) const DEPTH: usize = 6;
 const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks that may wait to be hashed meanwhile.
 const HASHING: usize = 8;
+/// Files up to this size that lie within a block are hashed on the spot: a lane
+/// each would cost more than the hashing.
+const SMALL_MAX: u64 = 64 * 1024;
 /// Tokens with this bit are hashing jobs.
 const LANE_TOKEN: u64 = 1 << 62;
 
@@ -122,7 +125,7 @@ impl<'a> Reader<'a> {
                     self.pool.give(stale);
                 }
             }
-            Outcome::Write(..) => {}
+            Outcome::Write(..) | Outcome::WriteShared(_) => {}
             Outcome::Job => {
                 if let Some((id, found)) = self.lanes.complete(&mut *self.queue)? {
                     self.hashed(id, found);
@@ -137,6 +140,15 @@ impl<'a> Reader<'a> {
         while let Some((entry, at)) = self.next_entry()? {
             let part = block.overlap(at..entry.end());
             let (id, bytes) = (entry.index, part.len() as u64);
+            if bytes == entry.size && bytes <= SMALL_MAX {
+                self.progress.advance(bytes);
+                self.current = None;
+                self.lanes.abandon(id);
+                if self.waiting.contains_key(&id) {
+                    self.hashed(id, Sha256Sum::of(&block.data[part]));
+                }
+                continue;
+            }
             if bytes > 0 {
                 self.lanes.feed(id, &block.data, part, &mut *self.queue);
                 self.progress.advance(bytes);

@@ -2,6 +2,7 @@
 //! the worst order.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -116,6 +117,10 @@ impl Store for Watched {
         self.log.step(Op::Put(slot), || self.inner.put(slot, bytes))
     }
 
+    fn forget(&self, slot: u64) {
+        self.inner.forget(slot);
+    }
+
     fn discard(&self, slot: u64) -> io::Result<()> {
         self.log
             .step(Op::Discard(slot), || self.inner.discard(slot))
@@ -159,6 +164,17 @@ impl Queue for LastFirst {
 
     fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
         self.inner.write(token, sink, buf, len, at);
+    }
+
+    fn write_shared(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        offset: u64,
+    ) {
+        self.inner.write_shared(token, sink, block, range, offset);
     }
 
     fn run(&mut self, token: u64, job: Job) {
@@ -227,7 +243,7 @@ impl<'a> Trial<'a> {
             inner,
             log: Arc::clone(&log),
         });
-        let threads = self.tuning.threads();
+        let threads = self.tuning.in_flight() + self.tuning.jobs();
         let queue: Box<dyn Queue> = if self.last_first {
             Box::new(LastFirst::new(threads))
         } else {
@@ -242,7 +258,7 @@ impl<'a> Trial<'a> {
             queue,
             &self.tuning,
             &Silent,
-            &mut |_| (),
+            &mut |_, _| (),
         );
         Arc::into_inner(store)
             .expect("nobody holds the store any more")
@@ -263,5 +279,6 @@ pub fn tiny() -> Tuning {
         writes: 2,
         small_max: 1000,
         small_writers: 1,
+        hashers: 2,
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lbpayload::block::DirectPolicy;
+use lbpayload::block::{DirectPolicy, IoEngine};
 use lbpayload::import::{ExistingPolicy, Options, Tuning, import};
 use lbpayload::payload::{Checksums, Index, Payload};
 use lbpayload::progress::Silent;
@@ -30,6 +30,7 @@ fn options(dest: &Path) -> Options {
         direct: DirectPolicy::Auto,
         existing: ExistingPolicy::Replace,
         dry_run: false,
+        engine: IoEngine::Auto,
         tuning: Tuning::default(),
     }
 }
@@ -40,10 +41,8 @@ fn survives(bytes: Vec<u8>, dest: &Path) -> bool {
     let Ok(payload) = Payload::open(source) else {
         return false;
     };
-    for step in payload.walk().unwrap() {
-        if let Ok(entry) = step {
-            let _ = (entry.name(), entry.shown_name().len());
-        }
+    for entry in payload.walk().unwrap().flatten() {
+        let _ = (entry.name(), entry.shown_name().len());
     }
     let strict = Index::strict(&payload, &Silent).is_ok();
     let report = verify(&payload, Checksums::new(), &Silent, &mut |_, _| ());

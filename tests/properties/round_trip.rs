@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lbpayload::block::DirectPolicy;
+use lbpayload::block::{DirectPolicy, IoEngine};
 use lbpayload::durable::Directory;
 use lbpayload::format::Dialect;
 use lbpayload::import::{ExistingPolicy, Options as ImportOptions, Tuning, import};
@@ -115,6 +115,7 @@ proptest! {
             direct: DirectPolicy::Auto,
             existing: ExistingPolicy::Replace,
             dry_run: false,
+            engine: IoEngine::Auto,
             tuning: Tuning { block_bytes: block_kib * 1024, small_max, ..Tuning::default() },
         };
         let report = import(&payload, options(), &Silent, &mut |_| ()).unwrap();

@@ -1,0 +1,68 @@
+//! Which queue does the work.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use super::queue::Queue;
+use super::threads::ThreadQueue;
+use super::uring::UringQueue;
+
+/// What keeps reads and writes in flight. The result is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoEngine {
+    /// io_uring where it works, else threads.
+    #[default]
+    Auto,
+    /// io_uring, or fail.
+    Uring,
+    /// Threads.
+    Threads,
+}
+
+impl FromStr for IoEngine {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "uring" => Ok(Self::Uring),
+            "threads" => Ok(Self::Threads),
+            _ => Err("expected auto, uring or threads".into()),
+        }
+    }
+}
+
+impl fmt::Display for IoEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Threads => "threads",
+        })
+    }
+}
+
+/// Opens a queue for `in_flight` reads and writes and `jobs` jobs at a time; says
+/// which it is.
+///
+/// # Errors
+/// Threads cannot be started; io_uring is demanded and not to be had.
+pub fn open_queue(
+    engine: IoEngine,
+    in_flight: usize,
+    jobs: usize,
+) -> io::Result<(Box<dyn Queue>, IoEngine)> {
+    if engine != IoEngine::Threads {
+        match UringQueue::new(jobs) {
+            Ok(queue) => return Ok((Box::new(queue), IoEngine::Uring)),
+            Err(e) if engine == IoEngine::Uring => return Err(e),
+            // An old kernel, a seccomp filter, a sysctl: all of them are fine.
+            Err(e) => log::info!("no io_uring here ({e}); using threads"),
+        }
+    }
+    Ok((
+        Box::new(ThreadQueue::new(in_flight + jobs)?),
+        IoEngine::Threads,
+    ))
+}

@@ -1,0 +1,411 @@
+//! The queue for kernels that have io_uring (Linux 5.6 and later, where nothing
+//! forbids it): reads and writes without a thread each. One of the few files that
+//! may hold `unsafe`; ARCHITECTURE.md lists them.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use io_uring::{IoUring, Probe, opcode, types};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::buffer::AlignedBuf;
+use super::queue::{Completion, Job, Outcome, Queue, Sink};
+use super::source::Source;
+use super::threads::ThreadQueue;
+
+/// Entries of the ring: more than any copy has in flight.
+const ENTRIES: u32 = 128;
+
+/// The user data of the poll that wakes us for the threads' completions.
+const WAKE: u64 = u64::MAX;
+
+/// The bytes of a request, which stay where they are until it has come back.
+enum Bytes {
+    /// A buffer that is ours alone.
+    Own(AlignedBuf),
+    /// A part of a block that others read too.
+    Shared(Arc<AlignedBuf>, usize),
+}
+
+enum Target {
+    Read(Arc<dyn Source>),
+    Write(Arc<dyn Sink>),
+}
+
+/// A request that the kernel has.
+struct Pending {
+    token: u64,
+    target: Target,
+    bytes: Bytes,
+    len: usize,
+    done: usize,
+    offset: u64,
+}
+
+/// A [`Queue`] that gives reads and writes to io_uring, and to a few threads what
+/// has no descriptor, and jobs.
+pub struct UringQueue {
+    ring: IoUring,
+    pending: Vec<Option<Pending>>,
+    free: Vec<usize>,
+    in_ring: usize,
+    ready: VecDeque<Completion>,
+    threads: ThreadQueue,
+    wake: Arc<EventFd>,
+    wake_armed: bool,
+}
+
+impl UringQueue {
+    /// A ring, and `threads` threads beside it.
+    ///
+    /// # Errors
+    /// When the kernel has no io_uring, lacks what we need of it, or forbids it.
+    pub fn new(threads: usize) -> io::Result<Self> {
+        let ring = IoUring::new(ENTRIES)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let needed = [
+            opcode::Read::CODE,
+            opcode::Write::CODE,
+            opcode::PollAdd::CODE,
+        ];
+        if needed.iter().any(|&code| !probe.is_supported(code)) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = Arc::new(EventFd::from_value_and_flags(0, flags)?);
+        let notify = Arc::clone(&wake);
+        let threads = ThreadQueue::with_notice(
+            threads,
+            // It can only be full when it has been written to 2^64 times.
+            Arc::new(move || {
+                let _ = notify.write(1);
+            }),
+        )?;
+        Ok(Self {
+            ring,
+            pending: Vec::new(),
+            free: Vec::new(),
+            in_ring: 0,
+            ready: VecDeque::new(),
+            threads,
+            wake,
+            wake_armed: false,
+        })
+    }
+
+    fn submit(&mut self, pending: Pending) {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.pending.push(None);
+                self.pending.len() - 1
+            }
+        };
+        self.in_ring += 1;
+        self.pending[slot] = Some(pending);
+        self.push(slot);
+    }
+
+    /// Gives the kernel what is left of the request in `slot`.
+    fn push(&mut self, slot: usize) {
+        let Some(request) = &mut self.pending[slot] else {
+            return;
+        };
+        let len = u32::try_from(request.len - request.done).unwrap_or(u32::MAX);
+        let offset = request.offset + request.done as u64;
+        let done = request.done;
+        let fd = match &request.target {
+            Target::Read(source) => source.fd().map(|fd| fd.as_raw_fd()),
+            Target::Write(sink) => sink.fd().map(|fd| fd.as_raw_fd()),
+        };
+        // Requests without a descriptor never come here.
+        let fd = types::Fd(fd.unwrap_or(-1));
+        let entry = match (&request.target, &mut request.bytes) {
+            (Target::Read(_), Bytes::Own(buf)) => {
+                opcode::Read::new(fd, buf[done..].as_mut_ptr(), len)
+                    .offset(offset)
+                    .build()
+            }
+            (_, bytes) => {
+                let from = match bytes {
+                    Bytes::Own(buf) => &buf[done..],
+                    Bytes::Shared(block, start) => &block[*start + done..],
+                };
+                opcode::Write::new(fd, from.as_ptr(), len)
+                    .offset(offset)
+                    .build()
+            }
+        };
+        self.push_entry(&entry.user_data(slot as u64));
+    }
+
+    fn push_entry(&mut self, entry: &io_uring::squeue::Entry) {
+        loop {
+            // SAFETY: the entry's memory and descriptor belong to the `Pending` in
+            // its slot (an owned map that does not move, or an `Arc` of one, and
+            // an `Arc` of the source or sink), which is dropped only after its
+            // completion has been taken; `len` bytes from `done` on lie within it.
+            // The poll's descriptor lives as long as the ring.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                break;
+            }
+            self.enter(0);
+        }
+        self.enter(0);
+    }
+
+    /// Submits what is queued, and waits for `want` completions.
+    fn enter(&mut self, want: usize) {
+        // EINTR and EBUSY mean to come again, which the callers' loops do; of
+        // anything else the completions tell.
+        if let Err(e) = self.ring.submit_and_wait(want) {
+            log::trace!("io_uring_enter: {e}");
+        }
+    }
+
+    fn reap(&mut self) {
+        let done: Vec<(u64, i32)> = self
+            .ring
+            .completion()
+            .map(|cqe| (cqe.user_data(), cqe.result()))
+            .collect();
+        for (slot, result) in done {
+            if slot == WAKE {
+                self.wake_armed = false;
+                // Empty when two notices met in one.
+                let _ = self.wake.read();
+                self.ready.extend(self.threads.ready());
+            } else {
+                self.finish(slot as usize, result);
+            }
+        }
+    }
+
+    fn finish(&mut self, slot: usize, result: i32) {
+        let Some(request) = &mut self.pending[slot] else {
+            return;
+        };
+        let result = match usize::try_from(result) {
+            Err(_) => {
+                let errno = -result;
+                if errno == libc::EINTR || errno == libc::EAGAIN {
+                    return self.push(slot);
+                }
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            Ok(n) => {
+                request.done += n;
+                let whole = request.done == request.len;
+                let goes_on = match &request.target {
+                    // A direct read that stops within a sector has met the end.
+                    Target::Read(source) => n > 0 && request.done % source.granule() == 0,
+                    Target::Write(_) => n > 0,
+                };
+                if !whole && goes_on {
+                    return self.push(slot);
+                }
+                Ok(request.done)
+            }
+        };
+        let Some(request) = self.pending[slot].take() else {
+            return;
+        };
+        self.free.push(slot);
+        self.in_ring -= 1;
+        let written = |result: io::Result<usize>| match result {
+            Ok(n) if n < request.len => Err(io::ErrorKind::WriteZero.into()),
+            other => other.map(drop),
+        };
+        let outcome = match (request.target, request.bytes) {
+            (Target::Read(_), Bytes::Own(buf)) => Outcome::Read(buf, result),
+            (_, Bytes::Own(buf)) => Outcome::Write(buf, written(result)),
+            (_, Bytes::Shared(block, _)) => {
+                drop(block);
+                Outcome::WriteShared(written(result))
+            }
+        };
+        self.ready.push_back(Completion {
+            token: request.token,
+            outcome,
+        });
+    }
+}
+
+impl Queue for UringQueue {
+    fn read(
+        &mut self,
+        token: u64,
+        source: &Arc<dyn Source>,
+        buf: AlignedBuf,
+        len: usize,
+        offset: u64,
+    ) {
+        if source.fd().is_none() {
+            return self.threads.read(token, source, buf, len, offset);
+        }
+        let target = Target::Read(Arc::clone(source));
+        self.submit(Pending {
+            token,
+            target,
+            bytes: Bytes::Own(buf),
+            len,
+            done: 0,
+            offset,
+        });
+    }
+
+    fn write(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        buf: AlignedBuf,
+        len: usize,
+        offset: u64,
+    ) {
+        if sink.fd().is_none() {
+            return self.threads.write(token, sink, buf, len, offset);
+        }
+        let target = Target::Write(Arc::clone(sink));
+        self.submit(Pending {
+            token,
+            target,
+            bytes: Bytes::Own(buf),
+            len,
+            done: 0,
+            offset,
+        });
+    }
+
+    fn write_shared(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        offset: u64,
+    ) {
+        if sink.fd().is_none() {
+            return self.threads.write_shared(token, sink, block, range, offset);
+        }
+        let target = Target::Write(Arc::clone(sink));
+        let bytes = Bytes::Shared(Arc::clone(block), range.start);
+        self.submit(Pending {
+            token,
+            target,
+            bytes,
+            len: range.len(),
+            done: 0,
+            offset,
+        });
+    }
+
+    fn run(&mut self, token: u64, job: Job) {
+        self.threads.run(token, job);
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        loop {
+            if let Some(completion) = self.ready.pop_front() {
+                return Some(completion);
+            }
+            if self.in_flight() == 0 {
+                return None;
+            }
+            if self.in_ring == 0 {
+                // Only threads are at work: no need to go through the ring.
+                return self.threads.wait();
+            }
+            if self.threads.in_flight() > 0 && !self.wake_armed {
+                let poll = opcode::PollAdd::new(
+                    types::Fd(self.wake.as_fd().as_raw_fd()),
+                    libc::POLLIN as u32,
+                );
+                self.wake_armed = true;
+                self.push_entry(&poll.build().user_data(WAKE));
+            }
+            self.enter(1);
+            self.reap();
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_ring + self.threads.in_flight() + self.ready.len()
+    }
+}
+
+impl Drop for UringQueue {
+    /// The kernel writes into buffers that are ours: none may go before it is done.
+    fn drop(&mut self) {
+        while self.in_ring > 0 {
+            self.enter(1);
+            self.reap();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{DirectPolicy, FileSource};
+
+    fn queue() -> Option<UringQueue> {
+        UringQueue::new(2)
+            .inspect_err(|e| log::warn!("SKIPPED: no io_uring here: {e}"))
+            .ok()
+    }
+
+    #[test]
+    fn reads_of_an_odd_file_and_jobs_come_back_together() {
+        let Some(mut queue) = queue() else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let bytes: Vec<u8> = (0..1_000_003_u32).map(|n| (n % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let source: Arc<dyn Source> =
+            Arc::new(FileSource::open(&path, DirectPolicy::Auto).unwrap());
+        for n in 0..16 {
+            let buf = AlignedBuf::new(64 * 1024).unwrap();
+            queue.read(n, &source, buf, 64 * 1024, n * 64 * 1024);
+            queue.run(100 + n, Box::new(|| ()));
+        }
+        let (mut seen, mut jobs) = (vec![0; bytes.len()], 0);
+        while let Some(completion) = queue.wait() {
+            match completion.outcome {
+                Outcome::Read(buf, result) => {
+                    let at = completion.token as usize * 64 * 1024;
+                    let n = result.unwrap();
+                    seen[at..at + n].copy_from_slice(&buf[..n]);
+                }
+                Outcome::Job => jobs += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(jobs, 16);
+        assert!(seen == bytes);
+        assert_eq!(queue.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_queue_may_be_dropped_with_reads_in_flight() {
+        let Some(mut queue) = queue() else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        let source: Arc<dyn Source> =
+            Arc::new(FileSource::open(&path, DirectPolicy::Auto).unwrap());
+        for n in 0..8 {
+            queue.read(
+                n,
+                &source,
+                AlignedBuf::new(1 << 17).unwrap(),
+                1 << 17,
+                n << 17,
+            );
+        }
+    }
+}
