@@ -144,6 +144,24 @@ impl Directory {
             .map_err(|e| Error::io("asking for the free space of", e).path(&self.path))
     }
 
+    /// Whether nothing is in it, so that no name needs to be looked for.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn is_empty(&self) -> Result<bool> {
+        let failed = |e: io::Error| Error::io("listing", e).path(&self.path);
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(&self.file, ".", flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+        let mut dir = nix::dir::Dir::from_fd(fd).map_err(|e| failed(e.into()))?;
+        for entry in dir.iter() {
+            let entry = entry.map_err(|e| failed(e.into()))?;
+            if entry.file_name() != c"." && entry.file_name() != c".." {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What `name` is in it.
     ///
     /// # Errors

@@ -131,6 +131,7 @@ impl Plan {
     ) -> Result<Self> {
         let mut plan = Self::default();
         let room = dest.map(Directory::room).transpose()?;
+        let nothing_there = dest.map_or(Ok(true), Directory::is_empty)?;
         let mut scratch = vec![0; 64 * 1024];
         let has_sums = !sums.is_empty();
         for entry in index.entries(payload)? {
@@ -156,8 +157,8 @@ impl Plan {
                 None => {}
             }
             let found = match dest {
-                Some(dest) => dest.find(&name)?,
-                None => Found::Nothing,
+                Some(dest) if !nothing_there => dest.find(&name)?,
+                _ => Found::Nothing,
             };
             let replaces = match found {
                 Found::Nothing => false,
