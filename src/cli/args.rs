@@ -217,6 +217,10 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub io: IoEngine,
 
+    /// Memory to get along with, in bytes (K, M and G are powers of 1024)
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = size)]
+    pub memory: NonZeroU64,
+
     /// Where a file with other content has the name: replace it, keep it, or fail
     #[arg(long, value_name = "WHAT", default_value = "replace")]
     pub existing: ExistingPolicy,

@@ -54,7 +54,12 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     };
     let source = FileSource::open(device, args.direct)?;
     refuse_destination_on_source(&source, &args.dest)?;
-    let payload = Payload::open(Arc::new(source))?;
+    let memory = args.memory.get();
+    let payload = Payload::open(Arc::new(source))?.with_index_memory(
+        usize::try_from(memory / 2)
+            .unwrap_or(usize::MAX)
+            .min(32 << 20),
+    );
     let options = Options {
         dest: args.dest.clone(),
         make_parents: true,
@@ -65,7 +70,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         existing: args.existing,
         dry_run: args.dry_run,
         engine: args.io,
-        tuning: Tuning::default(),
+        tuning: Tuning::for_memory(memory),
     };
     let report = import(&payload, options, &*progress, &mut |_| ());
     drop(progress);

@@ -6,6 +6,7 @@
 //! its place. [`NewFile`] is the same promise for a single file.
 
 mod directory;
+mod nameless;
 mod newfile;
 mod staged;
 mod staging;

@@ -19,6 +19,7 @@ use crate::block::{
 use crate::error::{Error, Kind, Result};
 
 use super::directory::{Directory, single_component};
+use super::nameless::Nameless;
 use super::staged::StagedFile;
 
 /// The directory inside the destination that holds incomplete files, and nothing
@@ -118,6 +119,7 @@ pub struct Staging {
     sync_each: bool,
     in_memory: bool,
     uncached: bool,
+    nameless: Option<Nameless>,
 }
 
 impl Staging {
@@ -150,6 +152,7 @@ impl Staging {
             sync_each: !in_memory && !syncfs_reports(),
             in_memory,
             uncached: false,
+            nameless: None,
         };
         let left = this.empty().map_err(|e| failed("emptying", e))?;
         if left > 0 {
@@ -158,6 +161,7 @@ impl Staging {
                 path.display()
             );
         }
+        this.nameless = Nameless::try_in(this.staging.as_fd());
         let first = |e| failed("writing a first file in", e);
         this.uncached = !in_memory && this.can_write_uncached().map_err(first)?;
         this.mode = this
@@ -171,6 +175,12 @@ impl Staging {
             );
         }
         Ok(this)
+    }
+
+    /// Whether the destination is memory (tmpfs), where several threads make small
+    /// files faster than one. On a disk they only wait for each other.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// Removes the staging directory and whatever a failure left in it. That needs
@@ -311,10 +321,18 @@ impl Store for Staging {
     }
 
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
-        let file = self.open_new(&slot_name(slot), OFlag::empty())?;
+        let nameless = self.nameless.as_ref();
+        let (file, named) = match nameless.and_then(|n| n.open(self.staging.as_fd())) {
+            Some(file) => (file?, false),
+            None => (self.open_new(&slot_name(slot), OFlag::empty())?, true),
+        };
         file.write_all_at(bytes, 0)?;
         if self.sync_each {
             file.sync_data()?;
+        }
+        match nameless {
+            Some(nameless) if !named => nameless.hold(slot, file),
+            _ => {}
         }
         Ok(())
     }
@@ -323,8 +341,15 @@ impl Store for Staging {
         if self.in_memory {
             return;
         }
+        let nameless = self.nameless.as_ref();
+        if nameless
+            .and_then(|n| n.with(slot, |file| drop_cached(file.as_fd(), 0, 0)))
+            .is_some()
+        {
+            return;
+        }
         // Another open costs less than writing uncached, which starts the disk for
-        // each file, and than holding thousands of descriptors until the flush.
+        // each file.
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         if let Ok(file) = openat(&self.staging, &*slot_name(slot), flags, Mode::empty()) {
             drop_cached(file.as_fd(), 0, 0);
@@ -332,6 +357,9 @@ impl Store for Staging {
     }
 
     fn discard(&self, slot: u64) -> io::Result<()> {
+        if self.nameless.as_ref().is_some_and(|n| n.drop_file(slot)) {
+            return Ok(());
+        }
         Ok(unlinkat(
             &self.staging,
             &*slot_name(slot),
@@ -351,6 +379,16 @@ impl Store for Staging {
     fn publish(&self, slot: u64, name: &str, replace: bool) -> io::Result<()> {
         single_component(name)?;
         let from = slot_name(slot);
+        if let Some(nameless) = &self.nameless {
+            if !replace {
+                if let Some(done) = nameless.publish(slot, self.dir.as_fd(), name) {
+                    return done;
+                }
+            } else if let Some(staged) = nameless.publish(slot, self.staging.as_fd(), &from) {
+                // Only a rename replaces; for that it needs a name first.
+                staged?;
+            }
+        }
         if replace {
             return Ok(renameat(&self.staging, &*from, &self.dir, name)?);
         }
@@ -423,7 +461,8 @@ mod tests {
     #[test]
     fn what_an_earlier_run_left_is_removed() {
         let (temp, dir, staging) = staging();
-        staging.put(7, b"half").unwrap();
+        // Large ones have a name there; small ones may have none anywhere.
+        staging.create(7, 5000).unwrap();
         drop(staging);
         assert_eq!(
             std::fs::read_dir(temp.path().join(STAGING_NAME))

@@ -70,6 +70,22 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// What fits a budget of `bytes` for everything: a third of it for the blocks,
+    /// which are smaller and fewer where it is less than the default's 64 MiB.
+    pub fn for_memory(bytes: u64) -> Self {
+        let default = Self::default();
+        let blocks = (default.reads + default.held + default.writes + 1) as u64;
+        // Larger blocks gain nothing, and smaller ones than 16 KiB only cost.
+        let room = (bytes / 3 / blocks).clamp(16 << 10, 1 << 20);
+        // The largest power of two that fits.
+        let block_bytes = 1_usize << room.ilog2();
+        Self {
+            block_bytes,
+            small_max: default.small_max.min(block_bytes as u64),
+            ..default
+        }
+    }
+
     /// Reads and writes at once.
     pub fn in_flight(&self) -> usize {
         self.reads + self.writes

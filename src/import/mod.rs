@@ -40,7 +40,7 @@ pub struct Options {
     pub dry_run: bool,
     /// What keeps reads and writes in flight.
     pub engine: IoEngine,
-    /// Sizes and depths of the copy.
+    /// Sizes and depths of the copy; [`Tuning::for_memory`] fits them to a budget.
     pub tuning: Tuning,
 }
 
@@ -139,15 +139,15 @@ pub fn import(
         } else {
             let staging = Arc::new(Staging::prepare(dest, options.direct)?);
             report.write_mode = Some(staging.mode());
-            let (queue, engine) = open_queue(
-                options.engine,
-                options.tuning.in_flight(),
-                options.tuning.jobs(),
-            )
-            .map_err(|e| {
-                Error::io(format!("starting the {} engine", options.engine), e)
-                    .advice("--io threads works everywhere")
-            })?;
+            let mut tuning = options.tuning;
+            if staging.is_in_memory() {
+                tuning.small_writers = tuning.small_writers.max(tuning.hashers);
+            }
+            let (queue, engine) = open_queue(options.engine, tuning.in_flight(), tuning.jobs())
+                .map_err(|e| {
+                    Error::io(format!("starting the {} engine", options.engine), e)
+                        .advice("--io threads works everywhere")
+                })?;
             report.engine = Some(engine);
             let store: Arc<dyn Store> = Arc::clone(&staging) as Arc<dyn Store>;
             let result = copy(
@@ -157,7 +157,7 @@ pub fn import(
                 &sums,
                 store,
                 queue,
-                &options.tuning,
+                &tuning,
                 progress,
                 &mut |slot, name| {
                     tell_kept(slot, tell);

@@ -6,12 +6,16 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+use crate::block::Window;
 use crate::durable::{Directory, Existing, Found, STAGING_NAME};
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Checksums, Entries, Entry, Index, Payload, Sha256Sum, read_entry};
+use crate::payload::{Cause, Checksums, Entries, Entry, Index, Payload, Sha256Sum, read_entry};
 use crate::progress::Progress;
 
 use super::{is_embedded_sums, mismatch};
+
+/// Files up to this size, in bytes, are compared whole.
+const SMALL_MAX: usize = 64 * 1024;
 
 /// What to do where a file with other content has an entry's name. One with the
 /// same content is always kept.
@@ -132,7 +136,9 @@ impl Plan {
         let mut plan = Self::default();
         let room = dest.map(Directory::room).transpose()?;
         let nothing_there = dest.map_or(Ok(true), Directory::is_empty)?;
-        let mut scratch = vec![0; 64 * 1024];
+        let mut scratch = vec![0; SMALL_MAX];
+        let mut window = Window::new(&**payload.source())
+            .map_err(|e| Error::io("getting memory to read", e).path(payload.source().path()))?;
         let has_sums = !sums.is_empty();
         for entry in index.entries(payload)? {
             if progress.cancelled() {
@@ -170,7 +176,15 @@ impl Plan {
                     );
                 }
                 Found::File(file) => {
-                    match compare(payload, &entry, &file, sum, &mut scratch, progress)? {
+                    match compare(
+                        payload,
+                        &entry,
+                        &file,
+                        sum,
+                        &mut window,
+                        &mut scratch,
+                        progress,
+                    )? {
                         Comparison::Same => {
                             plan.keep(&entry);
                             continue;
@@ -349,11 +363,32 @@ fn compare(
     entry: &Entry,
     file: &Existing,
     sum: Option<Sha256Sum>,
+    window: &mut Window<'_>,
     scratch: &mut [u8],
     progress: &dyn Progress,
 ) -> Result<Comparison> {
     if file.len() != entry.size {
         return Ok(Comparison::Different);
+    }
+    if entry.size <= SMALL_MAX as u64 {
+        // Many of them share a read; a file that cannot be read is replaced.
+        window.hop_to(entry.data_offset);
+        let bytes = window
+            .at(entry.data_offset, entry.size as usize)
+            .map_err(|e| {
+                entry
+                    .problem(entry.data_offset, Cause::Io(e))
+                    .into_error(&**payload.source())
+            })?;
+        if bytes.len() as u64 != entry.size || !file.holds(bytes, 0, scratch).unwrap_or(false) {
+            return Ok(Comparison::Different);
+        }
+        return Ok(judge(
+            payload,
+            entry,
+            sum,
+            sum.map(|_| Sha256Sum::of(bytes)),
+        ));
     }
     let mut hasher = sum.is_some().then(Sha256::new);
     let mut at = 0;
@@ -378,14 +413,26 @@ fn compare(
         return Ok(Comparison::Different);
     }
     read?;
-    match (sum, hasher.map(Sha256Sum::from_hasher)) {
+    Ok(judge(
+        payload,
+        entry,
+        sum,
+        hasher.map(Sha256Sum::from_hasher),
+    ))
+}
+
+fn judge(
+    payload: &Payload,
+    entry: &Entry,
+    expected: Option<Sha256Sum>,
+    found: Option<Sha256Sum>,
+) -> Comparison {
+    match (expected, found) {
         (Some(expected), Some(found)) if expected != found => {
             let problem = mismatch(entry, expected, found);
-            Ok(Comparison::SameAndWrong(
-                problem.into_error(&**payload.source()).to_string(),
-            ))
+            Comparison::SameAndWrong(problem.into_error(&**payload.source()).to_string())
         }
-        _ => Ok(Comparison::Same),
+        _ => Comparison::Same,
     }
 }
 

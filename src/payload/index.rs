@@ -10,12 +10,9 @@ use crate::progress::Progress;
 use super::problem::{Cause, Problem};
 use super::walk::{Entry, Payload, Walker};
 
-/// The index is kept in memory up to this many bytes (about 400,000 entries with
-/// names of 32 bytes). Beyond, the headers are read again where it is needed.
-const KEPT_MAX_BYTES: usize = 16 << 20;
-
-/// Names compared in one pass, 8 bytes each. More names take more passes.
-const NAMES_A_PASS: usize = 2 << 20;
+/// Names compared in one pass take 8 bytes each, and half of the index's memory.
+/// More names take more passes.
+const NAME_BYTES: usize = 8;
 
 /// Doubtful names looked at more closely in one pass.
 const SUSPECTS_A_PASS: usize = 4096;
@@ -28,7 +25,10 @@ pub struct Index {
     data_bytes: u64,
     longest_name: usize,
     whole: bool,
+    /// The entries, packed (about 40 bytes each), up to half of the index's memory.
+    /// Of more nothing is kept, and the headers are read again where it is needed.
     kept: Option<Vec<u8>>,
+    kept_max: usize,
 }
 
 impl Index {
@@ -51,8 +51,9 @@ impl Index {
             longest_name: 0,
             whole: true,
             kept: Some(Vec::new()),
+            kept_max: payload.index_memory() / 2,
         };
-        let mut names = Names::new(payload.claimed_files());
+        let mut names = Names::new(payload.claimed_files(), payload.index_memory() / 2);
         for step in payload.walk()? {
             if progress.cancelled() {
                 return Err(Error::interrupted());
@@ -144,7 +145,7 @@ impl Index {
         put_varint(kept, entry.raw_name.len() as u64);
         put_varint(kept, entry.size);
         kept.extend_from_slice(&entry.raw_name);
-        if kept.len() > KEPT_MAX_BYTES {
+        if kept.len() > self.kept_max {
             self.kept = None;
         }
     }
@@ -200,11 +201,12 @@ struct Names {
 }
 
 impl Names {
-    fn new(claimed_files: u64) -> Self {
+    fn new(claimed_files: u64, memory: usize) -> Self {
+        let a_pass = (memory / NAME_BYTES).max(1) as u64;
         Self {
             hasher: RandomState::new(),
             hashes: Vec::new(),
-            passes: claimed_files.div_ceil(NAMES_A_PASS as u64).max(1),
+            passes: claimed_files.div_ceil(a_pass).max(1),
         }
     }
 

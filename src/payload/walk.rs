@@ -9,11 +9,15 @@ use crate::format::{Dialect, Fault, Header, MAX_HEADER_LEN, Name, NameFault};
 
 use super::problem::{Cause, Problem};
 
+/// What an index may take unless told, in bytes.
+const INDEX_MEMORY: usize = 32 << 20;
+
 /// A payload: a source that starts with a header we understand.
 #[derive(Clone)]
 pub struct Payload {
     source: Arc<dyn Source>,
     header: Header,
+    index_memory: usize,
 }
 
 /// One file of a payload, as its header claims it: within the source, and
@@ -59,12 +63,29 @@ impl Payload {
                 .map_err(|e| problem(Cause::Io(e)))?;
             Header::parse(bytes, source.len()).map_err(|f| problem(Cause::Fault(f)))?
         };
-        Ok(Self { source, header })
+        Ok(Self {
+            source,
+            header,
+            index_memory: INDEX_MEMORY,
+        })
     }
 
     /// Where it is.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
+    }
+
+    /// Bounds what an index of it may take, in bytes: with less, headers are read
+    /// more often. 32 MiB unless told.
+    #[must_use]
+    pub fn with_index_memory(mut self, bytes: usize) -> Self {
+        self.index_memory = bytes;
+        self
+    }
+
+    /// What an index of it may take, in bytes.
+    pub(super) fn index_memory(&self) -> usize {
+        self.index_memory
     }
 
     /// How wide its integers are.

@@ -374,3 +374,25 @@ fn import_with_quiet_prints_nothing() {
     let ran = lb!["-q", "import", "--device", &place.image, &place.dest].exits(0);
     assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
 }
+
+#[test]
+fn either_engine_and_any_memory_give_the_same_files() {
+    for options in [
+        &["--io", "uring"][..],
+        &["--io", "threads"],
+        &["--memory", "1M"],
+        &["--io", "threads", "--memory", "1G"],
+    ] {
+        let place = Place::new(&sample());
+        let mut args: Vec<std::ffi::OsString> = vec!["import".into(), "--json".into()];
+        args.extend(options.iter().map(Into::into));
+        args.extend(["--device".into(), place.image.clone().into()]);
+        args.push(place.dest.clone().into());
+        let ran = crate::support::run(args).exits(0);
+        assert!(tree(&place.dest) == as_tree(&sample()), "{options:?}");
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        if options[0] == "--io" {
+            assert_eq!(report["io"], options[1], "{options:?}");
+        }
+    }
+}

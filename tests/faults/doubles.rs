@@ -3,12 +3,14 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lbpayload::block::{
-    AlignedBuf, Completion, DirectPolicy, Job, Queue, Sink, Source, ThreadQueue,
+    AlignedBuf, Completion, DirectPolicy, FileSource, Job, Outcome, Queue, Sink, Source,
+    ThreadQueue, UringQueue,
 };
 use lbpayload::durable::{Directory, Staging, Store, WriteMode};
 use lbpayload::error::Error;
@@ -49,6 +51,7 @@ impl Op {
 /// The real store, with a log, and a failure at a place in it.
 pub struct Watched {
     inner: Staging,
+    by_queue: bool,
     log: Arc<Log>,
 }
 
@@ -80,6 +83,7 @@ impl Log {
 
 struct WatchedSink {
     slot: u64,
+    by_queue: bool,
     inner: Arc<dyn Sink>,
     log: Arc<Log>,
 }
@@ -89,6 +93,11 @@ impl Sink for WatchedSink {
         self.log.step(Op::Write(self.slot), || {
             self.inner.write_all_at(buf, offset)
         })
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        // With a descriptor the queue writes, and `Counting` watches that.
+        if self.by_queue { self.inner.fd() } else { None }
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {
@@ -108,6 +117,7 @@ impl Store for Watched {
             .step(Op::Create(slot), || self.inner.create(slot, size))?;
         Ok(Arc::new(WatchedSink {
             slot,
+            by_queue: self.by_queue,
             inner,
             log: Arc::clone(&self.log),
         }))
@@ -193,6 +203,55 @@ impl Queue for LastFirst {
     }
 }
 
+/// io_uring, with the writes that it is given logged as they come back, and the
+/// failure put in there.
+struct Counting {
+    inner: UringQueue,
+    log: Arc<Log>,
+}
+
+impl Queue for Counting {
+    fn read(&mut self, token: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, at: u64) {
+        assert!(source.fd().is_some(), "this is about io_uring");
+        self.inner.read(token, source, buf, len, at);
+    }
+
+    fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
+        assert!(sink.fd().is_some(), "this is about io_uring");
+        self.inner.write(token, sink, buf, len, at);
+    }
+
+    fn write_shared(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        offset: u64,
+    ) {
+        self.inner.write_shared(token, sink, block, range, offset);
+    }
+
+    fn run(&mut self, token: u64, job: Job) {
+        self.inner.run(token, job);
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        let mut completion = self.inner.wait()?;
+        if let Outcome::Write(buf, result) = completion.outcome {
+            // The slot is the token without its topmost bits.
+            let slot = completion.token & 0xffff_ffff;
+            let result = result.and_then(|()| self.log.step(Op::Write(slot), || Ok(())));
+            completion.outcome = Outcome::Write(buf, result);
+        }
+        Some(completion)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight()
+    }
+}
+
 /// A copy of `source` into `dest`, through stand-ins.
 pub struct Trial<'a> {
     pub source: Arc<dyn Source>,
@@ -201,6 +260,7 @@ pub struct Trial<'a> {
     pub tuning: Tuning,
     pub fail: Option<(&'static str, usize)>,
     pub last_first: bool,
+    pub uring: bool,
 }
 
 impl<'a> Trial<'a> {
@@ -212,6 +272,7 @@ impl<'a> Trial<'a> {
             tuning: tiny(),
             fail: None,
             last_first: false,
+            uring: false,
         }
     }
 
@@ -241,10 +302,17 @@ impl<'a> Trial<'a> {
         });
         let store = Arc::new(Watched {
             inner,
+            by_queue: self.uring,
             log: Arc::clone(&log),
         });
         let threads = self.tuning.in_flight() + self.tuning.jobs();
-        let queue: Box<dyn Queue> = if self.last_first {
+        let queue: Box<dyn Queue> = if self.uring {
+            let inner = UringQueue::new(self.tuning.jobs()).expect("io_uring on this kernel");
+            Box::new(Counting {
+                inner,
+                log: Arc::clone(&log),
+            })
+        } else if self.last_first {
             Box::new(LastFirst::new(threads))
         } else {
             Box::new(ThreadQueue::new(threads).unwrap())
@@ -281,4 +349,22 @@ pub fn tiny() -> Tuning {
         small_writers: 1,
         hashers: 2,
     }
+}
+
+/// A file of these bytes in `dir`, to be read with io_uring; `None` (said aloud)
+/// where this kernel has none, or the directory no direct I/O.
+pub fn direct_source(dir: &Path, bytes: &[u8]) -> Option<Arc<dyn Source>> {
+    let path = dir.join("image");
+    std::fs::write(&path, bytes).unwrap();
+    let source = FileSource::open(&path, DirectPolicy::Auto).unwrap();
+    let uring = UringQueue::new(1);
+    if source.fd().is_none() || uring.is_err() {
+        use std::io::Write;
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: no io_uring here, or no direct I/O"
+        );
+        return None;
+    }
+    Some(Arc::new(source))
 }

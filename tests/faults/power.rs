@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::doubles::{Op, Trial};
+use crate::doubles::{Op, Trial, direct_source};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise};
 
@@ -81,6 +81,16 @@ fn at_any_cut_every_file_under_its_final_name_is_complete() {
         assert_eq!(result.unwrap().files, 40);
         assert_complete_at_every_cut(&ops, &pieces);
     }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let Some(source) = direct_source(elsewhere.path(), &Image::new(&given).bytes()) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(source, dir.path());
+    trial.uring = true;
+    let (result, ops) = trial.run();
+    assert_eq!(result.unwrap().files, 40);
+    assert_complete_at_every_cut(&ops, &pieces);
 }
 
 #[test]

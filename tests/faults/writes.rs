@@ -1,8 +1,9 @@
 //! The n-th operation on the destination fails.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::doubles::Trial;
+use crate::doubles::{Trial, direct_source};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise, tree};
 
@@ -80,6 +81,39 @@ fn whichever_operation_fails_every_name_is_old_or_new() {
                 "os error 28"
             };
             assert!(error.to_string().contains(errno), "{error}");
+            failures += 1;
+        }
+        assert!(failures > 0, "{kind} never failed");
+    }
+}
+
+#[test]
+fn io_uring_leaves_old_or_new_too_whichever_operation_fails() {
+    let old: &[(&str, &[u8])] = &[
+        ("b-large", b"old"),
+        ("f-large", b"older"),
+        ("other", b"kept"),
+    ];
+    let image = image();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let Some(source) = direct_source(elsewhere.path(), &image.bytes()) else {
+        return;
+    };
+    for kind in ["create", "write", "finish", "put", "flush", "publish"] {
+        let mut failures = 0;
+        for n in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, content) in old {
+                std::fs::write(dir.path().join(name), content).unwrap();
+            }
+            let mut trial = Trial::new(Arc::clone(&source), dir.path());
+            (trial.fail, trial.uring) = (Some((kind, n)), true);
+            let (result, _) = trial.run();
+            assert_old_or_new(dir.path(), &image, old, &format!("{kind} {n}"));
+            if result.is_ok() {
+                assert_eq!(tree(dir.path()).len(), 7, "the copy is whole: {kind} {n}");
+                break;
+            }
             failures += 1;
         }
         assert!(failures > 0, "{kind} never failed");

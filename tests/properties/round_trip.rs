@@ -76,6 +76,7 @@ proptest! {
         embed in any::<bool>(),
         granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         block_kib in prop_oneof![Just(4_usize), Just(16), Just(1024)],
+        engine in prop_oneof![Just(IoEngine::Auto), Just(IoEngine::Threads)],
         small_max in prop_oneof![Just(0_u64), Just(100), Just(65536)],
     ) {
         let dialect = if narrow { Dialect::U32 } else { Dialect::U64 };
@@ -115,7 +116,7 @@ proptest! {
             direct: DirectPolicy::Auto,
             existing: ExistingPolicy::Replace,
             dry_run: false,
-            engine: IoEngine::Auto,
+            engine,
             tuning: Tuning { block_bytes: block_kib * 1024, small_max, ..Tuning::default() },
         };
         let report = import(&payload, options(), &Silent, &mut |_| ()).unwrap();

@@ -1,0 +1,134 @@
+//! Small files without a name until they get their final one: O_TMPFILE and
+//! linkat(2), where the kernel and the file system have them.
+//!
+//! A name in the staging directory costs two more searches and insertions in
+//! directories than none; for small files that is what they take. A file without a
+//! name is gone when its descriptor is, so nothing of it can stay behind.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+/// Descriptors that are left to everything else.
+const SPARE: u64 = 256;
+
+/// More than are ever held at once.
+const ENOUGH: u64 = 64 * 1024;
+
+/// How a file without a name gets one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By its descriptor; the kernel wants a capability or, since 6.10, that we
+    /// opened it ourselves.
+    Descriptor,
+    /// By /proc/self/fd.
+    Proc,
+}
+
+/// Files that have no name yet, by slot.
+#[derive(Debug)]
+pub(super) struct Nameless {
+    way: Way,
+    max: usize,
+    held: Mutex<HashMap<u64, File>>,
+}
+
+impl Nameless {
+    /// Tries it out in the directory `dir`; `None` where it does not work.
+    pub(super) fn try_in(dir: BorrowedFd<'_>) -> Option<Self> {
+        let file = open(dir).ok()?;
+        let name = "probe";
+        let way = [Way::Descriptor, Way::Proc]
+            .into_iter()
+            .find(|&way| link(way, &file, dir, name).is_ok())?;
+        unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).ok()?;
+        let max = usize::try_from(raise_limit().saturating_sub(SPARE)).ok()?;
+        (max > 0).then(|| Self {
+            way,
+            max,
+            held: Mutex::default(),
+        })
+    }
+
+    /// A new file, if there is a descriptor for it.
+    pub(super) fn open(&self, dir: BorrowedFd<'_>) -> Option<io::Result<File>> {
+        (self.held().len() < self.max).then(|| open(dir))
+    }
+
+    /// Keeps `file` until it is published.
+    pub(super) fn hold(&self, slot: u64, file: File) {
+        self.held().insert(slot, file);
+    }
+
+    /// Does something with the file in `slot`, where it is one of ours.
+    pub(super) fn with<T>(&self, slot: u64, act: impl FnOnce(&File) -> T) -> Option<T> {
+        self.held().get(&slot).map(act)
+    }
+
+    /// Gives the file in `slot` its name, which must not exist.
+    pub(super) fn publish(
+        &self,
+        slot: u64,
+        dir: BorrowedFd<'_>,
+        name: &str,
+    ) -> Option<io::Result<()>> {
+        // Out of the map first: the lock is not held while the kernel works.
+        let file = self.held().remove(&slot)?;
+        let linked = link(self.way, &file, dir, name);
+        if linked.is_err() {
+            self.hold(slot, file);
+        }
+        Some(linked)
+    }
+
+    /// Lets go of the file in `slot`: without a name, it is gone.
+    pub(super) fn drop_file(&self, slot: u64) -> bool {
+        self.held().remove(&slot).is_some()
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, File>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open(dir: BorrowedFd<'_>) -> io::Result<File> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    // 0666 less the umask, as the reference importer's fopen(3).
+    Ok(File::from(openat(
+        dir,
+        ".",
+        flags,
+        Mode::from_bits_truncate(0o666),
+    )?))
+}
+
+fn link(way: Way, file: &File, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match way {
+        Way::Descriptor => linkat(file.as_fd(), "", dir, name, AtFlags::AT_EMPTY_PATH)?,
+        Way::Proc => {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            linkat(dir, &*path, dir, name, AtFlags::AT_SYMLINK_FOLLOW)?;
+        }
+    }
+    Ok(())
+}
+
+/// Raises the soft limit of open files as far as it is of use to us, and returns
+/// what it is then.
+fn raise_limit() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 0;
+    };
+    let wanted = hard.min(ENOUGH);
+    if wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
+        return wanted;
+    }
+    soft
+}
