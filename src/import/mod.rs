@@ -4,6 +4,7 @@ mod commit;
 mod copy;
 mod plan;
 mod small;
+mod tell;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::format::EMBEDDED_SUMS;
 use crate::payload::{Cause, Checksums, Index, Payload, embedded_checksums};
 use crate::progress::Progress;
+
+use tell::InOrder;
 
 pub use copy::{Copied, Tuning, copy};
 pub use plan::{ExistingPolicy, Plan, Selection};
@@ -77,7 +80,7 @@ pub struct Report {
 
 /// Imports `payload`. `tell` hears the name of each file that is complete in the
 /// destination and on stable storage, those that were there already among them, in
-/// the order of the payload as far as they are finished in it.
+/// the order of the payload.
 ///
 /// # Errors
 /// A broken payload, a destination that refuses or is too small, a device that
@@ -126,16 +129,11 @@ pub fn import(
         failed: plan.failed.clone(),
     };
     if let (Some(dest), false) = (&dest, options.dry_run) {
-        let mut kept = plan.kept_entries(&index, payload)?.peekable();
-        let mut tell_kept = |upto: u64, tell: &mut dyn FnMut(&str)| {
-            while let Some(Ok(entry)) = kept.next_if(|e| e.as_ref().is_ok_and(|e| e.index < upto)) {
-                tell(&entry.shown_name());
-            }
-        };
+        let mut tell = InOrder::new(&plan, &index, payload, tell)?;
         if plan.write_files == 0 {
             // Nothing to stage; an interrupted run's leftovers go all the same.
-            tell_kept(u64::MAX, tell);
             remove_leftovers(dest)?;
+            tell.end();
         } else {
             let staging = Arc::new(Staging::prepare(dest, options.direct)?);
             report.write_mode = Some(staging.mode());
@@ -159,10 +157,7 @@ pub fn import(
                 queue,
                 &tuning,
                 progress,
-                &mut |slot, name| {
-                    tell_kept(slot, tell);
-                    tell(name);
-                },
+                &mut |slot, _| tell.finished(slot),
             );
             if let Some(staging) = Arc::into_inner(staging) {
                 // Not empty after a failure that left something: the next run's.
@@ -170,9 +165,9 @@ pub fn import(
                     log::debug!("the staging directory stays for the next run: {e}");
                 }
             }
+            tell.end();
             let copied =
                 result.map_err(|(error, copied)| explain(error, &copied, &plan, &options.dest))?;
-            tell_kept(u64::MAX, tell);
             report.bytes = copied.bytes;
             report.written = copied.files;
             report.replaced = copied.replaced;

@@ -252,6 +252,11 @@ impl Plan {
         self.replace.get(index)
     }
 
+    /// Whether that entry's file is there already, or stays as it is.
+    pub fn keeps(&self, index: u64) -> bool {
+        self.keep.get(index)
+    }
+
     /// The entries to write, in order.
     ///
     /// # Errors
@@ -287,19 +292,6 @@ impl Plan {
         )
         .path(path)
         .advice("nothing was written; make room, or name another destination"))
-    }
-
-    /// The entries whose file is there already, in order.
-    pub(super) fn kept_entries<'a>(
-        &'a self,
-        index: &'a Index,
-        payload: &'a Payload,
-    ) -> Result<impl Iterator<Item = Result<Entry>> + 'a> {
-        let kept = move |entry: &Result<Entry>| match entry {
-            Ok(entry) => self.keep.get(entry.index),
-            Err(_) => true,
-        };
-        Ok(index.entries(payload)?.filter(kept))
     }
 }
 
