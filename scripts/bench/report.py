@@ -23,7 +23,9 @@ READING = """\
   sampled every 20 ms; what tmpfs stores is thus not counted. Loading libraries is, a
   little of it.
 - Every peer runs once a round, in an order that rotates from round to round; before each
-  run the destination is emptied and the page cache dropped. After the first round's runs
+  run the destination is emptied (small files on the disk's filesystem are moved aside:
+  ext4 looks past inodes removed within the last minute, and the next peer would pay for
+  it) and the page cache dropped. After the first round's runs
   every byte of the result is compared.
 - `tar` and `cp -r` read the same files from a tar and from a read-only ext4 on loop devices
   beside the payload's. `dd`, `nbdcopy` and `qemu-img` write one file with the whole device in
