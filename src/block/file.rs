@@ -152,15 +152,6 @@ impl FileSource {
     pub fn rdev(&self) -> Option<u64> {
         self.device.then_some(self.id.1)
     }
-
-    /// Whether `meta` is of the same file or device.
-    pub fn is_same_as(&self, meta: &std::fs::Metadata) -> bool {
-        if meta.file_type().is_block_device() {
-            self.device && self.id == (0, meta.rdev())
-        } else {
-            !self.device && self.id == (meta.dev(), meta.ino())
-        }
-    }
 }
 
 fn logical_block_size(file: &File, path: &Path) -> Result<usize> {
@@ -209,6 +200,14 @@ impl Source for FileSource {
 
     fn is_device(&self) -> bool {
         self.device
+    }
+
+    fn is_file(&self, meta: &std::fs::Metadata) -> bool {
+        if meta.file_type().is_block_device() {
+            self.device && self.id == (0, meta.rdev())
+        } else {
+            !self.device && self.id == (meta.dev(), meta.ino())
+        }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

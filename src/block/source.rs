@@ -2,6 +2,7 @@
 //! disk in a real one's place.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -69,6 +70,11 @@ pub trait Source: Send + Sync {
 
     /// Whether it is a block device, whose end is a matter of sectors.
     fn is_device(&self) -> bool {
+        false
+    }
+
+    /// Whether `meta` is of the file or device that this reads.
+    fn is_file(&self, _meta: &Metadata) -> bool {
         false
     }
 

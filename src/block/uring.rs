@@ -99,6 +99,16 @@ impl UringQueue {
     }
 
     fn submit(&mut self, pending: Pending) {
+        let room = match &pending.bytes {
+            Bytes::Own(buf) => buf.len(),
+            Bytes::Shared(block, start) => block.len().saturating_sub(*start),
+        };
+        // What the kernel is told must be ours, whoever calls.
+        assert!(
+            pending.len <= room,
+            "{} bytes do not fit {room}",
+            pending.len
+        );
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -149,7 +159,8 @@ impl UringQueue {
             // SAFETY: the entry's memory and descriptor belong to the `Pending` in
             // its slot (an owned map that does not move, or an `Arc` of one, and
             // an `Arc` of the source or sink), which is dropped only after its
-            // completion has been taken; `len` bytes from `done` on lie within it.
+            // completion has been taken; `submit` has asserted that `len` bytes lie within
+            // it, and `done` is at most that.
             // The poll's descriptor lives as long as the ring.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 break;
@@ -388,6 +399,18 @@ mod tests {
         assert_eq!(jobs, 16);
         assert!(seen == bytes);
         assert_eq!(queue.in_flight(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "do not fit")]
+    fn a_read_longer_than_its_buffer_never_reaches_the_kernel() {
+        let mut queue = queue().expect("do not fit: no io_uring here, nothing to test");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![1; 1 << 16]).unwrap();
+        let source: Arc<dyn Source> =
+            Arc::new(FileSource::open(&path, DirectPolicy::Auto).unwrap());
+        queue.read(1, &source, AlignedBuf::new(4096).unwrap(), 16_384, 0);
     }
 
     #[test]

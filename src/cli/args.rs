@@ -1,5 +1,6 @@
 //! What is parsed from the command line; each command's file gives it its meaning.
 
+use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -167,7 +168,7 @@ pub(super) struct CatArgs {
 
     /// Names of files in it
     #[arg(value_name = "NAME", required = true)]
-    pub names: Vec<String>,
+    pub names: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,8 @@
 //! `lbpayload cat`
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::payload::{Entry, Payload, read_entry};
@@ -25,8 +27,8 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
 
 /// Finds all of `names` before a byte is written. The walk ends with the last of
 /// them: what is broken behind it is in nobody's way.
-fn find(payload: &Payload, names: &[String]) -> Result<HashMap<String, Entry>> {
-    let mut absent: Vec<&String> = names.iter().collect();
+fn find(payload: &Payload, names: &[OsString]) -> Result<HashMap<OsString, Entry>> {
+    let mut absent: Vec<&OsString> = names.iter().collect();
     absent.sort();
     absent.dedup();
     let mut found = HashMap::new();
@@ -59,7 +61,10 @@ fn find(payload: &Payload, names: &[String]) -> Result<HashMap<String, Entry>> {
     .advice("lbpayload list shows what is there"))
 }
 
-fn shown(names: &[&String]) -> String {
-    let names: Vec<String> = names.iter().map(|name| printable(name)).collect();
+fn shown(names: &[&OsString]) -> String {
+    let names: Vec<String> = names
+        .iter()
+        .map(|name| printable(&name.to_string_lossy()))
+        .collect();
     names.join(", ")
 }

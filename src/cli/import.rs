@@ -7,20 +7,22 @@ use serde::Serialize;
 
 use crate::block::{FileSource, ReadMode, Roots};
 use crate::durable::WriteMode;
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Result, printable};
 use crate::import::{Options, Report, Tuning, import};
 use crate::payload::Payload;
 use crate::probe::the_only_payload;
 
 use super::args::{ImportArgs, ProgressForm};
 use super::exit::Outcome;
-use super::output::{Out, human_bytes, to_stderr};
+use super::output::{Out, human_bytes, lossy, to_stderr};
 use super::verify::several;
 use super::{progress, signals, sums};
 
 #[derive(Serialize)]
 struct JsonReport<'a> {
+    #[serde(serialize_with = "lossy")]
     source: &'a Path,
+    #[serde(serialize_with = "lossy")]
     dest: &'a Path,
     files: u64,
     bytes: u64,
@@ -35,7 +37,8 @@ struct JsonReport<'a> {
     checked: u64,
     unlisted: u64,
     missing: &'a [String],
-    failed: &'a [String],
+    failed: Vec<String>,
+    failed_count: u64,
 }
 
 pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
@@ -53,12 +56,11 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         }
     };
     let source = FileSource::open(device, args.direct)?;
-    refuse_destination_on_source(&source, &args.dest)?;
     let memory = args.memory.get();
     let payload = Payload::open(Arc::new(source))?.with_index_memory(
         usize::try_from(memory / 2)
             .unwrap_or(usize::MAX)
-            .min(32 << 20),
+            .min(24 << 20),
     );
     let options = Options {
         dest: args.dest.clone(),
@@ -95,7 +97,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
             .take(100)
             .map(|n| printable(n))
             .collect();
-        let count = report.missing.len() as u64;
+        let count = report.missing_count;
         log::warn!(
             "{count} checksums are of files that the payload does not hold: {}",
             several(&shown, count)
@@ -104,26 +106,20 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     if report.failed.is_empty() {
         return Ok(Outcome::Done);
     }
-    for failed in &report.failed {
-        to_stderr(&format!("lbpayload: error: {failed}\n"));
+    let (count, files) = (report.failed.count(), report.files);
+    for failed in report.failed {
+        to_stderr(&format!(
+            "lbpayload: error: {}\n",
+            failed.into_error(&**payload.source())
+        ));
     }
     to_stderr(&format!(
         "lbpayload: error: {} of {} files were not imported; the others are in {}\n",
-        report.failed.len(),
-        report.files,
+        count,
+        files,
         args.dest.display()
     ));
     Ok(Outcome::Wrong)
-}
-
-/// A regular file that is its own destination cannot end well.
-fn refuse_destination_on_source(source: &FileSource, dest: &Path) -> Result<()> {
-    match std::fs::metadata(dest) {
-        Ok(meta) if source.is_same_as(&meta) => {
-            Err(Error::new(Kind::Usage, "source and destination are the same").path(dest))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonReport<'a> {
@@ -143,7 +139,12 @@ fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonR
         checked: report.checked,
         unlisted: report.unlisted,
         missing: &report.missing,
-        failed: &report.failed,
+        failed: report
+            .failed
+            .iter()
+            .map(|p| format!("{}: {}", p.name.as_deref().unwrap_or(""), p.message()))
+            .collect(),
+        failed_count: report.failed.count(),
     }
 }
 

@@ -7,21 +7,19 @@ use serde::Serialize;
 use serde::ser::{Error as _, SerializeSeq, Serializer};
 
 use crate::block::{DirectPolicy, FileSource, Source};
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::format::Dialect;
-use crate::payload::{Index, Payload, Problem};
+use crate::payload::{Index, Payload, Problems};
 use crate::progress::Silent;
 
 use super::args::ListArgs;
 use super::exit::Outcome;
-use super::output::Out;
+use super::output::{Out, lossy};
 use super::verify::JsonProblem;
-
-/// Problems that are reported one by one.
-const PROBLEMS_MAX: usize = 1000;
 
 #[derive(Serialize)]
 struct JsonReport<'a> {
+    #[serde(serialize_with = "lossy")]
     source: &'a Path,
     dialect: Dialect,
     files: u64,
@@ -60,11 +58,9 @@ impl Serialize for JsonEntries<'_> {
 
 pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
     let payload = open(&args.source)?;
-    let mut problems = Vec::new();
-    let index = Index::scan(&payload, &Silent, &mut |problem: Problem| {
-        if problems.len() < PROBLEMS_MAX {
-            problems.push(problem);
-        }
+    let mut problems = Problems::default();
+    let index = Index::scan(&payload, &Silent, &mut |problem| {
+        problems.add(problem);
         Ok(())
     })?;
     let mut out = Out::new();
@@ -81,17 +77,21 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
     } else {
         for entry in index.entries(&payload)? {
             let entry = entry?;
-            out.line(&format!("{:>12} {}", entry.size, entry.shown_name()))?;
+            out.line(&format!(
+                "{:>12} {}",
+                entry.size,
+                printable(&entry.shown_name())
+            ))?;
         }
     }
     out.end()?;
     // What is there has been shown; what is wrong with it decides the status.
-    let count = problems.len();
+    let count = problems.count();
     match problems.into_iter().next() {
         None => Ok(Outcome::Done),
         Some(first) => {
             if count > 1 {
-                log::warn!("{count} problems; lbpayload verify names them all; the first:");
+                log::warn!("{count} problems; lbpayload verify names more of them; the first:");
             }
             Err(first.into_error(&**payload.source()))
         }

@@ -64,3 +64,11 @@ pub(super) fn to_stderr(text: &str) {
 pub(super) fn human_bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
+
+/// A path in a report: what is not UTF-8 is replaced, since JSON has no other.
+pub(super) fn lossy<S: serde::Serializer>(
+    path: &std::path::Path,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}

@@ -13,11 +13,12 @@ use crate::pack::{self, Inputs, Options, Report};
 
 use super::args::{PackArgs, ProgressForm};
 use super::exit::Outcome;
-use super::output::{Out, human_bytes};
+use super::output::{Out, human_bytes, lossy};
 use super::{progress, signals, sums};
 
 #[derive(Serialize)]
 struct JsonReport<'a> {
+    #[serde(serialize_with = "lossy")]
     output: &'a Path,
     #[serde(flatten)]
     report: Report,
@@ -63,7 +64,10 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
         .path(&args.output)
         .advice("say --force if that is what you want"));
     }
-    signals::listen()?;
+    if !to_stdout {
+        // A stream leaves nothing to clean up, and a full pipe would hold us up.
+        signals::listen()?;
+    }
     let plan = pack::plan(&inputs, options)?;
     let progress = progress::shown(form);
     let report = if to_stdout {

@@ -12,10 +12,11 @@ use crate::progress::Silent;
 
 use super::args::ProbeArgs;
 use super::exit::Outcome;
-use super::output::{Out, human_bytes};
+use super::output::{Out, human_bytes, lossy};
 
 #[derive(Serialize)]
 struct JsonFinding<'a> {
+    #[serde(serialize_with = "lossy")]
     device: &'a Path,
     major: Option<u32>,
     minor: Option<u32>,
@@ -133,7 +134,7 @@ fn row(finding: &Finding) -> [String; 6] {
         (_, None) => udev_words(finding.udev.as_ref()),
     };
     [
-        finding.path.display().to_string(),
+        printable(&finding.path.to_string_lossy()),
         finding.device.kind.to_string(),
         or_dash(finding.size_bytes.map(human_bytes)),
         or_dash(finding.logical_block_size.map(|n| n.to_string())),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::block::{Devices, DirectPolicy, FileSource, IoEngine, Roots, mount_proc};
 use crate::durable::Directory;
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::import::{ExistingPolicy, Options, Tuning, import};
 use crate::payload::{Checksums, Payload};
 use crate::probe::has_magic;
@@ -143,12 +143,11 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
     });
     let ended = out.end();
     result?;
-    // The reference never looks at what became of its lines; a reader that went
-    // away is no failure of the import.
-    match said.and(ended) {
-        Err(error) if error.kind() != Kind::ClosedPipe => Err(error),
-        _ => Ok(0),
+    // The reference never looks at what became of its lines, and the files are there.
+    if let Err(e) = said.and(ended) {
+        log::debug!("{e}");
     }
+    Ok(0)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::verify::{FileVerdict, Report, verify};
 
 use super::args::{ProgressForm, VerifyArgs};
 use super::exit::Outcome;
-use super::output::{Out, human_bytes, to_stderr};
+use super::output::{Out, human_bytes, lossy, to_stderr};
 use super::{progress, signals, sums};
 
 /// A problem as `verify --json` and `list --json` report it.
@@ -40,6 +40,7 @@ impl JsonProblem {
 
 #[derive(Serialize)]
 struct JsonReport<'a> {
+    #[serde(serialize_with = "lossy")]
     source: &'a Path,
     dialect: Option<Dialect>,
     files: u64,
@@ -105,7 +106,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
             payload_bytes: report.payload_bytes,
             ok: report.is_ok(),
             problems: report.problems.iter().map(JsonProblem::new).collect(),
-            more_problems: report.more_problems,
+            more_problems: report.problems.more(),
             matched: report.matched,
             unlisted: report.unlisted,
         })?;
@@ -126,7 +127,7 @@ fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Resu
         if !quiet {
             to_stderr(&format!(
                 "{}: OK: {} files, {} ({}), every byte read, {} checksums matched\n",
-                path.display(),
+                printable(&path.to_string_lossy()),
                 report.files,
                 human_bytes(report.payload_bytes),
                 report.dialect,
@@ -135,7 +136,7 @@ fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Resu
         }
         return Ok(Outcome::Done);
     }
-    let (shown, more) = (report.problems.len() as u64, report.more_problems);
+    let (shown, more) = (report.problems.len(), report.problems.more());
     for problem in report.problems {
         to_stderr(&format!(
             "lbpayload: error: {}\n",

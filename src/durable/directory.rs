@@ -1,6 +1,6 @@
 //! A destination directory, held open so that no path leads elsewhere meanwhile.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::Mode;
+use nix::unistd::syncfs;
 
 use crate::block::Room;
 use crate::error::{Error, Kind, Result};
@@ -38,18 +39,35 @@ pub enum Found {
 #[derive(Debug)]
 pub struct Existing {
     file: File,
-    len: u64,
+    meta: Metadata,
 }
 
 impl Existing {
     /// Its length in bytes.
     pub fn len(&self) -> u64 {
-        self.len
+        self.meta.len()
     }
 
     /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+
+    /// What it is.
+    pub fn metadata(&self) -> &Metadata {
+        &self.meta
+    }
+
+    /// Syncs it where flushing the whole directory would not tell of a failure.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn settle(&self) -> io::Result<()> {
+        if syncfs_reports() {
+            Ok(())
+        } else {
+            self.file.sync_all()
+        }
     }
 
     /// Whether its bytes at `offset` are exactly `bytes`. What was read is
@@ -135,6 +153,20 @@ impl Directory {
         }
     }
 
+    /// Brings everything in it onto stable storage, and its names.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn flush(&self) -> Result<()> {
+        let flush = || -> io::Result<()> {
+            if syncfs_reports() {
+                syncfs(&self.file)?;
+            }
+            self.file.sync_all()
+        };
+        flush().map_err(|e| Error::io("syncing", e).path(&self.path))
+    }
+
     /// How much room its file system has.
     ///
     /// # Errors
@@ -174,7 +206,7 @@ impl Directory {
             openat(
                 &self.file,
                 name,
-                flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+                flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE,
                 Mode::empty(),
             )
         };
@@ -197,10 +229,7 @@ impl Directory {
                 if !meta.is_file() {
                     return Ok(Found::Other);
                 }
-                Ok(Found::File(Existing {
-                    file,
-                    len: meta.len(),
-                }))
+                Ok(Found::File(Existing { file, meta }))
             }
             Err(_) => Ok(Found::Other),
         }
@@ -221,6 +250,19 @@ impl AsRawFd for Directory {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.file.as_raw_fd()
     }
+}
+
+/// Since Linux 5.8 syncfs(2) reports that a file could not be written back.
+/// Before, each file must be synced for that.
+pub(super) fn syncfs_reports() -> bool {
+    let Ok(uname) = nix::sys::utsname::uname() else {
+        return false;
+    };
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
 
 /// Refuses what could name anything but an entry of the directory itself.

@@ -19,8 +19,9 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 /// Descriptors that are left to everything else.
 const SPARE: u64 = 256;
 
-/// More than are ever held at once.
-const ENOUGH: u64 = 64 * 1024;
+/// More are of no use: a commit is due before. Each takes about a kilobyte of the
+/// kernel's memory.
+const ENOUGH: u64 = 8 * 1024 + SPARE;
 
 /// How a file without a name gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,9 +58,12 @@ impl Nameless {
         })
     }
 
-    /// A new file, if there is a descriptor for it.
-    pub(super) fn open(&self, dir: BorrowedFd<'_>) -> Option<io::Result<File>> {
-        (self.held().len() < self.max).then(|| open(dir))
+    /// A new file, if it can be had and there is a descriptor for it.
+    pub(super) fn open(&self, dir: BorrowedFd<'_>) -> Option<File> {
+        if self.held().len() >= self.max {
+            return None;
+        }
+        open(dir).ok()
     }
 
     /// Keeps `file` until it is published.
@@ -99,7 +103,7 @@ impl Nameless {
 }
 
 fn open(dir: BorrowedFd<'_>) -> io::Result<File> {
-    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_LARGEFILE | OFlag::O_CLOEXEC;
     // 0666 less the umask, as the reference importer's fopen(3).
     Ok(File::from(openat(
         dir,

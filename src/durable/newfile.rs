@@ -17,6 +17,10 @@ use super::directory::sync_parent;
 /// this many bytes.
 const STEP: u64 = 64 << 20;
 
+/// The name of a file until it has its own: this, something random, and that.
+const PREFIX: &str = ".lbpayload-";
+const SUFFIX: &str = ".part";
+
 /// A file written beside its final name; dropped, it is gone.
 #[derive(Debug)]
 pub struct NewFile {
@@ -33,6 +37,12 @@ impl NewFile {
     /// # Errors
     /// Something that is no regular file has the name; the directory refuses.
     pub fn create(path: &Path) -> Result<Self> {
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(Error::new(Kind::Refused, "it names a directory")
+                .doing("writing")
+                .path(path)
+                .advice("name a file in it"));
+        }
         let path = match path.symlink_metadata() {
             Ok(meta) if meta.is_symlink() => std::fs::canonicalize(path)
                 .map_err(|e| Error::io("following the symlink", e).path(path))?,
@@ -56,24 +66,28 @@ impl NewFile {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
+        let check = "check that the directory is there and may be written to";
+        let failed = |e: io::Error| Error::io("making a file in", e).path(dir).advice(check);
+        std::fs::metadata(dir).map_err(failed)?;
         let temp = tempfile::Builder::new()
-            .prefix(".lbpayload-")
-            .suffix(".part")
+            .prefix(PREFIX)
+            .suffix(SUFFIX)
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(dir)
-            .map_err(|e| {
-                // tempfile adds the temporary name, which says nothing to anybody.
-                let plain = e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
-                Error::io("making a file in", plain)
-                    .path(dir)
-                    .advice("check that the directory is there and may be written to")
-            })?;
+            // Only the kind: tempfile adds the temporary name, which says nothing to
+            // anybody.
+            .map_err(|e| failed(e.kind().into()))?;
         Ok(Self {
             temp,
             path,
             written: 0,
             dropped: 0,
         })
+    }
+
+    /// Whether `name` is one that a killed run left behind.
+    pub fn is_leftover(name: &str) -> bool {
+        name.starts_with(PREFIX) && name.ends_with(SUFFIX)
     }
 
     /// The file itself.

@@ -18,7 +18,7 @@ use crate::block::{
 };
 use crate::error::{Error, Kind, Result};
 
-use super::directory::{Directory, single_component};
+use super::directory::{Directory, single_component, syncfs_reports};
 use super::nameless::Nameless;
 use super::staged::StagedFile;
 
@@ -154,7 +154,10 @@ impl Staging {
             uncached: false,
             nameless: None,
         };
-        let left = this.empty().map_err(|e| failed("emptying", e))?;
+        let left = this.empty().map_err(|e| {
+            failed("emptying", e)
+                .advice("only import's incomplete files belong there; move it away")
+        })?;
         if left > 0 {
             log::info!(
                 "removed {left} incomplete files that an earlier run left in {}",
@@ -261,7 +264,12 @@ impl Staging {
     }
 
     fn open_new(&self, name: &str, flags: OFlag) -> io::Result<File> {
-        let flags = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let flags = flags
+            | OFlag::O_WRONLY
+            | OFlag::O_LARGEFILE
+            | OFlag::O_CREAT
+            | OFlag::O_EXCL
+            | OFlag::O_CLOEXEC;
         // 0666 less the umask, as the reference importer's fopen(3).
         let mode = Mode::from_bits_truncate(0o666);
         Ok(File::from(openat(&self.staging, name, flags, mode)?))
@@ -278,19 +286,6 @@ fn is_unsupported(e: &io::Error) -> bool {
 
 fn slot_name(slot: u64) -> String {
     format!("{slot:x}")
-}
-
-/// Since Linux 5.8 syncfs(2) reports that a file could not be written back.
-/// Before, each file must be synced for that.
-fn syncfs_reports() -> bool {
-    let Ok(uname) = nix::sys::utsname::uname() else {
-        return false;
-    };
-    let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|n| n.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
 
 impl Store for Staging {
@@ -323,7 +318,7 @@ impl Store for Staging {
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
         let nameless = self.nameless.as_ref();
         let (file, named) = match nameless.and_then(|n| n.open(self.staging.as_fd())) {
-            Some(file) => (file?, false),
+            Some(file) => (file, false),
             None => (self.open_new(&slot_name(slot), OFlag::empty())?, true),
         };
         file.write_all_at(bytes, 0)?;
@@ -350,7 +345,7 @@ impl Store for Staging {
         }
         // Another open costs less than writing uncached, which starts the disk for
         // each file.
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDONLY | OFlag::O_LARGEFILE | OFlag::O_CLOEXEC;
         if let Ok(file) = openat(&self.staging, &*slot_name(slot), flags, Mode::empty()) {
             drop_cached(file.as_fd(), 0, 0);
         }

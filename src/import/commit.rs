@@ -13,7 +13,7 @@ use super::bug;
 /// A commit is due after this many bytes, files, or this long: what a run that is
 /// cut off has to do again. Few enough that the flushes cost little.
 const DUE_BYTES: u64 = 1 << 30;
-const DUE_FILES: usize = 16 * 1024;
+const DUE_FILES: usize = 8 * 1024;
 /// Or after this many bytes that lie in the page cache until they are flushed.
 const DUE_CACHED_BYTES: u64 = 32 << 20;
 const DUE_AFTER: Duration = Duration::from_secs(5);
@@ -49,8 +49,15 @@ pub(super) struct Committer {
     done: Receiver<Committed>,
 }
 
-/// What came of a batch: the files that have their names, and what stopped it.
-type Committed = (Vec<Complete>, Result<()>);
+/// What came of a batch.
+pub(super) struct Committed {
+    /// The files that have their names.
+    pub named: Vec<Complete>,
+    /// What went wrong first.
+    pub result: Result<()>,
+    /// Whether the flush succeeded.
+    flushed: bool,
+}
 
 impl Committer {
     pub(super) fn new(store: Arc<dyn Store>, token: u64) -> Self {
@@ -87,7 +94,7 @@ impl Committer {
     /// Whether so much has come together while a commit runs that the owner should
     /// wait for it.
     pub(super) fn is_behind(&self) -> bool {
-        self.running && self.batch.len() >= 2 * DUE_FILES
+        self.running && self.batch.len() >= DUE_FILES
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -125,7 +132,7 @@ impl Committer {
             .done
             .try_recv()
             .map_err(|_| bug("the thread that commits died"))?;
-        self.doubtful |= committed.1.is_err();
+        self.doubtful |= !committed.flushed;
         Ok(committed)
     }
 }
@@ -134,7 +141,11 @@ fn commit(store: &dyn Store, batch: Vec<Complete>) -> Committed {
     if let Err(e) = store.flush() {
         let error = Error::io("syncing the destination", e)
             .advice("nothing of this batch was given its name; check the disk, and run it again");
-        return (Vec::new(), Err(error));
+        return Committed {
+            named: Vec::new(),
+            result: Err(error),
+            flushed: false,
+        };
     }
     let mut named = Vec::with_capacity(batch.len());
     let mut result = Ok(());
@@ -142,25 +153,31 @@ fn commit(store: &dyn Store, batch: Vec<Complete>) -> Committed {
         if file.cached {
             store.forget(file.slot);
         }
+        // One that cannot have its name keeps no other from having its own.
         match store.publish(file.slot, &file.name, file.replaces) {
             Ok(()) => named.push(file),
-            Err(e) => {
-                let appeared = e.kind() == std::io::ErrorKind::AlreadyExists;
-                let mut error =
-                    Error::io("giving its name to", e).entry(file.slot, Some(&file.name));
-                if appeared {
-                    error = error.advice(
-                        "something of that name appeared while the import ran (or the file \
-                         system does not tell upper from lower case); run it again",
-                    );
-                }
-                result = Err(error);
-                break;
-            }
+            Err(e) => result = result.and(Err(no_name(e, &file))),
         }
     }
     if let Err(e) = store.flush_names() {
         result = result.and(Err(Error::io("syncing the destination's names", e)));
     }
-    (named, result)
+    Committed {
+        named,
+        result,
+        flushed: true,
+    }
+}
+
+fn no_name(e: std::io::Error, file: &Complete) -> Error {
+    let appeared = e.kind() == std::io::ErrorKind::AlreadyExists;
+    let error = Error::io("giving its name to", e).entry(file.slot, Some(&file.name));
+    if appeared {
+        error.advice(
+            "something of that name appeared while the import ran (or the file system does not \
+             tell upper from lower case); run it again",
+        )
+    } else {
+        error
+    }
 }

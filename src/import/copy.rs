@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use crate::block::{AlignedBuf, BufferPool, Outcome, PAGE, Queue, Sink};
 use crate::durable::Store;
 use crate::error::{Error, Result};
 use crate::payload::{
-    Block, Cause, Checksums, Entry, Index, Lanes, Payload, Problem, Sha256Sum, Stream,
+    Block, Cause, Checksums, Entry, Index, Lanes, Payload, Problems, Sha256Sum, Stream,
 };
 use crate::progress::Progress;
 
@@ -108,7 +107,7 @@ pub struct Copied {
     /// Those that replaced another.
     pub replaced: u64,
     /// Files that were not written, for their checksum.
-    pub failed: Vec<Problem>,
+    pub failed: Problems,
 }
 
 /// Copies what `plan` says from the payload to `store`. `tell` hears the index and
@@ -143,11 +142,9 @@ pub fn copy(
         &mut copied,
     )
     .and_then(Copy::run);
+    progress.end();
     match result {
-        Ok(()) => {
-            progress.end();
-            Ok(copied)
-        }
+        Ok(()) => Ok(copied),
         Err(error) => Err((error, copied)),
     }
 }
@@ -179,7 +176,6 @@ struct Filling {
 
 struct Copy<'a> {
     payload: &'a Payload,
-    index: &'a Index,
     plan: &'a Plan,
     sums: &'a Checksums,
     store: Arc<dyn Store>,
@@ -191,7 +187,7 @@ struct Copy<'a> {
     read_pool: BufferPool,
     write_pool: BufferPool,
     stream: Stream<Extents<'a>>,
-    todo: Peekable<Planned<'a>>,
+    todo: Planned<'a>,
     current: Option<(Entry, u64)>,
     filling: Option<Filling>,
     /// Writes of shared blocks that wait, and how many are in flight.
@@ -218,10 +214,10 @@ impl<'a> Copy<'a> {
         copied: &'a mut Copied,
     ) -> Result<Self> {
         let source = Arc::clone(payload.source());
-        let extents = extents(payload, index, plan, 0)?;
+        let extents = extents(None, plan.entries(index, payload)?);
         Ok(Self {
             stream: Stream::new(source, extents, tuning.block_bytes, tuning.reads),
-            todo: plan.entries(index, payload)?.peekable(),
+            todo: plan.entries(index, payload)?,
             read_pool: BufferPool::new(tuning.reads + tuning.held, tuning.block_bytes),
             write_pool: BufferPool::new(tuning.writes + 1, tuning.block_bytes),
             small: SmallFiles::new(Arc::clone(&store), SMALL_TOKEN, tuning.small_writers),
@@ -233,7 +229,6 @@ impl<'a> Copy<'a> {
             sharing: VecDeque::new(),
             shared: 0,
             payload,
-            index,
             plan,
             sums,
             store,
@@ -279,17 +274,12 @@ impl<'a> Copy<'a> {
 
     fn run_to_the_end(&mut self) -> Result<()> {
         loop {
-            if self.progress.cancelled() {
-                return Err(Error::interrupted());
-            }
+            self.refuse_cancelled()?;
             self.stream.submit(&mut *self.queue, &mut self.read_pool)?;
             let mut took = false;
             while let Some(block) = self.stream.pop() {
                 self.take(block)?;
                 took = true;
-            }
-            if self.committer.is_due() {
-                self.committer.start(&mut *self.queue);
             }
             if took {
                 continue;
@@ -303,6 +293,7 @@ impl<'a> Copy<'a> {
         self.take_empty_entries()?;
         self.small.end_batch(&mut *self.queue);
         while !self.large.is_empty() || !self.small.is_idle() {
+            self.refuse_cancelled()?;
             self.wait()?;
         }
         while !self.committer.is_idle() {
@@ -372,12 +363,13 @@ impl<'a> Copy<'a> {
         }
         self.read_pool.give_shared(block.data);
         self.small.end_batch(&mut *self.queue);
-        Ok(())
+        self.catch_up()
     }
 
     /// Waits until what is behind has caught up, so that neither tiny files nor
     /// their names pile up in memory.
     fn catch_up(&mut self) -> Result<()> {
+        self.refuse_cancelled()?;
         while self.small.is_behind() || self.committer.is_behind() {
             self.wait()?;
         }
@@ -385,6 +377,14 @@ impl<'a> Copy<'a> {
             self.committer.start(&mut *self.queue);
         }
         Ok(())
+    }
+
+    fn refuse_cancelled(&self) -> Result<()> {
+        if self.progress.cancelled() {
+            Err(Error::interrupted())
+        } else {
+            Ok(())
+        }
     }
 
     fn is_small(&self, entry: &Entry) -> bool {
@@ -410,6 +410,10 @@ impl<'a> Copy<'a> {
             self.small
                 .add_empty(&entry, self.sums.get(&entry.shown_name()));
             self.current = None;
+            if self.small.is_full() {
+                self.small.end_batch(&mut *self.queue);
+                self.catch_up()?;
+            }
         }
         Ok(())
     }
@@ -615,7 +619,7 @@ impl<'a> Copy<'a> {
                 self.store
                     .discard(id)
                     .map_err(|e| failed("removing", e, &entry))?;
-                self.copied.failed.push(mismatch(&entry, expected, found));
+                self.copied.failed.add(mismatch(&entry, expected, found));
                 return Ok(());
             }
         }
@@ -643,7 +647,7 @@ impl<'a> Copy<'a> {
             match written {
                 Written::Complete => self.complete(&entry),
                 Written::Mismatch { expected, found } => {
-                    self.copied.failed.push(mismatch(&entry, expected, found));
+                    self.copied.failed.add(mismatch(&entry, expected, found));
                 }
                 Written::Failed(e) if result.is_ok() => {
                     result = Err(failed("writing", e, &entry));
@@ -655,15 +659,15 @@ impl<'a> Copy<'a> {
     }
 
     fn committed(&mut self) -> Result<()> {
-        let (named, result) = self.committer.complete()?;
-        for file in named {
+        let committed = self.committer.complete()?;
+        for file in committed.named {
             self.copied.files += 1;
             self.copied.bytes += file.size;
             self.copied.replaced += u64::from(file.replaces);
             self.progress.file_done(&file.name);
             (self.tell)(file.slot, &file.name);
         }
-        result
+        committed.result
     }
 
     /// The source cannot be read at `at`: fails if a wanted entry lies there, and
@@ -683,8 +687,8 @@ impl<'a> Copy<'a> {
                 .problem(at.max(from), cause)
                 .into_error(&**self.payload.source()));
         }
-        let next = extents(self.payload, self.index, self.plan, entry.index)?;
-        self.stream.restart(next);
+        let again = entry.data_offset..entry.end();
+        self.stream.restart(extents(Some(again), self.todo.fork()?));
         Ok(())
     }
 }
@@ -693,16 +697,8 @@ fn failed(doing: &str, e: io::Error, entry: &Entry) -> Error {
     Error::io(doing, e).entry(entry.index, Some(&entry.shown_name()))
 }
 
-fn extents<'a>(
-    payload: &'a Payload,
-    index: &'a Index,
-    plan: &'a Plan,
-    from: u64,
-) -> Result<Extents<'a>> {
-    let entries = plan.entries(index, payload)?;
-    Ok(Box::new(
-        entries
-            .skip_while(move |entry| matches!(entry, Ok(entry) if entry.index < from))
-            .map(|entry| entry.map(|entry| entry.data_offset..entry.end())),
-    ))
+/// Where the data of `again`, and then of `entries`, lies.
+fn extents<'a>(again: Option<Range<u64>>, entries: Planned<'a>) -> Extents<'a> {
+    let rest = entries.map(|entry| entry.map(|entry| entry.data_offset..entry.end()));
+    Box::new(again.map(Ok).into_iter().chain(rest))
 }

@@ -14,7 +14,7 @@ use crate::block::{DirectPolicy, IoEngine, ReadMode, open_queue};
 use crate::durable::{Directory, Staging, Store, WriteMode};
 use crate::error::{Error, Kind, Result};
 use crate::format::EMBEDDED_SUMS;
-use crate::payload::{Cause, Checksums, Index, Payload, embedded_checksums};
+use crate::payload::{Cause, Checksums, Index, Payload, Problems, embedded_checksums};
 use crate::progress::Progress;
 
 use tell::InOrder;
@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 /// What was done.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Report {
     /// Files that were looked at: written, kept and failed.
     pub files: u64,
@@ -72,10 +72,12 @@ pub struct Report {
     pub checked: u64,
     /// Files without a checksum, where others have one.
     pub unlisted: u64,
-    /// Names with a checksum that the payload does not hold.
+    /// Names with a checksum that the payload does not hold: the first of them.
     pub missing: Vec<String>,
-    /// What is wrong with files that were not written, in full sentences.
-    pub failed: Vec<String>,
+    /// How many there are.
+    pub missing_count: u64,
+    /// What is wrong with files that were not written.
+    pub failed: Problems,
 }
 
 /// Imports `payload`. `tell` hears the name of each file that is complete in the
@@ -97,13 +99,22 @@ pub fn import(
     let selection = Selection::find(&index, payload, &options.files)?;
     let mut sums = std::mem::take(&mut options.checksums);
     if options.use_embedded {
-        embedded_checksums(&index, payload, &mut sums)?;
+        let alone = sums.is_empty();
+        match embedded_checksums(&index, payload, &mut sums) {
+            Err(e) if !alone && e.kind() == Kind::Syntax => {
+                log::warn!("only the checksums that were given count: {e}");
+            }
+            Err(e) if e.kind() == Kind::Syntax => {
+                return Err(e.advice("with --checksums FILE those count alone"));
+            }
+            other => other?,
+        }
     }
     let mut dest = open_destination(&options)?;
     if let (Some(dest), false) = (&mut dest, options.dry_run) {
         wait_for_lock(dest, progress)?;
     }
-    let plan = Plan::make(
+    let mut plan = Plan::make(
         &index,
         payload,
         &selection,
@@ -113,6 +124,7 @@ pub fn import(
         progress,
     )?;
     plan.refuse_too_little_room(dest.as_ref(), &options.dest)?;
+    let (missing, missing_count) = missing(&sums, &selection);
     let mut report = Report {
         files: plan.files,
         bytes: plan.write_bytes,
@@ -125,8 +137,9 @@ pub fn import(
         engine: None,
         checked: plan.checked,
         unlisted: plan.unlisted,
-        missing: missing(&sums, &selection),
-        failed: plan.failed.clone(),
+        missing,
+        missing_count,
+        failed: std::mem::take(&mut plan.failed),
     };
     if let (Some(dest), false) = (&dest, options.dry_run) {
         let mut tell = InOrder::new(&plan, &index, payload, tell)?;
@@ -166,24 +179,30 @@ pub fn import(
                 }
             }
             tell.end();
-            let copied =
-                result.map_err(|(error, copied)| explain(error, &copied, &plan, &options.dest))?;
+            let copied = result.map_err(|(error, mut copied)| {
+                copied.failed.append(std::mem::take(&mut report.failed));
+                explain(error, copied, &plan, payload, &options.dest)
+            })?;
             report.bytes = copied.bytes;
             report.written = copied.files;
             report.replaced = copied.replaced;
-            for problem in copied.failed {
-                report
-                    .failed
-                    .push(problem.into_error(&**payload.source()).to_string());
-            }
+            report.failed.append(copied.failed);
         }
+    }
+    if let (Some(dest), true) = (&dest, plan.kept > 0 && !options.dry_run) {
+        // Who wrote them may have synced nothing, an earlier import's last moments
+        // included.
+        dest.flush()?;
     }
     report.elapsed = started.elapsed();
     Ok(report)
 }
 
 /// Says what an error that came half-way left behind.
-fn explain(error: Error, copied: &Copied, plan: &Plan, dest: &Path) -> Error {
+fn explain(error: Error, copied: Copied, plan: &Plan, payload: &Payload, dest: &Path) -> Error {
+    for problem in copied.failed {
+        log::error!("{}", problem.into_error(&**payload.source()));
+    }
     log::error!(
         "{} of {} files are complete in {}; run it again to go on from there",
         copied.files + plan.kept,
@@ -198,10 +217,13 @@ fn explain(error: Error, copied: &Copied, plan: &Plan, dest: &Path) -> Error {
     error.or_path(dest).or_advice(advice)
 }
 
-fn missing(sums: &Checksums, selection: &Selection) -> Vec<String> {
+fn missing(sums: &Checksums, selection: &Selection) -> (Vec<String>, u64) {
     match selection {
-        Selection::All => sums.unseen().map(str::to_owned).collect(),
-        Selection::Some(_) => Vec::new(),
+        Selection::All => {
+            let names = sums.unseen().take(Problems::MAX).map(str::to_owned);
+            (names.collect(), sums.unseen().count() as u64)
+        }
+        Selection::Some(_) => (Vec::new(), 0),
     }
 }
 

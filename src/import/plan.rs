@@ -9,7 +9,9 @@ use sha2::{Digest, Sha256};
 use crate::block::Window;
 use crate::durable::{Directory, Existing, Found, STAGING_NAME};
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Cause, Checksums, Entries, Entry, Index, Payload, Sha256Sum, read_entry};
+use crate::payload::{
+    Cause, Checksums, Entries, Entry, Index, Payload, Problem, Problems, Sha256Sum, read_entry,
+};
 use crate::progress::Progress;
 
 use super::{is_embedded_sums, mismatch};
@@ -115,7 +117,7 @@ pub struct Plan {
     pub unlisted: u64,
     /// Entries whose file is there already and has the wrong checksum, as has the
     /// payload's.
-    pub failed: Vec<String>,
+    pub failed: Problems,
 }
 
 impl Plan {
@@ -140,11 +142,13 @@ impl Plan {
         let mut window = Window::new(&**payload.source())
             .map_err(|e| Error::io("getting memory to read", e).path(payload.source().path()))?;
         let has_sums = !sums.is_empty();
+        progress.begin("comparing", index.data_bytes());
         for entry in index.entries(payload)? {
             if progress.cancelled() {
                 return Err(Error::interrupted());
             }
             let entry = entry?;
+            progress.advance(entry.size);
             let name = entry.shown_name().into_owned();
             let sum = sums.take(&name);
             if !selection.holds(&entry) {
@@ -175,6 +179,14 @@ impl Plan {
                             .advice("move it away"),
                     );
                 }
+                Found::File(file) if payload.source().is_file(file.metadata()) => {
+                    return Err(Error::new(
+                        Kind::Refused,
+                        "it is the image itself, and an entry has its name",
+                    )
+                    .path(dest.map_or(Path::new(""), Directory::path).join(&name))
+                    .advice("move the image elsewhere"));
+                }
                 Found::File(file) => {
                     match compare(
                         payload,
@@ -186,11 +198,15 @@ impl Plan {
                         progress,
                     )? {
                         Comparison::Same => {
+                            file.settle().map_err(|e| {
+                                Error::io("syncing", e)
+                                    .path(dest.map_or(Path::new(""), Directory::path).join(&name))
+                            })?;
                             plan.keep(&entry);
                             continue;
                         }
                         Comparison::SameAndWrong(problem) => {
-                            plan.failed.push(problem);
+                            plan.failed.add(problem);
                             continue;
                         }
                         Comparison::Different => true,
@@ -219,6 +235,7 @@ impl Plan {
                 room.as_ref().map_or(4096, |r| r.block_bytes),
             );
         }
+        progress.end();
         Ok(plan)
     }
 
@@ -301,6 +318,19 @@ pub struct Planned<'a> {
     entries: Entries<'a>,
 }
 
+impl<'a> Planned<'a> {
+    /// The entries that are still to come, once more.
+    ///
+    /// # Errors
+    /// As [`Entries::fork`].
+    pub fn fork(&self) -> Result<Planned<'a>> {
+        Ok(Planned {
+            plan: self.plan,
+            entries: self.entries.fork()?,
+        })
+    }
+}
+
 impl Iterator for Planned<'_> {
     type Item = Result<Entry>;
 
@@ -345,7 +375,7 @@ fn refuse_unusable(
 
 enum Comparison {
     Same,
-    SameAndWrong(String),
+    SameAndWrong(Problem),
     Different,
 }
 
@@ -375,12 +405,7 @@ fn compare(
         if bytes.len() as u64 != entry.size || !file.holds(bytes, 0, scratch).unwrap_or(false) {
             return Ok(Comparison::Different);
         }
-        return Ok(judge(
-            payload,
-            entry,
-            sum,
-            sum.map(|_| Sha256Sum::of(bytes)),
-        ));
+        return Ok(judge(entry, sum, sum.map(|_| Sha256Sum::of(bytes))));
     }
     let mut hasher = sum.is_some().then(Sha256::new);
     let mut at = 0;
@@ -405,24 +430,13 @@ fn compare(
         return Ok(Comparison::Different);
     }
     read?;
-    Ok(judge(
-        payload,
-        entry,
-        sum,
-        hasher.map(Sha256Sum::from_hasher),
-    ))
+    Ok(judge(entry, sum, hasher.map(Sha256Sum::from_hasher)))
 }
 
-fn judge(
-    payload: &Payload,
-    entry: &Entry,
-    expected: Option<Sha256Sum>,
-    found: Option<Sha256Sum>,
-) -> Comparison {
+fn judge(entry: &Entry, expected: Option<Sha256Sum>, found: Option<Sha256Sum>) -> Comparison {
     match (expected, found) {
         (Some(expected), Some(found)) if expected != found => {
-            let problem = mismatch(entry, expected, found);
-            Comparison::SameAndWrong(problem.into_error(&**payload.source()).to_string())
+            Comparison::SameAndWrong(mismatch(entry, expected, found))
         }
         _ => Comparison::Same,
     }

@@ -39,7 +39,7 @@ pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(u64, Name, P
         if !path.is_absolute() {
             return Err(bad(format!(
                 "the path is not absolute: \"{}\"",
-                path.display()
+                printable(&path.to_string_lossy())
             )));
         }
         if rest.ends_with(b"\r") {

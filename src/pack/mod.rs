@@ -135,6 +135,9 @@ fn stream<W: Write>(
         let mut file = open_input(input)?;
         let mut hasher = plan.hashes().then(Sha256::new);
         let mut left = input.size;
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
         while left > 0 {
             if progress.cancelled() {
                 return Err(Error::interrupted());

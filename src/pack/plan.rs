@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::durable::NewFile;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
 use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, bootstrap_sources, sum_line};
@@ -247,7 +248,15 @@ fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
                     .path(&path)
                     .advice("name the files, or move it away"));
                 }
-                inputs.push(input(name_of(&path)?, path)?);
+                let name = name_of(&path)?;
+                if NewFile::is_leftover(name.as_str()) {
+                    return Err(
+                        Error::new(Kind::Refused, "a pack that was killed left it behind")
+                            .path(&path)
+                            .advice("remove it"),
+                    );
+                }
+                inputs.push(input(name, path)?);
             }
         } else {
             inputs.push(input(name_of(path)?, path.clone())?);
@@ -277,9 +286,8 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
             return Err(Error::new(
                 Kind::Refused,
                 format!(
-                    "the name {} stands twice, first for {}",
-                    input.name,
-                    first.display()
+                    "the name {} stands twice, first for {:?}",
+                    input.name, first
                 ),
             )
             .path(&input.path)
@@ -287,13 +295,20 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
         }
     }
     match seen.get(&embedded_name()?) {
-        Some(path) if embed => Err(Error::new(
+        Some(path) if !embed => {
+            log::warn!(
+                "{}: readers take a file of this name for the sums of the others",
+                path.display()
+            );
+            Ok(())
+        }
+        Some(path) => Err(Error::new(
             Kind::Refused,
             format!("--embed-checksums adds an entry {EMBEDDED_SUMS}, and there is one"),
         )
         .path(path)
         .advice("leave the file or the option away")),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -8,8 +8,8 @@ use crate::error::{Error, Kind, Result, printable};
 use super::digest::Sha256Sum;
 
 /// The longest embedded `SHA256SUMS` that is read or written, in bytes of text:
-/// about 300,000 files. It bounds the memory that an image can ask for.
-pub const EMBEDDED_SUMS_MAX_BYTES: u64 = 32 << 20;
+/// about 230,000 files. It bounds the memory that an image can ask for.
+pub const EMBEDDED_SUMS_MAX_BYTES: u64 = 24 << 20;
 
 /// The longest line that is read: a sum and the longest path.
 const LINE_MAX_BYTES: u64 = 8192;
@@ -109,7 +109,7 @@ impl Checksums {
         }
         self.settle().map_err(|name| {
             Error::new(
-                Kind::Syntax,
+                Kind::Checksum,
                 format!("\"{}\" has two different checksums", printable(&name)),
             )
             .path(origin)
@@ -128,6 +128,7 @@ impl Checksums {
     fn push(&mut self, name: &str, sum: Sha256Sum) -> Option<()> {
         let at = u32::try_from(self.names.len()).ok()?;
         let len = u32::try_from(name.len()).ok()?;
+        at.checked_add(len)?;
         self.names.push_str(name);
         self.sums.push(Sum {
             at,
@@ -146,7 +147,7 @@ impl Checksums {
     pub fn settle(&mut self) -> std::result::Result<(), String> {
         let names = std::mem::take(&mut self.names);
         let name = |s: &Sum| &names[s.at as usize..(s.at + s.len) as usize];
-        self.sums.sort_by(|a, b| name(a).cmp(name(b)));
+        self.sums.sort_unstable_by(|a, b| name(a).cmp(name(b)));
         let clash = self
             .sums
             .windows(2)

@@ -1,6 +1,7 @@
 //! What a payload holds, in memory that does not grow with what it claims.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::hash::{BuildHasher, RandomState};
 
 use crate::error::{Error, Result};
@@ -15,7 +16,10 @@ use super::walk::{Entry, Payload, Walker};
 const NAME_BYTES: usize = 8;
 
 /// Doubtful names looked at more closely in one pass.
-const SUSPECTS_A_PASS: usize = 4096;
+const SUSPECTS_A_PASS: usize = 65_536;
+
+/// However little memory there is, a pass looks at this many names.
+const LEAST_A_PASS: usize = 65_536;
 
 /// The entries of a payload, walked and checked once.
 pub struct Index {
@@ -53,7 +57,7 @@ impl Index {
             kept: Some(Vec::new()),
             kept_max: payload.index_memory() / 2,
         };
-        let mut names = Names::new(payload.claimed_files(), payload.index_memory() / 2);
+        let mut names = Names::new(payload.index_memory() / 2);
         for step in payload.walk()? {
             if progress.cancelled() {
                 return Err(Error::interrupted());
@@ -69,7 +73,7 @@ impl Index {
             if let Err(fault) = entry.name() {
                 report(entry.problem(entry.header_offset, Cause::Fault(fault.into())))?;
             }
-            names.note(&entry.raw_name, 0);
+            names.note_first(&entry.raw_name);
             index.files += 1;
             index.payload_bytes = entry.end();
             index.data_bytes += entry.size;
@@ -167,24 +171,43 @@ impl Index {
                 }
             }
             let suspects = names.take_suspects();
-            if suspects.is_empty() {
+            for some in suspects.chunks(SUSPECTS_A_PASS) {
+                self.report_suspects(payload, &names.hasher, some, progress, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports which of the entries whose names have these hashes repeat a name.
+    /// Two keyed hashes of 64 bits each that are equal are equal names.
+    fn report_suspects(
+        &self,
+        payload: &Payload,
+        hasher: &RandomState,
+        suspects: &[u64],
+        progress: &dyn Progress,
+        report: &mut dyn FnMut(Problem) -> Result<()>,
+    ) -> Result<()> {
+        let again = RandomState::new();
+        let mut first: HashMap<(u64, u64), u64> = HashMap::new();
+        for entry in self.entries(payload)? {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
+            }
+            let entry = entry?;
+            let hash = hasher.hash_one(&entry.raw_name);
+            if suspects.binary_search(&hash).is_err() {
                 continue;
             }
-            // Equal hashes are a suspicion; equal names are a fact.
-            let mut first: HashMap<Vec<u8>, u64> = HashMap::new();
-            for entry in self.entries(payload)? {
-                let entry = entry?;
-                if !suspects.contains(&names.hasher.hash_one(&entry.raw_name)) {
-                    continue;
+            match first.entry((hash, again.hash_one(&entry.raw_name))) {
+                Occupied(place) => {
+                    let cause = Cause::Fault(Fault::Repeated {
+                        first: *place.get(),
+                    });
+                    report(entry.problem(entry.header_offset, cause))?;
                 }
-                match first.get(&entry.raw_name) {
-                    Some(&first) => {
-                        let cause = Cause::Fault(Fault::Repeated { first });
-                        report(entry.problem(entry.header_offset, cause))?;
-                    }
-                    None => {
-                        first.insert(entry.raw_name, entry.index);
-                    }
+                Vacant(place) => {
+                    place.insert(entry.index);
                 }
             }
         }
@@ -197,16 +220,30 @@ impl Index {
 struct Names {
     hasher: RandomState,
     hashes: Vec<u64>,
+    a_pass: usize,
+    /// A power of two; a pass looks at the hashes of one remainder.
     passes: u64,
 }
 
 impl Names {
-    fn new(claimed_files: u64, memory: usize) -> Self {
-        let a_pass = (memory / NAME_BYTES).max(1) as u64;
+    fn new(memory: usize) -> Self {
+        let a_pass = (memory / NAME_BYTES).max(LEAST_A_PASS);
         Self {
             hasher: RandomState::new(),
             hashes: Vec::new(),
-            passes: claimed_files.div_ceil(a_pass).max(1),
+            a_pass,
+            passes: 1,
+        }
+    }
+
+    /// Notes a name in the first pass, which finds out how many there must be: from
+    /// the names that come, not from what the header claims.
+    fn note_first(&mut self, name: &[u8]) {
+        self.note(name, 0);
+        while self.hashes.len() > self.a_pass {
+            self.passes *= 2;
+            let passes = self.passes;
+            self.hashes.retain(|hash| hash % passes == 0);
         }
     }
 
@@ -217,17 +254,16 @@ impl Names {
         }
     }
 
-    fn take_suspects(&mut self) -> HashSet<u64> {
+    /// The hashes that stand twice, in order.
+    fn take_suspects(&mut self) -> Vec<u64> {
         self.hashes.sort_unstable();
-        let suspects = self
+        let mut suspects: Vec<u64> = self
             .hashes
             .windows(2)
             .filter(|pair| pair[0] == pair[1])
             .map(|pair| pair[0])
-            .collect::<HashSet<_>>()
-            .into_iter()
-            .take(SUSPECTS_A_PASS)
             .collect();
+        suspects.dedup();
         self.hashes.clear();
         suspects
     }
@@ -247,6 +283,20 @@ pub struct Entries<'a> {
 enum From<'a> {
     Memory(&'a [u8]),
     Source(Walker<'a>),
+}
+
+impl<'a> Entries<'a> {
+    /// The entries that are still to come, once more.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn fork(&self) -> Result<Entries<'a>> {
+        let from = match &self.from {
+            From::Memory(kept) => From::Memory(kept),
+            From::Source(walker) => From::Source(walker.fork(self.payload)?),
+        };
+        Ok(Entries { from, ..*self })
+    }
 }
 
 impl Iterator for Entries<'_> {

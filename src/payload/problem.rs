@@ -21,6 +21,63 @@ pub struct Problem {
     pub cause: Cause,
 }
 
+/// Problems of a payload: the first [`Problems::MAX`], and how many there were.
+#[derive(Debug, Default)]
+pub struct Problems {
+    first: Vec<Problem>,
+    count: u64,
+}
+
+impl Problems {
+    /// Problems that are kept. What is beyond is counted: an image may hold
+    /// nothing else.
+    pub const MAX: usize = 1000;
+
+    /// Adds one.
+    pub fn add(&mut self, problem: Problem) {
+        self.count += 1;
+        if self.first.len() < Self::MAX {
+            self.first.push(problem);
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many there were beyond those that are kept.
+    pub fn more(&self) -> u64 {
+        self.count - self.first.len() as u64
+    }
+
+    /// Adds those of `other`.
+    pub fn append(&mut self, other: Self) {
+        self.count += other.more();
+        other
+            .first
+            .into_iter()
+            .for_each(|problem| self.add(problem));
+    }
+}
+
+impl std::ops::Deref for Problems {
+    type Target = [Problem];
+
+    fn deref(&self) -> &[Problem] {
+        &self.first
+    }
+}
+
+impl IntoIterator for Problems {
+    type Item = Problem;
+    type IntoIter = std::vec::IntoIter<Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter()
+    }
+}
+
 /// What is wrong.
 #[derive(Debug)]
 pub enum Cause {
@@ -39,6 +96,8 @@ pub enum Cause {
     },
     /// A checksum was given for a name that the payload does not hold.
     Missing,
+    /// The embedded checksums cannot be understood.
+    BadSums(String),
 }
 
 impl Problem {
@@ -50,6 +109,7 @@ impl Problem {
             Cause::Shrunk => "source-shrunk",
             Cause::Checksum { .. } => "checksum",
             Cause::Missing => "missing",
+            Cause::BadSums(_) => "bad-checksums",
         }
     }
 
@@ -62,6 +122,7 @@ impl Problem {
             Cause::Checksum { expected, found } => {
                 format!("the checksum does not match: expected {expected}, found {found}")
             }
+            Cause::BadSums(why) => printable(why),
             Cause::Missing => "a checksum is given and the payload has no such file".into(),
         }
     }
@@ -71,7 +132,7 @@ impl Problem {
         match &self.cause {
             Cause::Fault(fault) => !fault.is_about_the_name(),
             Cause::Io(_) | Cause::Shrunk => true,
-            Cause::Checksum { .. } | Cause::Missing => false,
+            Cause::Checksum { .. } | Cause::Missing | Cause::BadSums(_) => false,
         }
     }
 
@@ -82,7 +143,9 @@ impl Problem {
         let error = match self.cause {
             Cause::Io(e) => Error::io("reading", e),
             Cause::Shrunk => Error::new(Kind::Changed, message),
-            Cause::Checksum { .. } | Cause::Missing => Error::new(Kind::Checksum, message),
+            Cause::Checksum { .. } | Cause::Missing | Cause::BadSums(_) => {
+                Error::new(Kind::Checksum, message)
+            }
             Cause::Fault(_) => Error::new(Kind::Format, message),
         };
         let error = error.doing("reading").path(source.path()).advice(advice);
@@ -103,6 +166,9 @@ impl Problem {
             Cause::Shrunk => return "let nothing write to the source, and run it again",
             Cause::Checksum { .. } => {
                 return "the image holds other bytes than it should: get it, or that file, again";
+            }
+            Cause::BadSums(_) => {
+                return "give the checksums with --checksums FILE, which then count alone";
             }
             Cause::Missing => {
                 return "pack the file too, or leave its checksum away";

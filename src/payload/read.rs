@@ -123,9 +123,13 @@ impl Read for AsRead<'_> {
 /// It is larger than [`EMBEDDED_SUMS_MAX_BYTES`], cannot be read, is not
 /// sha256sum's format, or contradicts what `sums` holds.
 pub fn embedded_checksums(index: &Index, payload: &Payload, sums: &mut Checksums) -> Result<()> {
-    let Some(entry) = &embedded_entry(index, payload)? else {
-        return Ok(());
-    };
+    match embedded_entry(index, payload)? {
+        Some(entry) => add_embedded(payload, &entry, sums),
+        None => Ok(()),
+    }
+}
+
+fn add_embedded(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Result<()> {
     let origin = format!(
         "{}, entry {} {EMBEDDED_SUMS}",
         payload.source().path().display(),
@@ -157,7 +161,11 @@ pub fn embedded_checksums(index: &Index, payload: &Payload, sums: &mut Checksums
     }
 }
 
-fn embedded_entry(index: &Index, payload: &Payload) -> Result<Option<Entry>> {
+/// The entry that holds the embedded checksums, if there is one.
+///
+/// # Errors
+/// The headers cannot be read again.
+pub fn embedded_entry(index: &Index, payload: &Payload) -> Result<Option<Entry>> {
     for entry in index.entries(payload)? {
         let entry = entry?;
         if entry.raw_name == EMBEDDED_SUMS.as_bytes() {

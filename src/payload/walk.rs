@@ -10,7 +10,7 @@ use crate::format::{Dialect, Fault, Header, MAX_HEADER_LEN, Name, NameFault};
 use super::problem::{Cause, Problem};
 
 /// What an index may take unless told, in bytes.
-const INDEX_MEMORY: usize = 32 << 20;
+const INDEX_MEMORY: usize = 24 << 20;
 
 /// A payload: a source that starts with a header we understand.
 #[derive(Clone)]
@@ -76,10 +76,10 @@ impl Payload {
     }
 
     /// Bounds what an index of it may take, in bytes: with less, headers are read
-    /// more often. 32 MiB unless told.
+    /// more often. 24 MiB unless told, at least 1 MiB.
     #[must_use]
     pub fn with_index_memory(mut self, bytes: usize) -> Self {
-        self.index_memory = bytes;
+        self.index_memory = bytes.max(1 << 20);
         self
     }
 
@@ -164,6 +164,16 @@ impl Walker<'_> {
     /// once all have been.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// A walk from here on.
+    pub(super) fn fork<'a>(&self, payload: &'a Payload) -> Result<Walker<'a>> {
+        Ok(Walker {
+            next: self.next,
+            offset: self.offset,
+            ended: self.ended,
+            ..payload.walk()?
+        })
     }
 
     fn step(&mut self) -> std::result::Result<Entry, Problem> {

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use crate::block::ThreadQueue;
 use crate::error::{Error, Result};
 use crate::format::Dialect;
-use crate::payload::{Checksums, Index, Payload, Problem, embedded_checksums};
+use crate::payload::{
+    Cause, Checksums, Index, Payload, Problem, Problems, embedded_checksums, embedded_entry,
+};
 use crate::progress::Progress;
 
 use reader::Reader;
-
-/// Problems that are kept; what is beyond is counted.
-pub const PROBLEMS_MAX: usize = 1000;
 
 /// What was found.
 #[derive(Debug)]
@@ -24,10 +23,8 @@ pub struct Report {
     pub files: u64,
     /// Bytes of the payload, as far as it could be walked.
     pub payload_bytes: u64,
-    /// The first [`PROBLEMS_MAX`] things wrong.
-    pub problems: Vec<Problem>,
-    /// How many more there were.
-    pub more_problems: u64,
+    /// What is wrong.
+    pub problems: Problems,
     /// Files that were read and matched their checksum.
     pub matched: u64,
     /// Files without a checksum, where others have one.
@@ -38,14 +35,6 @@ impl Report {
     /// Whether nothing is wrong.
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty()
-    }
-
-    fn add(&mut self, problem: Problem) {
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(problem);
-        } else {
-            self.more_problems += 1;
-        }
     }
 }
 
@@ -76,18 +65,23 @@ pub fn verify(
         dialect: payload.dialect(),
         files: 0,
         payload_bytes: 0,
-        problems: Vec::new(),
-        more_problems: 0,
+        problems: Problems::default(),
         matched: 0,
         unlisted: 0,
     };
     let index = Index::scan(payload, progress, &mut |problem| {
-        report.add(problem);
+        report.problems.add(problem);
         Ok(())
     })?;
     report.files = index.files();
     report.payload_bytes = index.payload_bytes();
-    embedded_checksums(&index, payload, &mut sums)?;
+    if let Some(entry) = embedded_entry(&index, payload)? {
+        if let Err(e) = embedded_checksums(&index, payload, &mut sums) {
+            // Something wrong with one entry keeps nobody from reading the others.
+            let cause = Cause::BadSums(e.to_string());
+            report.problems.add(entry.problem(entry.data_offset, cause));
+        }
+    }
     let queue =
         ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("starting threads", e))?;
     progress.begin("verifying", index.data_bytes());
@@ -104,11 +98,11 @@ pub fn verify(
     progress.end();
     if index.is_whole() {
         for name in sums.unseen() {
-            report.add(Problem {
+            report.problems.add(Problem {
                 index: None,
                 name: Some(name.to_owned()),
                 offset: report.payload_bytes,
-                cause: crate::payload::Cause::Missing,
+                cause: Cause::Missing,
             });
             tell(name, FileVerdict::Failed);
         }

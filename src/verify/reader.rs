@@ -2,7 +2,6 @@
 //! cannot be read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::iter::Peekable;
 use std::ops::Range;
 
 use crate::block::{BufferPool, Outcome, Queue};
@@ -30,12 +29,11 @@ type Extents<'a> = Box<dyn Iterator<Item = Result<Range<u64>>> + 'a>;
 
 pub(super) struct Reader<'a> {
     payload: &'a Payload,
-    index: &'a Index,
     sums: &'a mut Checksums,
     queue: Box<dyn Queue>,
     pool: BufferPool,
     stream: Stream<Extents<'a>>,
-    entries: Peekable<Entries<'a>>,
+    entries: Entries<'a>,
     /// The entry that is being read, and how far.
     current: Option<(Entry, u64)>,
     lanes: Lanes,
@@ -59,14 +57,13 @@ impl<'a> Reader<'a> {
         Ok(Self {
             stream: Stream::new(
                 source_of(payload),
-                extents(payload, index, 0)?,
+                extents(None, index.entries(payload)?),
                 BLOCK_BYTES,
                 DEPTH,
             ),
-            entries: index.entries(payload)?.peekable(),
+            entries: index.entries(payload)?,
             has_sums: !sums.is_empty(),
             payload,
-            index,
             sums,
             queue,
             pool: BufferPool::new(DEPTH + HASHING, BLOCK_BYTES),
@@ -212,7 +209,9 @@ impl<'a> Reader<'a> {
             FileVerdict::Ok
         } else {
             let cause = Cause::Checksum { expected, found };
-            self.report.add(entry.problem(entry.data_offset, cause));
+            self.report
+                .problems
+                .add(entry.problem(entry.data_offset, cause));
             FileVerdict::Failed
         };
         self.verdicts.put(&entry, Some(verdict));
@@ -226,35 +225,41 @@ impl<'a> Reader<'a> {
         };
         // A sector is bad as a whole, and may start before the entry does.
         let sector = self.payload.source().granule() as u64;
-        let next = if at < entry.end() && at + sector > from {
-            let cause = match fault.kind() {
-                std::io::ErrorKind::UnexpectedEof => Cause::Shrunk,
-                _ => Cause::Io(fault),
-            };
-            self.report.add(entry.problem(at.max(from), cause));
-            self.lanes.abandon(entry.index);
-            if self.waiting.remove(&entry.index).is_some() {
-                self.verdicts.put(&entry, Some(FileVerdict::Failed));
+        let again = if at < entry.end() && at + sector > from {
+            let gone = fault.kind() == std::io::ErrorKind::UnexpectedEof;
+            self.blame(&entry, at.max(from), gone.then_some(()).ok_or(fault));
+            if gone {
+                // Nothing behind the end can be had either.
+                while let Some((entry, from)) = self.next_entry()? {
+                    self.blame(&entry, from, Ok(()));
+                }
             }
-            self.current = None;
-            entry.index + 1
+            None
         } else {
             // Between two entries: a header, which the index has read.
-            entry.index
+            Some(entry.data_offset..entry.end())
         };
-        self.stream
-            .restart(extents(self.payload, self.index, next)?);
+        self.stream.restart(extents(again, self.entries.fork()?));
         Ok(())
+    }
+
+    /// The current entry cannot be read at `at`: the source has become shorter
+    /// (`Ok`), or fails.
+    fn blame(&mut self, entry: &Entry, at: u64, shrunk: std::result::Result<(), std::io::Error>) {
+        let cause = shrunk.map_or_else(Cause::Io, |()| Cause::Shrunk);
+        self.report.problems.add(entry.problem(at, cause));
+        self.lanes.abandon(entry.index);
+        if self.waiting.remove(&entry.index).is_some() {
+            self.verdicts.put(entry, Some(FileVerdict::Failed));
+        }
+        self.current = None;
     }
 }
 
-fn extents<'a>(payload: &'a Payload, index: &'a Index, from: u64) -> Result<Extents<'a>> {
-    let entries = index.entries(payload)?;
-    Ok(Box::new(
-        entries
-            .skip_while(move |entry| matches!(entry, Ok(entry) if entry.index < from))
-            .map(|entry| entry.map(|entry| entry.data_offset..entry.end())),
-    ))
+/// Where the data of `again`, and then of `entries`, lies.
+fn extents<'a>(again: Option<Range<u64>>, entries: Entries<'a>) -> Extents<'a> {
+    let rest = entries.map(|entry| entry.map(|entry| entry.data_offset..entry.end()));
+    Box::new(again.map(Ok).into_iter().chain(rest))
 }
 
 /// Tells the verdicts in the order of the entries, whatever order they come in.

@@ -27,5 +27,6 @@ mod pack_bad;
 mod pack_changed;
 mod probe;
 mod reference;
+mod reviewed;
 mod sample;
 mod verify;

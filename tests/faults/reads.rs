@@ -173,3 +173,100 @@ fn verify_names_each_file_that_cannot_be_read_and_reads_the_others() {
         .collect();
     assert_eq!(told, expected, "in the order of the entries");
 }
+
+/// Ends early, once it is told to.
+struct Shrinking {
+    inner: Arc<dyn Source>,
+    end: std::sync::atomic::AtomicU64,
+    reads: std::sync::atomic::AtomicU64,
+}
+
+impl Source for Shrinking {
+    fn path(&self) -> &std::path::Path {
+        self.inner.path()
+    }
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+    fn granule(&self) -> usize {
+        self.inner.granule()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.reads
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let end = self.end.load(std::sync::atomic::Ordering::SeqCst);
+        let n = self.inner.read_at(buf, offset)?;
+        Ok(n.min(end.saturating_sub(offset) as usize))
+    }
+    fn mode(&self) -> lbpayload::block::ReadMode {
+        self.inner.mode()
+    }
+}
+
+#[test]
+fn a_source_that_shrinks_is_not_read_again_for_every_file_behind_its_end() {
+    let files: Vec<String> = (0..20_000).map(|n| format!("{n}")).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|n| (n.as_str(), &b"x"[..])).collect();
+    let image = Image::new(&files).bytes();
+    let source = Arc::new(Shrinking {
+        inner: Memory::new(image).shared(),
+        end: u64::MAX.into(),
+        reads: 0.into(),
+    });
+    // Less memory than the index wants, so that it must go through the headers again
+    // where a real one would.
+    let payload = Payload::open(Arc::clone(&source) as Arc<dyn Source>).unwrap();
+    let index = Index::strict(&payload, &Silent).unwrap();
+    assert_eq!(index.files(), 20_000);
+    let before = source.reads.load(std::sync::atomic::Ordering::Relaxed);
+    // The first scan of verify reads it whole; from then on it ends early.
+    let cut = ShrinksAfter {
+        source: Arc::clone(&source),
+        reads: before,
+    };
+    let payload = Payload::open(Arc::new(cut)).unwrap();
+    let report = verify(&payload, Checksums::new(), &Silent, &mut |_, _| ()).unwrap();
+    assert!(!report.is_ok());
+    assert!(
+        report.problems.count() > 19_000,
+        "{}",
+        report.problems.count()
+    );
+    assert_eq!(report.problems[0].slug(), "source-shrunk");
+    let reads = source.reads.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(
+        reads < 10 * before + 100,
+        "{reads} reads, {before} for the headers"
+    );
+}
+
+/// Shrinks its source to a page once as many reads were made as a scan takes.
+struct ShrinksAfter {
+    source: Arc<Shrinking>,
+    reads: u64,
+}
+
+impl Source for ShrinksAfter {
+    fn path(&self) -> &std::path::Path {
+        self.source.path()
+    }
+    fn len(&self) -> u64 {
+        self.source.len()
+    }
+    fn granule(&self) -> usize {
+        self.source.granule()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let reads = self.source.reads.load(std::sync::atomic::Ordering::Relaxed);
+        // Twice: `try_open` reads once more than the walk.
+        if reads >= 2 * self.reads {
+            self.source
+                .end
+                .store(4096, std::sync::atomic::Ordering::SeqCst);
+        }
+        self.source.read_at(buf, offset)
+    }
+    fn mode(&self) -> lbpayload::block::ReadMode {
+        self.source.mode()
+    }
+}

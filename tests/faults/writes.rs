@@ -163,3 +163,13 @@ fn a_wrong_checksum_keeps_one_file_out_and_lets_the_others_in() {
         assert!(!names.contains(&name));
     }
 }
+
+#[test]
+fn a_file_that_cannot_have_its_name_keeps_no_other_from_having_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(Memory::new(image().bytes()).shared(), dir.path());
+    trial.fail = Some(("publish", 1));
+    let (result, _) = trial.run();
+    result.unwrap_err();
+    assert_eq!(tree(dir.path()).len(), 5);
+}

@@ -1,0 +1,161 @@
+//! What a reviewer broke once, and stays mended.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::support::{Image, TempDir, run, tree};
+
+fn place(image: &Image) -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, dest) = (dir.path().join("s.img"), dir.path().join("dest"));
+    image.write(&source);
+    (dir, source, dest)
+}
+
+fn import(source: &Path, dest: &Path) -> crate::support::Ran {
+    run([
+        OsStr::new("import"),
+        OsStr::new("--device"),
+        source.as_os_str(),
+        dest.as_os_str(),
+    ])
+}
+
+#[test]
+fn an_import_never_replaces_the_image_that_it_reads() {
+    let (_dir, source, dest) = place(&Image::new(&[("self.img", b"small"), ("b", b"2")]));
+    std::fs::create_dir(&dest).unwrap();
+    let inside = dest.join("self.img");
+    std::fs::rename(&source, &inside).unwrap();
+    let before = std::fs::read(&inside).unwrap();
+    import(&inside, &dest)
+        .exits(1)
+        .says("it is the image itself");
+    assert_eq!(tree(&dest), [("self.img".to_owned(), before)]);
+}
+
+#[test]
+fn a_hostile_count_costs_no_more_than_the_entries_that_are_there() {
+    // A count that a sparse 64 GB file makes possible, a few entries, then rubbish.
+    let (_dir, source, _) = place(&Image::new(&[]));
+    let mut bytes = b"LBPAYLD1".to_vec();
+    bytes.extend_from_slice(&3_700_000_000_u64.to_le_bytes());
+    for n in 0..20_000_u64 {
+        let name = format!("{n}");
+        bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&0_u64.to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+    }
+    std::fs::write(&source, bytes).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&source)
+        .unwrap()
+        .set_len(64_000_000_000)
+        .unwrap();
+    // No time is asserted: by the claim, this took minutes.
+    run([OsStr::new("probe"), source.as_os_str()])
+        .exits(3)
+        .says("the name length is 0");
+}
+
+#[test]
+fn every_repeated_name_is_counted() {
+    let files: Vec<(String, Vec<u8>)> = (0..3000)
+        .map(|n| (format!("{}", n % 1500), vec![]))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(n, d)| (n.as_str(), &d[..])).collect();
+    let (_dir, source, _) = place(&Image::new(&files));
+    run([OsStr::new("verify"), source.as_os_str()])
+        .exits(1)
+        .says("and 500 more problems behind the first 1000");
+    run([OsStr::new("list"), source.as_os_str()])
+        .exits(1)
+        .says("1500 problems");
+}
+
+#[test]
+fn a_report_in_json_survives_a_path_that_is_not_utf8() {
+    let (dir, source, _) = place(&Image::new(&[("a", b"1")]));
+    let dest = dir.path().join(OsStr::from_bytes(b"d\xff"));
+    let args = ["import", "--json", "--device"].map(OsStr::new);
+    let ran = run(args
+        .into_iter()
+        .chain([source.as_os_str(), dest.as_os_str()]))
+    .exits(0);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(report["dest"].as_str().unwrap().ends_with("d\u{fffd}"));
+}
+
+#[test]
+fn cat_takes_a_name_that_is_not_utf8() {
+    let mut image = Image::new(&[("x", b"bytes")]);
+    image.files[0].0 = b"\xff\xfe".to_vec();
+    let (_dir, source, _) = place(&image);
+    let name = OsStr::from_bytes(b"\xff\xfe");
+    let ran = run([OsStr::new("cat"), source.as_os_str(), name]).exits(0);
+    assert_eq!(ran.stdout, "bytes");
+}
+
+#[test]
+fn embedded_sums_in_another_format_stop_neither_verify_nor_an_import_that_has_others() {
+    let text: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----\n";
+    let (dir, source, dest) = place(&Image::new(&[
+        ("a", b"1"),
+        ("..", b"2"),
+        ("SHA256SUMS", text),
+    ]));
+    let ran = run([
+        OsStr::new("verify"),
+        OsStr::new("--json"),
+        source.as_os_str(),
+    ])
+    .exits(1);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let kinds: Vec<_> = report["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["kind"].clone())
+        .collect();
+    assert_eq!(kinds, ["name-refused", "bad-checksums"]);
+    Image::new(&[("a", b"1"), ("SHA256SUMS", text)]).write(&source);
+    import(&source, &dest)
+        .exits(1)
+        .says("with --checksums FILE those count alone");
+    let sums = dir.path().join("sums");
+    std::fs::write(&sums, format!("{}  a\n", crate::support::sha256sum(b"1"))).unwrap();
+    let args = ["import", "--checksums"].map(OsStr::new);
+    run(args.into_iter().chain([
+        sums.as_os_str(),
+        OsStr::new("--device"),
+        source.as_os_str(),
+        dest.as_os_str(),
+    ]))
+    .exits(0)
+    .says("only the checksums that were given count");
+}
+
+#[test]
+fn what_a_killed_pack_left_is_not_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(".lbpayload-AbCdEf.part"), "half").unwrap();
+    let out = dir.path().with_extension("img");
+    run([
+        OsStr::new("pack"),
+        OsStr::new("-o"),
+        out.as_os_str(),
+        dir.path().as_os_str(),
+    ])
+    .exits(1)
+    .says("a pack that was killed left it behind; remove it");
+    assert!(!out.exists());
+}
+
+#[test]
+fn names_that_turn_the_text_around_are_shown_escaped() {
+    let (_dir, source, _) = place(&Image::new(&[("a\u{202e}gpj.exe", b"1")]));
+    let ran = run([OsStr::new("list"), source.as_os_str()]).exits(0);
+    assert_eq!(ran.stdout, "           1 a\\u{202e}gpj.exe\n");
+}
