@@ -1,10 +1,12 @@
 //! From a device into a directory: the plan, and the copy.
 
 mod commit;
+mod compare;
 mod copy;
 mod plan;
 mod small;
 mod tell;
+mod tuning;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +21,9 @@ use crate::progress::Progress;
 
 use tell::InOrder;
 
-pub use copy::{Copied, Tuning, copy};
+pub use copy::{Copied, copy};
 pub use plan::{ExistingPolicy, Plan, Selection};
+pub use tuning::Tuning;
 
 /// What to import, and how.
 #[derive(Debug)]
