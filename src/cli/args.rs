@@ -197,7 +197,7 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub device: Option<PathBuf>,
 
-    /// Copy only these files
+    /// Copy only these files (name DEST before, or behind --)
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub files: Vec<String>,
 

@@ -14,6 +14,7 @@ mod import;
 mod nodes;
 mod once;
 mod pack;
+mod power;
 mod probe;
 mod reference;
 mod tail;
