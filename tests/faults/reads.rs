@@ -213,8 +213,6 @@ fn a_source_that_shrinks_is_not_read_again_for_every_file_behind_its_end() {
         end: u64::MAX.into(),
         reads: 0.into(),
     });
-    // Less memory than the index wants, so that it must go through the headers again
-    // where a real one would.
     let payload = Payload::open(Arc::clone(&source) as Arc<dyn Source>).unwrap();
     let index = Index::strict(&payload, &Silent).unwrap();
     assert_eq!(index.files(), 20_000);
