@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
@@ -19,9 +19,9 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 /// Descriptors that are left to everything else.
 const SPARE: u64 = 256;
 
-/// More are of no use: a commit is due before. Each takes about a kilobyte of the
-/// kernel's memory.
-const ENOUGH: u64 = 8 * 1024 + SPARE;
+/// More are of no use: a commit of four batches of 4096 is due before. Each takes
+/// about a kilobyte of the kernel's memory.
+const ENOUGH: u64 = 16 * 1024 + SPARE;
 
 /// How a file without a name gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ enum Way {
 pub(super) struct Nameless {
     way: Way,
     max: usize,
-    held: Mutex<HashMap<u64, File>>,
+    held: Mutex<HashMap<u64, Arc<File>>>,
 }
 
 impl Nameless {
@@ -51,6 +51,7 @@ impl Nameless {
             .find(|&way| link(way, &file, dir, name).is_ok())?;
         unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).ok()?;
         let max = usize::try_from(raise_limit().saturating_sub(SPARE)).ok()?;
+        grow_table(dir, max);
         (max > 0).then(|| Self {
             way,
             max,
@@ -68,12 +69,12 @@ impl Nameless {
 
     /// Keeps `file` until it is published.
     pub(super) fn hold(&self, slot: u64, file: File) {
-        self.held().insert(slot, file);
+        self.held().insert(slot, Arc::new(file));
     }
 
-    /// Does something with the file in `slot`, where it is one of ours.
-    pub(super) fn with<T>(&self, slot: u64, act: impl FnOnce(&File) -> T) -> Option<T> {
-        self.held().get(&slot).map(act)
+    /// The file in `slot`, where it is one of ours.
+    pub(super) fn get(&self, slot: u64) -> Option<Arc<File>> {
+        self.held().get(&slot).cloned()
     }
 
     /// Gives the file in `slot` its name, which must not exist.
@@ -87,7 +88,7 @@ impl Nameless {
         let file = self.held().remove(&slot)?;
         let linked = link(self.way, &file, dir, name);
         if linked.is_err() {
-            self.hold(slot, file);
+            self.held().insert(slot, file);
         }
         Some(linked)
     }
@@ -97,7 +98,7 @@ impl Nameless {
         self.held().remove(&slot).is_some()
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, File>> {
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<File>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -122,6 +123,17 @@ fn link(way: Way, file: &File, dir: BorrowedFd<'_>, name: &str) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// Makes room for `max` descriptors at once. The kernel grows the table step by step
+/// otherwise, and once there are threads it waits for all processors each time.
+fn grow_table(dir: BorrowedFd<'_>, max: usize) {
+    if let Ok(highest) = i32::try_from(max) {
+        // Closed again at once. Where it fails the table grows later.
+        if let Ok(fd) = fcntl(dir, FcntlArg::F_DUPFD_CLOEXEC(highest)) {
+            let _ = nix::unistd::close(fd);
+        }
+    }
 }
 
 /// Raises the soft limit of open files as far as it is of use to us, and returns

@@ -336,11 +336,8 @@ impl Store for Staging {
         if self.in_memory {
             return;
         }
-        let nameless = self.nameless.as_ref();
-        if nameless
-            .and_then(|n| n.with(slot, |file| drop_cached(file.as_fd(), 0, 0)))
-            .is_some()
-        {
+        if let Some(file) = self.nameless.as_ref().and_then(|n| n.get(slot)) {
+            drop_cached(file.as_fd(), 0, 0);
             return;
         }
         // Another open costs less than writing uncached, which starts the disk for

@@ -131,7 +131,7 @@ impl<'a> Copy<'a> {
             read_pool: BufferPool::new(tuning.reads + tuning.held, tuning.block_bytes),
             write_pool: BufferPool::new(tuning.writes + 1, tuning.block_bytes),
             small: SmallFiles::new(Arc::clone(&store), SMALL_TOKEN, tuning.small_writers),
-            committer: Committer::new(Arc::clone(&store), COMMIT_TOKEN),
+            committer: Committer::new(Arc::clone(&store), COMMIT_TOKEN, tuning.due),
             lanes: Lanes::new(LANE_TOKEN),
             large: HashMap::new(),
             current: None,
@@ -178,6 +178,8 @@ impl<'a> Copy<'a> {
             if let Err(e) = self.wait() {
                 log::error!("and then: {e}");
             }
+            // Its next step.
+            self.committer.start(&mut *self.queue);
         }
         result
     }
@@ -366,8 +368,8 @@ impl<'a> Copy<'a> {
     }
 
     fn committed(&mut self) -> Result<()> {
-        let committed = self.committer.complete()?;
-        for file in committed.named {
+        let committed = self.committer.complete(&mut *self.queue)?;
+        for file in committed.settled {
             self.copied.files += 1;
             self.copied.bytes += file.size;
             self.copied.replaced += u64::from(file.replaces);

@@ -21,6 +21,7 @@ use crate::progress::Progress;
 
 use tell::InOrder;
 
+pub use commit::Due;
 pub use copy::{Copied, copy};
 pub use plan::{ExistingPolicy, Plan, Selection};
 pub use tuning::Tuning;

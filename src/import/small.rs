@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::block::{AlignedBuf, Queue};
 use crate::durable::Store;
@@ -53,6 +53,9 @@ pub(super) struct SmallFiles {
     store: Arc<dyn Store>,
     token: u64,
     writers: usize,
+    /// As many as write at the same time.
+    turns: Vec<Arc<Mutex<()>>>,
+    started: usize,
     running: usize,
     open: Vec<Small>,
     partial: Option<(Entry, Option<Sha256Sum>, Vec<u8>)>,
@@ -64,10 +67,13 @@ pub(super) struct SmallFiles {
 impl SmallFiles {
     pub(super) fn new(store: Arc<dyn Store>, token: u64, writers: usize) -> Self {
         let (send, done) = mpsc::channel();
+        let writers = writers.max(1);
         Self {
             store,
             token,
-            writers: writers.max(1),
+            writers,
+            turns: std::iter::repeat_with(Arc::default).take(writers).collect(),
+            started: 0,
             running: 0,
             open: Vec::new(),
             partial: None,
@@ -154,15 +160,19 @@ impl SmallFiles {
     }
 
     fn start(&mut self, queue: &mut dyn Queue) {
-        while self.running < self.writers {
+        // One more for each waits for its turn, so that no thread waits for the owner.
+        while self.running < 2 * self.writers {
             let Some(batch) = self.waiting.pop_front() else {
                 return;
             };
             self.running += 1;
             let (store, send) = (Arc::clone(&self.store), self.send.clone());
+            let turn = Arc::clone(&self.turns[self.started % self.writers]);
+            self.started += 1;
             queue.run(
                 self.token,
                 Box::new(move || {
+                    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
                     let results = batch
                         .into_iter()
                         .map(|small| write(&*store, small))

@@ -1,5 +1,6 @@
 //! How large the pieces of a copy are, and how many are in flight.
 
+use super::commit::Due;
 use super::copy::SHARED_WRITES;
 
 /// Sizes and depths.
@@ -19,6 +20,8 @@ pub struct Tuning {
     pub small_writers: usize,
     /// Threads that hash.
     pub hashers: usize,
+    /// When complete files are flushed and named.
+    pub due: Due,
 }
 
 impl Default for Tuning {
@@ -33,6 +36,7 @@ impl Default for Tuning {
             hashers: std::thread::available_parallelism()
                 .map_or(1, Into::into)
                 .min(4),
+            due: Due::default(),
         }
     }
 }
@@ -50,6 +54,11 @@ impl Tuning {
         Self {
             block_bytes,
             small_max: default.small_max.min(block_bytes as u64),
+            due: Due {
+                // Of two batches: the page cache is memory too.
+                cached_bytes: default.due.cached_bytes.min(bytes / 8),
+                ..default.due
+            },
             ..default
         }
     }
@@ -60,8 +69,8 @@ impl Tuning {
     }
 
     /// Threads for everything that is no read or write: small files, hashing, a
-    /// commit, shared blocks.
+    /// commit's two steps, shared blocks.
     pub fn jobs(&self) -> usize {
-        self.small_writers + self.hashers + 1 + SHARED_WRITES
+        2 * self.small_writers + self.hashers + 2 + SHARED_WRITES
     }
 }

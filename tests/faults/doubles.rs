@@ -14,7 +14,7 @@ use lbpayload::block::{
 };
 use lbpayload::durable::{Directory, Staging, Store, WriteMode};
 use lbpayload::error::Error;
-use lbpayload::import::{Copied, ExistingPolicy, Plan, Selection, Tuning, copy};
+use lbpayload::import::{Copied, Due, ExistingPolicy, Plan, Selection, Tuning, copy};
 use lbpayload::payload::{Checksums, Index, Payload};
 use lbpayload::progress::Silent;
 
@@ -29,7 +29,10 @@ pub enum Op {
     FlushStarts,
     Flush,
     Publish(u64, String),
+    FlushNamesStarts,
     FlushNames,
+    /// The caller was told that this file is done.
+    Told(u64),
 }
 
 impl Op {
@@ -43,7 +46,9 @@ impl Op {
             Op::FlushStarts => "flush starts",
             Op::Flush => "flush",
             Op::Publish(..) => "publish",
+            Op::FlushNamesStarts => "flush names starts",
             Op::FlushNames => "flush names",
+            Op::Told(_) => "told",
         }
     }
 }
@@ -148,6 +153,7 @@ impl Store for Watched {
     }
 
     fn flush_names(&self) -> io::Result<()> {
+        self.log.step(Op::FlushNamesStarts, || Ok(()))?;
         self.log.step(Op::FlushNames, || self.inner.flush_names())
     }
 }
@@ -326,7 +332,7 @@ impl<'a> Trial<'a> {
             queue,
             &self.tuning,
             &Silent,
-            &mut |_, _| (),
+            &mut |slot, _| log.ops.lock().unwrap().push(Op::Told(slot)),
         );
         Arc::into_inner(store)
             .expect("nobody holds the store any more")
@@ -348,6 +354,10 @@ pub fn tiny() -> Tuning {
         small_max: 1000,
         small_writers: 1,
         hashers: 2,
+        due: Due {
+            files: 3,
+            ..Due::default()
+        },
     }
 }
 

@@ -9,16 +9,20 @@ use crate::support::memory::Memory;
 use crate::support::{Image, noise};
 
 /// Walks through what was done, and checks each cut: a file that has its name by
-/// then had all its bytes written, finished, and flushed before.
+/// then had all its bytes written, finished, and flushed before; one that was told
+/// to be done had its name flushed before.
 fn assert_complete_at_every_cut(ops: &[Op], pieces: &HashMap<u64, usize>) {
     let mut written: HashMap<u64, usize> = HashMap::new();
     let mut finished: HashSet<u64> = HashSet::new();
     let mut flushing: HashSet<u64> = HashSet::new();
     let mut durable: HashSet<u64> = HashSet::new();
-    let mut named = 0;
+    let mut named: HashSet<u64> = HashSet::new();
+    let mut names_flushing: HashSet<u64> = HashSet::new();
+    let mut lasting: HashSet<u64> = HashSet::new();
+    let mut told = 0;
     for (cut, op) in ops.iter().enumerate() {
         match op {
-            Op::Create(_) | Op::Discard(_) | Op::FlushNames => {}
+            Op::Create(_) | Op::Discard(_) => {}
             Op::Write(slot) => {
                 assert!(
                     !finished.contains(slot),
@@ -41,20 +45,25 @@ fn assert_complete_at_every_cut(ops: &[Op], pieces: &HashMap<u64, usize>) {
             Op::FlushStarts => flushing.clone_from(&finished),
             Op::Flush => durable.extend(&flushing),
             Op::Publish(slot, name) => {
-                named += 1;
+                named.insert(*slot);
                 assert!(
                     durable.contains(slot),
                     "cut {cut}: {name} has its name and may be torn"
                 );
             }
+            Op::FlushNamesStarts => names_flushing.clone_from(&named),
+            Op::FlushNames => lasting.extend(&names_flushing),
+            Op::Told(slot) => {
+                told += 1;
+                assert!(
+                    lasting.contains(slot),
+                    "cut {cut}: file {slot} is called done, and its name may be lost"
+                );
+            }
         }
     }
-    assert_eq!(named, pieces.len(), "every file got its name");
-    assert_eq!(
-        ops.last(),
-        Some(&Op::FlushNames),
-        "success is reported after the names last"
-    );
+    assert_eq!(named.len(), pieces.len(), "every file got its name");
+    assert_eq!(told, pieces.len(), "every file is told of");
 }
 
 #[test]
@@ -79,6 +88,8 @@ fn at_any_cut_every_file_under_its_final_name_is_complete() {
         trial.last_first = last_first;
         let (result, ops) = trial.run();
         assert_eq!(result.unwrap().files, 40);
+        let flushes = ops.iter().filter(|op| **op == Op::Flush).count();
+        assert!(flushes > 2, "several batches, {flushes} flushes");
         assert_complete_at_every_cut(&ops, &pieces);
     }
     let elsewhere = tempfile::tempdir().unwrap();
@@ -101,6 +112,21 @@ fn the_check_notices_a_name_that_comes_before_the_flush() {
         Op::Publish(0, "x".into()),
         Op::Flush,
         Op::FlushNames,
+    ];
+    assert_complete_at_every_cut(&ops, &HashMap::from([(0, 1)]));
+}
+
+#[test]
+#[should_panic(expected = "its name may be lost")]
+fn the_check_notices_a_file_that_is_called_done_before_its_name_is_flushed() {
+    let ops = [
+        Op::Put(0),
+        Op::FlushStarts,
+        Op::Flush,
+        Op::FlushNamesStarts,
+        Op::Publish(0, "x".into()),
+        Op::FlushNames,
+        Op::Told(0),
     ];
     assert_complete_at_every_cut(&ops, &HashMap::from([(0, 1)]));
 }
