@@ -46,7 +46,7 @@ def call(*command: object) -> str:
 
 
 def warn(message: str) -> None:
-    print(f"bench-import: {message}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
 
 
 # Taking down.

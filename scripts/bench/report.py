@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
+import figures
+from figures import seconds
+
 MIB = 1 << 20
 
 READING = """\
@@ -47,16 +50,6 @@ def order(table: dict) -> list[str]:
     return [peer for peer in table["peers"] if values(table, peer, "wall")]
 
 
-def seconds(value: float) -> str:
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
-
-
-def spread(found: list[float]) -> str:
-    if len(found) == 1:
-        return seconds(found[0])
-    return f"{seconds(median(found))} ({seconds(min(found))} to {seconds(max(found))})"
-
-
 def ratio(table: dict, peer: str, base: str = "ours") -> str:
     """Peer against base: by the medians, and the range over the rounds."""
     if not values(table, base, "wall"):
@@ -85,7 +78,7 @@ def row(table: dict, peer: str) -> str:
     rate = f"{moved(table, peer) / wall / 1e6:.0f}" if wall else "-"
     cells = [
         table["peers"][peer]["label"],
-        spread(values(table, peer, "wall")),
+        figures.spread(values(table, peer, "wall")),
         rate,
         ratio(table, peer),
         seconds(middle(table, peer, "cpu")),
@@ -144,14 +137,10 @@ def system_calls(table: dict) -> list[str]:
     return lines
 
 
-def scaled(table: dict) -> str:
-    return f" (shrunk by --scale {table['scale']:g})" if table["scale"] != 1 else ""
-
-
 def section(table: dict) -> list[str]:
     lines = [
         f"## {heading(table)}", "",
-        f"{table['title']}{scaled(table)}. Source device: {table['device_bytes'] / 1e6:.0f} MB, "
+        f"{table['title']}{figures.scaled(table)}. Source device: {table['device_bytes'] / 1e6:.0f} MB, "
         f"{table['sector']} byte sectors, loop direct I/O {'on' if table['loop_direct'] else 'off'}. "
         f"{table['rounds']} round{'s' * (table['rounds'] > 1)}. Before it began, others used {table['background']:.0%} of the machine; "
         f"the host took away at most {max((r['steal'] for r in table['runs']), default=0):.2f} s in a run.", "",
@@ -166,21 +155,10 @@ def section(table: dict) -> list[str]:
     return lines + system_calls(table) + [""]
 
 
-def machine(run: dict) -> list[str]:
-    facts = run["machine"]
-    lines = [
-        f"Made on {run['date']} with", "", "    " + run["command"], "",
-        f"on {facts['cpu']} ({facts['cpus']} processors, {facts['memory'] / (1 << 30):.0f} GiB), "
-        f"{facts['system']}, Linux {facts['kernel']}; the disk place is {facts['disk_fs']} on {facts['disk']}. "
-        f"Source {facts['commit']}.", "",
-    ]
-    return lines + [f"- {version}" for version in facts["versions"]] + [""]
-
-
 def markdown(runs: list[dict]) -> str:
     lines = ["# Import, compared", "", "![The medians as bars](import.svg)", ""]
     for run in runs:
-        lines += machine(run)
+        lines += figures.made_on(run)
     lines += ["How to read the tables:", "", READING]
     for run in runs:
         for table in run["tables"]:
