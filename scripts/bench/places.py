@@ -192,20 +192,28 @@ def make_source(
     return source
 
 
-def make_tree(root: Path, payload: payloads.Payload, image: Path) -> Path:
-    point = root / "tree"
+def make_ext4(root: Path, payload: payloads.Payload, image: Path) -> None:
+    """An image whose root has the payload's files and nothing else."""
+    point = root / "filling"
     point.mkdir()
     with open(image, "wb") as out:
         out.truncate(tree_bytes(payload))
     call(*MKFS["ext4"], "-m", "0", "-O", "^has_journal", "-N", len(payload.files) + 1000, image)
     filling = attach(image).device
     call("mount", filling, point)
-    (point / "files").mkdir()
-    payloads.write_tree(payload, point / "files")
+    (point / "lost+found").rmdir()
+    payloads.write_tree(payload, point)
     call("umount", point)
     call("losetup", "-d", filling)
+    point.rmdir()
+
+
+def make_tree(root: Path, payload: payloads.Payload, image: Path) -> Path:
+    make_ext4(root, payload, image)
+    point = root / "tree"
+    point.mkdir()
     call("mount", "-o", "ro", attach(image, read_only=True).device, point)
-    return point / "files"
+    return point
 
 
 def destination_bytes(payload: payloads.Payload) -> int:
@@ -233,6 +241,11 @@ def drop_destination(root: Path) -> None:
     sweep(root / "dest-store")
 
 
+def free_memory() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(l.split()[1]) * 1024 for l in lines if l.startswith("MemAvailable"))
+
+
 def check_room(base: Path, payload: payloads.Payload, place: str, filesystems: list[str]) -> None:
     # The image, the tar, the tree, what a run leaves, and air.
     left_by_run = payload.bytes
@@ -240,9 +253,7 @@ def check_room(base: Path, payload: payloads.Payload, place: str, filesystems: l
         left_by_run = destination_bytes(payload)
     need = 2 * payload.bytes + tree_bytes(payload) + left_by_run + GIB
     if place == "memory":
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(l.split()[1]) * 1024 for l in lines if l.startswith("MemAvailable"))
-        where = "memory"
+        free, where = free_memory(), "memory"
     else:
         free, where = shutil.disk_usage(base).free, str(base)
     if free < need:
