@@ -1,0 +1,163 @@
+"""The raw runs of the mount bench as Markdown tables."""
+
+from __future__ import annotations
+
+from statistics import median
+
+import figures
+import mount_claims
+
+MIB = 1 << 20
+
+READING = """\
+- Every figure is the median of the rounds. Every figure has a mount of its own, made after
+  the page cache, the inodes and the names were dropped; only **a second time** reads a file
+  that was read just before. Images on tmpfs stay in memory, of course: those rows show what
+  the servers cost, not what a disk does.
+- Before each mount the page cache is filled and dropped once, so that the memory comes from
+  this machine and not from its host, and the same peer mounts an image of a few files, so
+  that its program is loaded.
+- **ready**: from calling `mount` until it has returned and `ls` of one small file is back.
+  **mount + ls**: the same, with `ls` of the directory.
+- **sequential**, **2 readers**: whole files of 512 MiB, 1 MiB a read; two readers read two
+  files. **random**: `pread` of 4 KiB at shuffled places of one such file, none twice, for 2 s
+  or until all are read; two jobs share the shuffle. GB are 10^9 bytes.
+- **find**: `find -type f -printf '%s\\n'`, which asks for the status of each file. **small
+  files**: opens, reads and closes each, by name, as `cat small-*` does.
+- Kernel ext4 and erofs are mounted with `-o ro,loop`. squashfs and erofs images are not
+  compressed. ratarmount has its index beside the tar, made beforehand. archivemount is
+  mounted with `-o readonly`. The others, ours too, get no options but those in their name.
+- What takes longer than the limit is ended, called **over**, and not tried again.
+- **Server memory**: the largest anonymous memory (RssAnon) of the serving processes in any row,
+  sampled every 20 ms: without the program's text and without page cache.
+- **Machine CPU**: busy seconds of the whole machine (`/proc/stat`) while the row was measured,
+  so kernel threads and the reader count. The clock ticks in 10 ms.
+- Peers alternate: each row goes round all of them before the next row, in an order that
+  rotates.
+"""
+
+
+def runs_of(table: dict, peer: str, row: str) -> list[dict]:
+    return [run for run in table["runs"] if run["peer"] == peer and run["row"] == row]
+
+
+def found(table: dict, peer: str, row: str, what: str = "figure") -> list[float]:
+    """What was measured; nothing when it once was over the limit."""
+    runs = runs_of(table, peer, row)
+    return [] if any("over" in run for run in runs) else [run[what] for run in runs]
+
+
+def middle(table: dict, peer: str, row: str) -> float | None:
+    values = found(table, peer, row)
+    return median(values) if values else None
+
+
+def said(unit: str, value: float) -> str:
+    if unit == "IOPS":
+        return f"{value:.0f}" if value < 1000 else f"{value / 1000:.1f} k"
+    return figures.seconds(value)
+
+
+def cell(table: dict, peer: str, row: str) -> str:
+    runs, value = runs_of(table, peer, row), middle(table, peer, row)
+    if value is not None:
+        return said(table["rows"][row]["unit"], value)
+    return f"over {runs[-1]['over']:g} s" if runs else "-"
+
+
+def spread_cell(table: dict, peer: str, row: str) -> str:
+    values, unit = found(table, peer, row), table["rows"][row]["unit"]
+    if len(values) < 2:
+        return cell(table, peer, row)
+    return f"{said(unit, min(values))} to {said(unit, max(values))}"
+
+
+def ahead(table: dict, base: str, peer: str, row: str) -> float | None:
+    """How many times as fast base is, by the medians. Above 1: base is ahead."""
+    ours, theirs = middle(table, base, row), middle(table, peer, row)
+    if not ours or not theirs:
+        return None
+    return ours / theirs if table["rows"][row]["more"] else theirs / ours
+
+
+def ahead_cell(table: dict, base: str, peer: str, row: str) -> str:
+    by_median = ahead(table, base, peer, row)
+    if by_median is None:
+        return cell(table, peer, row) if middle(table, peer, row) is None else "-"
+    more = table["rows"][row]["more"]
+    ours = {run["round"]: run["figure"] for run in runs_of(table, base, row)}
+    rounds = [
+        ours[run["round"]] / run["figure"] if more else run["figure"] / ours[run["round"]]
+        for run in runs_of(table, peer, row) if run["round"] in ours
+    ]
+    if len(rounds) < 2:
+        return f"{by_median:.2f}"
+    return f"{by_median:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
+
+
+def memory(table: dict, peer: str) -> str:
+    if table["peers"][peer]["kind"] == "kernel":
+        return "-"
+    seen = [run["memory"] for run in table["runs"] if run["peer"] == peer and "memory" in run]
+    return f"{max(seen) / MIB:.1f}" if seen else "-"
+
+
+def cpu_cell(table: dict, peer: str, row: str) -> str:
+    values = found(table, peer, row, "machine_cpu")
+    return figures.seconds(median(values)) if values else "-"
+
+
+def grid(table: dict, heads: list[str], peers: list[str], cells: list) -> list[str]:
+    """`cells`: for each column a function of the peer."""
+    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    for peer in peers:
+        label = table["peers"][peer]["label"]
+        lines.append(f"| {label} | " + " | ".join(column(peer) for column in cells) + " |")
+    return lines
+
+
+def by_row(table: dict, function) -> list:
+    return [lambda peer, row=row: function(table, peer, row) for row in table["rows"]]
+
+
+def heads(table: dict, units: bool) -> list[str]:
+    return [row["title"] + f", {row['unit']}" * units for row in table["rows"].values()]
+
+
+def section(table: dict) -> list[str]:
+    peers = [peer for peer in table["peers"] if any(run["peer"] == peer for run in table["runs"])]
+    where = "on tmpfs" if table["place"] == "memory" else "on the disk"
+    steal = max((run.get("steal", 0) for run in table["runs"]), default=0)
+    lines = [
+        f"## Images {where}", "",
+        f"{table['title']}{figures.scaled(table)}, in one directory. {table['rounds']} "
+        f"round{'s' * (table['rounds'] > 1)}. Before it began, others used {table['background']:.0%} of the "
+        f"machine; the host took away at most {steal:.2f} s in a run.", "",
+    ]
+    lines += grid(table, heads(table, True) + ["server memory, MiB"], peers,
+                  by_row(table, cell) + [lambda peer: memory(table, peer)])
+    lines += [""] + [f"- Not run: {reason}." for reason in table["skipped"]]
+    lines += [f"- **Failed**: {reason}." for reason in table["failed"]] + [""]
+    for base in (peer for peer in peers if peer.startswith("ours")):
+        others = [peer for peer in peers if not peer.startswith("ours")]
+        lines += [f"How many times as fast {table['peers'][base]['label']} is, by the medians, and in "
+                  "parentheses by each round:", ""]
+        lines += grid(table, heads(table, False), others,
+                      by_row(table, lambda t, peer, row, base=base: ahead_cell(t, base, peer, row))) + [""]
+    lines += mount_claims.section(table, middle, ahead)
+    if table["rounds"] > 1:
+        lines += ["Minimum to maximum:", ""]
+        lines += grid(table, heads(table, True), peers, by_row(table, spread_cell)) + [""]
+    lines += ["Machine CPU, s:", ""]
+    return lines + grid(table, heads(table, False), peers, by_row(table, cpu_cell)) + [""]
+
+
+def markdown(runs: list[dict]) -> str:
+    lines = ["# Mount, compared", "", "![The medians as bars](mount.svg)", ""]
+    for run in runs:
+        lines += figures.made_on(run)
+    lines += ["How to read the tables:", "", READING]
+    for run in runs:
+        for table in run["tables"]:
+            lines += section(table)
+    return "\n".join(lines).rstrip() + "\n"
