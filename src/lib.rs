@@ -10,6 +10,7 @@ pub mod durable;
 pub mod error;
 pub mod format;
 pub mod import;
+pub mod mount;
 pub mod pack;
 pub mod payload;
 pub mod probe;

@@ -30,10 +30,14 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["error", "progress", "format", "block", "payload", "durable"],
     ),
     (
+        "mount",
+        &["error", "progress", "format", "block", "payload"],
+    ),
+    (
         "cli",
         &[
             "error", "progress", "format", "block", "payload", "durable", "probe", "pack",
-            "verify", "import",
+            "verify", "import", "mount",
         ],
     ),
 ];

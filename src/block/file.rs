@@ -12,7 +12,7 @@ use super::sys;
 use crate::error::{Error, Kind, Result};
 
 /// Buffered reads of at least this many bytes are part of a long stream: what
-/// they leave in the page cache is dropped again.
+/// they leave in the page cache is dropped again, unless it is to be kept.
 const STREAMING: usize = 256 * 1024;
 
 /// A regular file or a block device, open for reading.
@@ -25,6 +25,8 @@ pub struct FileSource {
     mode: ReadMode,
     device: bool,
     id: (u64, u64),
+    in_memory: bool,
+    keeps_cache: bool,
 }
 
 impl FileSource {
@@ -116,6 +118,8 @@ impl FileSource {
             .path(path));
         }
         let source = Self {
+            in_memory: !device && sys::is_in_memory(file.as_fd()),
+            keeps_cache: false,
             file,
             path: path.to_path_buf(),
             len,
@@ -136,6 +140,14 @@ impl FileSource {
             source.try_direct()?;
         }
         Ok(source)
+    }
+
+    /// Leaves in the page cache what buffered reads bring there: for who reads the
+    /// same places again.
+    #[must_use]
+    pub fn keeping_cache(mut self) -> Self {
+        self.keeps_cache = true;
+        self
     }
 
     /// Some file systems take the flag and refuse the read.
@@ -188,10 +200,19 @@ impl Source for FileSource {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let n = self.file.read_at(buf, offset)?;
-        if self.mode == ReadMode::Buffered && n >= STREAMING {
+        if self.mode == ReadMode::Buffered && n >= STREAMING && !self.keeps_cache {
             sys::drop_cached(self.file.as_fd(), offset, n as u64);
         }
         Ok(n)
+    }
+
+    fn read_cached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.mode {
+            // tmpfs knows no RWF_NOWAIT, and needs none.
+            ReadMode::Buffered if self.in_memory => self.file.read_at(buf, offset),
+            ReadMode::Buffered => sys::read_cached(self.file.as_fd(), buf, offset),
+            ReadMode::Direct => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     fn mode(&self) -> ReadMode {
@@ -279,6 +300,21 @@ mod tests {
             let mut buf = AlignedBuf::new(8192).unwrap();
             assert_eq!(read_exact_at(&source, &mut buf, 0).unwrap(), 5000);
             assert_eq!(read_exact_at(&source, &mut buf, 4096).unwrap(), 904);
+        }
+    }
+
+    #[test]
+    fn what_was_read_through_the_cache_can_be_had_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![7; 5000]).unwrap();
+        let source = FileSource::open(&path, DirectPolicy::Never).unwrap();
+        let mut buf = AlignedBuf::new(8192).unwrap();
+        assert_eq!(source.read_cached(&mut buf, 4096).unwrap(), 904);
+        assert_eq!(buf[..904], [7; 904]);
+        let direct = FileSource::open(&path, DirectPolicy::Auto).unwrap();
+        if direct.mode() == ReadMode::Direct {
+            assert!(direct.read_cached(&mut buf[..4096], 0).is_err());
         }
     }
 

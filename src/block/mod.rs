@@ -10,6 +10,7 @@ mod devices;
 mod engine;
 mod file;
 mod node;
+mod part;
 mod queue;
 mod source;
 mod sys;
@@ -23,9 +24,12 @@ pub use devices::{Device, DeviceKind, Devices, Roots, mount_proc};
 pub use engine::{IoEngine, open_queue};
 pub use file::{FileSource, is_held, open_exclusive_for_writing};
 pub use node::Node;
+pub use part::Part;
 pub use queue::{Completion, Job, Outcome, Queue, Sink};
 pub use source::{DirectPolicy, ReadMode, Source, read_exact_at, read_to_fault};
-pub use sys::{Room, allocate, direct_alignment, drop_cached, is_in_memory, room, write_uncached};
+pub use sys::{
+    Room, allocate, direct_alignment, drop_cached, inherited, is_in_memory, room, write_uncached,
+};
 pub use threads::ThreadQueue;
 pub use udev::{Properties, properties};
 pub use uring::UringQueue;

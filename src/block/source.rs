@@ -65,6 +65,15 @@ pub trait Source: Send + Sync {
     /// What the system says.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
+    /// As [`Source::read_at`], of bytes that are in memory already and so cost no
+    /// disk anything.
+    ///
+    /// # Errors
+    /// They are not, or nobody can tell.
+    fn read_cached(&self, _buf: &mut [u8], _offset: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
     /// How it is read.
     fn mode(&self) -> ReadMode;
 

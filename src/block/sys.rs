@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 
 mod ioctls {
     // linux/fs.h: the size in bytes as u64 (the kernel's declaration says
@@ -96,6 +96,33 @@ pub fn write_uncached(file: BorrowedFd<'_>, buf: &[u8], offset: u64) -> io::Resu
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
+/// Reads once at `offset` what lies in the page cache already (RWF_NOWAIT, Linux
+/// 4.14); returns fewer bytes where the cached ones end.
+///
+/// # Errors
+/// What the system says: EAGAIN where the first byte is not there, EOPNOTSUPP where
+/// kernel or file system cannot tell.
+pub fn read_cached(file: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let iov = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    let offset =
+        libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: the descriptor is borrowed, and `iov` points to `buf`, which is ours
+    // alone and outlives the call.
+    let n = unsafe {
+        libc::preadv64v2(
+            file.as_raw_fd(),
+            &raw const iov,
+            1,
+            offset,
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
 /// Allocates room for the first `len` bytes of a file and makes it that long.
 /// (nix's fallocate takes a 32-bit length on i686.)
 ///
@@ -142,6 +169,24 @@ pub fn is_in_memory(file: BorrowedFd<'_>) -> bool {
     // The type's width and sign differ between architectures; the magic has 32 bits.
     let magic = buf.f_type as u32;
     magic == TMPFS_MAGIC || magic == RAMFS_MAGIC
+}
+
+/// The open file with the number `fd` that whoever started this process has left to
+/// it. To be asked before anything else is opened, and once.
+///
+/// # Errors
+/// It is one of the standard streams, or not open.
+pub fn inherited(fd: i32) -> io::Result<File> {
+    if fd <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: asks about a number, and touches no memory.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and nothing in this process owns it, since nothing was
+    // opened before.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// Room on a file system.

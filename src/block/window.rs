@@ -13,11 +13,15 @@ const SMALL: usize = PAGE;
 /// jumped over: about what a disk delivers in the time of one request.
 const NEAR: u64 = 64 * 1024;
 
+/// From hops of this many bytes on it is cheaper to look at single pages, where those
+/// cost no disk anything.
+const CLOSE: u64 = 8 * 1024;
+
 /// A view of a source that moves forward.
 ///
 /// Where the wanted places lie close together it reads ahead in blocks of up to
-/// 1 MiB, so that they cost no system call each; where they lie far apart it reads
-/// a page at each.
+/// 1 MiB, so that they cost no system call each; where they lie far apart, or are in
+/// memory already, it reads a page at each.
 pub struct Window<'a> {
     source: &'a dyn Source,
     buf: AlignedBuf,
@@ -72,6 +76,9 @@ impl<'a> Window<'a> {
     }
 
     fn fill(&mut self, offset: u64, end: u64) -> io::Result<()> {
+        if self.hop > CLOSE && self.fill_cached(offset, end) {
+            return Ok(());
+        }
         self.step = if self.hop <= NEAR {
             (self.step * 4).min(LARGE)
         } else {
@@ -93,6 +100,23 @@ impl<'a> Window<'a> {
             Err(e) => return Err(e),
         };
         Ok(())
+    }
+
+    /// Whether the bytes were in memory.
+    fn fill_cached(&mut self, offset: u64, end: u64) -> bool {
+        let granule = self.source.granule() as u64;
+        let start = offset - offset % granule;
+        let least = (end - start).next_multiple_of(granule) as usize;
+        let len = SMALL.next_multiple_of(granule as usize).max(least);
+        self.filled = 0;
+        self.start = start;
+        match self.source.read_cached(&mut self.buf[..len], start) {
+            Ok(n) if start + n as u64 >= end => {
+                self.filled = n;
+                true
+            }
+            _ => false,
+        }
     }
 }
 

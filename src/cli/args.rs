@@ -72,6 +72,10 @@ pub(super) enum Command {
     Probe(ProbeArgs),
     /// Copy the files of a payload into a directory
     Import(ImportArgs),
+    /// Show a payload as a read-only directory, through FUSE
+    Mount(MountArgs),
+    /// Unmount a payload, and wait until its server is gone
+    Unmount(UnmountArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -235,6 +239,67 @@ pub(super) struct ImportArgs {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_long_help = MOUNT_OPTIONS)]
+pub(super) struct MountArgs {
+    /// The image file or block device
+    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+
+    /// Where to mount; made when missing, and then removed with the mount
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+
+    /// Mount options, separated by commas (see --help; repeats)
+    #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub options: Vec<String>,
+
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub foreground: bool,
+
+    /// Serve what is intact of a broken image
+    #[arg(long)]
+    pub lenient: bool,
+
+    /// Read the source past its page cache: auto (where it works), always or never;
+    /// always if no value is given, never without the option
+    #[arg(long, value_name = "WHEN", value_parser = direct, num_args = 0..=1,
+          require_equals = true, default_missing_value = "always")]
+    pub direct: Option<DirectPolicy>,
+
+    /// Write a line feed to the open file N once the mount answers, and close it
+    #[arg(long, value_name = "N")]
+    pub ready_fd: Option<i32>,
+}
+
+const MOUNT_OPTIONS: &str = "\
+Mount options:
+  allow_other           everybody may look inside, as the files' modes allow
+  allow_root            root may, beside who mounted it
+  auto_unmount          unmount even when the server is killed
+  uid=N, gid=N          whose the files are shown to be; yours unless told
+  umask=OCTAL           taken from their modes, 0444 (files) and 0555 (directory)
+  fsname=NAME           the first field of /proc/mounts; SRC unless told
+  offset=BYTES          the payload starts that far into SRC (K, M and G work)
+  timeout=SECONDS       unmount when nobody has used it for that long
+  direct_io             read past the mount's page cache: better for several readers of
+                        large files that are read once, worse for everything else
+  lenient, direct=WHEN  as the options above
+  noexec                nothing on it can be executed
+It is always ro, nosuid and nodev. What mount(8) and fstab add is accepted.";
+
+#[derive(Debug, Args)]
+pub(super) struct UnmountArgs {
+    /// The mount point
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+
+    /// Take it out of sight although it is in use, and wait for the last user
+    #[arg(short, long)]
+    pub lazy: bool,
+}
+
 fn direct(text: &str) -> Result<DirectPolicy, String> {
     match text {
         "auto" => Ok(DirectPolicy::Auto),
@@ -246,6 +311,11 @@ fn direct(text: &str) -> Result<DirectPolicy, String> {
 
 /// A size in bytes, with K, M or G for powers of 1024.
 fn size(text: &str) -> Result<NonZeroU64, String> {
+    NonZeroU64::new(whole_bytes(text)?).ok_or_else(|| "expected more than 0".into())
+}
+
+/// As [`size`], of 0 or more.
+pub(super) fn whole_bytes(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
         Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
@@ -255,10 +325,9 @@ fn size(text: &str) -> Result<NonZeroU64, String> {
     let number: u64 = digits
         .parse()
         .map_err(|_| "expected a number of bytes, perhaps with K, M or G".to_owned())?;
-    let bytes = number
+    number
         .checked_mul(1 << shift)
-        .ok_or("the number does not fit 64 bits")?;
-    NonZeroU64::new(bytes).ok_or_else(|| "expected more than 0".into())
+        .ok_or_else(|| "the number does not fit 64 bits".into())
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@ mod exit;
 mod import;
 mod list;
 mod logging;
+mod mount;
+mod mount_helper;
+mod mount_options;
 mod output;
 mod pack;
 mod probe;
@@ -14,6 +17,7 @@ mod progress;
 mod reference;
 mod signals;
 mod sums;
+mod unmount;
 mod verify;
 
 use std::ffi::OsString;
@@ -31,6 +35,9 @@ pub fn main() -> ExitCode {
     if called_as.is_some_and(|name| name == reference::NAME) {
         return reference::main(&args[1..]);
     }
+    if called_as.is_some_and(|name| mount_helper::NAMES.iter().any(|known| name == *known)) {
+        return mount_helper::main(&args[1..]);
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return exit::with_usage(&error),
@@ -43,6 +50,8 @@ pub fn main() -> ExitCode {
         Command::Cat(args) => cat::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
+        Command::Mount(args) => mount::run(args, cli.progress()),
+        Command::Unmount(args) => unmount::run(args),
         Command::Completions { shell } => document::completions(*shell),
         Command::Man { dir } => document::man(dir.as_deref()),
     };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};
 
@@ -24,6 +25,28 @@ pub(super) fn listen() -> Result<()> {
         register().map_err(|e| Error::io("listening for signals", e))?;
     }
     Ok(())
+}
+
+/// Calls `stop` when somebody wants us to stop, from another thread; a second signal
+/// ends the program.
+pub(super) fn forward(stop: impl Fn() + Send + 'static) -> Result<()> {
+    let failed = |e| Error::io("listening for signals", e);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let listen = move || {
+        for (n, signal) in signals.forever().enumerate() {
+            if n == 0 {
+                stop();
+            } else {
+                // Fails only for signals that do not exist.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(listen)
+        .map(drop)
+        .map_err(failed)
 }
 
 /// Whether somebody wants us to stop.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::block::{Source, Window};
 use crate::error::{Error, Result};
-use crate::format::{Dialect, Fault, Header, MAX_HEADER_LEN, Name, NameFault};
+use crate::format::{
+    Dialect, Fault, Header, MAX_HEADER_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault,
+};
 
 use super::problem::{Cause, Problem};
 
@@ -96,6 +98,37 @@ impl Payload {
     /// How many files its header counts: possible, and not yet seen.
     pub fn claimed_files(&self) -> u64 {
         self.header.files
+    }
+
+    /// The bytes of a name that lies between a header and its data, as a problem or
+    /// an entry gives their offsets.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn raw_name(&self, header_offset: u64, data_offset: u64) -> Result<Vec<u8>> {
+        let failed = |e| Error::io("reading", e).path(self.source.path());
+        let name_at = header_offset + self.dialect().entry_header_len();
+        let len = data_offset
+            .saturating_sub(name_at)
+            .min(MAX_WALKABLE_NAME_LEN);
+        let mut window = Window::new(&*self.source).map_err(failed)?;
+        let name = window
+            .at(name_at, len as usize)
+            .map_err(|e| failed(e).at(name_at))?;
+        Ok(name.to_vec())
+    }
+
+    /// Goes through the entries from the one at `index`, whose header is at
+    /// `header_offset`: both from an earlier walk.
+    ///
+    /// # Errors
+    /// When there is no memory for the walk's buffer.
+    pub fn walk_from(&self, index: u64, header_offset: u64) -> Result<Walker<'_>> {
+        Ok(Walker {
+            next: index,
+            offset: header_offset,
+            ..self.walk()?
+        })
     }
 
     /// Goes through the entries.

@@ -1,0 +1,96 @@
+//! A part of another source: a payload inside a larger image.
+
+use std::fs::Metadata;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+
+use super::source::{ReadMode, Source};
+
+/// The rest of a source from an offset on.
+pub struct Part {
+    inner: Arc<dyn Source>,
+    start: u64,
+}
+
+impl Part {
+    /// What lies behind the first `start` bytes of `inner`.
+    ///
+    /// # Errors
+    /// It ends before, or `start` is no multiple of its granule, so that direct
+    /// reads would not be aligned.
+    pub fn new(inner: Arc<dyn Source>, start: u64) -> Result<Self> {
+        let refused = |why: String| Error::new(Kind::Refused, why).path(inner.path());
+        if start > inner.len() {
+            return Err(refused(format!(
+                "the offset {start} lies behind its end, {}",
+                inner.len()
+            )));
+        }
+        if start % inner.granule() as u64 != 0 {
+            return Err(refused(format!(
+                "the offset {start} is no multiple of {}, which direct I/O demands",
+                inner.granule()
+            ))
+            .advice("leave --direct away to read through the cache"));
+        }
+        Ok(Self { inner, start })
+    }
+}
+
+impl Source for Part {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len() - self.start
+    }
+
+    fn granule(&self) -> usize {
+        self.inner.granule()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buf, self.start + offset)
+    }
+
+    fn read_cached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_cached(buf, self.start + offset)
+    }
+
+    fn mode(&self) -> ReadMode {
+        self.inner.mode()
+    }
+
+    fn is_device(&self) -> bool {
+        self.inner.is_device()
+    }
+
+    fn is_file(&self, meta: &Metadata) -> bool {
+        self.inner.is_file(meta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{AlignedBuf, DirectPolicy, FileSource, read_exact_at};
+
+    #[test]
+    fn it_begins_at_its_offset_and_ends_with_the_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, b"beforebehind").unwrap();
+        let open = || Arc::new(FileSource::open(&path, DirectPolicy::Never).unwrap());
+        let part = Part::new(open(), 6).unwrap();
+        assert_eq!(part.len(), 6);
+        let mut buf = AlignedBuf::new(4096).unwrap();
+        assert_eq!(read_exact_at(&part, &mut buf, 0).unwrap(), 6);
+        assert_eq!(&buf[..6], b"behind");
+        assert_eq!(Part::new(open(), 12).unwrap().len(), 0);
+        assert!(Part::new(open(), 13).is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! `lbpayload mount`
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::block::{DirectPolicy, FileSource, Part, Source, inherited};
+use crate::error::{Error, Kind, Result};
+use crate::mount::{
+    Answers, Look, MountPoint, Served, Server, Strictness, in_background, in_foreground,
+};
+use crate::payload::Payload;
+
+use super::args::{MountArgs, ProgressForm};
+use super::exit::Outcome;
+use super::mount_options::Options;
+use super::{progress, signals};
+
+/// Problems of a lenient mount that are named; the attribute `problem` has the rest.
+const NAMED_PROBLEMS: u64 = 10;
+
+pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcome> {
+    // First: see `inherited`.
+    let ready = args.ready_fd.map(ready_file).transpose()?;
+    let mut options = Options::default();
+    for text in &args.options {
+        options.add(text)?;
+    }
+    if args.lenient {
+        options.strictness = Strictness::Lenient;
+    }
+    options.direct = args.direct.or(options.direct);
+    mount(
+        &args.source,
+        &args.dir,
+        &options,
+        args.foreground,
+        ready,
+        form,
+    )
+}
+
+fn ready_file(fd: i32) -> Result<File> {
+    inherited(fd).map_err(|e| {
+        Error::io("taking the file to tell that it is ready", e)
+            .kind_is(Kind::Usage)
+            .file(&format!("descriptor {fd}"))
+            .advice("--ready-fd takes the number of an open file above 2")
+    })
+}
+
+pub(super) fn mount(
+    source: &Path,
+    dir: &Path,
+    options: &Options,
+    foreground: bool,
+    ready: Option<File>,
+    form: Option<ProgressForm>,
+) -> Result<Outcome> {
+    for option in &options.ignored {
+        log::warn!("the mount option {option} has no effect: a payload is nosuid and nodev");
+    }
+    let time = time_of(source)?;
+    let answers = Arc::new(look_into(source, options, form)?);
+    let look = Look {
+        uid: options
+            .uid
+            .unwrap_or_else(|| nix::unistd::getuid().as_raw()),
+        gid: options
+            .gid
+            .unwrap_or_else(|| nix::unistd::getgid().as_raw()),
+        umask: options.umask,
+        time,
+    };
+    let point = MountPoint::prepare(dir)?;
+    let settings = &options.settings;
+    let server = if foreground {
+        in_foreground(answers, point, look, settings)?
+    } else {
+        match in_background(answers, point, look, settings)? {
+            Served::Caller => return Ok(Outcome::Done),
+            Served::Server(server) => server,
+        }
+    };
+    serve(server, ready)
+}
+
+fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
+    let stopper = server.stopper();
+    signals::forward(move || stopper.stop())?;
+    if let Some(mut ready) = ready {
+        // Who asked may have gone; the mount is there all the same.
+        if let Err(e) = ready.write_all(b"\n") {
+            log::warn!("telling that the mount is ready: {e}");
+        }
+    }
+    server.wait()?;
+    Ok(Outcome::Done)
+}
+
+fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Result<Answers> {
+    let payload = Payload::open(open(source, options)?)?;
+    let mut count = 0;
+    let mut name = |problem: &crate::payload::Problem| {
+        count += 1;
+        if count <= NAMED_PROBLEMS {
+            let at = options.offset.saturating_add(problem.offset);
+            match (problem.index, &problem.name) {
+                (Some(index), Some(name)) => log::warn!(
+                    "{}: entry {index} {name:?}, at offset {at}: {}",
+                    source.display(),
+                    problem.message()
+                ),
+                _ => log::warn!(
+                    "{}: at offset {at}: {}",
+                    source.display(),
+                    problem.message()
+                ),
+            }
+        }
+    };
+    let answers = Answers::new(
+        payload,
+        options.offset,
+        options.strictness,
+        &*progress::shown(form),
+        &mut name,
+    )
+    .map_err(|e| match e.kind() {
+        Kind::Format => e.advice(
+            "the image is damaged; --lenient serves what is intact of it, and lbpayload verify \
+             names all that is wrong",
+        ),
+        _ => e,
+    })?;
+    if count > NAMED_PROBLEMS {
+        log::warn!("{count} problems in all; lbpayload verify names more of them");
+    }
+    Ok(answers)
+}
+
+/// The source, and through its page cache unless told otherwise: a mount is for who
+/// looks around, and comes back.
+fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
+    let policy = options.direct.unwrap_or(DirectPolicy::Never);
+    let open = |policy| FileSource::open(path, policy).map(FileSource::keeping_cache);
+    let mut source = open(policy)?;
+    if policy == DirectPolicy::Auto && options.offset % source.granule() as u64 != 0 {
+        source = open(DirectPolicy::Never)?;
+    }
+    let source: Arc<dyn Source> = Arc::new(source);
+    if options.offset == 0 {
+        return Ok(source);
+    }
+    Ok(Arc::new(Part::new(source, options.offset)?))
+}
+
+/// The image has no times of its own: those of its file, or of the device's node.
+fn time_of(source: &Path) -> Result<SystemTime> {
+    let meta = std::fs::metadata(source).map_err(|e| {
+        Error::io("opening", e)
+            .path(source)
+            .advice("check the path; lbpayload probe finds disks")
+    })?;
+    let since = Duration::from_secs(meta.mtime().max(0).unsigned_abs());
+    Ok(SystemTime::UNIX_EPOCH + since)
+}

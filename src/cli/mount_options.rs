@@ -1,0 +1,262 @@
+//! `-o`: what mount(8), fstab and the users of other FUSE file systems write there.
+//! Pure.
+
+use std::time::Duration;
+
+use crate::block::DirectPolicy;
+use crate::error::{Error, Kind, Result};
+use crate::mount::{Access, Settings, Strictness};
+
+use super::args::whole_bytes;
+
+/// What `-o` asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Options {
+    /// What the mount itself is to be like.
+    pub settings: Settings,
+    /// `uid=`: whose the files are shown to be.
+    pub uid: Option<u32>,
+    /// `gid=`.
+    pub gid: Option<u32>,
+    /// `umask=`, octal: bits taken from 0444 and 0555.
+    pub umask: u16,
+    /// `offset=`: bytes before the payload.
+    pub offset: u64,
+    /// `lenient`.
+    pub strictness: Strictness,
+    /// `direct`, `direct=auto|always|never`: how the source is read.
+    pub direct: Option<DirectPolicy>,
+    /// Options without an effect that their writer may miss, to warn of.
+    pub ignored: Vec<String>,
+}
+
+impl Options {
+    /// Adds the options in `text`, separated by commas; a backslash takes the comma
+    /// behind it for a part of the value. A later one wins.
+    ///
+    /// # Errors
+    /// An option that nobody knows, or a value that makes no sense.
+    pub(super) fn add(&mut self, text: &str) -> Result<()> {
+        for option in split(text) {
+            self.add_one(&option)?;
+        }
+        Ok(())
+    }
+
+    fn add_one(&mut self, option: &str) -> Result<()> {
+        let (key, value) = match option.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (option, None),
+        };
+        match (key, value) {
+            ("allow_other", None) => self.settings.access = Access::Everybody,
+            ("allow_root", None) => self.settings.access = Access::OwnerAndRoot,
+            ("auto_unmount", None) => self.settings.auto_unmount = true,
+            ("uid", Some(value)) => self.uid = Some(number(option, value)?),
+            ("gid", Some(value)) => self.gid = Some(number(option, value)?),
+            ("umask", Some(value)) => {
+                self.umask = u16::from_str_radix(value, 8)
+                    .ok()
+                    .filter(|umask| *umask <= 0o777)
+                    .ok_or_else(|| senseless(option, "octal digits, up to 777"))?;
+            }
+            ("fsname", Some(value)) if !value.is_empty() && !value.contains('\0') => {
+                self.settings.fsname = Some(value.to_owned());
+            }
+            ("exec", None) => self.settings.noexec = false,
+            ("noexec", None) => self.settings.noexec = true,
+            ("direct_io", None) => self.settings.direct_io = true,
+            ("offset", Some(value)) => self.offset = bytes(option, value)?,
+            ("timeout", Some(value)) => {
+                let seconds: u32 = number(option, value)?;
+                // 0 is how others say never.
+                self.settings.timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+            }
+            ("lenient", None) => self.strictness = Strictness::Lenient,
+            ("direct", None) => self.direct = Some(DirectPolicy::Always),
+            ("direct", Some(value)) => {
+                self.direct = Some(match value {
+                    "auto" => DirectPolicy::Auto,
+                    "always" => DirectPolicy::Always,
+                    "never" => DirectPolicy::Never,
+                    _ => return Err(senseless(option, "auto, always or never")),
+                });
+            }
+            ("subtype", Some("lbpayload")) => {}
+            ("suid" | "dev", None) => self.ignored.push(key.to_owned()),
+            _ if is_for_others(key) => {}
+            _ => {
+                return Err(
+                    Error::new(Kind::Usage, format!("unknown mount option {option:?}"))
+                        .advice("lbpayload mount --help lists those there are"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What mount(8) adds or acts on by itself, what holds anyway (`ro`, `nosuid`), and
+/// what libfuse's file systems take and we have no use for.
+fn is_for_others(key: &str) -> bool {
+    let known = [
+        "",
+        "ro",
+        "rw",
+        "nosuid",
+        "nodev",
+        "defaults",
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "nofail",
+        "_netdev",
+        "comment",
+        "async",
+        "sync",
+        "dirsync",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
+        "mand",
+        "nomand",
+        "silent",
+        "loud",
+        "iversion",
+        "noiversion",
+        "default_permissions",
+        "kernel_cache",
+        "auto_cache",
+        "nonempty",
+        "big_writes",
+        "max_read",
+        "async_read",
+        "sync_read",
+        "nosymfollow",
+    ];
+    known.contains(&key) || key.starts_with("x-") || key.starts_with("X-")
+}
+
+fn split(text: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut escaped = false;
+    for c in text.chars() {
+        match c {
+            '\\' if !escaped => {
+                escaped = true;
+                continue;
+            }
+            ',' if !escaped => options.push(String::new()),
+            _ => {
+                if let Some(last) = options.last_mut() {
+                    // Only a comma and the backslash itself need one.
+                    if escaped && c != ',' && c != '\\' {
+                        last.push('\\');
+                    }
+                    last.push(c);
+                }
+            }
+        }
+        escaped = false;
+    }
+    options
+}
+
+fn number(option: &str, value: &str) -> Result<u32> {
+    value
+        .parse()
+        .map_err(|_| senseless(option, "a number that fits 32 bits"))
+}
+
+fn bytes(option: &str, value: &str) -> Result<u64> {
+    whole_bytes(value).map_err(|_| senseless(option, "bytes, perhaps with K, M or G"))
+}
+
+fn senseless(option: &str, expected: &str) -> Error {
+    Error::new(
+        Kind::Usage,
+        format!("mount option {option:?} makes no sense: expected {expected}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Options {
+        let mut options = Options::default();
+        options.add(text).unwrap();
+        options
+    }
+
+    #[test]
+    fn what_mount_adds_changes_nothing() {
+        let added = "rw,ro,nosuid,nodev,noauto,user,nofail,_netdev,x-systemd.automount,relatime,\
+                     defaults,comment=mine,max_read=131072";
+        assert_eq!(parsed(added), Options::default());
+        assert_eq!(parsed(""), Options::default());
+    }
+
+    #[test]
+    fn each_option_has_its_place_and_the_last_wins() {
+        let options = parsed("uid=7,gid=8,umask=077,allow_other,timeout=60,offset=4k,uid=9");
+        assert_eq!(
+            (options.uid, options.gid, options.umask),
+            (Some(9), Some(8), 0o077)
+        );
+        assert_eq!(options.settings.access, Access::Everybody);
+        assert_eq!(options.settings.timeout, Some(Duration::from_secs(60)));
+        assert_eq!(options.offset, 4096);
+        assert!(!parsed("noexec,exec").settings.noexec);
+        assert_eq!(parsed("timeout=5,timeout=0").settings.timeout, None);
+        assert_eq!(parsed("lenient").strictness, Strictness::Lenient);
+        assert_eq!(parsed("direct").direct, Some(DirectPolicy::Always));
+        assert_eq!(parsed("suid").ignored, ["suid"]);
+    }
+
+    #[test]
+    fn a_comma_in_a_value_needs_a_backslash() {
+        let name = |text| parsed(text).settings.fsname.unwrap();
+        assert_eq!(name(r"fsname=a\,allow_other"), "a,allow_other");
+        assert_eq!(
+            parsed(r"fsname=a\,allow_other").settings.access,
+            Access::Owner
+        );
+        assert_eq!(name(r"fsname=a\\,allow_other"), r"a\");
+        assert_eq!(name(r"fsname=a\b"), r"a\b");
+    }
+
+    #[test]
+    fn what_nobody_knows_is_refused_by_name() {
+        for bad in [
+            "nope",
+            "uid",
+            "uid=-1",
+            "uid=x",
+            "umask=8",
+            "umask=1777",
+            "offset=",
+            "timeout=1.5",
+            "fsname=",
+            "allow_other=1",
+            "direct=sometimes",
+            "subtype=other",
+            "lenient=1",
+        ] {
+            let error = Options::default().add(bad).unwrap_err();
+            assert_eq!(error.kind(), Kind::Usage, "{bad}");
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! The thin layer between fuser and the answers: every call is one of theirs, in
+//! fuser's types.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use super::answers::{Answer, Answers, Short, What};
+use super::attributes::{SHA256, attribute, attribute_names};
+use super::errno::{Refusal, errno};
+
+/// How long the kernel may keep names and attributes: nothing of it ever changes.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// Requests that may be under way unasked, such as read-ahead.
+const BACKGROUND: u16 = 64;
+
+/// Files and directory as `stat` shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Whose they are.
+    pub uid: u32,
+    /// Whose group's they are.
+    pub gid: u32,
+    /// Bits taken from 0444 and 0555.
+    pub umask: u16,
+    /// All their times: the image has none of its own.
+    pub time: SystemTime,
+}
+
+/// When the kernel last asked for something.
+#[derive(Debug)]
+pub(super) struct Activity {
+    start: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last_ms: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn note(&self) {
+        let now = self.start.elapsed().as_millis() as u64;
+        self.last_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// For how long nobody has asked for anything.
+    pub(super) fn idle(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(last)
+    }
+}
+
+/// What fuser calls.
+pub(super) struct Adapter {
+    answers: Arc<Answers>,
+    look: Look,
+    activity: Arc<Activity>,
+    direct_io: bool,
+    /// Whether the kernel can be told that files need no opening.
+    no_open: bool,
+    no_opendir: bool,
+}
+
+impl Adapter {
+    pub(super) fn new(
+        answers: Arc<Answers>,
+        look: Look,
+        activity: Arc<Activity>,
+        direct_io: bool,
+    ) -> Self {
+        Self {
+            answers,
+            look,
+            activity,
+            direct_io,
+            no_open: false,
+            no_opendir: false,
+        }
+    }
+
+    fn attr(&self, ino: u64, what: What) -> FileAttr {
+        let (kind, size, perm, nlink) = match what {
+            What::Directory => (FileType::Directory, 0, 0o555, 2),
+            What::File(size) => (FileType::RegularFile, size, 0o444, 1),
+        };
+        let time = self.look.time;
+        FileAttr {
+            ino: INodeNo(ino),
+            size,
+            blocks: size.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind,
+            perm: perm & !self.look.umask,
+            nlink,
+            uid: self.look.uid,
+            gid: self.look.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+fn no(refusal: &Refusal) -> Errno {
+    Errno::from_i32(errno(refusal))
+}
+
+fn kind(what: What) -> FileType {
+    match what {
+        What::Directory => FileType::Directory,
+        What::File(_) => FileType::RegularFile,
+    }
+}
+
+/// As getxattr(2) has it: the length where the caller has no room, the value where
+/// it fits.
+fn reply_value(reply: ReplyXattr, size: u32, value: Answer<Vec<u8>>) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(no(&Refusal::NoRoom)),
+        Ok(value) => reply.data(&value),
+        Err(refusal) => reply.error(no(&refusal)),
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // fuser's signatures
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let has = config.capabilities();
+        self.no_open = !self.direct_io && has.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        self.no_opendir = has.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let wanted = InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_NO_OPEN_SUPPORT
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
+            // Nothing changes, so nothing cached is ever to be thrown away.
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
+        // Only what the kernel offers can be asked for.
+        let _ = config.add_capabilities(wanted & has);
+        let _ = config.set_max_background(BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.activity.note();
+        match self.answers.lookup(parent.0, name.as_bytes()) {
+            Ok(node) => {
+                let attr = self.attr(node.ino(), What::File(node.size));
+                reply.entry(&FOREVER, &attr, Generation(0));
+            }
+            Err(refusal) => reply.error(no(&refusal)),
+        }
+    }
+
+    // Numbers are places in the tree: there is nothing to forget.
+    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.activity.note();
+        match self.answers.what(ino.0) {
+            Ok(what) => reply.attr(&FOREVER, &self.attr(ino.0, what)),
+            Err(refusal) => reply.error(no(&refusal)),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.activity.note();
+        if self.no_open {
+            return reply.error(no(&Refusal::NotKnown));
+        }
+        if let Err(refusal) = self.answers.file(ino.0) {
+            return reply.error(no(&refusal));
+        }
+        if flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
+            return reply.error(no(&Refusal::ReadOnly));
+        }
+        let how = if self.direct_io {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE
+        };
+        reply.opened(FileHandle(0), how | FopenFlags::FOPEN_NOFLUSH);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.activity.note();
+        let short = if self.direct_io {
+            Short::Allowed
+        } else {
+            Short::Forbidden
+        };
+        let mut reply = Some(reply);
+        let answer = self
+            .answers
+            .read(ino.0, offset, size as usize, short, |bytes| {
+                if let Some(reply) = reply.take() {
+                    reply.data(bytes);
+                }
+            });
+        if let (Err(refusal), Some(reply)) = (answer, reply) {
+            reply.error(no(&refusal));
+        }
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.activity.note();
+        if self.no_opendir {
+            return reply.error(no(&Refusal::NotKnown));
+        }
+        let how = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+        reply.opened(FileHandle(0), how);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.activity.note();
+        let rows = match self.answers.list(ino.0, offset) {
+            Ok(rows) => rows,
+            Err(refusal) => return reply.error(no(&refusal)),
+        };
+        for row in rows {
+            let name = OsStr::from_bytes(row.name);
+            if reply.add(INodeNo(row.ino), row.next, kind(row.what), name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.activity.note();
+        let rows = match self.answers.list(ino.0, offset) {
+            Ok(rows) => rows,
+            Err(refusal) => return reply.error(no(&refusal)),
+        };
+        for row in rows {
+            let name = OsStr::from_bytes(row.name);
+            let attr = self.attr(row.ino, row.what);
+            let ino = INodeNo(row.ino);
+            if reply.add(ino, row.next, name, &FOREVER, &attr, Generation(0)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.activity.note();
+        let tree = self.answers.tree();
+        let blocks = tree.bytes().div_ceil(512);
+        reply.statfs(blocks, 0, 0, tree.files() + 1, 0, 4096, 255, 512);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.activity.note();
+        let unknown = name == SHA256 && matches!(self.answers.known_sum(ino.0), Ok(None));
+        if !unknown {
+            let value = attribute(&self.answers, ino.0, name.as_bytes());
+            return reply_value(reply, size, value);
+        }
+        // Reading a file as a whole must keep nobody else waiting.
+        let (answers, activity) = (Arc::clone(&self.answers), Arc::clone(&self.activity));
+        let sum = move || {
+            let value = attribute(&answers, ino.0, SHA256.as_bytes());
+            activity.note();
+            reply_value(reply, size, value);
+        };
+        // Without a thread the reply is dropped, and so answered with EIO by fuser.
+        if let Err(e) = std::thread::Builder::new().name("sum".into()).spawn(sum) {
+            log::error!("starting a thread for a checksum: {e}");
+        }
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.activity.note();
+        reply_value(reply, size, attribute_names(&self.answers, ino.0));
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(no(&Refusal::NotKnown));
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(no(&Refusal::NotKnown));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        // The kernel then does it by the size.
+        reply.error(no(&Refusal::NotKnown));
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(no(&Refusal::NoControl));
+    }
+
+    // The kernel refuses these by itself on a mount that is read-only. Should it
+    // ever ask, it gets the same answer.
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn mkdir(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn symlink(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _link_name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(no(&Refusal::ReadOnly));
+    }
+}

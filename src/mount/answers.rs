@@ -1,0 +1,372 @@
+//! The filesystem's answers, without a kernel: what a name, a number or an offset
+//! leads to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use crate::block::{AlignedBuf, PAGE, read_exact_at, read_to_fault};
+use crate::error::Result;
+use crate::payload::{Entry, Payload, Problem, Sha256Sum, read_entry};
+use crate::progress::Progress;
+
+use super::errno::Refusal;
+use super::scan::{Strictness, scan};
+use super::tree::{Node, ROOT, Tree};
+
+/// The answer to a question of the kernel's.
+pub type Answer<T> = std::result::Result<T, Refusal>;
+
+/// Reads up to this many bytes use buffers that are kept: what Linux asks for at once
+/// unless /proc/sys/fs/fuse/max_pages_limit says otherwise.
+const READ_BYTES: usize = 1 << 20;
+
+/// Buffers that are kept; more at once are made and thrown away.
+const KEPT_BUFFERS: usize = 4;
+
+/// Reads that failed, and sums, that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// What something in the tree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// The directory.
+    Directory,
+    /// A file of that many bytes.
+    File(u64),
+}
+
+/// A row of the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Its inode number.
+    pub ino: u64,
+    /// What it is.
+    pub what: What,
+    /// Its name.
+    pub name: &'a [u8],
+    /// Where the listing goes on behind it.
+    pub next: u64,
+}
+
+/// Whether a read that fails half way may give what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Short {
+    /// Yes: it goes to the reader as it is.
+    Allowed,
+    /// No: the kernel keeps it, and takes fewer bytes for the end of the file.
+    Forbidden,
+}
+
+/// A payload as a directory of files.
+pub struct Answers {
+    payload: Payload,
+    tree: Tree,
+    base: u64,
+    strictness: Strictness,
+    problems: (u64, Option<String>),
+    buffers: Mutex<Vec<AlignedBuf>>,
+    faults: Mutex<BTreeMap<u64, String>>,
+    sums: Mutex<HashMap<u64, Sha256Sum>>,
+    summing: Mutex<()>,
+}
+
+impl Answers {
+    /// Walks the headers of `payload`, which starts `base` bytes into its disk or
+    /// image. Each problem that is not an error goes to `report`.
+    ///
+    /// # Errors
+    /// The first problem when strict; an interruption.
+    pub fn new(
+        payload: Payload,
+        base: u64,
+        strictness: Strictness,
+        progress: &dyn Progress,
+        report: &mut dyn FnMut(&Problem),
+    ) -> Result<Self> {
+        let mut problems = (0, None);
+        let tree = scan(&payload, strictness, progress, &mut |problem| {
+            problems.0 += 1;
+            problems.1.get_or_insert_with(|| described(problem));
+            report(problem);
+        })?;
+        Ok(Self {
+            payload,
+            tree,
+            base,
+            strictness,
+            problems,
+            buffers: Mutex::default(),
+            faults: Mutex::default(),
+            sums: Mutex::default(),
+            summing: Mutex::default(),
+        })
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
+    /// The files.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// How many bytes into its disk or image the payload starts.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// How many problems the image has, and the first, in words.
+    pub(super) fn problems(&self) -> (u64, Option<&str>) {
+        (self.problems.0, self.problems.1.as_deref())
+    }
+
+    /// The file called `name` in the directory `parent`.
+    ///
+    /// # Errors
+    /// There is none, or `parent` is no directory.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Node<'_>> {
+        self.directory(parent)?;
+        self.tree.named(name).ok_or(Refusal::NotThere)
+    }
+
+    /// What the inode number `ino` is.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn what(&self, ino: u64) -> Answer<What> {
+        if ino == ROOT {
+            return Ok(What::Directory);
+        }
+        let node = self.tree.node(ino).ok_or(Refusal::NotThere)?;
+        Ok(What::File(node.size))
+    }
+
+    /// The file with the inode number `ino`.
+    ///
+    /// # Errors
+    /// There is none, or it is the directory.
+    pub fn file(&self, ino: u64) -> Answer<Node<'_>> {
+        if ino == ROOT {
+            return Err(Refusal::ADirectory);
+        }
+        self.tree.node(ino).ok_or(Refusal::NotThere)
+    }
+
+    fn directory(&self, ino: u64) -> Answer<()> {
+        match self.what(ino)? {
+            What::Directory => Ok(()),
+            What::File(_) => Err(Refusal::NotADirectory),
+        }
+    }
+
+    /// The rows of the directory `ino` from `offset` on: 0, or where another row
+    /// said that it goes on. `.` and `..` come first, then the files in the
+    /// payload's order.
+    ///
+    /// # Errors
+    /// There is no such directory.
+    pub fn list(&self, ino: u64, offset: u64) -> Answer<impl Iterator<Item = Row<'_>>> {
+        self.directory(ino)?;
+        let dots = [&b"."[..], b".."].into_iter().enumerate();
+        let dots = dots.map(|(n, name)| Row {
+            ino: ROOT,
+            what: What::Directory,
+            name,
+            next: n as u64 + 1,
+        });
+        let files = self.tree.from(offset.saturating_sub(2)).map(|node| Row {
+            ino: node.ino(),
+            what: What::File(node.size),
+            name: node.name,
+            next: node.index + 3,
+        });
+        let seen = usize::try_from(offset).unwrap_or(usize::MAX);
+        Ok(dots.skip(seen).chain(files))
+    }
+
+    /// Gives `give` up to `size` bytes of the file `ino` from `offset` on; fewer
+    /// only at the file's end, or before a fault where `short` allows that.
+    ///
+    /// # Errors
+    /// There is no such file, it cannot be read there, or the source ends early.
+    pub fn read<T>(
+        &self,
+        ino: u64,
+        offset: u64,
+        size: usize,
+        short: Short,
+        give: impl FnOnce(&[u8]) -> T,
+    ) -> Answer<T> {
+        let node = self.file(ino)?;
+        let left = node.size.saturating_sub(offset);
+        let want = left.min(size as u64) as usize;
+        if want == 0 {
+            return Ok(give(&[]));
+        }
+        let source = &**self.payload.source();
+        let granule = source.granule() as u64;
+        let at = node.data_offset + offset;
+        let start = at - at % granule;
+        let skip = (at - start) as usize;
+        let span = (skip + want).next_multiple_of(granule as usize);
+        let mut buf = self.buffer(span)?;
+        let (n, fault) = match read_exact_at(source, &mut buf[..span], start) {
+            Ok(n) if n >= skip + want => (n, None),
+            Ok(n) => (n, Some(None)),
+            Err(e) if short == Short::Forbidden => (0, Some(Some(e))),
+            Err(_) => match read_to_fault(source, &mut buf[..span], span, start) {
+                (n, None) => (n, None),
+                (n, Some(e)) => (n, Some(Some(e))),
+            },
+        };
+        let have = n.saturating_sub(skip).min(want);
+        if let Some(error) = fault {
+            self.note_fault(&node, at + have as u64, error);
+            if have == 0 || short == Short::Forbidden {
+                self.keep(buf);
+                return Err(Refusal::Unreadable);
+            }
+        }
+        let given = give(&buf[skip..skip + have]);
+        self.keep(buf);
+        Ok(given)
+    }
+
+    /// The SHA-256 sum of the file `ino`, if it is known.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn known_sum(&self, ino: u64) -> Answer<Option<Sha256Sum>> {
+        self.file(ino)?;
+        Ok(lock(&self.sums).get(&ino).copied())
+    }
+
+    /// The SHA-256 sum of the file `ino`, which may take as long as reading it; one
+    /// at a time.
+    ///
+    /// # Errors
+    /// There is no such file, or it cannot be read.
+    pub fn sum(&self, ino: u64) -> Answer<Sha256Sum> {
+        let _turn = lock(&self.summing);
+        if let Some(sum) = self.known_sum(ino)? {
+            return Ok(sum);
+        }
+        let node = self.file(ino)?;
+        let entry = Entry {
+            index: node.index,
+            raw_name: node.name.to_vec(),
+            header_offset: node.data_offset,
+            data_offset: node.data_offset,
+            size: node.size,
+        };
+        let mut hasher = Sha256::new();
+        let read = read_entry(&self.payload, &entry, &mut |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        });
+        if let Err(error) = read {
+            log::error!("{error}");
+            remember(&self.faults, ino, error.to_string());
+            return Err(Refusal::Unreadable);
+        }
+        let sum = Sha256Sum::from_hasher(hasher);
+        let mut sums = lock(&self.sums);
+        if sums.len() >= REMEMBERED {
+            sums.clear();
+        }
+        sums.insert(ino, sum);
+        Ok(sum)
+    }
+
+    /// What is wrong with the file `ino`: in its headers, or a read that failed.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn problem(&self, ino: u64) -> Answer<Option<String>> {
+        let node = self.file(ino)?;
+        if let Some(fault) = lock(&self.faults).get(&ino) {
+            return Ok(Some(fault.clone()));
+        }
+        if self.strictness == Strictness::Strict || self.problems.0 == 0 {
+            return Ok(None);
+        }
+        Ok(self.problem_of_header(&node))
+    }
+
+    /// Reads the header again: of what is wrong nothing is kept, since a hostile
+    /// image holds nothing else.
+    fn problem_of_header(&self, node: &Node<'_>) -> Option<String> {
+        let before = node.index.checked_sub(1).and_then(|n| self.tree.at(n));
+        let header_offset = before.map_or(self.payload.dialect().header_len(), |before| {
+            before.data_offset + before.size
+        });
+        let mut walk = self.payload.walk_from(node.index, header_offset).ok()?;
+        match walk.next()? {
+            Err(problem) => Some(described(&problem)),
+            Ok(entry) => match entry.name() {
+                Err(fault) => Some(fault.to_string()),
+                Ok(name) if name.as_str().as_bytes() != node.name => {
+                    Some(format!("an earlier file is called {name} too"))
+                }
+                Ok(_) => None,
+            },
+        }
+    }
+
+    fn note_fault(&self, node: &Node<'_>, at: u64, error: Option<io::Error>) {
+        let source = self.payload.source();
+        let what = match error {
+            Some(error) => error.to_string(),
+            None => "the source ends here; it was longer when it was mounted".to_owned(),
+        };
+        let fault = format!(
+            "reading {} at offset {}: {what}",
+            source.path().display(),
+            self.base + at
+        );
+        log::error!("{}: {fault}", node.name.escape_ascii());
+        remember(&self.faults, node.ino(), fault);
+    }
+
+    fn buffer(&self, bytes: usize) -> Answer<AlignedBuf> {
+        if bytes > READ_BYTES + 2 * PAGE {
+            return AlignedBuf::new(bytes).map_err(Refusal::Exhausted);
+        }
+        match lock(&self.buffers).pop() {
+            Some(buf) => Ok(buf),
+            None => AlignedBuf::new(READ_BYTES + 2 * PAGE).map_err(Refusal::Exhausted),
+        }
+    }
+
+    fn keep(&self, buf: AlignedBuf) {
+        let mut buffers = lock(&self.buffers);
+        if buffers.len() < KEPT_BUFFERS && buf.len() == READ_BYTES + 2 * PAGE {
+            buffers.push(buf);
+        }
+    }
+}
+
+fn described(problem: &Problem) -> String {
+    match (problem.index, &problem.name) {
+        (Some(index), Some(name)) => format!("entry {index} {name:?}: {}", problem.message()),
+        (Some(index), None) => format!("entry {index}: {}", problem.message()),
+        (None, _) => problem.message(),
+    }
+}
+
+fn remember(faults: &Mutex<BTreeMap<u64, String>>, ino: u64, fault: String) {
+    let mut faults = lock(faults);
+    if faults.len() < REMEMBERED || faults.contains_key(&ino) {
+        faults.insert(ino, fault);
+    }
+}
+
+/// A thread that died has left nothing half done here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,93 @@
+//! Extended attributes: what a person with `dd` and a hex editor wants to know.
+
+use std::os::unix::ffi::OsStrExt;
+
+use super::answers::{Answer, Answers};
+use super::errno::Refusal;
+use super::tree::ROOT;
+
+const PREFIX: &str = "user.lbpayload.";
+
+/// The attribute of the directory that tells the server's process.
+pub const PID: &str = "user.lbpayload.pid";
+
+/// The attribute that takes time to answer, unless it is known already.
+pub(super) const SHA256: &str = "user.lbpayload.sha256";
+
+/// The value of the attribute `name` of `ino`.
+///
+/// # Errors
+/// It has no such attribute, or its bytes cannot be read.
+pub fn attribute(answers: &Answers, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
+    answers.what(ino)?;
+    let name = std::str::from_utf8(name)
+        .ok()
+        .and_then(|name| name.strip_prefix(PREFIX))
+        .ok_or(Refusal::NoAttribute)?;
+    let value = if ino == ROOT {
+        of_the_directory(answers, name)
+    } else {
+        of_a_file(answers, ino, name)?
+    };
+    value.ok_or(Refusal::NoAttribute)
+}
+
+/// The names of the attributes of `ino`, each with a NUL behind it. The checksum is
+/// among them once it is known: tools that copy what is listed would read every
+/// byte for it.
+///
+/// # Errors
+/// There is no such inode.
+pub fn attribute_names(answers: &Answers, ino: u64) -> Answer<Vec<u8>> {
+    answers.what(ino)?;
+    let mut names = if ino == ROOT {
+        vec!["source", "dialect", "files", "pid"]
+    } else {
+        vec!["index", "data_offset"]
+    };
+    if ino != ROOT && answers.known_sum(ino)?.is_some() {
+        names.push("sha256");
+    }
+    let has_problem = if ino == ROOT {
+        answers.problems().0 > 0
+    } else {
+        answers.problem(ino)?.is_some()
+    };
+    if has_problem {
+        names.push("problem");
+    }
+    let mut list = Vec::new();
+    for name in names {
+        list.extend_from_slice(PREFIX.as_bytes());
+        list.extend_from_slice(name.as_bytes());
+        list.push(0);
+    }
+    Ok(list)
+}
+
+fn of_the_directory(answers: &Answers, name: &str) -> Option<Vec<u8>> {
+    let payload = answers.payload();
+    Some(match name {
+        "source" => payload.source().path().as_os_str().as_bytes().to_vec(),
+        "dialect" => payload.dialect().to_string().into_bytes(),
+        "files" => answers.tree().files().to_string().into_bytes(),
+        "pid" => std::process::id().to_string().into_bytes(),
+        "problem" => match answers.problems() {
+            (1, Some(first)) => first.to_owned().into_bytes(),
+            (count, Some(first)) => format!("{count} problems; the first: {first}").into_bytes(),
+            (_, None) => return None,
+        },
+        _ => return None,
+    })
+}
+
+fn of_a_file(answers: &Answers, ino: u64, name: &str) -> Answer<Option<Vec<u8>>> {
+    let node = answers.file(ino)?;
+    Ok(match name {
+        "index" => Some(node.index.to_string().into_bytes()),
+        "data_offset" => Some((answers.base() + node.data_offset).to_string().into_bytes()),
+        "sha256" => Some(answers.sum(ino)?.to_string().into_bytes()),
+        "problem" => answers.problem(ino)?.map(String::into_bytes),
+        _ => None,
+    })
+}

@@ -1,0 +1,135 @@
+//! A server of its own: the process that was called returns when the mount answers,
+//! or with the reason why it never will.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+
+use super::adapter::Look;
+use super::answers::Answers;
+use super::daemon::{Side, detach, fork, leave};
+use super::point::{MountPoint, Users, unmount_path};
+use super::session::{Server, Settings};
+
+/// What the server says once it serves.
+const READY: u8 = b'+';
+
+/// Who returns from [`in_background`].
+pub enum Served {
+    /// The process that was called: the mount answers.
+    Caller,
+    /// The server, which is to wait for its end.
+    Server(Server),
+}
+
+/// Mounts, and serves in a process of its own. Must be called with a single thread.
+///
+/// # Errors
+/// As [`Server::start`]; no memory for a process.
+pub fn in_background(
+    answers: Arc<Answers>,
+    point: MountPoint,
+    look: Look,
+    settings: &Settings,
+) -> Result<Served> {
+    let failed = |e: io::Error| Error::io("starting the server", e);
+    let (mut from_server, mut to_caller) = UnixStream::pair().map_err(failed)?;
+    match fork().map_err(failed)? {
+        Side::Parent(_) => {
+            drop(to_caller);
+            let mut said = [0];
+            match from_server.read(&mut said).map_err(failed)? {
+                1 if said == [READY] => Ok(Served::Caller),
+                1.. => {
+                    let mut why = said.to_vec();
+                    from_server.read_to_end(&mut why).map_err(failed)?;
+                    Err(Error::new(Kind::Refused, String::from_utf8_lossy(&why)))
+                }
+                0 => {
+                    // Nothing is there that could answer.
+                    if let Err(e) = unmount_path(point.path(), Users::Leave) {
+                        log::debug!("{e}");
+                    }
+                    Err(
+                        Error::new(Kind::Io, "the server died before the mount answered")
+                            .doing("mounting")
+                            .path(point.path())
+                            .advice("run it with -f to see why"),
+                    )
+                }
+            }
+        }
+        Side::Child => {
+            drop(from_server);
+            let started = with_watcher(answers, point, look, settings)
+                .and_then(|server| detach().map(|()| server).map_err(failed));
+            // Where the caller is gone, nobody needs the answer.
+            match started {
+                Ok(server) => {
+                    let _ = to_caller.write_all(&[READY]);
+                    Ok(Served::Server(server))
+                }
+                Err(error) => {
+                    let _ = to_caller.write_all(error.to_string().as_bytes());
+                    leave(1)
+                }
+            }
+        }
+    }
+}
+
+/// Mounts, and serves in this process.
+///
+/// # Errors
+/// As [`Server::start`].
+pub fn in_foreground(
+    answers: Arc<Answers>,
+    point: MountPoint,
+    look: Look,
+    settings: &Settings,
+) -> Result<Server> {
+    with_watcher(answers, point, look, settings)
+}
+
+fn with_watcher(
+    answers: Arc<Answers>,
+    point: MountPoint,
+    look: Look,
+    settings: &Settings,
+) -> Result<Server> {
+    if settings.auto_unmount {
+        // Before /dev/fuse is open: who holds that keeps the mount alive.
+        watch(&point).map_err(|e| Error::io("starting the process that unmounts", e))?;
+    }
+    Server::start(answers, point, look, settings)
+}
+
+/// Starts a process that unmounts `point` should this one be killed.
+fn watch(point: &MountPoint) -> io::Result<()> {
+    let (mut our_end, held) = UnixStream::pair()?;
+    match fork()? {
+        Side::Parent(_) => {
+            // Open for as long as this process lives, whatever ends it.
+            std::mem::forget(held);
+            Ok(())
+        }
+        Side::Child => {
+            drop(held);
+            let watched = detach().and_then(|()| our_end.read_to_end(&mut Vec::new()));
+            if watched.is_ok() && is_dead(point.path()) {
+                let _ = unmount_path(point.path(), Users::Leave);
+                point.forsake();
+            }
+            leave(0)
+        }
+    }
+}
+
+/// Whether a server that is gone has left its mount there.
+fn is_dead(dir: &Path) -> bool {
+    let error = std::fs::metadata(dir).err();
+    error.and_then(|e| e.raw_os_error()) == Some(libc::ENOTCONN)
+}

@@ -1,0 +1,68 @@
+//! `lbpayload unmount`: unmounts, and waits until the server is gone.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+
+use crate::error::{Error, Kind, Result};
+
+use super::attributes::PID;
+use super::point::{Users, unmount_path};
+
+/// How often a kernel without pidfd (before 5.3) is asked.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Unmounts the payload on `dir` and waits until its server has ended: then nothing
+/// holds the image or the device any more. A mount whose server has died is cleared
+/// away.
+///
+/// # Errors
+/// No payload is mounted there; somebody uses it ([`Kind::Busy`]); we may not.
+pub fn unmount(dir: &Path, users: Users) -> Result<()> {
+    let pid = match server_of(dir) {
+        Ok(pid) => pid,
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+            log::info!("{}: its server has died before", dir.display());
+            return unmount_path(dir, Users::Leave);
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::io("unmounting", e).path(dir));
+        }
+        Err(e) => {
+            log::debug!("{}: {e}", dir.display());
+            return Err(Error::new(Kind::Refused, "no payload is mounted there")
+                .doing("unmounting")
+                .path(dir)
+                .advice("name the mount point itself; umount(8) takes other mounts"));
+        }
+    };
+    // Before it is unmounted: afterwards the number may be another process's.
+    let handle = pidfd_open(pid, PidfdFlags::empty());
+    unmount_path(dir, users)?;
+    match handle {
+        Ok(handle) => {
+            let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+            while poll(&mut fds, None) == Err(rustix::io::Errno::INTR) {}
+        }
+        Err(rustix::io::Errno::SRCH) => {}
+        Err(_) => {
+            while test_kill_process(pid).is_ok() {
+                std::thread::sleep(ASK_AGAIN);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn server_of(dir: &Path) -> io::Result<Pid> {
+    let mut value = [0; 20];
+    let len = rustix::fs::getxattr(dir, PID, &mut value)?;
+    std::str::from_utf8(&value[..len])
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}

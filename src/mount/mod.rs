@@ -1,0 +1,28 @@
+//! A payload as a read-only directory of files, through FUSE.
+//!
+//! Three layers: the [`Tree`] knows names and places and is pure; the [`Answers`]
+//! are the filesystem without a kernel; a thin adapter puts them into fuser's types.
+//! Around them the session mounts, serves and ends.
+
+mod adapter;
+mod answers;
+mod attributes;
+mod background;
+mod daemon;
+mod end;
+mod errno;
+mod point;
+mod scan;
+mod session;
+mod tree;
+
+pub use adapter::Look;
+pub use answers::{Answer, Answers, Row, Short, What};
+pub use attributes::{PID, attribute, attribute_names};
+pub use background::{Served, in_background, in_foreground};
+pub use end::unmount;
+pub use errno::Refusal;
+pub use point::{MountPoint, Users};
+pub use scan::Strictness;
+pub use session::{Access, Server, Settings, Stopper};
+pub use tree::{Node, ROOT, Tree};

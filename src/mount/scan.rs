@@ -1,0 +1,175 @@
+//! From a payload's headers to the tree, and the names of what cannot have its own.
+
+use crate::error::{Error, Kind, Result};
+use crate::format::{Fault, MAX_NAME_LEN};
+use crate::payload::{Cause, Entry, Payload, Problem};
+use crate::progress::Progress;
+
+use super::tree::Tree;
+
+/// What to do with what is wrong in an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strictness {
+    /// The first problem is an error: who mounts it can rely on what is there.
+    #[default]
+    Strict,
+    /// Serve what is intact, and say what is not.
+    Lenient,
+}
+
+/// Walks all headers of `payload` and makes the tree. With
+/// [`Strictness::Lenient`] each problem goes to `report` and what it spares is in
+/// the tree: a file that is cut off with the bytes that are there, one whose name
+/// a file system cannot hold, or that stands twice, under another name.
+///
+/// # Errors
+/// The first problem when strict; an interruption.
+pub(super) fn scan(
+    payload: &Payload,
+    strictness: Strictness,
+    progress: &dyn Progress,
+    report: &mut dyn FnMut(&Problem),
+) -> Result<Tree> {
+    let mut tree = Tree::default();
+    let mut tell = |problem: Problem| match strictness {
+        Strictness::Strict => Err(problem.into_error(&**payload.source())),
+        Strictness::Lenient => {
+            report(&problem);
+            Ok(())
+        }
+    };
+    for step in payload.walk()? {
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
+        if tree.files() == Tree::MAX_FILES {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "more than {} files, the most a mount shows",
+                    Tree::MAX_FILES
+                ),
+            )
+            .path(payload.source().path())
+            .advice("lbpayload list and cat have no such limit"));
+        }
+        match step {
+            Ok(entry) => {
+                if let Err(fault) = entry.name() {
+                    tell(entry.problem(entry.header_offset, Cause::Fault(fault.into())))?;
+                }
+                if let Some(problem) = add(&mut tree, &entry) {
+                    tell(problem)?;
+                }
+            }
+            Err(problem) => {
+                let rest = cut_off(payload, &problem)?;
+                tell(problem)?;
+                if let Some(entry) = rest {
+                    add(&mut tree, &entry);
+                }
+            }
+        }
+    }
+    tree.settle();
+    Ok(tree)
+}
+
+/// Adds `entry`, under another name where its own cannot be had; tells when that
+/// is for another file that has it.
+fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
+    let mut name = escaped(&entry.raw_name, entry.index);
+    let mut problem = None;
+    while let Err(first) = tree.push(&name, entry.data_offset, entry.size) {
+        problem.get_or_insert_with(|| {
+            entry.problem(entry.header_offset, Cause::Fault(Fault::Repeated { first }))
+        });
+        // Longer each time, so that it ends.
+        name = suffixed(&name, entry.index);
+    }
+    problem
+}
+
+/// What is there of a file whose data runs past the end.
+fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
+    let Cause::Fault(Fault::DataPastEnd {
+        data_offset,
+        source_len,
+        ..
+    }) = problem.cause
+    else {
+        return Ok(None);
+    };
+    let Some(index) = problem.index else {
+        return Ok(None);
+    };
+    let header_offset = problem.offset;
+    Ok(Some(Entry {
+        index,
+        raw_name: payload.raw_name(header_offset, data_offset)?,
+        header_offset,
+        data_offset,
+        size: source_len.saturating_sub(data_offset),
+    }))
+}
+
+/// The name under which an entry is shown: its own where a file system can hold
+/// that. Else `/`, NUL and `%` are percent-encoded, `.` and `..` as a whole, and a
+/// name of more than 255 bytes is cut off and gets its index.
+fn escaped(raw: &[u8], index: u64) -> Vec<u8> {
+    let dots = matches!(raw, b"." | b"..");
+    if !dots && raw.len() <= MAX_NAME_LEN && !raw.iter().any(|b| matches!(b, b'/' | 0)) {
+        return raw.to_vec();
+    }
+    let mut name = Vec::with_capacity(raw.len() + 8);
+    for &byte in raw {
+        if matches!(byte, b'/' | 0 | b'%') || (dots && byte == b'.') {
+            name.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else {
+            name.push(byte);
+        }
+    }
+    if name.len() > MAX_NAME_LEN {
+        name = suffixed(&name, index);
+    }
+    name
+}
+
+/// `name` with the entry's index behind it, cut to what a file system can hold.
+fn suffixed(name: &[u8], index: u64) -> Vec<u8> {
+    let suffix = format!("%{index}");
+    let kept = name.len().min(MAX_NAME_LEN - suffix.len());
+    [&name[..kept], suffix.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_file_system_can_hold_is_left_alone() {
+        for name in [
+            &b"a"[..],
+            b"100%",
+            b"a\\b",
+            b"a\nb",
+            b"\xff",
+            b"...",
+            &[b'x'; 255],
+        ] {
+            assert_eq!(escaped(name, 7), name);
+        }
+    }
+
+    #[test]
+    fn a_name_that_it_cannot_hold_is_encoded() {
+        assert_eq!(escaped(b"/etc/passwd", 7), b"%2Fetc%2Fpasswd");
+        assert_eq!(escaped(b"50%/x", 7), b"50%25%2Fx");
+        assert_eq!(escaped(b"a\0b", 7), b"a%00b");
+        assert_eq!(escaped(b".", 7), b"%2E");
+        assert_eq!(escaped(b"..", 7), b"%2E%2E");
+        let long = escaped(&[b'x'; 1024], 7);
+        assert_eq!(long.len(), 255);
+        assert!(long.ends_with(b"xx%7"));
+    }
+}

@@ -1,0 +1,227 @@
+//! The tree: one directory, packed so that a million files fit in some 60 MB.
+//! Pure: it knows names, sizes and places, and no source.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+
+/// The inode number of the directory, as FUSE demands.
+pub const ROOT: u64 = 1;
+
+/// Files begin here: an entry's number is its index and this. It stays the same
+/// from mount to mount.
+const FIRST: u64 = 2;
+
+/// A file of the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node<'a> {
+    /// The entry's index in the payload.
+    pub index: u64,
+    /// Its name in the tree.
+    pub name: &'a [u8],
+    /// Where its data starts, in bytes from the start of the payload.
+    pub data_offset: u64,
+    /// Bytes of data that are served.
+    pub size: u64,
+}
+
+impl Node<'_> {
+    /// Its inode number.
+    pub fn ino(&self) -> u64 {
+        self.index + FIRST
+    }
+}
+
+/// What a file takes besides its name: 24 bytes.
+#[derive(Debug)]
+struct Record {
+    name_end: u64,
+    data_offset: u64,
+    size: u64,
+}
+
+/// The files of a payload, in its order, found by name or by number.
+pub struct Tree {
+    names: Vec<u8>,
+    records: Vec<Record>,
+    /// Numbers of records, by their names' hashes. Keyed anew for each tree: the
+    /// names are an image's, which may mean us ill.
+    by_name: HashTable<u32>,
+    hasher: RandomState,
+    bytes: u64,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self {
+            names: Vec::new(),
+            records: Vec::new(),
+            by_name: HashTable::new(),
+            hasher: RandomState::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Tree {
+    /// How many files it can hold.
+    pub const MAX_FILES: u64 = u32::MAX as u64;
+
+    /// Adds the next entry of the payload under `name`. The name is taken already
+    /// where this returns the index of the first that has it; nothing is added then.
+    ///
+    /// # Errors
+    /// The index of the file of that name.
+    pub fn push(&mut self, name: &[u8], data_offset: u64, size: u64) -> Result<(), u64> {
+        let hash = self.hasher.hash_one(name);
+        if let Some(first) = self.find(hash, name) {
+            return Err(first as u64);
+        }
+        let number = self.records.len() as u32;
+        self.names.extend_from_slice(name);
+        self.records.push(Record {
+            name_end: self.names.len() as u64,
+            data_offset,
+            size,
+        });
+        self.bytes += size;
+        let (names, records, hasher) = (&self.names, &self.records, &self.hasher);
+        self.by_name.insert_unique(hash, number, |&number| {
+            hasher.hash_one(name_of(names, records, number as usize))
+        });
+        Ok(())
+    }
+
+    /// Gives back what growing has left over, once all are in.
+    pub fn settle(&mut self) {
+        self.names.shrink_to_fit();
+        self.records.shrink_to_fit();
+    }
+
+    /// How many files.
+    pub fn files(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    /// The bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The file at `index`.
+    pub fn at(&self, index: u64) -> Option<Node<'_>> {
+        let number = usize::try_from(index).ok()?;
+        let record = self.records.get(number)?;
+        Some(Node {
+            index,
+            name: name_of(&self.names, &self.records, number),
+            data_offset: record.data_offset,
+            size: record.size,
+        })
+    }
+
+    /// The file with the inode number `ino`.
+    pub fn node(&self, ino: u64) -> Option<Node<'_>> {
+        self.at(ino.checked_sub(FIRST)?)
+    }
+
+    /// The file called `name`.
+    pub fn named(&self, name: &[u8]) -> Option<Node<'_>> {
+        let number = self.find(self.hasher.hash_one(name), name)?;
+        self.at(number as u64)
+    }
+
+    /// The files from `index` on.
+    pub fn from(&self, index: u64) -> impl Iterator<Item = Node<'_>> {
+        (index..self.files()).filter_map(|index| self.at(index))
+    }
+
+    fn find(&self, hash: u64, name: &[u8]) -> Option<u32> {
+        self.by_name
+            .find(hash, |&number| {
+                name_of(&self.names, &self.records, number as usize) == name
+            })
+            .copied()
+    }
+}
+
+fn name_of<'a>(names: &'a [u8], records: &[Record], number: usize) -> &'a [u8] {
+    let start = number
+        .checked_sub(1)
+        .map_or(0, |before| records[before].name_end);
+    &names[start as usize..records[number].name_end as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_is_told_and_not_added() {
+        let mut tree = Tree::default();
+        assert_eq!(tree.push(b"a", 24, 1), Ok(()));
+        assert_eq!(tree.push(b"b", 42, 2), Ok(()));
+        assert_eq!(tree.push(b"a", 60, 3), Err(0));
+        assert_eq!((tree.files(), tree.bytes()), (2, 3));
+    }
+
+    #[test]
+    fn no_number_leads_out_of_it() {
+        let mut tree = Tree::default();
+        tree.push(b"a", 24, 1).unwrap();
+        for ino in [0, ROOT, 3, u64::MAX, u64::MAX - 1, 1 << 32] {
+            assert_eq!(tree.node(ino), None, "{ino}");
+        }
+        assert_eq!(tree.node(2).unwrap().name, b"a");
+        assert_eq!(tree.from(u64::MAX).count(), 0);
+    }
+
+    #[test]
+    fn a_million_files_take_less_than_200_bytes_each() {
+        let mut tree = Tree::default();
+        let files = 1_000_000;
+        for n in 0..files {
+            let name = format!("package-{n:07}.tar.gz");
+            tree.push(name.as_bytes(), n * 1000, 900).unwrap();
+        }
+        tree.settle();
+        let bytes = tree.names.capacity()
+            + tree.records.capacity() * size_of::<Record>()
+            + tree.by_name.allocation_size();
+        assert!(bytes as u64 / files < 100, "{bytes}");
+        assert_eq!(
+            tree.named(b"package-0999999.tar.gz").unwrap().index,
+            999_999
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_plain_list_finds(
+            names in prop::collection::vec("[abc]{0,3}", 0..60),
+            asked in "[abc]{0,3}",
+        ) {
+            let mut tree = Tree::default();
+            let mut list: Vec<String> = Vec::new();
+            for (n, name) in names.iter().enumerate() {
+                let taken = list.iter().position(|have| have == name);
+                let pushed = tree.push(name.as_bytes(), n as u64, n as u64);
+                prop_assert_eq!(pushed.err(), taken.map(|n| n as u64));
+                if taken.is_none() {
+                    list.push(name.clone());
+                }
+            }
+            let found = tree.named(asked.as_bytes()).map(|node| node.index);
+            prop_assert_eq!(found, list.iter().position(|n| *n == asked).map(|n| n as u64));
+            let all: Vec<_> = tree.from(0).map(|node| node.name.to_vec()).collect();
+            prop_assert_eq!(all, list.iter().map(|n| n.as_bytes().to_vec()).collect::<Vec<_>>());
+            for (n, name) in list.iter().enumerate() {
+                let node = tree.node(n as u64 + 2).unwrap();
+                prop_assert_eq!(node.name, name.as_bytes());
+                prop_assert_eq!(node.ino(), n as u64 + 2);
+            }
+        }
+    }
+}
