@@ -8,13 +8,15 @@ use std::process::{Command, Stdio};
 use crate::sample::{Place, as_tree, json, sample};
 use crate::support::{Image, Ran, lbpayload, tree};
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 10] = [
     "pack",
     "list",
     "verify",
     "cat",
     "probe",
     "import",
+    "mount",
+    "unmount",
     "completions",
     "man",
 ];
