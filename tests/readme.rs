@@ -52,7 +52,12 @@ fn every_example_works() {
     assert!(examples.len() >= 7, "{examples:?}");
     let dir = tempfile::tempdir().unwrap();
     stage(dir.path());
+    let fuse = std::fs::File::open("/dev/fuse").is_ok();
     for words in examples {
+        if !fuse && words[0].ends_with("mount") {
+            eprintln!("skipped, no /dev/fuse: {}", words.join(" "));
+            continue;
+        }
         let shown = words.join(" ");
         let mut may_exit = vec![0];
         let mut words: Vec<String> = words
@@ -62,6 +67,7 @@ fn every_example_works() {
                 "/dev/sdX" => "disk.img".into(),
                 "/dev/sdb" => "external.img".into(),
                 "/external/distfiles" => "arrived".into(),
+                "/mnt" => "mnt".into(),
                 _ => word,
             })
             .collect();
