@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 pub use tempfile::TempDir;
 
 /// An image made from the specification, by no code of ours.
+#[derive(Debug, Clone)]
 pub struct Image {
     pub wide: bool,
     pub files: Vec<(Vec<u8>, Vec<u8>)>,

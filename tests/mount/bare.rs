@@ -1,0 +1,85 @@
+//! The answers without a kernel, and sources that fail.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lbpayload::block::{ReadMode, Source};
+use lbpayload::error::{Error, Result};
+use lbpayload::mount::{Answers, Strictness};
+use lbpayload::payload::{Payload, Problem};
+use lbpayload::progress::Silent;
+
+use crate::support::memory::Memory;
+
+/// The answers over `bytes`, which are read in multiples of `granule`.
+pub(crate) fn answers(bytes: Vec<u8>, granule: usize) -> Answers {
+    let memory = Memory {
+        granule,
+        ..Memory::new(bytes)
+    };
+    over(memory.shared(), Strictness::Strict).unwrap().0
+}
+
+/// The answers over `source`, and the problems that were told on the way.
+pub(crate) fn over(
+    source: Arc<dyn Source>,
+    strictness: Strictness,
+) -> Result<(Answers, Vec<String>)> {
+    let mut told = Vec::new();
+    let mut tell = |problem: &Problem| told.push(problem.slug().to_owned());
+    let payload = Payload::open(source)?;
+    let answers = Answers::new(payload, 0, strictness, &Silent, &mut tell)?;
+    Ok((answers, told))
+}
+
+pub(crate) fn lenient(bytes: Vec<u8>) -> (Answers, Vec<String>) {
+    over(Memory::new(bytes).shared(), Strictness::Lenient).unwrap()
+}
+
+pub(crate) fn strict(bytes: Vec<u8>) -> Error {
+    let refused = over(Memory::new(bytes).shared(), Strictness::Strict);
+    refused.err().expect("strict refuses it")
+}
+
+/// A source that says it is as long as it was, and ends where it is told to.
+pub(crate) struct Shrinking {
+    pub(crate) memory: Memory,
+    pub(crate) end: AtomicU64,
+}
+
+impl Shrinking {
+    pub(crate) fn new(bytes: Vec<u8>, granule: usize) -> Arc<Self> {
+        let end = AtomicU64::new(bytes.len() as u64);
+        let memory = Memory {
+            granule,
+            ..Memory::new(bytes)
+        };
+        Arc::new(Self { memory, end })
+    }
+}
+
+impl Source for Shrinking {
+    fn path(&self) -> &Path {
+        self.memory.path()
+    }
+
+    fn len(&self) -> u64 {
+        self.memory.len()
+    }
+
+    fn granule(&self) -> usize {
+        self.memory.granule()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let n = self.memory.read_at(buf, offset)?;
+        let left = self.end.load(Ordering::Relaxed).saturating_sub(offset);
+        Ok(n.min(left as usize))
+    }
+
+    fn mode(&self) -> ReadMode {
+        ReadMode::Direct
+    }
+}

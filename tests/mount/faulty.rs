@@ -1,0 +1,152 @@
+//! What a source that cannot be read, or shrinks, does to the answers.
+
+use std::sync::atomic::Ordering;
+
+use lbpayload::mount::{Answers, Refusal, Short, Strictness, attribute, attribute_names};
+use proptest::prelude::*;
+
+use crate::bare::{Shrinking, over};
+use crate::support::memory::Memory;
+use crate::support::{Image, noise};
+
+/// Two files, with everything of interest in the second.
+fn image() -> Image {
+    Image::new(&[("first", &noise(1, 9_000)), ("second", &noise(2, 40_000))])
+}
+
+/// The image in sectors, and where the second file's data starts.
+fn disk(granule: usize) -> (Vec<u8>, u64) {
+    let image = image();
+    let mut bytes = image.bytes();
+    let start = bytes.len() - image.files[1].1.len();
+    bytes.resize(bytes.len().next_multiple_of(granule), 0);
+    (bytes, start as u64)
+}
+
+/// Reads, where a refusal may only be that it is unreadable.
+fn read(answers: &Answers, offset: u64, size: usize, short: Short) -> Option<Vec<u8>> {
+    match answers.read(3, offset, size, short, <[u8]>::to_vec) {
+        Ok(bytes) => Some(bytes),
+        Err(Refusal::Unreadable) => None,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn a_bad_sector_fails_exactly_the_reads_that_need_it(
+        granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
+        sector in 0_u64..90,
+        offset in 0_u64..41_000,
+        size in 1_usize..20_000,
+    ) {
+        let (bytes, start) = disk(granule);
+        let unit = granule.max(512) as u64;
+        // Somewhere in the second file, so that the walk has not met it.
+        let bad = (start + 700 + sector * 400) / unit * unit;
+        let bad = bad.max((start + 100).next_multiple_of(unit));
+        let bad = bad..bad + unit;
+        let memory = Memory { granule, bad: bad.clone(), ..Memory::new(bytes) };
+        let (answers, _) = over(memory.shared(), Strictness::Strict).unwrap();
+        let data = &image().files[1].1;
+        let from = (offset as usize).min(data.len());
+        let to = (from + size).min(data.len());
+        let needed = start + (from as u64)..start + to as u64;
+        // With direct reads whole sectors are read: those are the ones that count.
+        let touched = needed.start / unit * unit..needed.end.next_multiple_of(unit);
+        let touched = if granule == 1 { needed.clone() } else { touched };
+        let hit = from < to && touched.start < bad.end && touched.end > bad.start;
+        let given = read(&answers, offset, size, Short::Forbidden);
+        prop_assert_eq!(given.as_deref(), (!hit).then_some(&data[from..to]));
+        // What lies before it, where that is allowed.
+        let before = bad.start.saturating_sub(needed.start) as usize;
+        let expected = match before {
+            _ if !hit => Some(&data[from..to]),
+            0 => None,
+            _ => Some(&data[from..to.min(from + before)]),
+        };
+        let given = read(&answers, offset, size, Short::Allowed);
+        if granule == 1 && hit {
+            // Sectors are counted from where it began to read.
+            match (given.as_deref(), expected) {
+                (Some(given), Some(expected)) => {
+                    prop_assert!(expected.starts_with(given));
+                    prop_assert!(expected.len() - given.len() < 512);
+                }
+                (None, Some(expected)) => prop_assert!(expected.len() < 512),
+                (given, None) => prop_assert_eq!(given, None),
+            }
+        } else {
+            prop_assert_eq!(given.as_deref(), expected);
+        }
+        prop_assert_eq!(attribute(&answers, 3, b"user.lbpayload.problem").is_ok(), hit);
+    }
+
+    #[test]
+    fn a_source_that_shrinks_fails_what_lies_behind_its_end(
+        granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
+        lost in 0_u64..41_000,
+        offset in 0_u64..41_000,
+        size in 1_usize..20_000,
+    ) {
+        let (bytes, start) = disk(granule);
+        let source = Shrinking::new(bytes, granule);
+        let (answers, _) = over(source.clone(), Strictness::Strict).unwrap();
+        let end = start + 40_000 - lost.min(40_000);
+        source.end.store(end, Ordering::Relaxed);
+        let data = &image().files[1].1;
+        let from = (offset as usize).min(data.len());
+        let to = (from + size).min(data.len());
+        let left = (end - start) as usize;
+        let given = read(&answers, offset, size, Short::Forbidden);
+        let whole = from == to || to <= left;
+        prop_assert_eq!(given.as_deref(), whole.then_some(&data[from..to]));
+        let given = read(&answers, offset, size, Short::Allowed);
+        let some = from == to || from < left;
+        prop_assert_eq!(given.as_deref(), some.then(|| &data[from..to.min(left.max(from))]));
+        // And the other file is as it was.
+        let first = answers.read(2, 0, 9_000, Short::Forbidden, <[u8]>::to_vec).unwrap();
+        prop_assert_eq!(&first, &image().files[0].1);
+    }
+}
+
+#[test]
+fn a_read_that_failed_is_told_by_the_attribute_and_forgotten_by_nobody_else() {
+    let (bytes, start) = disk(512);
+    let bad = (start + 5_000).next_multiple_of(512);
+    let memory = Memory {
+        granule: 512,
+        bad: bad..bad + 512,
+        ..Memory::new(bytes)
+    };
+    let (answers, _) = over(memory.shared(), Strictness::Strict).unwrap();
+    let names = |ino| String::from_utf8(attribute_names(&answers, ino).unwrap()).unwrap();
+    assert!(!names(3).contains("problem"));
+    assert_eq!(read(&answers, 0, 40_000, Short::Forbidden), None);
+    assert!(names(3).contains("user.lbpayload.problem\0"));
+    assert!(!names(2).contains("problem"));
+    let problem = attribute(&answers, 3, b"user.lbpayload.problem").unwrap();
+    let problem = String::from_utf8(problem).unwrap();
+    assert!(problem.contains("Input/output error"), "{problem}");
+    // The place that is named lies in the read that failed, at or before the fault.
+    let place = problem.split("at offset ").nth(1).unwrap();
+    let place: u64 = place.split(':').next().unwrap().parse().unwrap();
+    assert!((start..=bad).contains(&place), "{problem}");
+}
+
+#[test]
+fn a_checksum_of_what_cannot_be_read_is_an_error_and_not_kept() {
+    let (bytes, start) = disk(1);
+    let source = Shrinking::new(bytes, 1);
+    let (answers, _) = over(source.clone(), Strictness::Strict).unwrap();
+    source.end.store(start + 100, Ordering::Relaxed);
+    assert!(matches!(answers.sum(3), Err(Refusal::Unreadable)));
+    assert!(matches!(answers.known_sum(3), Ok(None)));
+    assert!(answers.problem(3).unwrap().is_some());
+    source.end.store(u64::MAX, Ordering::Relaxed);
+    let expected = crate::support::sha256sum(&image().files[1].1);
+    assert_eq!(answers.sum(3).unwrap().to_string(), expected);
+    assert_eq!(answers.known_sum(3).unwrap().unwrap().to_string(), expected);
+}

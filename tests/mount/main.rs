@@ -1,0 +1,19 @@
+//! A payload as a directory: the answers without a kernel, and real mounts. Those
+//! need root and /dev/fuse, and say aloud when they skip for that.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Skips the rest of a test, visibly, where nothing can be mounted.
+macro_rules! needs_fuse {
+    () => {
+        if $crate::place::cannot_mount() {
+            return;
+        }
+    };
+}
+
+mod bare;
+
+mod answers;
+mod faulty;
