@@ -78,14 +78,21 @@ pub(super) fn scan(
 /// Adds `entry`, under another name where its own cannot be had; tells when that
 /// is for another file that has it.
 fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
-    let mut name = escaped(&entry.raw_name, entry.index);
+    let own = escaped(&entry.raw_name, entry.index);
+    let mut name = own.clone();
     let mut problem = None;
-    while let Err(first) = tree.push(&name, entry.data_offset, entry.size) {
+    let mut suffix = format!("%{}", entry.index);
+    for tries in 1.. {
+        let Err(first) = tree.push(&name, entry.data_offset, entry.size) else {
+            break;
+        };
         problem.get_or_insert_with(|| {
             entry.problem(entry.header_offset, Cause::Fault(Fault::Repeated { first }))
         });
-        // Longer each time, so that it ends.
-        name = suffixed(&name, entry.index);
+        // Another one each time, of which the image can hold no more than it has
+        // entries.
+        name = suffixed(&own, &suffix);
+        suffix = format!("%{}.{tries}", entry.index);
     }
     problem
 }
@@ -130,14 +137,13 @@ fn escaped(raw: &[u8], index: u64) -> Vec<u8> {
         }
     }
     if name.len() > MAX_NAME_LEN {
-        name = suffixed(&name, index);
+        name = suffixed(&name, &format!("%{index}"));
     }
     name
 }
 
-/// `name` with the entry's index behind it, cut to what a file system can hold.
-fn suffixed(name: &[u8], index: u64) -> Vec<u8> {
-    let suffix = format!("%{index}");
+/// `name` with `suffix` behind it, cut to what a file system can hold.
+fn suffixed(name: &[u8], suffix: &str) -> Vec<u8> {
     let kept = name.len().min(MAX_NAME_LEN - suffix.len());
     [&name[..kept], suffix.as_bytes()].concat()
 }

@@ -17,3 +17,4 @@ mod bare;
 
 mod answers;
 mod faulty;
+mod lenient;

@@ -1,0 +1,222 @@
+//! Broken images: refused as `list` and `verify` refuse them, and what is intact of
+//! them shown when that is asked for.
+
+use std::collections::BTreeSet;
+
+use lbpayload::error::{Error, Kind};
+use lbpayload::mount::{Answers, Short, Strictness, attribute};
+use lbpayload::payload::{Index, Payload};
+use lbpayload::progress::Silent;
+use proptest::prelude::*;
+
+use crate::bare::{lenient, over, strict};
+use crate::support::Image;
+use crate::support::memory::Memory;
+
+fn named(names: &[&[u8]]) -> Image {
+    let file = |(n, name): (usize, &&[u8])| (name.to_vec(), format!("data {n}").into_bytes());
+    Image {
+        wide: true,
+        files: names.iter().enumerate().map(file).collect(),
+    }
+}
+
+fn names(answers: &Answers) -> Vec<Vec<u8>> {
+    answers
+        .tree()
+        .from(0)
+        .map(|node| node.name.to_vec())
+        .collect()
+}
+
+fn problem(answers: &Answers, ino: u64) -> Option<String> {
+    let value = attribute(answers, ino, b"user.lbpayload.problem");
+    value.ok().map(|value| String::from_utf8(value).unwrap())
+}
+
+fn content(answers: &Answers, ino: u64) -> Vec<u8> {
+    answers
+        .read(ino, 0, 1 << 20, Short::Forbidden, <[u8]>::to_vec)
+        .unwrap()
+}
+
+#[test]
+fn names_that_no_file_system_holds_are_shown_in_another_form() {
+    let long = vec![b'x'; 300];
+    let cases: [(&[u8], Vec<u8>, bool); 11] = [
+        (b"a/b", b"a%2Fb".to_vec(), true),
+        (b"/etc/passwd", b"%2Fetc%2Fpasswd".to_vec(), true),
+        (b"../up", b"..%2Fup".to_vec(), true),
+        (b".", b"%2E".to_vec(), true),
+        (b"..", b"%2E%2E".to_vec(), true),
+        (b"nul\0inside", b"nul%00inside".to_vec(), true),
+        (&long, [&long[..252], b"%6"].concat(), true),
+        (b"line\nfeed", b"line\nfeed".to_vec(), true),
+        (b"\xff\xfe", b"\xff\xfe".to_vec(), true),
+        (b"back\\slash", b"back\\slash".to_vec(), true),
+        (b"fine", b"fine".to_vec(), false),
+    ];
+    let image = named(&cases.each_ref().map(|case| case.0));
+    let (answers, told) = lenient(image.bytes());
+    assert_eq!(told.len(), 10, "{told:?}");
+    let mut expected: Vec<Vec<u8>> = cases.iter().map(|case| case.1.clone()).collect();
+    expected[6] = [&long[..253], b"%6"].concat();
+    assert_eq!(names(&answers), expected);
+    for (n, case) in cases.iter().enumerate() {
+        let ino = n as u64 + 2;
+        assert_eq!(problem(&answers, ino).is_some(), case.2, "{n}");
+        assert_eq!(content(&answers, ino), format!("data {n}").into_bytes());
+        assert_eq!(answers.lookup(1, &expected[n]).unwrap().ino(), ino);
+    }
+    let all = problem(&answers, 1).unwrap();
+    assert!(all.starts_with("10 problems; the first: entry 0 "), "{all}");
+}
+
+#[test]
+fn a_name_that_stands_twice_is_shown_twice_under_two_names() {
+    let (answers, told) = lenient(named(&[b"a", b"b", b"a", b"a"]).bytes());
+    assert_eq!(names(&answers), [&b"a"[..], b"b", b"a%2", b"a%3"]);
+    assert_eq!(told, ["name-repeated"; 2]);
+    assert_eq!(problem(&answers, 2), None);
+    let second = problem(&answers, 4).unwrap();
+    assert!(
+        second.contains("an earlier file is called a too"),
+        "{second}"
+    );
+    assert_eq!(content(&answers, 5), b"data 3");
+}
+
+#[test]
+fn names_made_to_collide_with_every_escape_end_all_the_same() {
+    let full = |suffix: &str| [&vec![b'x'; 255 - suffix.len()][..], suffix.as_bytes()].concat();
+    // Each is what the next one would be called.
+    let first = full("%1");
+    let image = named(&[
+        &first, &first, b"a%2Fb", b"a/b", b"a/b%3", b"a%2Fb%3", b"a%2Fb",
+    ]);
+    let (answers, _) = lenient(image.bytes());
+    let shown: BTreeSet<Vec<u8>> = names(&answers).into_iter().collect();
+    assert_eq!(shown.len(), 7);
+    for n in 0..7 {
+        assert_eq!(content(&answers, n + 2), format!("data {n}").into_bytes());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn whatever_the_names_each_file_has_one_that_a_file_system_holds(
+        names in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(prop::sample::select(b"/%.2F01\0a".to_vec()), 1..6),
+                (0_usize..8, 250_usize..258).prop_map(|(n, len)| {
+                    let mut name = vec![b'x'; len];
+                    name.extend(format!("%{n}").bytes());
+                    name
+                }),
+                (0_usize..8).prop_map(|n| [&[b'x'; 253][..], format!("%{n}").as_bytes()].concat()),
+            ],
+            0..12,
+        ),
+        wide in any::<bool>(),
+    ) {
+        let refs: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let image = Image { wide, ..named(&refs) };
+        let (answers, _) = lenient(image.bytes());
+        let shown = super::lenient::names(&answers);
+        prop_assert_eq!(shown.len(), names.len());
+        prop_assert_eq!(shown.iter().collect::<BTreeSet<_>>().len(), names.len());
+        for (n, name) in shown.iter().enumerate() {
+            prop_assert!((1..=255).contains(&name.len()));
+            prop_assert!(!name.iter().any(|b| matches!(b, b'/' | 0)));
+            prop_assert!(name != b"." && name != b"..");
+            prop_assert_eq!(answers.lookup(1, name).unwrap().index, n as u64);
+            prop_assert_eq!(content(&answers, n as u64 + 2), format!("data {n}").into_bytes());
+        }
+    }
+
+    #[test]
+    fn strict_refuses_what_the_index_refuses_and_with_the_same_words(
+        names in prop::collection::vec("[ab]|\\.|a/b|x{256}", 1..5),
+        lost in 0_usize..30,
+        wide in any::<bool>(),
+    ) {
+        let refs: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        let image = Image { wide, ..named(&refs) };
+        let mut bytes = image.bytes();
+        bytes.truncate(bytes.len() - lost.min(bytes.len() - 16));
+        let source = Memory::new(bytes.clone()).shared();
+        let index = Payload::open(source).and_then(|payload| Index::strict(&payload, &Silent).map(drop));
+        let mount = over(Memory::new(bytes).shared(), Strictness::Strict).map(drop);
+        // Of two problems the index looks for names that stand twice last.
+        let one_problem = lost == 0 || names.iter().collect::<BTreeSet<_>>().len() == names.len();
+        let said = |e: Error| (e.kind(), one_problem.then(|| e.to_string()));
+        prop_assert_eq!(mount.map_err(said), index.map_err(said));
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_off_is_shown_as_far_as_it_goes() {
+    let image = || Image::new(&[("whole", &[7; 99]), ("cut", b"abcdefghij"), ("lost", b"!")]);
+    for image in [image(), image().narrow()] {
+        let whole = image.bytes();
+        let third = image.header_offsets()[2];
+        for kept in 0..=10 {
+            let cut = whole[..third - 10 + kept].to_vec();
+            let (answers, told) = lenient(cut.clone());
+            assert_eq!(told.len(), 1, "{kept}");
+            assert_eq!(names(&answers), [&b"whole"[..], b"cut"], "{kept}");
+            assert_eq!(content(&answers, 2), [7; 99]);
+            assert_eq!(content(&answers, 3), b"abcdefghij"[..kept]);
+            assert_eq!(problem(&answers, 2), None);
+            assert_eq!(problem(&answers, 3).is_some(), kept < 10, "{kept}");
+            assert!(problem(&answers, 1).is_some());
+            assert_eq!(strict(cut).kind(), Kind::Format);
+        }
+        // In the third header and its name: nothing of it can be told.
+        for end in third..third + if image.wide { 20 } else { 12 } {
+            let (answers, told) = lenient(whole[..end].to_vec());
+            assert_eq!(told, ["cut-off"], "{end}");
+            assert_eq!(names(&answers), [&b"whole"[..], b"cut"], "{end}");
+            assert!(problem(&answers, 1).is_some());
+        }
+    }
+}
+
+#[test]
+fn an_absurd_size_or_count_shows_the_rest_and_allocates_nothing_for_it() {
+    let image = Image::new(&[("a", b"one"), ("b", b"two")]);
+    let mut bytes = image.bytes();
+    let size_at = image.header_offsets()[1] + 8;
+    bytes[size_at..size_at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let (answers, told) = lenient(bytes.clone());
+    assert_eq!(told, ["size-overflow"]);
+    assert_eq!(names(&answers)[0], b"a");
+    assert_eq!(content(&answers, 2), b"one");
+    bytes[size_at..size_at + 8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+    let (answers, told) = lenient(bytes);
+    assert_eq!(told, ["data-past-end"]);
+    assert_eq!(content(&answers, 3), b"two");
+}
+
+#[test]
+fn a_bad_sector_among_the_headers_ends_what_is_shown() {
+    let image = Image::new(&[("a", &[1; 5000]), ("b", &[2; 5000]), ("c", &[3; 5000])]);
+    let header = image.header_offsets()[2] as u64;
+    let memory = || Memory {
+        granule: 512,
+        bad: header / 512 * 512..header / 512 * 512 + 512,
+        ..Memory::new({
+            let mut bytes = image.bytes();
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+            bytes
+        })
+    };
+    let strict = over(memory().shared(), Strictness::Strict);
+    assert_eq!(strict.err().unwrap().kind(), Kind::Io);
+    let (answers, told) = over(memory().shared(), Strictness::Lenient).unwrap();
+    assert_eq!(told, ["io"]);
+    assert_eq!(names(&answers), [&b"a"[..], b"b"]);
+    assert_eq!(content(&answers, 2), [1; 5000]);
+}
