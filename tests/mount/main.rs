@@ -14,7 +14,9 @@ macro_rules! needs_fuse {
 }
 
 mod bare;
+mod place;
 
 mod answers;
 mod faulty;
 mod lenient;
+mod reading;

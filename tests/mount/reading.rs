@@ -1,0 +1,284 @@
+//! Every way to read a file gives its bytes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use lbpayload::block::AlignedBuf;
+use memmap2::{Advice, MmapOptions};
+use rustix::fs::SeekFrom as To;
+
+use crate::place::{Foreground, Place, data, sample, sh};
+use crate::support::{Image, check, lbpayload, noise};
+
+const HOWS: [&[&str]; 3] = [
+    &[],
+    &["-o", "direct_io"],
+    &["--direct=never", "-o", "noexec"],
+];
+
+/// A mapping of a file.
+fn map(file: &File, shared: bool) -> std::io::Result<MmapRead> {
+    let options = MmapOptions::new();
+    if shared {
+        return options.map_raw_read_only(file).map(MmapRead);
+    }
+    #[allow(unsafe_code)] // the only way there is to map a file privately
+    // SAFETY: as a raw mapping it is only looked at by `get`, below.
+    let map = unsafe { options.map_copy_read_only(file) };
+    map.map(|map| MmapRead(map.into()))
+}
+
+struct MmapRead(memmap2::MmapRaw);
+
+impl MmapRead {
+    /// The bytes at `start`, unless touching them would raise SIGBUS.
+    #[allow(unsafe_code)] // reads the mapping
+    fn get(&self, start: usize, len: usize) -> std::io::Result<Vec<u8>> {
+        self.0.advise_range(Advice::PopulateRead, start, len)?;
+        // SAFETY: in bounds, as advise_range has checked, and in memory; nobody
+        // changes it, since the file is read-only.
+        let bytes = unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(start), len) };
+        Ok(bytes.to_vec())
+    }
+}
+
+#[test]
+fn reads_at_any_place_and_of_any_size_give_the_bytes() {
+    needs_fuse!();
+    for how in HOWS {
+        let image = sample();
+        let place = Place::new(&image);
+        place.mounted(how);
+        let file = File::open(place.file("large")).unwrap();
+        let data = data(&image, "large");
+        for (offset, size) in [
+            (0, 1),
+            (1, 4096),
+            (4095, 2),
+            (131_071, 262_145),
+            (999_999, 1 << 20),
+            (2_499_999, 100),
+            (2_500_000, 1),
+            (2_500_001, 1),
+            (1 << 40, 10),
+        ] {
+            let mut buf = vec![0; size];
+            let n = file.read_at(&mut buf, offset as u64).unwrap();
+            let start = offset.min(data.len());
+            let end = (start + size).min(data.len());
+            assert!(buf[..n] == data[start..end], "{how:?} {offset} {size} {n}");
+        }
+    }
+}
+
+#[test]
+fn a_mapping_private_or_shared_holds_the_bytes() {
+    needs_fuse!();
+    for how in [HOWS[0], HOWS[1]] {
+        let image = sample();
+        let place = Place::new(&image);
+        place.mounted(how);
+        let file = File::open(place.file("large")).unwrap();
+        for shared in [false, true] {
+            let map = map(&file, shared).unwrap();
+            assert!(map.get(0, 2_500_001).unwrap() == data(&image, "large"));
+        }
+    }
+}
+
+#[test]
+fn a_mapping_of_what_is_gone_fails_and_holds_no_zeros() {
+    needs_fuse!();
+    for how in [HOWS[0], HOWS[1]] {
+        let image = sample();
+        let place = Place::new(&image);
+        place.mounted(how);
+        let path = place.file("large");
+        let file = File::open(&path).unwrap();
+        let start = crate::place::data_offset(&image, "large") as usize;
+        let end = 1_000_000 - start;
+        OpenOptions::new()
+            .write(true)
+            .open(&place.image)
+            .unwrap()
+            .set_len(1_000_000)
+            .unwrap();
+        let page = end / 4096 * 4096;
+        for shared in [false, true] {
+            let map = map(&file, shared).unwrap();
+            let e = map.get(page, 4096).unwrap_err();
+            assert_eq!(e.raw_os_error(), Some(libc::EFAULT), "{how:?}");
+            let before = map.get(page - 4096, 4096).unwrap();
+            assert!(
+                before == data(&image, "large")[page - 4096..page],
+                "{how:?}"
+            );
+        }
+        assert_eq!(file.metadata().unwrap().len(), 2_500_001, "{how:?}");
+        assert_eq!(path.metadata().unwrap().len(), 2_500_001, "{how:?}");
+    }
+}
+
+#[test]
+fn o_direct_reads_give_the_bytes() {
+    needs_fuse!();
+    for how in HOWS {
+        let image = sample();
+        let place = Place::new(&image);
+        place.mounted(how);
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(place.file("large"))
+            .unwrap();
+        let mut buf = AlignedBuf::new(3 << 20).unwrap();
+        let mut done = 0;
+        while done < 2_500_001 {
+            // From the next page on, as O_DIRECT has it elsewhere.
+            let n = file.read_at(&mut buf[done..], done as u64).unwrap();
+            assert!(n > 0, "{how:?} ends at {done}");
+            done += n;
+        }
+        assert!(buf[..done] == *data(&image, "large"), "{how:?}");
+    }
+}
+
+#[test]
+fn sendfile_splice_and_copy_file_range_give_the_bytes() {
+    needs_fuse!();
+    for how in HOWS {
+        let image = sample();
+        let place = Place::new(&image);
+        place.mounted(how);
+        let out = place.dir().join("out");
+        // std's copy uses copy_file_range and sendfile where it can.
+        std::fs::copy(place.file("large"), &out).unwrap();
+        assert!(
+            std::fs::read(&out).unwrap() == data(&image, "large"),
+            "{how:?}"
+        );
+        let mut from = File::open(place.file("large")).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        // A file into a pipe: splice or sendfile.
+        let sent = std::thread::spawn(move || {
+            let mut writer = writer;
+            std::io::copy(&mut from, &mut writer).unwrap()
+        });
+        let mut got = Vec::new();
+        { reader }.read_to_end(&mut got).unwrap();
+        assert_eq!(sent.join().unwrap(), got.len() as u64);
+        assert!(got == data(&image, "large"), "{how:?}");
+    }
+}
+
+#[test]
+fn seeking_knows_the_size_and_reads_nothing_behind_it() {
+    needs_fuse!();
+    for how in HOWS {
+        let place = Place::new(&sample());
+        place.mounted(how);
+        let mut file = File::open(place.file("medium")).unwrap();
+        assert_eq!(file.seek(SeekFrom::End(-3)).unwrap(), 70_000);
+        let mut end = Vec::new();
+        file.read_to_end(&mut end).unwrap();
+        assert_eq!(end, noise(2, 70_003)[70_000..]);
+        assert_eq!(file.seek(SeekFrom::End(100)).unwrap(), 70_103);
+        assert_eq!(file.read(&mut [0; 9]).unwrap(), 0);
+        assert!(file.seek(SeekFrom::Current(-80_000)).is_err());
+        assert_eq!(rustix::fs::seek(&file, To::Hole(5)).unwrap(), 70_003);
+        assert_eq!(rustix::fs::seek(&file, To::Data(5)).unwrap(), 5);
+        let behind = rustix::fs::seek(&file, To::Data(70_003)).unwrap_err();
+        assert_eq!(behind, rustix::io::Errno::NXIO);
+        let empty = File::open(place.file("empty")).unwrap();
+        assert_eq!(empty.read_at(&mut [0; 9], 0).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_program_runs_where_its_mode_lets_it_and_noexec_stops_it() {
+    needs_fuse!();
+    let script = b"#!/bin/sh\necho it runs\n";
+    let place = Place::new(&Image::new(&[("script", script)]));
+    // Files have no x bit of their own, so it is /bin/sh that runs it.
+    place.mounted(&[]);
+    assert_eq!(sh("/bin/sh", &[&place.file("script")]), "it runs\n");
+    let mode = place
+        .file("script")
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o111, 0);
+    let refused = Command::new(place.file("script")).output().unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+    // The loader maps a program that it is given, unless the mount is noexec.
+    let program = std::fs::read("/bin/true").unwrap();
+    for (options, runs) in [("exec", true), ("noexec", false)] {
+        let place = Place::new(&Image::new(&[("pad", b"123"), ("true", &program)]));
+        place.mounted(&["-o", options]);
+        let Some(loader) = loader() else { return };
+        let ran = Command::new(loader).arg(place.file("true")).output();
+        assert_eq!(ran.unwrap().status.success(), runs, "{options}");
+    }
+}
+
+fn loader() -> Option<&'static str> {
+    let known = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+    let found = known.into_iter().find(|path| Path::new(path).exists());
+    if found.is_none() {
+        crate::place::skipped("running the loader: it is none of those known here");
+    }
+    found
+}
+
+#[test]
+fn sixty_four_readers_at_once_each_get_the_bytes() {
+    needs_fuse!();
+    for how in [HOWS[0], HOWS[1]] {
+        let image = sample();
+        let place = Place::new(&image);
+        place.mounted(how);
+        std::thread::scope(|scope| {
+            for n in 0..64 {
+                let (place, image) = (&place, &image);
+                scope.spawn(move || {
+                    let (name, data) = &image.files[n % image.files.len()];
+                    let name = std::str::from_utf8(name).unwrap();
+                    let got = std::fs::read(place.file(name)).unwrap();
+                    assert!(got == *data, "{name}");
+                    let listed = std::fs::read_dir(&place.point).unwrap().count();
+                    assert_eq!(listed, image.files.len());
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn sixty_four_processes_read_while_it_serves_in_the_foreground() {
+    needs_fuse!();
+    let image = sample();
+    let place = Place::new(&image);
+    let mut command = lbpayload();
+    command
+        .args(["mount", "-f"])
+        .arg(&place.image)
+        .arg(&place.point);
+    let mut server = Foreground::start(&mut command, &place.point);
+    let readers: Vec<_> = (0..64)
+        .map(|_| {
+            let mut cmp = Command::new("cmp");
+            cmp.args(["--ignore-initial", "0:0"]);
+            cmp.arg(place.file("large")).arg(place.file("large"));
+            cmp.spawn().unwrap()
+        })
+        .collect();
+    for mut reader in readers {
+        assert!(reader.wait().unwrap().success());
+    }
+    check(Command::new("umount").arg(&place.point));
+    assert_eq!(server.ends(), 0);
+}
