@@ -165,6 +165,10 @@ fn time_of(source: &Path) -> Result<SystemTime> {
             .path(source)
             .advice("check the path; lbpayload probe finds disks")
     })?;
-    let since = Duration::from_secs(meta.mtime().max(0).unsigned_abs());
+    // Before 1970 is as good as never.
+    let since = match u64::try_from(meta.mtime()) {
+        Ok(seconds) => Duration::new(seconds, meta.mtime_nsec() as u32),
+        Err(_) => Duration::ZERO,
+    };
     Ok(SystemTime::UNIX_EPOCH + since)
 }

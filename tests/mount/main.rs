@@ -17,6 +17,9 @@ mod bare;
 mod place;
 
 mod answers;
+mod attributes;
 mod faulty;
 mod lenient;
+mod look;
 mod reading;
+mod refuses;

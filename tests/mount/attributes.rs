@@ -1,0 +1,176 @@
+//! Extended attributes: what leads from a file to its bytes on the disk.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::place::{Place, attribute, sample, server_of};
+use crate::support::{Image, noise, sha256sum};
+
+fn names(path: &Path) -> Vec<String> {
+    let mut list = vec![0; 65536];
+    let len = rustix::fs::listxattr(path, &mut list[..]).unwrap();
+    let list = String::from_utf8(list[..len].to_vec()).unwrap();
+    list.split_terminator('\0')
+        .map(|name| name.strip_prefix("user.lbpayload.").unwrap().to_owned())
+        .collect()
+}
+
+/// Reads the image where the attribute says that the file's data is.
+#[track_caller]
+fn assert_offsets_lead_to_the_data(place: &Place, image: &Image) {
+    let disk = std::fs::File::open(&place.image).unwrap();
+    for (n, (name, data)) in image.files.iter().enumerate() {
+        let path = place.file(std::str::from_utf8(name).unwrap());
+        assert_eq!(attribute(&path, "index"), Ok(n.to_string()));
+        let offset = attribute(&path, "data_offset").unwrap().parse().unwrap();
+        let mut bytes = vec![0; data.len()];
+        disk.read_exact_at(&mut bytes, offset).unwrap();
+        assert!(bytes == *data, "{}", path.display());
+    }
+}
+
+#[test]
+fn index_and_data_offset_lead_to_the_bytes_in_the_image() {
+    needs_fuse!();
+    for image in [sample(), sample().narrow()] {
+        let place = Place::new(&image);
+        place.mounted(&[]);
+        assert_offsets_lead_to_the_data(&place, &image);
+    }
+}
+
+#[test]
+fn with_an_offset_they_count_from_the_start_of_the_image_too() {
+    needs_fuse!();
+    let image = sample();
+    for offset in [512, 4097, 1 << 20] {
+        let mut bytes = noise(9, offset);
+        bytes.extend(image.bytes());
+        let place = Place::with_bytes(&bytes);
+        place.mounted(&["-o", &format!("offset={offset}")]);
+        assert_offsets_lead_to_the_data(&place, &image);
+        assert_eq!(
+            std::fs::read(place.file("medium")).unwrap(),
+            noise(2, 70_003)
+        );
+    }
+}
+
+#[test]
+fn the_checksum_comes_when_asked_and_is_listed_once_known() {
+    needs_fuse!();
+    let image = sample();
+    let place = Place::new(&image);
+    place.mounted(&[]);
+    for (name, data) in &image.files {
+        let path = place.file(std::str::from_utf8(name).unwrap());
+        assert_eq!(names(&path), ["index", "data_offset"]);
+        let sum = sha256sum(data);
+        assert_eq!(attribute(&path, "sha256"), Ok(sum.clone()));
+        assert_eq!(names(&path), ["index", "data_offset", "sha256"]);
+        assert_eq!(attribute(&path, "sha256"), Ok(sum));
+    }
+}
+
+#[test]
+fn many_ask_for_checksums_at_once_and_each_gets_its_own() {
+    needs_fuse!();
+    let image = sample();
+    let place = Place::new(&image);
+    place.mounted(&[]);
+    std::thread::scope(|scope| {
+        for n in 0..16 {
+            let (name, data) = &image.files[n % image.files.len()];
+            let path = place.file(std::str::from_utf8(name).unwrap());
+            scope.spawn(move || assert_eq!(attribute(&path, "sha256"), Ok(sha256sum(data))));
+        }
+    });
+}
+
+#[test]
+fn the_directory_tells_of_the_whole() {
+    needs_fuse!();
+    let place = Place::new(&sample().narrow());
+    place.mounted(&[]);
+    assert_eq!(names(&place.point), ["source", "dialect", "files", "pid"]);
+    let source = place.image.to_str().unwrap().to_owned();
+    assert_eq!(attribute(&place.point, "source"), Ok(source));
+    assert_eq!(attribute(&place.point, "dialect"), Ok("u32".to_owned()));
+    assert_eq!(attribute(&place.point, "files"), Ok("5".to_owned()));
+    let exe = std::fs::read_link(format!("/proc/{}/exe", server_of(&place.point)));
+    assert_eq!(exe.unwrap(), Path::new(env!("CARGO_BIN_EXE_lbpayload")));
+}
+
+#[test]
+fn attributes_that_are_not_there_are_not_there() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    for path in [place.point.clone(), place.file("medium")] {
+        for name in ["nope", "", "problem", "Index"] {
+            assert_eq!(attribute(&path, name), Err(libc::ENODATA), "{name}");
+        }
+        for name in [
+            "user.other",
+            "security.capability",
+            "trusted.x",
+            "security.selinux",
+        ] {
+            let got = rustix::fs::getxattr(&path, name, &mut [0; 8]);
+            let code = got.unwrap_err().raw_os_error();
+            assert!(
+                [libc::ENODATA, libc::EOPNOTSUPP].contains(&code),
+                "{name} {code}"
+            );
+        }
+    }
+    assert_eq!(attribute(&place.point, "index"), Err(libc::ENODATA));
+    assert_eq!(attribute(&place.file("medium"), "pid"), Err(libc::ENODATA));
+}
+
+#[test]
+fn a_buffer_that_is_too_small_is_told_the_size() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    let path = place.file("medium");
+    let get = |room: &mut [u8]| rustix::fs::getxattr(&path, "user.lbpayload.sha256", room);
+    assert_eq!(get(&mut [0; 63]), Err(rustix::io::Errno::RANGE));
+    let asked = rustix::fs::getxattr_query(&path, "user.lbpayload.sha256");
+    assert_eq!(asked, Ok(64));
+    assert_eq!(get(&mut [0; 64]), Ok(64));
+    let list = |room: &mut [u8]| rustix::fs::listxattr(&path, room);
+    let len = rustix::fs::listxattr_query(&path).unwrap();
+    assert_eq!(list(&mut vec![0; len - 1]), Err(rustix::io::Errno::RANGE));
+    assert_eq!(list(&mut vec![0; len]), Ok(len));
+}
+
+#[test]
+fn a_broken_image_says_what_is_wrong_with_which_file() {
+    needs_fuse!();
+    let image = Image::new(&[
+        ("good", b"fine"),
+        ("a/b", b"escaped"),
+        ("cut", &noise(3, 9000)),
+    ]);
+    let mut bytes = image.bytes();
+    bytes.truncate(bytes.len() - 5000);
+    let place = Place::with_bytes(&bytes);
+    place.mount(&["--lenient"]).exits(0);
+    assert_eq!(
+        attribute(&place.file("good"), "problem"),
+        Err(libc::ENODATA)
+    );
+    let escaped = attribute(&place.file("a%2Fb"), "problem").unwrap();
+    assert!(escaped.contains("separates directories"), "{escaped}");
+    let cut = attribute(&place.file("cut"), "problem").unwrap();
+    assert!(cut.contains("the data runs past the end"), "{cut}");
+    assert!(names(&place.file("cut")).contains(&"problem".to_owned()));
+    let all = attribute(&place.point, "problem").unwrap();
+    assert!(all.starts_with("2 problems; the first: entry 1 "), "{all}");
+    assert_eq!(
+        std::fs::read(place.file("cut")).unwrap(),
+        noise(3, 9000)[..4000]
+    );
+    assert_eq!(std::fs::read(place.file("a%2Fb")).unwrap(), b"escaped");
+}

@@ -1,0 +1,147 @@
+//! Every way to change something ends with EROFS, for root too.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::{Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
+
+use crate::place::{Place, sample};
+use crate::support::tree;
+
+#[test]
+fn every_change_is_refused_as_read_only() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    let before = tree(&place.point);
+    let (old, new) = (place.file("medium"), place.file("new"));
+    let outside = place.dir().join("outside");
+    std::fs::write(&outside, b"x").unwrap();
+    let now = Timestamps {
+        last_access: Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        },
+        last_modification: Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        },
+    };
+    let cwd = rustix::fs::CWD;
+    let tried: [(&str, Result<(), Errno>); 16] = [
+        ("unlink", rustix::fs::unlink(&old)),
+        ("mkdir", rustix::fs::mkdir(&new, Mode::RWXU)),
+        ("rmdir", rustix::fs::rmdir(&old)),
+        ("symlink", rustix::fs::symlink("medium", &new)),
+        ("link", rustix::fs::link(&old, &new)),
+        ("link from outside", rustix::fs::link(&old, &outside)),
+        ("rename", rustix::fs::rename(&old, &new)),
+        ("rename over", rustix::fs::rename(&old, place.file("empty"))),
+        (
+            "rename, exchanging",
+            rustix::fs::renameat_with(cwd, &old, cwd, place.file("empty"), RenameFlags::EXCHANGE),
+        ),
+        ("chmod", rustix::fs::chmod(&old, Mode::RWXU)),
+        (
+            "chmod of the root",
+            rustix::fs::chmod(&place.point, Mode::RWXU),
+        ),
+        (
+            "chown",
+            rustix::fs::chown(&old, Some(rustix::fs::Uid::ROOT), None),
+        ),
+        (
+            "utimens",
+            rustix::fs::utimensat(cwd, &old, &now, rustix::fs::AtFlags::empty()),
+        ),
+        (
+            "setxattr",
+            rustix::fs::setxattr(&old, "user.x", b"y", XattrFlags::empty()),
+        ),
+        (
+            "removexattr",
+            rustix::fs::removexattr(&old, "user.lbpayload.index"),
+        ),
+        (
+            "mkfifo",
+            rustix::fs::mknodat(cwd, &new, rustix::fs::FileType::Fifo, Mode::RWXU, 0),
+        ),
+    ];
+    for (what, result) in tried {
+        let expected = match what {
+            "rmdir" | "link" | "link from outside" => {
+                vec![Errno::ROFS, Errno::NOTDIR, Errno::EXIST, Errno::XDEV]
+            }
+            _ => vec![Errno::ROFS],
+        };
+        let e = result.expect_err(what);
+        assert!(expected.contains(&e), "{what}: {e}");
+    }
+    let truncated = nix::unistd::truncate(&old, 0);
+    assert_eq!(truncated, Err(nix::errno::Errno::EROFS));
+    assert!(tree(&place.point) == before);
+    assert_eq!(std::fs::read(outside).unwrap(), b"x");
+}
+
+#[test]
+fn every_way_to_open_for_writing_is_refused_as_read_only() {
+    needs_fuse!();
+    for how in [&[][..], &["-o", "direct_io"]] {
+        let place = Place::new(&sample());
+        place.mounted(how);
+        let write = || OpenOptions::new().write(true).clone();
+        let opens = [
+            write(),
+            write().read(true).clone(),
+            write().truncate(true).clone(),
+            OpenOptions::new().append(true).clone(),
+            write().create(true).clone(),
+            write().custom_flags(libc::O_DIRECT).clone(),
+        ];
+        for options in opens {
+            let e = options.open(place.file("medium")).unwrap_err();
+            assert_eq!(e.raw_os_error(), Some(libc::EROFS), "{options:?}");
+        }
+        for name in ["new", ".hidden"] {
+            let e = write().create(true).open(place.file(name)).unwrap_err();
+            assert_eq!(e.raw_os_error(), Some(libc::EROFS));
+            let e = write().create_new(true).open(place.file(name)).unwrap_err();
+            assert_eq!(e.raw_os_error(), Some(libc::EROFS));
+        }
+        let e = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .open(&place.point)
+            .unwrap_err();
+        let code = e.raw_os_error().unwrap();
+        assert!([libc::EROFS, libc::EOPNOTSUPP].contains(&code), "{e}");
+    }
+}
+
+#[test]
+fn remounting_it_writable_changes_nothing_that_is_served() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    let before = tree(&place.point);
+    // Root may ask the kernel for that; then it is the server that refuses.
+    let remounted = std::process::Command::new("mount")
+        .args(["-i", "-o", "remount,rw"])
+        .arg(&place.point)
+        .output()
+        .unwrap();
+    let errors = [
+        std::fs::write(place.file("new"), b"x").unwrap_err(),
+        std::fs::write(place.file("medium"), b"x").unwrap_err(),
+        std::fs::remove_file(place.file("medium")).unwrap_err(),
+        std::fs::create_dir(place.file("new")).unwrap_err(),
+        std::fs::rename(place.file("medium"), place.file("new")).unwrap_err(),
+        std::os::unix::fs::symlink("x", place.file("new")).unwrap_err(),
+    ];
+    for e in errors {
+        let code = e.raw_os_error().unwrap();
+        assert_eq!(code, libc::EROFS, "remounted: {remounted:?}");
+    }
+    assert!(tree(&place.point) == before);
+}
