@@ -3,15 +3,14 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 
 use super::adapter::Look;
 use super::answers::Answers;
-use super::daemon::{Side, detach, fork, leave};
-use super::point::{MountPoint, Users, unmount_path};
+use super::daemon::{Side, close_all_but, detach, fork, leave};
+use super::point::{MountPoint, Users, is_dead, unmount_path};
 use super::session::{Server, Settings};
 
 /// What the server says once it serves.
@@ -117,7 +116,9 @@ fn watch(point: &MountPoint) -> io::Result<()> {
             Ok(())
         }
         Side::Child => {
-            drop(held);
+            // The image, which others want to have for themselves once the mount is
+            // gone, and pipes whose readers wait for their end.
+            close_all_but(&our_end);
             let watched = detach().and_then(|()| our_end.read_to_end(&mut Vec::new()));
             if watched.is_ok() && is_dead(point.path()) {
                 let _ = unmount_path(point.path(), Users::Leave);
@@ -126,10 +127,4 @@ fn watch(point: &MountPoint) -> io::Result<()> {
             leave(0)
         }
     }
-}
-
-/// Whether a server that is gone has left its mount there.
-fn is_dead(dir: &Path) -> bool {
-    let error = std::fs::metadata(dir).err();
-    error.and_then(|e| e.raw_os_error()) == Some(libc::ENOTCONN)
 }

@@ -5,6 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use nix::unistd::{ForkResult, Pid};
 
@@ -53,6 +54,24 @@ pub(super) fn detach() -> io::Result<()> {
 pub(super) fn leave(status: i32) -> ! {
     // SAFETY: _exit(2) touches no memory of ours and does not return.
     unsafe { libc::_exit(status) }
+}
+
+/// Closes what this process has inherited but for the standard streams and `kept`:
+/// whoever owns it here must never use or drop it again, only [`leave`].
+pub(super) fn close_all_but(kept: &impl AsRawFd) {
+    let numbers = std::fs::read_dir("/proc/self/fd").map_or_else(
+        |_| (0..1024).collect(),
+        |list| {
+            let names = list.flatten().map(|entry| entry.file_name());
+            names.filter_map(|n| n.to_str()?.parse().ok()).collect()
+        },
+    );
+    let others = |fd: &i32| *fd > 2 && *fd != kept.as_raw_fd();
+    for fd in Vec::into_iter(numbers).filter(others) {
+        // SAFETY: touches no memory; the numbers' owners are never used again, which
+        // this function demands.
+        unsafe { libc::close(fd) };
+    }
 }
 
 /// How many threads this process has; 1 where nobody can tell.

@@ -9,8 +9,11 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use rustix::fs::getxattr;
 
 use crate::error::{Error, Kind, Result};
+
+use super::attributes::PID;
 
 /// A directory to mount on.
 #[derive(Debug, Clone)]
@@ -39,6 +42,7 @@ impl MountPoint {
             }
         };
         let made = match fs::metadata(dir) {
+            Ok(_) if is_dead(dir) => return Err(failed(Errno::ENOTCONN.into())),
             Ok(meta) if meta.is_dir() => false,
             Ok(_) => return Err(failed(Errno::ENOTDIR.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -80,6 +84,17 @@ pub enum Users {
     Refuse,
     /// The mount is out of sight at once, and ends with the last of them.
     Leave,
+}
+
+/// Whether a server that is gone has left its mount there. The kernel keeps what
+/// stat(2) says for good, so it is asked for something that only the server knows.
+pub(super) fn is_dead(dir: &Path) -> bool {
+    let answer = getxattr(dir, PID, &mut [0; 20]);
+    // The second where the server is about to go.
+    matches!(
+        answer,
+        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
+    )
 }
 
 /// Unmounts what is on `dir`: by ourselves, or by fusermount3 where only that may.

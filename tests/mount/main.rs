@@ -18,6 +18,7 @@ mod place;
 
 mod answers;
 mod attributes;
+mod dead;
 mod faulty;
 mod lenient;
 mod look;
