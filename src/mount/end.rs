@@ -22,6 +22,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// # Errors
 /// No payload is mounted there; somebody uses it ([`Kind::Busy`]); we may not.
 pub fn unmount(dir: &Path, users: Users) -> Result<()> {
+    // umount2 is told to follow no symbolic link, lest one be put there meanwhile.
+    let resolved = dir.canonicalize();
+    let dir = resolved.as_deref().unwrap_or(dir);
     let pid = match server_of(dir) {
         Ok(pid) => pid,
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {

@@ -1,0 +1,151 @@
+//! Every other way in which a mount ends: signals, idleness, other programs.
+
+use std::fs::File;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::place::{Place, is_mounted, is_running, kill, sample, until};
+use crate::support::check;
+
+#[test]
+fn each_signal_ends_it_and_nothing_is_left() {
+    needs_fuse!();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut place = Place::new(&sample());
+        place.point = place.dir().join("made");
+        let mut server = place.foreground(&[]);
+        server.signal(signal);
+        assert_eq!(server.ends(), 0);
+        assert!(!place.point.exists());
+        place.is_clean();
+    }
+}
+
+#[test]
+fn a_signal_waits_for_the_last_user_and_a_second_one_does_not() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let mut server = place.foreground(&[]);
+    let file = File::open(place.file("large")).unwrap();
+    server.signal(Signal::TERM);
+    until("it is out of sight", || !is_mounted(&place.point));
+    let read = |at| {
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).map(|()| byte[0])
+    };
+    assert_eq!(
+        read(2_000_000).unwrap(),
+        crate::support::noise(1, 2_500_001)[2_000_000]
+    );
+    assert!(server.0.try_wait().unwrap().is_none());
+    server.signal(Signal::TERM);
+    assert_eq!(server.ends(), -1);
+    let code = read(1_000_000).unwrap_err().raw_os_error().unwrap();
+    assert!(
+        [libc::ENOTCONN, libc::ECONNABORTED].contains(&code),
+        "{code}"
+    );
+    drop(file);
+    place.is_clean();
+}
+
+#[test]
+fn the_last_user_s_end_is_the_server_s() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let mut server = place.foreground(&[]);
+    let file = File::open(place.file("large")).unwrap();
+    server.signal(Signal::INT);
+    until("it is out of sight", || !is_mounted(&place.point));
+    drop(file);
+    assert_eq!(server.ends(), 0);
+    place.is_clean();
+}
+
+#[test]
+fn umount_and_fusermount_end_it() {
+    needs_fuse!();
+    for (program, args) in [
+        ("umount", &[][..]),
+        ("umount", &["-l"]),
+        ("umount", &["-t", "fuse.lbpayload"]),
+        ("fusermount3", &["-u"]),
+        ("fusermount3", &["-u", "-z"]),
+    ] {
+        let place = Place::new(&sample());
+        place.mounted(&["-o", "auto_unmount"]);
+        let server = place.server();
+        check(Command::new(program).args(args).arg(&place.point));
+        until("the server ends", || !is_running(server));
+        place.is_clean();
+    }
+}
+
+#[test]
+fn an_idle_mount_ends_by_itself() {
+    needs_fuse!();
+    let mut place = Place::new(&sample());
+    place.point = place.dir().join("made");
+    place.mounted(&["-o", "timeout=1"]);
+    let server = place.server();
+    until("it ends", || !is_running(server));
+    assert!(!place.point.exists());
+    place.is_clean();
+}
+
+#[test]
+fn a_mount_with_an_open_file_is_not_idle() {
+    needs_fuse!();
+    for how in ["timeout=1", "timeout=1,direct_io"] {
+        let place = Place::new(&sample());
+        place.mounted(&["-o", how]);
+        let server = place.server();
+        let file = File::open(place.file("z-first")).unwrap();
+        // As long as it takes another one, begun later, to end by itself.
+        let other = Place::new(&sample());
+        other.mounted(&["-o", "timeout=2"]);
+        let its = other.server();
+        until("the other one ends", || !is_running(its));
+        assert!(is_mounted(&place.point) && is_running(server));
+        drop(file);
+        until("it ends", || !is_running(server));
+        place.is_clean();
+    }
+}
+
+#[test]
+fn a_timeout_of_0_is_none() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&["-o", "timeout=0"]);
+    let server = place.server();
+    let other = Place::new(&sample());
+    other.mounted(&["-o", "timeout=1"]);
+    let its = other.server();
+    until("the other one ends", || !is_running(its));
+    assert!(is_running(server));
+}
+
+#[test]
+fn what_lies_over_it_is_not_unmounted_in_its_place() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let mut server = place.foreground(&["-o", "timeout=1"]);
+    check(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "over"])
+            .arg(&place.point),
+    );
+    kill(server.pid(), Signal::TERM);
+    let other = Place::new(&sample());
+    other.mounted(&["-o", "timeout=2"]);
+    let its = other.server();
+    until("the other one ends", || !is_running(its));
+    let lines = crate::place::mount_lines(&place.point).concat().join(" ");
+    assert!(lines.contains("tmpfs over"), "{lines}");
+    check(Command::new("umount").arg(&place.point));
+    check(Command::new("umount").arg("-l").arg(&place.point));
+    server.ends();
+    place.is_clean();
+}

@@ -1,0 +1,389 @@
+//! From the command that mounts to the one that unmounts.
+
+use std::fs::File;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::place::{
+    Foreground, Place, called, catches, is_mounted, is_running, kill, mount_lines, sample, sh,
+    until,
+};
+use crate::support::{Ran, check, lbpayload, noise, tree};
+
+#[test]
+fn the_command_returns_when_the_mount_answers_and_leaves_one_process() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
+    let server = place.server();
+    let users = crate::place::users_of(place.dir());
+    assert_eq!(users.len(), 1, "{users:?}");
+    assert!(users[0].starts_with(&format!("{server}: ")), "{users:?}");
+    // It has let go of the terminal, the working directory and the streams.
+    let cwd = std::fs::read_link(format!("/proc/{server}/cwd")).unwrap();
+    assert_eq!(cwd.to_str(), Some("/"));
+    for fd in 0..3 {
+        let open = std::fs::read_link(format!("/proc/{server}/fd/{fd}")).unwrap();
+        assert_eq!(open.to_str(), Some("/dev/null"));
+    }
+    let session = sh("ps", &[&"-o", &"sid=", &"-p", &server.to_string()]);
+    assert_eq!(session.trim(), server.to_string());
+}
+
+#[test]
+fn whoever_reads_the_command_s_output_sees_its_end() {
+    needs_fuse!();
+    for options in ["exec", "auto_unmount"] {
+        let place = Place::new(&sample());
+        // output() waits for the end of both pipes: nothing in the background may
+        // hold them.
+        place.mounted(&["-o", options]);
+        place.unmount(&[]).exits(0);
+        place.is_clean();
+    }
+}
+
+#[test]
+fn unmount_returns_once_the_server_is_gone() {
+    needs_fuse!();
+    for options in ["exec", "auto_unmount"] {
+        let place = Place::new(&sample());
+        place.mounted(&["-o", options]);
+        let server = place.server();
+        let ran = place.unmount(&[]).exits(0);
+        assert!(!is_running(server));
+        assert!(!is_mounted(&place.point));
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+        assert_eq!(tree(&place.point), []);
+        place.is_clean();
+    }
+}
+
+#[test]
+fn a_mount_point_that_is_missing_is_made_and_removed_again() {
+    needs_fuse!();
+    type Way = fn(&std::path::Path);
+    let ways: [Way; 3] = [
+        |point| drop(Ran::of(lbpayload().arg("unmount").arg(point)).exits(0)),
+        |point| drop(check(Command::new("umount").arg(point))),
+        |point| drop(check(Command::new("fusermount3").arg("-u").arg(point))),
+    ];
+    for unmount in ways {
+        let mut place = Place::new(&sample());
+        place.point = place.dir().join("made");
+        place.mounted(&[]);
+        unmount(&place.point);
+        until("it is removed", || !place.point.exists());
+        place.is_clean();
+    }
+    // One that was there stays.
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    place.unmount(&[]).exits(0);
+    assert!(place.point.is_dir());
+}
+
+#[test]
+fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let link = place.dir().join("link");
+    std::os::unix::fs::symlink("point", &link).unwrap();
+    for (mount, unmount) in [
+        ("point", "link"),
+        ("link", "point/"),
+        ("./point/../point", "./link"),
+        ("link/", "link/"),
+        ("new", "new"),
+    ] {
+        let run = |args: &[&str]| {
+            let mut command = lbpayload();
+            Ran::of(command.args(args).current_dir(place.dir())).exits(0)
+        };
+        run(&["mount", "external.img", mount]);
+        assert_eq!(
+            std::fs::read(place.dir().join(mount).join("z-first")).unwrap(),
+            b"hello"
+        );
+        run(&["unmount", unmount]);
+        assert!(!is_mounted(&place.point), "{mount} {unmount}");
+    }
+    place.is_clean();
+}
+
+#[test]
+fn what_cannot_be_mounted_fails_with_a_reason_and_leaves_nothing() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let file = place.dir().join("file");
+    std::fs::write(&file, b"").unwrap();
+    let short = place.dir().join("short.img");
+    std::fs::write(&short, &sample().bytes()[..1_000_000]).unwrap();
+    let other = place.dir().join("other.img");
+    std::fs::write(&other, noise(1, 5000)).unwrap();
+    let made = place.dir().join("made");
+    let missing = place.dir().join("missing");
+    let under = missing.join("under");
+    let long = place.dir().join("x".repeat(300));
+    let before = tree(place.dir());
+    for background in [true, false] {
+        for (source, point, reason) in [
+            (&place.image, &file, "Not a directory"),
+            (&place.image, &under, "No such file or directory"),
+            (&place.image, &long, "File name too long"),
+            (&place.dir().to_path_buf(), &made, "directory"),
+            (&missing, &made, "No such file or directory"),
+            (&short, &made, "--lenient"),
+            (&other, &made, "not a payload"),
+        ] {
+            let args: &[&str] = if background { &[] } else { &["-f"] };
+            let ran = place.mount_on(args, source, point).exits(1).says(reason);
+            assert!(
+                ran.stderr.starts_with("lbpayload: error: "),
+                "{}",
+                ran.stderr
+            );
+            assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+            assert_eq!(ran.stdout, "");
+            assert!(tree(place.dir()) == before, "{reason}");
+            place.is_clean();
+        }
+    }
+}
+
+#[test]
+fn a_mount_that_the_kernel_refuses_leaves_no_directory_and_no_process() {
+    needs_fuse!();
+    let mut place = Place::new(&sample());
+    place.point = place.dir().join("made");
+    // A name as long as mount(2) takes none.
+    let name = format!("fsname={}", "x".repeat(5000));
+    for options in [name.clone(), format!("auto_unmount,{name}")] {
+        for foreground in [&[][..], &["-f"]] {
+            let args = [foreground, &["-o", &options]].concat();
+            let ran = place.mount(&args).exits(1).says("mounting");
+            assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+            assert!(!place.point.exists(), "{}", ran.stderr);
+            place.is_clean();
+        }
+    }
+}
+
+#[test]
+fn without_dev_fuse_it_says_what_to_do() {
+    needs_fuse!();
+    let mut place = Place::new(&sample());
+    place.point = place.dir().join("made");
+    // In a mount namespace of its own, where an empty /dev lies over the real one.
+    let script = "mount -t tmpfs none /dev && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_lbpayload")).arg("mount");
+    let ran = Ran::of(command.arg(&place.image).arg(&place.point)).exits(1);
+    ran.says("opening /dev/fuse: No such file or directory")
+        .says("modprobe fuse");
+    assert!(!place.point.exists());
+    place.is_clean();
+}
+
+#[test]
+fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    let server = place.server();
+    let file = File::open(place.file("large")).unwrap();
+    let ran = place.unmount(&[]).exits(1).says("busy").says("--lazy");
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    assert!(is_mounted(&place.point) && is_running(server));
+    let mut lazy = lbpayload()
+        .args(["unmount", "--lazy"])
+        .arg(&place.point)
+        .spawn()
+        .unwrap();
+    until("it is out of sight", || !is_mounted(&place.point));
+    assert_eq!(tree(&place.point), []);
+    assert!(lazy.try_wait().unwrap().is_none() && is_running(server));
+    // Who has it open still reads.
+    let mut last = [0; 10];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut last, 2_400_000).unwrap();
+    assert_eq!(last, noise(1, 2_500_001)[2_400_000..2_400_010]);
+    drop(file);
+    assert!(lazy.wait().unwrap().success());
+    assert!(!is_running(server));
+    place.is_clean();
+}
+
+#[test]
+fn unmount_leaves_alone_what_is_not_ours() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    std::fs::write(place.point.join("file"), b"mine").unwrap();
+    let nothing = place
+        .unmount(&[])
+        .exits(1)
+        .says("no payload is mounted there");
+    assert!(nothing.stderr.contains(place.point.to_str().unwrap()));
+    check(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "none"])
+            .arg(&place.point),
+    );
+    for args in [&[][..], &["--lazy"]] {
+        place
+            .unmount(args)
+            .exits(1)
+            .says("no payload is mounted there");
+        assert!(is_mounted(&place.point));
+    }
+    check(Command::new("umount").arg(&place.point));
+    let missing = place.dir().join("missing");
+    let ran = Ran::of(lbpayload().arg("unmount").arg(&missing)).exits(1);
+    ran.says("missing: No such file or directory");
+    place.mounted(&[]);
+    let file = place.file("medium");
+    let ran = Ran::of(lbpayload().arg("unmount").arg(&file)).exits(1);
+    ran.says("no payload is mounted there");
+    assert!(is_mounted(&place.point));
+    place.unmount(&[]).exits(0);
+    assert_eq!(std::fs::read(place.point.join("file")).unwrap(), b"mine");
+}
+
+#[test]
+fn two_mounts_on_one_directory_come_off_in_turn() {
+    needs_fuse!();
+    let mut place = Place::new(&sample());
+    place.point = place.dir().join("made");
+    place.mounted(&[]);
+    let first = place.server();
+    place.mounted(&["-o", "fsname=second"]);
+    let second = place.server();
+    assert_ne!(first, second);
+    assert_eq!(mount_lines(&place.point).len(), 2);
+    place.unmount(&[]).exits(0);
+    assert!(is_running(first) && !is_running(second));
+    assert_eq!(place.server(), first);
+    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
+    place.unmount(&[]).exits(0);
+    assert!(!is_running(first));
+    assert!(!place.point.exists());
+}
+
+#[test]
+fn one_image_serves_several_mounts_and_one_mount_another() {
+    needs_fuse!();
+    let inner = sample();
+    let place = Place::new(&crate::support::Image::new(&[(
+        "inner.img",
+        &inner.bytes(),
+    )]));
+    place.mounted(&[]);
+    let (again, nested) = (place.dir().join("again"), place.dir().join("nested"));
+    place.mount_on(&[], &place.image, &again).exits(0);
+    place
+        .mount_on(&[], &place.file("inner.img"), &nested)
+        .exits(0);
+    assert_eq!(
+        std::fs::read(nested.join("medium")).unwrap(),
+        noise(2, 70_003)
+    );
+    place.unmount(&[]).exits(1).says("busy");
+    for point in [&nested, &again, &place.point] {
+        Ran::of(lbpayload().arg("unmount").arg(point)).exits(0);
+    }
+    place.is_clean();
+}
+
+#[test]
+fn in_the_foreground_it_serves_until_it_is_unmounted() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let mut server = place.foreground(&[]);
+    assert_eq!(place.server(), server.pid());
+    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
+    check(Command::new("umount").arg(&place.point));
+    assert_eq!(server.ends(), 0);
+    place.is_clean();
+}
+
+#[test]
+fn ready_fd_is_told_once_the_mount_answers_and_then_closed() {
+    needs_fuse!();
+    for how in ["", "-f", "-o auto_unmount", "-f -o auto_unmount"] {
+        let place = Place::new(&sample());
+        // cat ends at the end of the pipe, so whoever keeps it open keeps us.
+        let end = if how.contains("-f") { "&" } else { ";" };
+        let script = format!(
+            "{{ \"$0\" mount --ready-fd 7 $4 \"$1\" \"$2\" 7>&1 >/dev/null 2>&1 {end} }} | \
+             {{ cat; cat \"$3\"; }}"
+        );
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", "30", "sh", "-c", &script]);
+        command.arg(env!("CARGO_BIN_EXE_lbpayload"));
+        command.arg(&place.image).arg(&place.point);
+        let out = check(command.arg(place.file("z-first")).arg(how));
+        assert_eq!(out, "\nhello", "{how}");
+        place.unmount(&[]).exits(0);
+        place.is_clean();
+    }
+}
+
+#[test]
+fn ready_fd_is_told_nothing_where_the_mount_fails() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let script = "exec \"$0\" mount --ready-fd 7 \"$1\" \"$2\" 7>&1 >/dev/null";
+    for (image, status) in [("/nonexistent", 1), ("/dev/null", 1)] {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_lbpayload"), image]);
+        let ran = Ran::of(command.arg(&place.point)).exits(status);
+        assert_eq!(ran.stdout, "");
+    }
+    for bad in ["0", "2", "999", "-1", "x"] {
+        let ran = place.mount(&["--ready-fd", bad]).exits(2);
+        assert!(ran.stderr.contains(bad), "{}", ran.stderr);
+        assert!(!is_mounted(&place.point));
+    }
+}
+
+#[test]
+fn it_mounts_on_a_terminal_with_progress_shown() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let program = env!("CARGO_BIN_EXE_lbpayload");
+    let (image, point) = (place.image.display(), place.point.display());
+    let line = format!("{program} mount {image} {point}");
+    sh("script", &[&"-qec", &line, &"/dev/null"]);
+    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
+    place.unmount(&[]).exits(0);
+    Ran::of(
+        lbpayload()
+            .args(["--progress", "json", "mount"])
+            .arg(&place.image)
+            .arg(&place.point),
+    )
+    .exits(0);
+    place.unmount(&[]).exits(0);
+}
+
+#[test]
+fn a_signal_that_comes_once_the_command_has_returned_is_heeded() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    place.mounted(&[]);
+    let server = place.server();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        assert!(catches(server, signal));
+    }
+    kill(server, Signal::TERM);
+    until("it ends", || !is_running(server));
+    place.is_clean();
+    let mut command = called("lbpayload");
+    command
+        .args(["mount", "-f"])
+        .arg(&place.image)
+        .arg(&place.point);
+    drop(Foreground::start(&mut command, &place.point));
+}
