@@ -1,0 +1,199 @@
+//! Block devices of 512 and of 4096 byte sectors, read through their page cache or
+//! past it, and payloads inside of larger ones.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::place::{Place, attribute, data, sample};
+use crate::support::{Image, Loop, Ran, check, lbpayload, noise, tree};
+
+/// The image on a loop device, behind `before` bytes.
+fn attached(place: &Place, image: &Image, sector: u32, before: usize) -> (Loop, PathBuf) {
+    let backing = place.dir().join("backing");
+    let mut bytes = noise(8, before);
+    bytes.extend(image.bytes());
+    bytes.resize(bytes.len().next_multiple_of(4096), 0);
+    std::fs::write(&backing, bytes).unwrap();
+    (Loop::attach(&backing, sector), backing)
+}
+
+#[track_caller]
+fn assert_serves(place: &Place, image: &Image) {
+    let mut expected: Vec<_> = image
+        .files
+        .iter()
+        .map(|(name, data)| (String::from_utf8(name.clone()).unwrap(), data.clone()))
+        .collect();
+    expected.sort();
+    assert!(tree(&place.point) == expected);
+    // At odd places and sizes too.
+    let file = std::fs::File::open(place.file("large")).unwrap();
+    let large = data(image, "large");
+    for (at, size) in [
+        (1, 1),
+        (511, 513),
+        (4095, 4098),
+        (999_999, 300_001),
+        (2_500_000, 9),
+    ] {
+        let mut buf = vec![0; size];
+        let n = file.read_at(&mut buf, at as u64).unwrap();
+        assert!(
+            buf[..n] == large[at..(at + size).min(large.len())],
+            "{at} {size}"
+        );
+    }
+}
+
+#[test]
+fn a_device_is_served_however_it_is_read() {
+    needs_fuse!();
+    for sector in [512, 4096] {
+        for image in [sample(), sample().narrow()] {
+            let place = Place::new(&image);
+            let (device, _) = attached(&place, &image, sector, 0);
+            for how in [
+                &[][..],
+                &["--direct"],
+                &["--direct=auto"],
+                &["--direct=never"],
+                &["-o", "direct,direct_io"],
+                &["-o", "direct=never,direct_io"],
+            ] {
+                place.mount_on(how, &device.path, &place.point).exits(0);
+                assert_serves(&place, &image);
+                place.unmount(&[]).exits(0);
+            }
+            // Nobody holds the device any more.
+            check(
+                Command::new("blockdev")
+                    .arg("--flushbufs")
+                    .arg(&device.path),
+            );
+            place.is_clean();
+        }
+    }
+}
+
+#[test]
+fn past_the_page_cache_is_past_it_and_through_it_is_through_it() {
+    needs_fuse!();
+    for (how, cached) in [("--direct", false), ("--direct=never", true)] {
+        let image = sample();
+        let place = Place::new(&image);
+        let (device, backing) = attached(&place, &image, 512, 0);
+        // Fills the device's page cache; then the bytes change behind its back.
+        let mut all = vec![0; image.bytes().len() / 512 * 512];
+        let disk = std::fs::File::open(&device.path).unwrap();
+        disk.read_exact_at(&mut all, 0).unwrap();
+        place.mount_on(&[how], &device.path, &place.point).exits(0);
+        let at = crate::place::data_offset(&image, "large") + 1_000_000;
+        let file = OpenOptions::new().write(true).open(&backing).unwrap();
+        file.write_all_at(b"changed", at).unwrap();
+        file.sync_all().unwrap();
+        let mut seen = [0; 7];
+        let mounted = std::fs::File::open(place.file("large")).unwrap();
+        mounted.read_exact_at(&mut seen, 1_000_000).unwrap();
+        assert_eq!(
+            seen == data(&image, "large")[1_000_000..1_000_007],
+            cached,
+            "{how}"
+        );
+        assert_eq!(seen == *b"changed", !cached, "{how}");
+    }
+}
+
+#[test]
+fn a_payload_inside_of_a_larger_device_or_image_is_served() {
+    needs_fuse!();
+    let image = sample();
+    for (sector, before, how) in [
+        (512, 512, "offset=512,direct"),
+        (512, 3 * 512, "offset=1536"),
+        (4096, 8192, "offset=8K,direct=always"),
+        (4096, 1 << 20, "offset=1M,direct=auto"),
+        (512, 777, "offset=777"),
+        (4096, 777, "offset=777,direct=auto"),
+    ] {
+        let place = Place::new(&image);
+        let (device, backing) = attached(&place, &image, sector, before);
+        for source in [&device.path, &backing] {
+            if source == &backing && how.contains("direct=always") {
+                continue;
+            }
+            let how = if source == &backing {
+                how.split(",direct").next().unwrap()
+            } else {
+                how
+            };
+            place.mount_on(&["-o", how], source, &place.point).exits(0);
+            assert_serves(&place, &image);
+            let start = attribute(&place.file("medium"), "data_offset").unwrap();
+            let expected = before as u64 + crate::place::data_offset(&image, "medium");
+            assert_eq!(start, expected.to_string());
+            place.unmount(&[]).exits(0);
+        }
+    }
+}
+
+#[test]
+fn an_offset_that_direct_reads_cannot_start_at_is_refused_with_what_to_do() {
+    needs_fuse!();
+    let image = sample();
+    let place = Place::new(&image);
+    let (device, _) = attached(&place, &image, 4096, 777);
+    for how in ["offset=777,direct", "offset=512,direct=always"] {
+        let ran = place
+            .mount_on(&["-o", how], &device.path, &place.point)
+            .exits(1);
+        ran.says("is no multiple of 4096")
+            .says("leave --direct away");
+    }
+    place.is_clean();
+}
+
+#[test]
+fn a_device_can_be_mounted_while_it_is_mounted_and_imported_from() {
+    needs_fuse!();
+    let image = sample();
+    let place = Place::new(&image);
+    let (device, _) = attached(&place, &image, 512, 0);
+    place.mount_on(&[], &device.path, &place.point).exits(0);
+    let again = place.dir().join("again");
+    place.mount_on(&[], &device.path, &again).exits(0);
+    let dest = place.dir().join("dest");
+    let mut import = lbpayload();
+    import
+        .args(["import", "--device"])
+        .arg(&device.path)
+        .arg(&dest);
+    Ran::of(&mut import).exits(0);
+    assert!(tree(&dest) == tree(&place.point));
+    assert!(tree(&dest) == tree(&again));
+    Ran::of(lbpayload().arg("unmount").arg(&again)).exits(0);
+}
+
+#[test]
+fn root_mounts_and_unmounts_without_any_other_program() {
+    needs_fuse!();
+    let image = sample();
+    let place = Place::new(&image);
+    let mut command = lbpayload();
+    command
+        .env("PATH", "/nonexistent")
+        .env("FUSERMOUNT_PATH", "/nonexistent");
+    Ran::of(
+        command
+            .args(["mount", "-o", "auto_unmount"])
+            .arg(&place.image)
+            .arg(&place.point),
+    )
+    .exits(0);
+    assert_serves(&place, &image);
+    let mut command = lbpayload();
+    command.env("PATH", "/nonexistent");
+    Ran::of(command.arg("unmount").arg(&place.point)).exits(0);
+    place.is_clean();
+}
