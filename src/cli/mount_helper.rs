@@ -66,9 +66,12 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
 fn run(helper: &Helper) -> Result<Outcome> {
     let mut options = Options::default();
     for text in &helper.options {
-        match options.add(text) {
-            Err(e) if helper.sloppy => log::warn!("{e}"),
-            added => added?,
+        if helper.sloppy {
+            for error in options.add_sloppily(text) {
+                log::warn!("{error}");
+            }
+        } else {
+            options.add(text)?;
         }
     }
     if helper.read_write {

@@ -37,10 +37,18 @@ impl Options {
     /// # Errors
     /// An option that nobody knows, or a value that makes no sense.
     pub(super) fn add(&mut self, text: &str) -> Result<()> {
-        for option in split(text) {
-            self.add_one(&option)?;
-        }
-        Ok(())
+        split(text)
+            .iter()
+            .try_for_each(|option| self.add_one(option))
+    }
+
+    /// As [`Options::add`], and goes on behind an option that is an error.
+    pub(super) fn add_sloppily(&mut self, text: &str) -> Vec<Error> {
+        let options = split(text);
+        let errors = options
+            .iter()
+            .filter_map(|option| self.add_one(option).err());
+        errors.collect()
     }
 
     fn add_one(&mut self, option: &str) -> Result<()> {

@@ -1,1 +1,183 @@
+//! As mount(8) and fstab call it.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::place::{Place, called, is_mounted, mount_lines, sample, until};
+use crate::support::{Ran, check, tree};
+
+const NAMES: [&str; 2] = ["mount.lbpayload", "mount.fuse.lbpayload"];
+
+/// A symbolic link in /sbin, where mount(8) looks for its helpers: made for as long
+/// as a test runs, and only where nothing has that name.
+struct Helper(PathBuf);
+
+impl Helper {
+    fn install(name: &str) -> Option<Self> {
+        let path = Path::new("/sbin").join(name);
+        match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lbpayload"), &path) {
+            Ok(()) => Some(Self(path)),
+            Err(e) => {
+                crate::place::skipped(&format!("a helper of mount(8): {}: {e}", path.display()));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Both names in turn: mount(8) finds them in one place for the whole machine.
+fn with_helpers(test: impl Fn(&str)) {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    for (name, kind) in NAMES.into_iter().zip(["lbpayload", "fuse.lbpayload"]) {
+        if let Some(_helper) = Helper::install(name) {
+            test(kind);
+        }
+    }
+}
+
+fn helper(place: &Place, name: &str, args: &[&str]) -> Ran {
+    let mut command = called(name);
+    Ran::of(command.arg(&place.image).arg(&place.point).args(args))
+}
+
+#[test]
+fn mount_finds_its_helper_and_passes_on_what_is_meant_for_it() {
+    needs_fuse!();
+    with_helpers(|kind| {
+        for options in [
+            "ro",
+            "rw,uid=7,x-systemd.automount,noatime",
+            "nofail,user,uid=7",
+        ] {
+            let place = Place::new(&sample());
+            let mut mount = Command::new("mount");
+            mount.args(["-t", kind, "-o", options]);
+            check(mount.arg(&place.image).arg(&place.point));
+            let lines = mount_lines(&place.point);
+            assert_eq!(lines.len(), 1);
+            assert!(lines[0].contains(&"fuse.lbpayload".to_owned()), "{lines:?}");
+            assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
+            let meta = place.file("empty").metadata().unwrap();
+            let uid = std::os::unix::fs::MetadataExt::uid(&meta);
+            assert_eq!(uid, if options.contains("uid=7") { 7 } else { 0 });
+            let server = place.server();
+            check(Command::new("umount").arg(&place.point));
+            until("it ends", || !crate::place::is_running(server));
+            place.is_clean();
+        }
+    });
+}
+
+#[test]
+fn a_line_in_fstab_mounts_with_mount_a_and_only_once() {
+    needs_fuse!();
+    with_helpers(|kind| {
+        let place = Place::new(&sample());
+        let fstab = place.dir().join("fstab");
+        let (image, point) = (place.image.display(), place.point.display());
+        let line = format!("{image} {point} {kind} ro,nofail,noatime,umask=077,_netdev 0 0\n");
+        std::fs::write(&fstab, line).unwrap();
+        for _ in 0..2 {
+            check(Command::new("mount").args(["-a", "-T"]).arg(&fstab));
+            let lines = mount_lines(&place.point);
+            if kind == "fuse.lbpayload" {
+                assert_eq!(lines.len(), 1, "mount -a sees that it is mounted");
+            }
+            assert_eq!(tree(&place.point).len(), 5);
+        }
+        let mode = place.file("empty").metadata().unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&mode.permissions());
+        assert_eq!(mode & 0o777, 0o400);
+        while is_mounted(&place.point) {
+            check(Command::new("umount").args(["-i", "--"]).arg(&place.point));
+        }
+        place.is_clean();
+    });
+}
+
+#[test]
+fn mount_tells_what_the_helper_says_and_fails_with_it() {
+    needs_fuse!();
+    with_helpers(|kind| {
+        let place = Place::new(&sample());
+        let mount = |options: &str, image: &Path| {
+            let mut mount = Command::new("mount");
+            mount.args(["-t", kind, "-o", options]);
+            Ran::of(mount.arg(image).arg(&place.point))
+        };
+        let ran = mount("nope=1", &place.image);
+        assert_ne!(ran.status, Some(0));
+        ran.says("unknown mount option \"nope=1\"");
+        let ran = mount("ro", &place.dir().join("missing"));
+        assert_ne!(ran.status, Some(0));
+        assert!(!ran.stderr.is_empty());
+        assert!(!is_mounted(&place.point));
+        place.is_clean();
+    });
+}
+
+#[test]
+fn under_both_names_it_takes_what_mount_may_pass() {
+    needs_fuse!();
+    for name in NAMES {
+        for args in [
+            &[][..],
+            &["-o", "rw"],
+            &["-n"],
+            &["-v", "-n", "-o", "ro,nosuid"],
+            &["-r"],
+            &["-nv", "-o", "ro", "-o", "lenient"],
+            &["-o", "ro", "-t", "fuse.lbpayload"],
+            &["-s", "-o", "ro"],
+        ] {
+            let place = Place::new(&sample());
+            let ran = helper(&place, name, args).exits(0);
+            assert_eq!((&*ran.stdout, &*ran.stderr), ("", ""), "{args:?}");
+            assert_eq!(tree(&place.point).len(), 5, "{args:?}");
+            place.unmount(&[]).exits(0);
+        }
+    }
+}
+
+#[test]
+fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    for (args, named) in [
+        (
+            &["-o", "ro,frobnicate"][..],
+            "unknown mount option \"frobnicate\"",
+        ),
+        (&["-o", "uid=me"], "mount option \"uid=me\" makes no sense"),
+        (&["-x"], "'-x'"),
+        (&["third"], "'third'"),
+    ] {
+        helper(&place, NAMES[0], args).exits(2).says(named);
+        assert!(!is_mounted(&place.point));
+    }
+    let ran = helper(&place, NAMES[1], &["-s", "-o", "frobnicate,uid=7"]).exits(0);
+    ran.says("warning: unknown mount option \"frobnicate\"");
+    let meta = place.file("empty").metadata().unwrap();
+    let uid = std::os::unix::fs::MetadataExt::uid(&meta);
+    assert_eq!(uid, 7, "what stands behind an unknown option counts");
+}
+
+#[test]
+fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    helper(&place, NAMES[0], &["-f"]).exits(0);
+    helper(&place, NAMES[0], &["-fnv", "-o", "ro"]).exits(0);
+    assert!(!is_mounted(&place.point));
+    helper(&place, NAMES[0], &["-f", "-o", "nope"]).exits(2);
+    helper(&place, NAMES[0], &["-w"]).exits(0).says("read-only");
+    let line = mount_lines(&place.point).concat().join(" ");
+    assert!(line.contains(" ro,"), "{line}");
+}

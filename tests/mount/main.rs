@@ -23,6 +23,7 @@ mod devices;
 mod ends;
 mod faulty;
 mod gone;
+mod helper;
 mod lenient;
 mod life;
 mod look;
