@@ -276,7 +276,7 @@ pub(super) struct MountArgs {
 const MOUNT_OPTIONS: &str = "\
 Mount options:
   allow_other           everybody may look inside, as the files' modes allow
-  allow_root            root may, beside who mounted it
+  allow_root            root may, beside who mounted it, whose alone the files then are
   auto_unmount          unmount even when the server is killed
   uid=N, gid=N          whose the files are shown to be; yours unless told
   umask=OCTAL           taken from their modes, 0444 (files) and 0555 (directory)

@@ -34,6 +34,12 @@ pub fn unmount(dir: &Path, users: Users) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(Error::io("unmounting", e).path(dir));
         }
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Error::io("unmounting", e).path(dir).advice(
+                "only who mounted it may look inside: unmount it as that user, or with umount(8), \
+                 which waits for no server",
+            ));
+        }
         Err(e) => {
             log::debug!("{}: {e}", dir.display());
             return Err(Error::new(Kind::Refused, "no payload is mounted there")

@@ -98,6 +98,16 @@ impl Server {
             let source = answers.payload().source().path();
             source.to_string_lossy().into_owned()
         });
+        let look = match settings.access {
+            // The kernel answers from what it keeps, and asks nobody who it is for: only
+            // the modes keep the others out.
+            Access::OwnerAndRoot => Look {
+                uid: getuid().as_raw(),
+                umask: look.umask | 0o077,
+                ..look
+            },
+            Access::Owner | Access::Everybody => look,
+        };
         let activity = Arc::new(Activity::new());
         let adapter = Adapter::new(answers, look, Arc::clone(&activity), settings.direct_io);
         let session = match open_session(adapter, point.path(), &fsname, settings) {

@@ -29,3 +29,4 @@ mod life;
 mod look;
 mod reading;
 mod refuses;
+mod user;

@@ -1,1 +1,306 @@
+//! As an ordinary user: with fusermount3, and within what /etc/fuse.conf allows.
+//!
+//! Each test runs a script in a mount namespace of its own, in which /dev/fuse is
+//! everybody's, as udev makes it, and /etc/fuse.conf is the test's: nothing of the
+//! machine is changed, and no user made.
 
+use std::path::Path;
+use std::process::Command;
+
+use crate::place::{Place, cannot_mount, sample, skipped, until, users_of};
+use crate::support::Ran;
+
+const PREAMBLE: &str = r#"
+set -eu
+dir=$1 lb=$1/ns/lbpayload conf=$3
+image=$dir/external.img point=$dir/point
+trap 'while umount -l "$point" 2>/dev/null; do :; done' EXIT
+mkdir "$dir/ns"
+chmod 755 "$dir"
+chown nobody "$point"
+mount -t tmpfs -o mode=755 none "$dir/ns"
+touch "$lb"
+mount --bind "$2" "$lb"
+mknod "$dir/ns/fuse" c 10 229
+chmod 666 "$dir/ns/fuse"
+mount --bind "$dir/ns/fuse" /dev/fuse
+echo "$conf" >"$dir/ns/conf"
+mount --bind "$dir/ns/conf" /etc/fuse.conf
+as() {
+    uid=$(id -u "$1") gid=$(id -g "$1")
+    shift
+    setpriv --reuid="$uid" --regid="$gid" --clear-groups "$@"
+}
+mounted() { grep -c " $point " /proc/mounts || true; }
+await() { while [ "$(mounted)" != "$1" ]; do sleep 0.02; done; }
+server() { as nobody getfattr --absolute-names --only-values -n user.lbpayload.pid "$point"; }
+"#;
+
+fn unavailable() -> bool {
+    if cannot_mount() {
+        return true;
+    }
+    let programs = [
+        "/usr/bin/fusermount3",
+        "/etc/fuse.conf",
+        "/usr/bin/setpriv",
+        "/usr/bin/getfattr",
+    ];
+    let missing = programs.iter().find(|path| !Path::new(path).exists());
+    if let Some(missing) = missing {
+        skipped(&format!("mounts of ordinary users: no {missing}"));
+    }
+    missing.is_some()
+}
+
+/// Runs `script`, which must exit with 0, and returns what it printed.
+#[track_caller]
+fn script(place: &Place, conf: &str, script: &str) -> String {
+    let mut command = Command::new("timeout");
+    command.args([
+        "120",
+        "unshare",
+        "-m",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+    ]);
+    command.arg(format!("{PREAMBLE}\n{script}")).arg("sh");
+    command
+        .arg(place.dir())
+        .arg(env!("CARGO_BIN_EXE_lbpayload"));
+    let ran = Ran::of(command.arg(conf).env_remove("RUST_LOG")).exits(0);
+    let dir = place.dir();
+    until("the servers end", || users_of(dir).is_empty());
+    ran.stdout
+}
+
+#[test]
+fn a_user_mounts_reads_and_unmounts_and_others_cannot_look_inside() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        as nobody "$lb" mount "$image" "$point"
+        as nobody cat "$point/z-first"; echo
+        as nobody stat -c '%u %g %a' "$point/z-first"
+        grep " $point " /proc/mounts | cut -d' ' -f3,4
+        as daemon cat "$point/z-first" 2>/dev/null || echo denied
+        cat "$point/z-first" 2>/dev/null || echo denied
+        as nobody touch "$point/z-first" 2>&1 | grep -o 'Read-only file system'
+        "$lb" unmount "$point" 2>&1 | grep -o 'Permission denied.*as that user'
+        as daemon "$lb" unmount "$point" 2>/dev/null || echo "refused $?"
+        pid=$(server)
+        as nobody "$lb" unmount "$point"
+        mounted
+        ! grep -q "^State:.[^Z]" "/proc/$pid/status" 2>/dev/null
+        "#,
+    );
+    let expected = "hello\n65534 65534 444\n\
+        fuse.lbpayload ro,nosuid,nodev,relatime,user_id=65534,group_id=65534,default_permissions\n\
+        denied\ndenied\nRead-only file system\n\
+        Permission denied (os error 13); only who mounted it may look inside: unmount it as that user\n\
+        refused 1\n0\n";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn allow_other_is_refused_unless_fuse_conf_allows_it() {
+    if unavailable() {
+        return;
+    }
+    for options in ["allow_other", "allow_root"] {
+        let place = Place::new(&sample());
+        let attempt = r#"
+            as nobody "$lb" mount -o OPTIONS "$image" "$point" 2>"$dir/error" || echo "refused $?"
+            cat "$dir/error"
+            mounted
+        "#;
+        let out = script(&place, "", &attempt.replace("OPTIONS", options));
+        assert!(
+            out.starts_with("refused 1\nlbpayload: error: mounting with fusermount3"),
+            "{out}"
+        );
+        assert!(out.contains("user_allow_other"), "{out}");
+        assert!(out.contains("leave allow_other away"), "{out}");
+        assert!(out.ends_with("\n0\n"), "{out}");
+        assert_eq!(out.lines().count(), 3, "one line says it: {out}");
+    }
+}
+
+#[test]
+fn where_fuse_conf_allows_it_others_or_root_may_look_inside() {
+    if unavailable() {
+        return;
+    }
+    for (options, daemon) in [
+        ("allow_other", "hello"),
+        ("allow_other,umask=077", "denied"),
+        ("allow_root", "denied"),
+    ] {
+        let place = Place::new(&sample());
+        let out = script(
+            &place,
+            "user_allow_other",
+            &r#"
+            as nobody "$lb" mount -o OPTIONS "$image" "$point"
+            as nobody cat "$point/z-first"; echo
+            as daemon cat "$point/z-first" 2>/dev/null || printf denied; echo
+            cat "$point/z-first"; echo
+            "$lb" unmount "$point"
+            mounted
+            "#
+            .replace("OPTIONS", options),
+        );
+        assert_eq!(out, format!("hello\n{daemon}\nhello\n0\n"), "{options}");
+    }
+}
+
+#[test]
+fn auto_unmount_works_for_a_user_and_needs_no_allow_other() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        as nobody "$lb" mount -o auto_unmount "$image" "$point"
+        as nobody ls "$point" >/dev/null
+        kill -9 "$(server)"
+        await 0
+        as nobody "$lb" mount -o auto_unmount "$image" "$point"
+        as nobody cat "$point/z-first"
+        as nobody "$lb" unmount "$point"
+        mounted
+        "#,
+    );
+    assert_eq!(out, "hello0\n");
+}
+
+#[test]
+fn a_user_s_dead_mount_is_cleared_away_and_a_busy_one_is_not() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        as nobody "$lb" mount "$image" "$point"
+        as nobody ls "$point" >/dev/null
+        kill -9 "$(server)"
+        as nobody "$lb" mount "$image" "$point" 2>&1 | grep -o "lbpayload unmount" | head -n 1
+        as nobody "$lb" unmount "$point"
+        mounted
+        as nobody "$lb" mount "$image" "$point"
+        mkdir -m 777 "$dir/free"
+        hold='exec 9<"$1/large"; touch "$2/holds"; until [ -e "$2/done" ]; do sleep 0.02; done'
+        as nobody sh -c "$hold" sh "$point" "$dir/free" &
+        until [ -e "$dir/free/holds" ]; do sleep 0.02; done
+        as nobody "$lb" unmount "$point" 2>&1 | grep -o busy | head -n 1
+        touch "$dir/free/done"
+        wait $!
+        as nobody "$lb" unmount "$point"
+        mounted
+        "#,
+    );
+    assert_eq!(out, "lbpayload unmount\n0\nbusy\n0\n");
+}
+
+#[test]
+fn signals_and_idleness_end_a_user_s_mount_too() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        for signal in TERM INT HUP; do
+            as nobody "$lb" mount "$image" "$point"
+            pid=$(server)
+            kill "-$signal" "$pid"
+            await 0
+            while [ -e "/proc/$pid" ]; do sleep 0.02; done
+        done
+        as nobody "$lb" mount -o timeout=1 "$image" "$point"
+        await 0
+        as nobody "$lb" mount "$image" "$point"
+        as nobody fusermount3 -u "$point"
+        mounted
+        "#,
+    );
+    assert_eq!(out, "0\n");
+}
+
+#[test]
+fn a_user_s_directory_is_made_and_removed_and_anothers_is_refused() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        under=$point/made
+        as nobody "$lb" mount "$image" "$under"
+        as nobody cat "$under/z-first"; echo
+        as nobody "$lb" unmount "$under"
+        ls "$point"
+        chown root "$point"
+        as nobody "$lb" mount "$image" "$point" 2>&1 | grep -c 'mounting with fusermount3'
+        as nobody "$lb" mount "$image" "$under" 2>&1 | grep -o 'making the mount point'
+        mounted
+        "#,
+    );
+    assert_eq!(out, "hello\n1\nmaking the mount point\n0\n");
+}
+
+#[test]
+fn an_fsname_of_a_user_s_injects_nothing() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "user_allow_other",
+        r#"
+        as nobody "$lb" mount -o 'fsname=a\,allow_other\,b\\c d' "$image" "$point"
+        grep " $point " /proc/mounts | cut -d' ' -f1,4
+        as nobody "$lb" unmount "$point"
+        "#,
+    );
+    let expected = "a,allow_other,b\\134c\\040d \
+        ro,nosuid,nodev,relatime,user_id=65534,group_id=65534,default_permissions\n";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn without_fusermount3_a_user_is_told_to_install_it() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        as nobody env FUSERMOUNT_PATH=/nonexistent "$lb" mount "$image" "$point" 2>&1 | grep -o 'install fuse3'
+        mounted
+        as nobody "$lb" mount "$image" "$point"
+        as nobody env PATH=/nonexistent "$lb" unmount "$point" 2>&1 | grep -o 'install fuse3'
+        "#,
+    );
+    assert_eq!(out, "install fuse3\n0\ninstall fuse3\n");
+}
