@@ -102,7 +102,12 @@ fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
 }
 
 fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Result<Answers> {
-    let payload = Payload::open(open(source, options)?)?;
+    // The payload counts from its own start, and whoever looks for the place does not.
+    let in_source = |e: Error| match e.offset() {
+        Some(at) => e.at(options.offset.saturating_add(at)),
+        None => e,
+    };
+    let payload = Payload::open(open(source, options)?).map_err(in_source)?;
     let mut count = 0;
     let mut name = |problem: &crate::payload::Problem| {
         count += 1;
@@ -129,6 +134,7 @@ fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Re
         &*progress::shown(form),
         &mut name,
     )
+    .map_err(in_source)
     .map_err(|e| match e.kind() {
         Kind::Format => e.advice(
             "the image is damaged; --lenient serves what is intact of it, and lbpayload verify \

@@ -269,7 +269,10 @@ impl Answers {
             hasher.update(bytes);
             Ok(())
         });
-        if let Err(error) = read {
+        if let Err(mut error) = read {
+            if let Some(at) = error.offset() {
+                error = error.at(self.base + at);
+            }
             log::error!("{error}");
             remember(&self.faults, ino, error.to_string());
             return Err(Refusal::Unreadable);

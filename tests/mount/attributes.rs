@@ -57,6 +57,24 @@ fn with_an_offset_they_count_from_the_start_of_the_image_too() {
 }
 
 #[test]
+fn a_problem_of_an_unreadable_file_names_its_place_in_the_whole_image() {
+    needs_fuse!();
+    let image = sample();
+    let place = Place::with_bytes(&[&noise(9, 1000)[..], &image.bytes()].concat());
+    place.mounted(&["-o", "offset=1000"]);
+    let start = 1000 + crate::place::data_offset(&image, "large");
+    let disk = std::fs::OpenOptions::new().write(true).open(&place.image);
+    disk.unwrap().set_len(start).unwrap();
+    let path = place.file("large");
+    assert_eq!(attribute(&path, "sha256"), Err(libc::EIO));
+    let problem = attribute(&path, "problem").unwrap();
+    assert!(problem.contains(&format!("at offset {start}")), "{problem}");
+    assert!(std::fs::read(&path).is_err());
+    let problem = attribute(&path, "problem").unwrap();
+    assert!(problem.contains(&format!("at offset {start}")), "{problem}");
+}
+
+#[test]
 fn the_checksum_comes_when_asked_and_is_listed_once_known() {
     needs_fuse!();
     let image = sample();

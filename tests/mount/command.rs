@@ -1,1 +1,238 @@
+//! The command line: help, options that make no sense, sources that are none.
 
+use crate::place::{Place, is_mounted, sample};
+use crate::support::{Image, Ran, lbpayload, noise, tree};
+
+fn run(args: &[&str]) -> Ran {
+    Ran::of(lbpayload().args(args))
+}
+
+#[test]
+fn help_names_every_option_and_exits_with_0() {
+    let help = run(&["mount", "--help"]).exits(0);
+    for option in [
+        "-o",
+        "-f",
+        "--lenient",
+        "--direct",
+        "--ready-fd",
+        "allow_other",
+        "allow_root",
+        "auto_unmount",
+        "uid=N",
+        "gid=N",
+        "umask=OCTAL",
+        "fsname=NAME",
+        "offset=BYTES",
+        "timeout=SECONDS",
+        "direct_io",
+        "noexec",
+    ] {
+        assert!(help.stdout.contains(option), "{option}");
+    }
+    assert!(run(&["mount", "-h"]).exits(0).stdout.contains("--help"));
+    let help = run(&["unmount", "--help"]).exits(0);
+    assert!(help.stdout.contains("--lazy"));
+    assert_eq!(help.stderr, "");
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_exits_with_2_and_names_it() {
+    let place = Place::new(&sample());
+    let (image, point) = (place.image.to_str().unwrap(), place.point.to_str().unwrap());
+    for (args, named) in [
+        (&["mount"][..], "<SRC>"),
+        (&["mount", image], "<DIR>"),
+        (&["mount", image, point, "more"], "'more'"),
+        (&["mount", "--frobnicate", image, point], "'--frobnicate'"),
+        (
+            &["mount", "--direct=sometimes", image, point],
+            "'sometimes'",
+        ),
+        (&["mount", "-o", image], "<SRC>"),
+        (&["mount", "-o", "nope", image, point], "\"nope\""),
+        (&["mount", "-o", "ro,x=,uid=1", image, point], "\"x=\""),
+        (&["mount", "-o", "uid=root", image, point], "\"uid=root\""),
+        (&["mount", "-o", "umask=999", image, point], "\"umask=999\""),
+        (
+            &["mount", "-o", "offset=1.5M", image, point],
+            "\"offset=1.5M\"",
+        ),
+        (
+            &["mount", "-o", "offset=99999999999999999999", image, point],
+            "99999999999999999999",
+        ),
+        (
+            &["mount", "-o", "offset=17179869184G", image, point],
+            "17179869184G",
+        ),
+        (
+            &["mount", "-o", "timeout=-1", image, point],
+            "\"timeout=-1\"",
+        ),
+        (
+            &["mount", "-o", "subtype=ext4", image, point],
+            "\"subtype=ext4\"",
+        ),
+        (&["unmount"], "<DIR>"),
+        (&["unmount", point, "more"], "'more'"),
+    ] {
+        let ran = run(args).exits(2).says(named);
+        assert!(
+            ran.stderr.starts_with("lbpayload: error: "),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(ran.stdout, "");
+        assert!(!is_mounted(&place.point), "{args:?}");
+    }
+}
+
+#[test]
+fn a_source_that_is_none_is_refused_with_a_reason() {
+    let place = Place::new(&sample());
+    let dir = place.dir().to_path_buf();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let before = tree(&place.point);
+    for (source, reason) in [
+        (dir.join("missing"), "No such file or directory"),
+        (dir.clone(), "directory"),
+        (write("empty", b""), "not a payload"),
+        (write("noise", &noise(1, 9000)), "not a payload"),
+        (write("short", b"LBPAYLD1"), "cut off"),
+        ("/dev/null".into(), "/dev/null"),
+        ("/dev/tty".into(), "/dev/tty"),
+    ] {
+        for how in [&[][..], &["--lenient"], &["--direct=auto"]] {
+            let ran = place.mount_on(how, &source, &place.point).exits(1);
+            let ran = ran.says("lbpayload: error: ").says(reason);
+            assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+            assert!(tree(&place.point) == before);
+        }
+    }
+}
+
+#[test]
+fn an_offset_behind_the_end_or_beside_the_payload_is_refused() {
+    let image = sample();
+    let place = Place::new(&image);
+    let len = image.bytes().len();
+    let at = |offset: usize| place.mount(&["-o", &format!("offset={offset}")]).exits(1);
+    at(len + 1).says(&format!(
+        "the offset {} lies behind its end, {len}",
+        len + 1
+    ));
+    at(len).says("not a payload");
+    at(1).says("not a payload");
+    at(usize::MAX).says("lies behind its end");
+    assert!(!is_mounted(&place.point));
+}
+
+/// One of everything that can be wrong.
+fn broken() -> Vec<(&'static str, Vec<u8>)> {
+    let cut = Image::new(&[("a", &[1; 100]), ("b", &[2; 5000])]).bytes();
+    let mut oversized = Image::new(&[("a", b"1"), ("b", b"2")]);
+    let at = oversized.header_offsets()[1];
+    oversized.files[1].0 = b"c".to_vec();
+    let mut name_length = oversized.bytes();
+    name_length[at..at + 8].copy_from_slice(&5000_u64.to_le_bytes());
+    vec![
+        ("a file that is cut off", cut[..cut.len() - 3000].to_vec()),
+        ("a header that is cut off", cut[..150].to_vec()),
+        ("a name length", name_length),
+        ("a slash", Image::new(&[("a", b""), ("b/c", b"")]).bytes()),
+        ("dots", Image::new(&[("..", b"")]).bytes()),
+        (
+            "a name twice",
+            Image::new(&[("a", b"1"), ("b", b"2"), ("a", b"3")]).bytes(),
+        ),
+        ("a control character", Image::new(&[("a\nb", b"")]).bytes()),
+    ]
+}
+
+#[test]
+fn a_broken_payload_is_refused_in_the_words_of_list_and_shown_where_asked() {
+    needs_fuse!();
+    for (what, bytes) in broken() {
+        let place = Place::with_bytes(&bytes);
+        let listed = Ran::of(lbpayload().arg("list").arg(&place.image)).exits(1);
+        let listed = listed.stderr.split("; ").next().unwrap().trim().to_owned();
+        let ran = place
+            .mount(&[])
+            .exits(1)
+            .says(&listed)
+            .says("--lenient serves");
+        assert_eq!(ran.stderr.lines().count(), 1, "{what}: {}", ran.stderr);
+        assert!(!is_mounted(&place.point));
+        let message = listed.rsplit(": ").next().unwrap();
+        let ran = Ran::of(lbpayload().arg("verify").arg(&place.image)).exits(1);
+        assert!(
+            (ran.stdout + &ran.stderr).contains(message),
+            "{what}: {message}"
+        );
+        for how in [&["--lenient"][..], &["-o", "lenient"]] {
+            let ran = place
+                .mount(how)
+                .exits(0)
+                .says("lbpayload: warning: ")
+                .says(message);
+            assert!(!ran.stderr.contains("error"), "{}", ran.stderr);
+            assert!(std::fs::read_dir(&place.point).unwrap().count() <= 3);
+            place.unmount(&[]).exits(0);
+        }
+        place.is_clean();
+    }
+}
+
+#[test]
+fn with_an_offset_errors_and_warnings_name_places_in_the_whole_image() {
+    needs_fuse!();
+    let image = Image::new(&[("a", b"1"), ("b/c", b"2")]);
+    let place = Place::with_bytes(&[&noise(3, 1000)[..], &image.bytes()].concat());
+    let at = format!("at offset {}", 1000 + image.header_offsets()[1]);
+    place.mount(&["-o", "offset=1000"]).exits(1).says(&at);
+    place
+        .mount(&["-o", "offset=1000,lenient"])
+        .exits(0)
+        .says(&at);
+    place.unmount(&[]).exits(0);
+    let place = Place::with_bytes(&noise(3, 2000));
+    place
+        .mount(&["-o", "offset=1000"])
+        .exits(1)
+        .says("at offset 1000: not a payload");
+}
+
+#[test]
+fn a_thousand_problems_are_counted_and_ten_are_named() {
+    needs_fuse!();
+    let files = (0..1000).map(|n| (format!("a/{n}").into_bytes(), Vec::new()));
+    let place = Place::new(&Image {
+        wide: true,
+        files: files.collect(),
+    });
+    let ran = place.mount(&["--lenient"]).exits(0);
+    assert_eq!(ran.stderr.lines().count(), 11, "{}", ran.stderr);
+    ran.says("1000 problems in all");
+    assert_eq!(std::fs::read_dir(&place.point).unwrap().count(), 1000);
+    let quiet = place.unmount(&[]).exits(0);
+    assert_eq!(quiet.stderr, "");
+    let mut command = lbpayload();
+    command
+        .args(["-q", "mount", "--lenient"])
+        .arg(&place.image)
+        .arg(&place.point);
+    assert_eq!(Ran::of(&mut command).exits(0).stderr, "");
+}
+
+#[test]
+fn options_without_an_effect_are_warned_of() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let ran = place.mount(&["-o", "suid,dev"]).exits(0);
+    ran.says("suid has no effect").says("dev has no effect");
+}

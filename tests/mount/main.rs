@@ -18,6 +18,7 @@ mod place;
 
 mod answers;
 mod attributes;
+mod command;
 mod dead;
 mod devices;
 mod ends;
