@@ -28,6 +28,7 @@ mod helper;
 mod lenient;
 mod life;
 mod look;
+mod many;
 mod reading;
 mod refuses;
 mod user;
