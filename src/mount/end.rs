@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use crate::error::{Error, Kind, Result};
 
 use super::attributes::PID;
-use super::point::{Users, unmount_path};
+use super::point::{Users, means_dead, unmount_path};
 
 /// How often a kernel without pidfd (before 5.3) is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
@@ -27,7 +27,7 @@ pub fn unmount(dir: &Path, users: Users) -> Result<()> {
     let dir = resolved.as_deref().unwrap_or(dir);
     let pid = match server_of(dir) {
         Ok(pid) => pid,
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+        Err(e) if e.raw_os_error().is_some_and(means_dead) => {
             log::info!("{}: its server has died before", dir.display());
             return unmount_path(dir, Users::Leave);
         }

@@ -30,7 +30,7 @@ impl MountPoint {
     /// gone.
     pub fn prepare(dir: &Path) -> Result<Self> {
         let failed = |e: io::Error| {
-            let gone = e.raw_os_error() == Some(libc::ENOTCONN);
+            let gone = e.raw_os_error().is_some_and(means_dead);
             let error = Error::io("looking at the mount point", e).path(dir);
             if gone {
                 error.advice(format!(
@@ -89,12 +89,13 @@ pub enum Users {
 /// Whether a server that is gone has left its mount there. The kernel keeps what
 /// stat(2) says for good, so it is asked for something that only the server knows.
 pub(super) fn is_dead(dir: &Path) -> bool {
-    let answer = getxattr(dir, PID, &mut [0; 20]);
-    // The second where the server is about to go.
-    matches!(
-        answer,
-        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
-    )
+    getxattr(dir, PID, &mut [0; 20]).is_err_and(|e| means_dead(e.raw_os_error()))
+}
+
+/// Whether that is what the kernel says of a server that is gone, or was when it
+/// should have answered.
+pub(super) fn means_dead(errno: i32) -> bool {
+    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED)
 }
 
 /// Unmounts what is on `dir`: by ourselves, or by fusermount3 where only that may.
