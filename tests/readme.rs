@@ -47,6 +47,7 @@ fn stage(dir: &Path) {
 }
 
 #[test]
+#[allow(clippy::print_stderr)] // A skip is visible, with its reason.
 fn every_example_works() {
     let examples = examples();
     assert!(examples.len() >= 7, "{examples:?}");

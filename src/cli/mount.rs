@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::block::{DirectPolicy, FileSource, Part, Source, inherited};
 use crate::error::{Error, Kind, Result};
 use crate::mount::{
-    Answers, Look, MountPoint, Served, Server, Strictness, in_background, in_foreground,
+    Answers, Look, MountPoint, Served, Server, Stopper, Strictness, in_background, in_foreground,
 };
 use crate::payload::Payload;
 
@@ -78,9 +78,9 @@ pub(super) fn mount(
     let point = MountPoint::prepare(dir)?;
     let settings = &options.settings;
     let server = if foreground {
-        in_foreground(answers, point, look, settings)?
+        in_foreground(answers, point, look, settings, listen)?
     } else {
-        match in_background(answers, point, look, settings)? {
+        match in_background(answers, point, look, settings, listen)? {
             Served::Caller => return Ok(Outcome::Done),
             Served::Server(server) => server,
         }
@@ -88,9 +88,11 @@ pub(super) fn mount(
     serve(server, ready)
 }
 
+fn listen(stopper: Stopper) -> Result<()> {
+    signals::forward(move || stopper.stop())
+}
+
 fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
-    let stopper = server.stopper();
-    signals::forward(move || stopper.stop())?;
     if let Some(mut ready) = ready {
         // Who asked may have gone; the mount is there all the same.
         if let Err(e) = ready.write_all(b"\n") {

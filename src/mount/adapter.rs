@@ -17,7 +17,7 @@ use fuser::{
     WriteFlags,
 };
 
-use super::answers::{Answer, Answers, Short, What};
+use super::answers::{Answer, Answers, What};
 use super::attributes::{SHA256, attribute, attribute_names};
 use super::errno::{Refusal, errno};
 
@@ -222,9 +222,9 @@ impl Filesystem for Adapter {
                 reply.data(bytes);
             }
         };
-        // Even with direct_io a page may be read for a mapping, and nothing tells.
-        let short = Short::Forbidden;
-        let answer = self.answers.read(ino.0, offset, size as usize, short, give);
+        // All or nothing, even with direct_io: a page may be read for a mapping, and
+        // nothing tells.
+        let answer = self.answers.read(ino.0, offset, size as usize, give);
         if let (Err(refusal), Some(reply)) = (answer, reply) {
             reply.error(no(&refusal));
         }

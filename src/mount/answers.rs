@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use crate::block::{AlignedBuf, PAGE, read_exact_at, read_to_fault};
+use crate::block::{AlignedBuf, PAGE, read_exact_at};
 use crate::error::Result;
 use crate::payload::{Entry, Payload, Problem, Sha256Sum, read_entry};
 use crate::progress::Progress;
@@ -49,15 +49,6 @@ pub struct Row<'a> {
     pub name: &'a [u8],
     /// Where the listing goes on behind it.
     pub next: u64,
-}
-
-/// Whether a read that fails half way may give what it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Short {
-    /// Yes: it goes to the reader as it is.
-    Allowed,
-    /// No: the kernel keeps it, and takes fewer bytes for the end of the file.
-    Forbidden,
 }
 
 /// A payload as a directory of files.
@@ -190,7 +181,7 @@ impl Answers {
     }
 
     /// Gives `give` up to `size` bytes of the file `ino` from `offset` on; fewer
-    /// only at the file's end, or before a fault where `short` allows that.
+    /// only at the file's end: the kernel takes fewer for it.
     ///
     /// # Errors
     /// There is no such file, it cannot be read there, or the source ends early.
@@ -199,7 +190,6 @@ impl Answers {
         ino: u64,
         offset: u64,
         size: usize,
-        short: Short,
         give: impl FnOnce(&[u8]) -> T,
     ) -> Answer<T> {
         let node = self.file(ino)?;
@@ -215,26 +205,21 @@ impl Answers {
         let skip = (at - start) as usize;
         let span = (skip + want).next_multiple_of(granule as usize);
         let mut buf = self.buffer(span)?;
-        let (n, fault) = match read_exact_at(source, &mut buf[..span], start) {
-            Ok(n) if n >= skip + want => (n, None),
-            Ok(n) => (n, Some(None)),
-            Err(e) if short == Short::Forbidden => (0, Some(Some(e))),
-            Err(_) => match read_to_fault(source, &mut buf[..span], span, start) {
-                (n, None) => (n, None),
-                (n, Some(e)) => (n, Some(Some(e))),
-            },
-        };
-        let have = n.saturating_sub(skip).min(want);
-        if let Some(error) = fault {
-            self.note_fault(&node, at + have as u64, error);
-            if have == 0 || short == Short::Forbidden {
-                self.keep(buf);
-                return Err(Refusal::Unreadable);
+        let read = read_exact_at(source, &mut buf[..span], start);
+        let given = match read {
+            Ok(n) if n >= skip + want => Ok(give(&buf[skip..skip + want])),
+            Ok(n) => {
+                let end = at + n.saturating_sub(skip) as u64;
+                self.note_fault(&node, end, None);
+                Err(Refusal::Unreadable)
             }
-        }
-        let given = give(&buf[skip..skip + have]);
+            Err(e) => {
+                self.note_fault(&node, at, Some(e));
+                Err(Refusal::Unreadable)
+            }
+        };
         self.keep(buf);
-        Ok(given)
+        given
     }
 
     /// The SHA-256 sum of the file `ino`, if it is known.

@@ -11,7 +11,7 @@ use super::adapter::Look;
 use super::answers::Answers;
 use super::daemon::{Side, close_all_but, detach, fork, leave};
 use super::point::{MountPoint, Users, is_dead, unmount_path};
-use super::session::{Server, Settings};
+use super::session::{Server, Settings, Stopper};
 
 /// What the server says once it serves.
 const READY: u8 = b'+';
@@ -24,7 +24,8 @@ pub enum Served {
     Server(Server),
 }
 
-/// Mounts, and serves in a process of its own. Must be called with a single thread.
+/// Mounts, and serves in a process of its own, where `hand_out` is called with what
+/// ends it before anything is mounted. Must be called with a single thread.
 ///
 /// # Errors
 /// As [`Server::start`]; no memory for a process.
@@ -33,6 +34,7 @@ pub fn in_background(
     point: MountPoint,
     look: Look,
     settings: &Settings,
+    hand_out: impl FnOnce(Stopper) -> Result<()>,
 ) -> Result<Served> {
     let failed = |e: io::Error| Error::io("starting the server", e);
     let (mut from_server, mut to_caller) = UnixStream::pair().map_err(failed)?;
@@ -52,6 +54,7 @@ pub fn in_background(
                     if let Err(e) = unmount_path(point.path(), Users::Leave) {
                         log::debug!("{e}");
                     }
+                    point.forsake();
                     Err(
                         Error::new(Kind::Io, "the server died before the mount answered")
                             .doing("mounting")
@@ -63,7 +66,7 @@ pub fn in_background(
         }
         Side::Child => {
             drop(from_server);
-            let started = with_watcher(answers, point, look, settings)
+            let started = with_watcher(answers, point, look, settings, hand_out)
                 .and_then(|server| detach().map(|()| server).map_err(failed));
             // Where the caller is gone, nobody needs the answer.
             match started {
@@ -80,7 +83,7 @@ pub fn in_background(
     }
 }
 
-/// Mounts, and serves in this process.
+/// Mounts, and serves in this process; `hand_out` as for [`in_background`].
 ///
 /// # Errors
 /// As [`Server::start`].
@@ -89,8 +92,9 @@ pub fn in_foreground(
     point: MountPoint,
     look: Look,
     settings: &Settings,
+    hand_out: impl FnOnce(Stopper) -> Result<()>,
 ) -> Result<Server> {
-    with_watcher(answers, point, look, settings)
+    with_watcher(answers, point, look, settings, hand_out)
 }
 
 fn with_watcher(
@@ -98,12 +102,13 @@ fn with_watcher(
     point: MountPoint,
     look: Look,
     settings: &Settings,
+    hand_out: impl FnOnce(Stopper) -> Result<()>,
 ) -> Result<Server> {
     if settings.auto_unmount {
         // Before /dev/fuse is open: who holds that keeps the mount alive.
         watch(&point).map_err(|e| Error::io("starting the process that unmounts", e))?;
     }
-    Server::start(answers, point, look, settings)
+    Server::start(answers, point, look, settings, hand_out)
 }
 
 /// Starts a process that unmounts `point` should this one be killed.

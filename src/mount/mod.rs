@@ -17,7 +17,7 @@ mod session;
 mod tree;
 
 pub use adapter::Look;
-pub use answers::{Answer, Answers, Row, Short, What};
+pub use answers::{Answer, Answers, Row, What};
 pub use attributes::{PID, attribute, attribute_names};
 pub use background::{Served, in_background, in_foreground};
 pub use end::unmount;

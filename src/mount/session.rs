@@ -61,7 +61,6 @@ pub struct Server {
     device: u64,
     activity: Arc<Activity>,
     timeout: Option<Duration>,
-    send: Sender<Event>,
     events: Receiver<Event>,
 }
 
@@ -84,16 +83,23 @@ impl Stopper {
 
 impl Server {
     /// Mounts `answers` on `point`, starts to serve, and waits until the mount has
-    /// answered.
+    /// answered. Before that it hands out what ends it: whoever is to be asked to stop
+    /// must hear it from the first moment on.
     ///
     /// # Errors
     /// No FUSE in the kernel, no right to mount, a bad mount point, no threads.
-    pub fn start(
+    pub(super) fn start(
         answers: Arc<Answers>,
         point: MountPoint,
         look: Look,
         settings: &Settings,
+        hand_out: impl FnOnce(Stopper) -> Result<()>,
     ) -> Result<Self> {
+        let (send, events) = mpsc::channel();
+        if let Err(error) = hand_out(Stopper(send.clone())) {
+            point.forsake();
+            return Err(error);
+        }
         let fsname = settings.fsname.clone().unwrap_or_else(|| {
             let source = answers.payload().source().path();
             source.to_string_lossy().into_owned()
@@ -117,11 +123,9 @@ impl Server {
                 return Err(error);
             }
         };
-        let (send, events) = mpsc::channel();
-        let ended = send.clone();
         let run = move || {
             // Nobody waits any more: then there is nobody to tell.
-            let _ = ended.send(Event::Ended(session.run()));
+            let _ = send.send(Event::Ended(session.run()));
         };
         let started = std::thread::Builder::new().name("mount".into()).spawn(run);
         let answered = started.and_then(|_| point.device());
@@ -142,14 +146,8 @@ impl Server {
             device,
             activity,
             timeout: settings.timeout,
-            send,
             events,
         })
-    }
-
-    /// What ends it from another thread.
-    pub fn stopper(&self) -> Stopper {
-        Stopper(self.send.clone())
     }
 
     /// Serves until it is unmounted, by whomever.
@@ -247,16 +245,22 @@ fn open_session(
 /// there is no fusermount3. `None` where we may not.
 fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Option<OwnedFd>> {
     const FUSE: &str = "/dev/fuse";
-    let fuse: File = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(FUSE)
-        .map_err(|e| {
-            Error::io("opening", e).path(FUSE).advice(
-                "load the kernel's fuse module (modprobe fuse); where nothing makes the node: \
-                 mknod /dev/fuse c 10 229",
-            )
-        })?;
+    let fuse: File = match OpenOptions::new().read(true).write(true).open(FUSE) {
+        Ok(fuse) => fuse,
+        Err(e) => {
+            let advice = match e.kind() {
+                // fusermount3 opens it as the user too.
+                io::ErrorKind::PermissionDenied => {
+                    "users mount where they may open it (udev gives it mode 0666); or mount as root"
+                }
+                _ => {
+                    "load the kernel's fuse module (modprobe fuse); where nothing makes the \
+                     node: mknod /dev/fuse c 10 229"
+                }
+            };
+            return Err(Error::io("opening", e).path(FUSE).advice(advice));
+        }
+    };
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
         fuse.as_raw_fd(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lbpayload::mount::{Answers, Refusal, Row, Short, What};
+use lbpayload::mount::{Answers, Refusal, Row, What};
 use proptest::prelude::*;
 
 use crate::bare::answers;
@@ -54,8 +54,8 @@ fn own(row: Row<'_>) -> (u64, What, Vec<u8>, u64) {
     (row.ino, row.what, row.name.to_vec(), row.next)
 }
 
-fn read(answers: &Answers, ino: u64, offset: u64, size: usize, short: Short) -> Option<Vec<u8>> {
-    answers.read(ino, offset, size, short, <[u8]>::to_vec).ok()
+fn read(answers: &Answers, ino: u64, offset: u64, size: usize) -> Option<Vec<u8>> {
+    answers.read(ino, offset, size, <[u8]>::to_vec).ok()
 }
 
 proptest! {
@@ -133,14 +133,12 @@ proptest! {
             for (_, offset, size) in fixed.iter().chain(&places) {
                 let start = (*offset).min(len) as usize;
                 let end = (start + size).min(data.len());
-                for short in [Short::Allowed, Short::Forbidden] {
-                    let got = read(&answers, n as u64 + 2, *offset, *size, short);
-                    prop_assert_eq!(got.as_deref(), Some(&data[start..end]));
-                }
+                let got = read(&answers, n as u64 + 2, *offset, *size);
+                prop_assert_eq!(got.as_deref(), Some(&data[start..end]));
             }
         }
         for ino in [0, ROOT, image.files.len() as u64 + 2, far.max(1000)] {
-            prop_assert_eq!(read(&answers, ino, 0, 9, Short::Forbidden), None);
+            prop_assert_eq!(read(&answers, ino, 0, 9), None);
         }
     }
 }
@@ -159,9 +157,9 @@ fn a_read_larger_than_any_kept_buffer_is_answered_whole() {
             5 << 20,
             usize::MAX,
         ] {
-            let got = read(&answers, 3, 0, size, Short::Forbidden).unwrap();
+            let got = read(&answers, 3, 0, size).unwrap();
             assert!(got == data[..size.min(data.len())], "{granule} {size}");
-            let got = read(&answers, 3, 1, size, Short::Forbidden).unwrap();
+            let got = read(&answers, 3, 1, size).unwrap();
             assert!(
                 got == data[1..size.saturating_add(1).min(data.len())],
                 "{granule} {size}"

@@ -149,3 +149,22 @@ fn what_lies_over_it_is_not_unmounted_in_its_place() {
     server.ends();
     place.is_clean();
 }
+
+/// From the moment on that it is seen, a mount is not left behind by a server that
+/// was asked to stop.
+#[test]
+fn a_signal_right_after_the_mount_appears_is_heard_too() {
+    needs_fuse!();
+    for _ in 0..10 {
+        let place = Place::new(&sample());
+        let mut command = crate::support::lbpayload();
+        command.args(["mount", "-f"]);
+        let mut server = command.arg(&place.image).arg(&place.point).spawn().unwrap();
+        while !is_mounted(&place.point) {
+            std::hint::spin_loop();
+        }
+        kill(server.id() as i32, Signal::TERM);
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+        place.is_clean();
+    }
+}

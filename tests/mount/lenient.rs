@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use lbpayload::error::{Error, Kind};
-use lbpayload::mount::{Answers, Short, Strictness, attribute};
+use lbpayload::mount::{Answers, Strictness, attribute};
 use lbpayload::payload::{Index, Payload};
 use lbpayload::progress::Silent;
 use proptest::prelude::*;
@@ -35,9 +35,7 @@ fn problem(answers: &Answers, ino: u64) -> Option<String> {
 }
 
 fn content(answers: &Answers, ino: u64) -> Vec<u8> {
-    answers
-        .read(ino, 0, 1 << 20, Short::Forbidden, <[u8]>::to_vec)
-        .unwrap()
+    answers.read(ino, 0, 1 << 20, <[u8]>::to_vec).unwrap()
 }
 
 #[test]

@@ -110,6 +110,27 @@ fn a_user_mounts_reads_and_unmounts_and_others_cannot_look_inside() {
 }
 
 #[test]
+fn a_user_who_may_not_open_dev_fuse_is_told_who_may() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        chmod 600 "$dir/ns/fuse"
+        as nobody "$lb" mount "$image" "$point" 2>&1 || echo "refused $?"
+        "#,
+    );
+    assert!(
+        out.contains("/dev/fuse") && out.contains("mode 0666"),
+        "{out}"
+    );
+    assert!(out.ends_with("refused 1\n"), "{out}");
+}
+
+#[test]
 fn allow_other_is_refused_unless_fuse_conf_allows_it() {
     if unavailable() {
         return;
