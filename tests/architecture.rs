@@ -29,11 +29,12 @@ const ROOMS: &[(&str, &[&str])] = &[
         "import",
         &["error", "progress", "format", "block", "payload", "durable"],
     ),
+    ("promote", &["error", "progress", "block", "durable"]),
     (
         "cli",
         &[
             "error", "progress", "format", "block", "payload", "durable", "probe", "pack",
-            "verify", "import",
+            "verify", "import", "promote",
         ],
     ),
 ];

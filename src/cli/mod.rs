@@ -11,6 +11,7 @@ mod output;
 mod pack;
 mod probe;
 mod progress;
+mod promote;
 mod reference;
 mod signals;
 mod sums;
@@ -43,6 +44,8 @@ pub fn main() -> ExitCode {
         Command::Cat(args) => cat::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
+        Command::Promote(args) => promote::run(args, cli.progress(), cli.quiet),
+        Command::PromoteHelper => promote::serve(),
         Command::Completions { shell } => document::completions(*shell),
         Command::Man { dir } => document::man(dir.as_deref()),
     };

@@ -8,13 +8,14 @@ use std::process::{Command, Stdio};
 use crate::sample::{Place, as_tree, json, sample};
 use crate::support::{Image, Ran, lbpayload, tree};
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "pack",
     "list",
     "verify",
     "cat",
     "probe",
     "import",
+    "promote",
     "completions",
     "man",
 ];

@@ -1,0 +1,316 @@
+//! What a promote and a rollback have in common: the last checks, then the writing,
+//! the journal and the initramfs.
+
+use std::path::Path;
+
+use crate::durable::{Directory, Tree};
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
+
+use super::Ownership;
+use super::apply::Writer;
+use super::content::Opener;
+use super::hands::{self, LinkTarget, Reply, Request, Was};
+use super::history::{self, Record};
+use super::initramfs::Initramfs;
+use super::journal::{After, Begin, End, Entry, Journal, Line, Sidecar, now, who};
+use super::path::{Place, SIDECAR, Zone};
+use super::plan::{Channel, Item, plan_room};
+use super::report::InitramfsOutcome;
+use super::trees::Trees;
+
+/// How a run is to go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) dry_run: bool,
+    pub(super) initramfs: bool,
+    pub(super) ownership: Ownership,
+}
+
+/// An image that is being worked on, with everything that this takes.
+pub(super) struct Run<'a> {
+    pub(super) trees: Trees,
+    pub(super) opener: Opener,
+    pub(super) sidecar: Sidecar,
+    pub(super) records: Vec<Record>,
+    pub(super) next_id: u64,
+    initramfs: Initramfs,
+    manner: Manner,
+    progress: &'a dyn Progress,
+    _lock: Option<Directory>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Ran {
+    pub(super) id: Option<u64>,
+    pub(super) initramfs: InitramfsOutcome,
+}
+
+impl<'a> Run<'a> {
+    /// Takes hold of the image; only one run does at a time.
+    ///
+    /// # Errors
+    /// Another one has it, or it cannot be opened or read.
+    pub(super) fn open(
+        image: &Path,
+        tracker: Option<Tree>,
+        manner: Manner,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let lock = if manner.dry_run {
+            None
+        } else {
+            let mut dir = Directory::open(image)?;
+            if !dir.try_lock()? {
+                return Err(Error::new(
+                    Kind::Busy,
+                    format!("another promote is at work on it{}", holder(image)),
+                )
+                .path(image)
+                .advice("wait until it has ended, and promote again"));
+            }
+            Some(dir)
+        };
+        let sidecar = Sidecar::of(image);
+        let (records, next_id) = history::read(&sidecar)?;
+        let trees = Trees::open(image, !manner.dry_run)?;
+        let opener = Opener {
+            tracker,
+            image: Tree::open(image, crate::durable::Bounds::Beneath)
+                .map_err(|e| Error::io("opening", e).path(image))?,
+        };
+        Ok(Self {
+            initramfs: Initramfs::of(image, &sidecar),
+            trees,
+            opener,
+            sidecar,
+            records,
+            next_id,
+            manner,
+            progress,
+            _lock: lock,
+        })
+    }
+
+    /// Compares `items` with the image, checks everything, and then writes.
+    ///
+    /// # Errors
+    /// A check fails: then nothing was written. Writing fails: then what was complete
+    /// is kept, and said so. The initramfs fails: then it stays due.
+    pub(super) fn execute(
+        &mut self,
+        items: &mut [Item],
+        begin: Begin,
+        empty_dirs: &[Place],
+    ) -> Result<Ran> {
+        super::survey::probe(items, &mut self.trees, &self.opener, self.progress)?;
+        let writes = items.iter().any(Item::is_to_be_written);
+        let dirties = |item: &Item| item.is_to_be_written() && item.dirties_initramfs();
+        let dirty = items.iter().any(dirties);
+        let due = dirty || self.initramfs.is_pending();
+        let leftovers: Vec<Zone> = [Zone::Elsewhere, Zone::Rootfs]
+            .into_iter()
+            .filter(|zone| self.trees.tree(*zone).is_ok_and(Tree::has_leftovers))
+            .collect();
+        let refresh = due && self.manner.initramfs;
+        self.check(items, writes, refresh)?;
+        if self.manner.dry_run {
+            return Ok(Ran {
+                id: None,
+                initramfs: self.foretell(due),
+            });
+        }
+        if !writes && !refresh && leftovers.is_empty() {
+            return Ok(Ran {
+                id: None,
+                initramfs: self.foretell(due),
+            });
+        }
+        let rootfs = |item: &Item| item.is_to_be_written() && item.place.zone == Zone::Rootfs;
+        if items.iter().any(rootfs) || leftovers.contains(&Zone::Rootfs) {
+            self.trees.hands(Zone::Rootfs)?;
+        }
+        if refresh && !self.trees.as_root() {
+            self.initramfs.probe_privilege()?;
+        }
+        for zone in leftovers {
+            self.trees.hands(zone)?.ask(&Request::Clear, None)?;
+        }
+        if !writes && !refresh {
+            return Ok(Ran {
+                id: None,
+                initramfs: self.foretell(due),
+            });
+        }
+        let (user, host) = who();
+        let mut journal = Journal::begin(
+            &self.sidecar,
+            Begin {
+                id: self.next_id,
+                started: now(),
+                user,
+                host,
+                version: env!("CARGO_PKG_VERSION").into(),
+                ..begin
+            },
+        )?;
+        let mut ran = Ran {
+            id: Some(journal.id()),
+            initramfs: InitramfsOutcome::NotNeeded,
+        };
+        let result = self.write(items, empty_dirs, &mut journal, dirty, due, &mut ran);
+        journal.end(End {
+            state: if result.is_ok() { "done" } else { "failed" }.into(),
+            finished: now(),
+            message: result.as_ref().err().map(ToString::to_string),
+            initramfs: Some(ran.initramfs.to_string()),
+        })?;
+        result.map(|()| ran)
+    }
+
+    fn foretell(&self, due: bool) -> InitramfsOutcome {
+        match (due, self.manner.initramfs) {
+            (false, _) => InitramfsOutcome::NotNeeded,
+            (true, false) => InitramfsOutcome::Postponed,
+            (true, true) => InitramfsOutcome::Due,
+        }
+    }
+
+    /// All that can be known to fail before the first byte is written.
+    fn check(&self, items: &[Item], writes: bool, refresh: bool) -> Result<()> {
+        for item in items.iter().filter(|item| item.is_to_be_written()) {
+            match item.place.zone {
+                Zone::Elsewhere => self.trees.check_writable(&item.place.path)?,
+                Zone::Rootfs => drop(self.trees.tree(Zone::Rootfs)?),
+            }
+        }
+        if writes || refresh {
+            self.trees.check_writable(&Path::new(SIDECAR).join("x"))?;
+        }
+        self.check_room(items)?;
+        if refresh {
+            self.initramfs.probe_tool()?;
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, items: &[Item]) -> Result<()> {
+        let mut needed: Vec<(u64, Zone, u64, u64)> = Vec::new();
+        for zone in [Zone::Elsewhere, Zone::Rootfs] {
+            let Ok((device, room)) = self.trees.room(zone) else {
+                continue;
+            };
+            let bytes = plan_room(items, zone, room.block_bytes);
+            match needed.iter_mut().find(|(other, ..)| *other == device) {
+                Some(both) => both.2 = both.2.saturating_add(bytes),
+                None => needed.push((device, zone, bytes, room.free_bytes)),
+            }
+        }
+        for (_, zone, bytes, free) in needed {
+            if bytes > free {
+                let path = self.trees.tree(zone)?.path().to_path_buf();
+                let message =
+                    format!("{bytes} bytes are to be written there, and {free} are free");
+                return Err(Error::new(Kind::Space, message)
+                    .path(path)
+                    .advice("make room, and promote again"));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        items: &mut [Item],
+        empty_dirs: &[Place],
+        journal: &mut Journal,
+        dirty: bool,
+        due: bool,
+        ran: &mut Ran,
+    ) -> Result<()> {
+        if due {
+            ran.initramfs = InitramfsOutcome::Postponed;
+        }
+        if dirty {
+            self.initramfs.mark(journal.id())?;
+        }
+        self.note_kept(items, journal)?;
+        let (trees, opener) = (&mut self.trees, &self.opener);
+        let ownership = self.manner.ownership;
+        let writer = Writer::new(trees, opener, journal, ownership, self.progress);
+        let (_, result) = writer.apply(items);
+        result?;
+        for place in empty_dirs {
+            let hands = self.trees.hands(place.zone)?;
+            hands.ask(&Request::RemoveDir(place.path.clone()), None)?;
+            hands.ask(&Request::FlushNames, None)?;
+        }
+        if due && self.manner.initramfs {
+            self.progress.begin("initramfs", 0);
+            let made = self.initramfs.apply(self.trees.as_root());
+            self.progress.end();
+            made?;
+            ran.initramfs = InitramfsOutcome::Rebuilt;
+        }
+        Ok(())
+    }
+
+    /// Tells the journal of what is as it should be already, where it does not know.
+    fn note_kept(&mut self, items: &[Item], journal: &mut Journal) -> Result<()> {
+        let known = history::held(&self.records);
+        for item in items.iter().filter(|item| !item.is_to_be_written()) {
+            if known.contains_key(&item.place) || item.channel == Channel::Rollback {
+                continue;
+            }
+            let zone = item.place.zone;
+            let look = Request::Look(item.place.path.clone());
+            // Whoever may not read it compared it through the helper just now.
+            let tree = self.trees.tree(zone)?;
+            let (reply, old) = match hands::perform(tree, &look, None) {
+                Err(_) if self.trees.may_ask() => self.trees.hands(zone)?.ask(&look, None)?,
+                other => other?,
+            };
+            let Reply::Was(before) = reply else { continue };
+            let after = match (&before, old) {
+                (Was::File { bytes, .. }, Some(old)) => After::File {
+                    sha256: hands::sum(&old.into())
+                        .map_err(|e| Error::io("reading", e).path(item.place.from_image()))?,
+                    bytes: *bytes,
+                },
+                (Was::Symlink { target, .. }, _) => After::Symlink {
+                    target: LinkTarget(target.0.clone()),
+                },
+                _ => continue,
+            };
+            journal.line(&Line::File(Box::new(Entry {
+                place: item.place.clone(),
+                dst: item.dst.as_path().to_path_buf(),
+                channel: item.channel,
+                before,
+                backup: None,
+                after,
+                kept: true,
+                made: Vec::new(),
+            })))?;
+        }
+        Ok(())
+    }
+}
+
+/// Who holds the lock, as /proc/locks has it.
+fn holder(image: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = image.metadata() else {
+        return String::new();
+    };
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let inode = format!(":{}", meta.ino());
+    let found = locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let place = words.get(5)?;
+        (words.get(1) == Some(&"FLOCK") && place.ends_with(&inode))
+            .then(|| words.get(4).map(|pid| (*pid).to_owned()))?
+    });
+    found.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
