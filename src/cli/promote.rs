@@ -189,6 +189,9 @@ fn plan(out: &mut Out, items: &[PlannedItem]) -> Result<()> {
         if needs_privilege(item) {
             line += ", as root";
         }
+        if item.is_unreadable() {
+            line += ", unless root finds it identical";
+        }
         out.line(&line)?;
     }
     Ok(())

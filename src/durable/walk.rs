@@ -123,6 +123,10 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Resu
         path
     };
     let flags = flags | OFlags::CLOEXEC;
+    // What `resolve` gives has none; IN_ROOT would take `..` for the root itself.
+    if path.components().any(|c| matches!(c, Component::ParentDir | Component::RootDir)) {
+        return Err(Errno::XDEV.into());
+    }
     let resolve =
         ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, flags, Mode::empty(), resolve) {
@@ -242,7 +246,7 @@ mod tests {
             assert!(way(root.as_fd(), Path::new("usr/lib"), dir).is_ok());
             assert!(way(root.as_fd(), Path::new("."), dir).is_ok());
             assert!(way(root.as_fd(), Path::new("usr/bin/nano"), OFlags::RDONLY).is_ok());
-            for path in ["lib", "lib/modules", "usr/bin/editor"] {
+            for path in ["lib", "lib/modules", "usr/bin/editor", "usr/..", "..", "/usr"] {
                 let opened = way(root.as_fd(), Path::new(path), OFlags::RDONLY);
                 assert!(opened.is_err(), "{path} {by_kernel}");
                 let opened = way(root.as_fd(), Path::new(path), OFlags::PATH);

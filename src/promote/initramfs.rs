@@ -105,7 +105,7 @@ impl Initramfs {
         let mut command = if as_root {
             Command::new(&tool)
         } else {
-            let mut command = Command::new("sudo");
+            let mut command = helper::sudo();
             command.arg("--").arg(&tool);
             command
         };

@@ -82,10 +82,10 @@ impl fmt::Display for RelPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Zone {
+    /// All of `Linux_for_Tegra/` but `rootfs/`: the user's.
+    Elsewhere,
     /// `rootfs/`: root's, and `/` to every path in it.
     Rootfs,
-    /// The rest of `Linux_for_Tegra/`: the user's.
-    Elsewhere,
 }
 
 /// Where a path leads once every symlink in it is followed.

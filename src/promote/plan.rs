@@ -78,6 +78,11 @@ impl Item {
         self.found != Found::Same
     }
 
+    /// Whether only root can tell if it has to be written.
+    pub fn is_unreadable(&self) -> bool {
+        self.found == Found::Denied
+    }
+
     /// Whether writing it makes the initramfs outdated.
     pub fn dirties_initramfs(&self) -> bool {
         let (zone, path) = self.dst.split();
@@ -117,7 +122,7 @@ pub(super) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
             }
         }
     }
-    let items: Vec<Item> = union.into_values().collect();
+    let mut items: Vec<Item> = union.into_values().collect();
     for pair in items.windows(2) {
         let (above, below) = (&pair[0], &pair[1]);
         if above.place.zone == below.place.zone && below.place.path.starts_with(&above.place.path)
@@ -133,6 +138,8 @@ pub(super) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
             .advice("take one of them away, and promote again"));
         }
     }
+    // The overlay is written first.
+    items.sort_by_key(|item| item.channel);
     Ok(items)
 }
 

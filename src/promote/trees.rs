@@ -137,6 +137,10 @@ impl Trees {
                     _ => return Err(unexpected()),
                 }
             }
+            // A plan of somebody who may not look: as it is named.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !self.as_root => {
+                path.to_path_buf()
+            }
             other => other.map_err(|e| explain(e, &full))?,
         };
         if found.as_os_str().is_empty() {

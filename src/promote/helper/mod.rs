@@ -8,6 +8,7 @@
 mod server;
 mod wire;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ impl Helper {
             None,
         )
         .map_err(|e| failed(e.into()))?;
-        let started = Command::new("sudo")
+        let started = sudo()
             .arg("--")
             .arg(&program)
             .arg(COMMAND)
@@ -152,12 +153,23 @@ impl Drop for Helper {
     }
 }
 
+/// sudo, which asks for a password on the terminal; without one it is told to use
+/// SUDO_ASKPASS where that is set, as it does by itself only under X.
+pub(super) fn sudo() -> Command {
+    let mut command = Command::new("sudo");
+    let terminal = File::options().read(true).write(true).open("/dev/tty");
+    if terminal.is_err() && std::env::var_os("SUDO_ASKPASS").is_some() {
+        command.arg("-A");
+    }
+    command
+}
+
 /// Whether sudo lets this user run `program`, which it may ask a password for.
 ///
 /// # Errors
 /// It does not, or there is no sudo.
 pub(super) fn probe_sudo(program: &Path) -> Result<()> {
-    let asked = Command::new("sudo")
+    let asked = sudo()
         .args(["-l", "--"])
         .arg(program)
         .stdin(Stdio::null())
