@@ -267,6 +267,10 @@ pub(super) struct PromoteArgs {
     #[arg(long)]
     pub no_initramfs: bool,
 
+    /// Compare the bytes also of files that nobody has touched since the last promote
+    #[arg(long)]
+    pub recheck: bool,
+
     /// Do not fetch the overlay's upstream; compare with what the last fetch saw
     #[arg(long)]
     pub offline: bool,

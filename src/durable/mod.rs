@@ -6,17 +6,20 @@
 //! its place. [`NewFile`] is the same promise for a single file, and [`Tree`] for files
 //! at any depth of a tree whose symlinks are not the host's.
 
+mod attributes;
 mod directory;
 mod nameless;
 mod newfile;
 mod staged;
 mod staging;
+mod stamp;
 mod tree;
 mod walk;
-mod xattr;
 
+pub use attributes::Attributes;
 pub use directory::{Directory, Existing, Found};
 pub use newfile::NewFile;
 pub use staging::{STAGING_NAME, Staging, Store, WriteMode};
-pub use tree::{Attributes, Seen, Tree};
+pub use stamp::Stamp;
+pub use tree::{Seen, Tree};
 pub use walk::{Bounds, Last};

@@ -10,20 +10,20 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, fchmod, fchown, fsync,
-    futimens, mkdirat, openat, readlinkat, renameat, symlinkat, unlinkat, utimensat,
+    AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fsync, futimens, mkdirat, openat,
+    readlinkat, renameat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
+use super::attributes::{self, Attributes, times};
 use super::directory::{single_component, syncfs_reports};
 use super::staging::STAGING_NAME;
+use super::stamp::Stamp;
 use super::walk::{self, Bounds, Last};
-use super::xattr;
 
 /// Directories that are kept open, at most.
 const OPEN_DIRS: usize = 128;
@@ -53,42 +53,6 @@ pub enum Seen {
     Directory,
     /// A device, a socket or a FIFO.
     Special(Metadata),
-}
-
-/// What a staged file is given besides its bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attributes {
-    /// Permission bits, with setuid, setgid and the sticky bit.
-    pub mode: u32,
-    /// Modification time: seconds since 1970, and nanoseconds.
-    pub mtime: (i64, u32),
-    /// User and group; `None` leaves them to who writes.
-    pub owner: Option<(u32, u32)>,
-    /// Extended attributes: those that a file in an image needs to work.
-    pub xattrs: Vec<(String, Vec<u8>)>,
-}
-
-impl Attributes {
-    /// Those that `file` has.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn of(file: &File, meta: &Metadata) -> io::Result<Self> {
-        Ok(Self {
-            xattrs: xattr::read(file)?,
-            ..Self::without_xattrs(meta)
-        })
-    }
-
-    /// Those that `meta` tells of.
-    pub fn without_xattrs(meta: &Metadata) -> Self {
-        Self {
-            mode: meta.mode() & 0o7777,
-            mtime: (meta.mtime(), meta.mtime_nsec().try_into().unwrap_or(0)),
-            owner: Some((meta.uid(), meta.gid())),
-            xattrs: Vec::new(),
-        }
-    }
 }
 
 impl Tree {
@@ -165,6 +129,18 @@ impl Tree {
         Ok(Seen::File(file, meta))
     }
 
+    /// What tells that the regular file at `place` was touched.
+    ///
+    /// # Errors
+    /// What the system says; InvalidInput for what is no regular file.
+    pub fn stamp(&self, place: &Path) -> io::Result<Stamp> {
+        let name = place.file_name().ok_or(Errno::ISDIR)?;
+        let dir = self.dir(parent(place))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let there = File::from(openat(&dir, name, flags, Mode::empty())?);
+        Stamp::of(&there.metadata()?).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
     /// Whether a run that was cut off left something.
     pub fn has_leftovers(&self) -> bool {
         rustix::fs::statat(&self.root, STAGING_NAME, AtFlags::SYMLINK_NOFOLLOW).is_ok()
@@ -220,7 +196,7 @@ impl Tree {
             fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
         }
         fchmod(file, Mode::from_raw_mode(attributes.mode & 0o7777))?;
-        xattr::write(file, &attributes.xattrs)?;
+        attributes::write_xattrs(file, &attributes.xattrs)?;
         futimens(file, &times(attributes.mtime))?;
         if !syncfs_reports() {
             file.sync_all()?;
@@ -246,7 +222,12 @@ impl Tree {
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             chownat(&*staging, &name, Some(user), Some(group), itself)?;
         }
-        Ok(utimensat(&*staging, &name, &times(attributes.mtime), itself)?)
+        Ok(utimensat(
+            &*staging,
+            &name,
+            &times(attributes.mtime),
+            itself,
+        )?)
     }
 
     /// Takes a staged file back.
@@ -282,7 +263,10 @@ impl Tree {
     pub fn make_parents(&self, place: &Path) -> io::Result<Vec<PathBuf>> {
         let mut missing = Vec::new();
         let mut at = parent(place);
-        while self.dir(at).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        while self
+            .dir(at)
+            .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        {
             missing.push(at.to_path_buf());
             at = parent(at);
         }
@@ -423,21 +407,10 @@ fn slot_name(slot: u64) -> String {
     format!("{slot:x}")
 }
 
-fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 

@@ -124,11 +124,13 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Resu
     };
     let flags = flags | OFlags::CLOEXEC;
     // What `resolve` gives has none; IN_ROOT would take `..` for the root itself.
-    if path.components().any(|c| matches!(c, Component::ParentDir | Component::RootDir)) {
+    if path
+        .components()
+        .any(|c| matches!(c, Component::ParentDir | Component::RootDir))
+    {
         return Err(Errno::XDEV.into());
     }
-    let resolve =
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, flags, Mode::empty(), resolve) {
         // Before Linux 5.6, and in sandboxes that do not know the call.
         Err(Errno::NOSYS | Errno::PERM) => open_by_walking(root, path, flags),
@@ -173,11 +175,21 @@ mod tests {
     fn rootfs() -> (tempfile::TempDir, File) {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
-        for path in ["usr/lib/modules", "usr/bin", "etc/alternatives", "run", "up"] {
+        for path in [
+            "usr/lib/modules",
+            "usr/bin",
+            "etc/alternatives",
+            "run",
+            "up",
+        ] {
             std::fs::create_dir_all(at(path)).unwrap();
         }
         symlink("usr/lib", at("lib")).unwrap();
-        symlink("/run/systemd/resolve/stub-resolv.conf", at("etc/resolv.conf")).unwrap();
+        symlink(
+            "/run/systemd/resolve/stub-resolv.conf",
+            at("etc/resolv.conf"),
+        )
+        .unwrap();
         symlink("/etc/alternatives/editor", at("usr/bin/editor")).unwrap();
         symlink("/usr/bin/nano", at("etc/alternatives/editor")).unwrap();
         symlink("../../../../../../etc", at("up/etc")).unwrap();
@@ -200,7 +212,10 @@ mod tests {
             found.to_str().unwrap().to_owned()
         };
         use Last::{Follow, Keep};
-        assert_eq!(to("lib/modules/6.8/a.ko", Follow), "usr/lib/modules/6.8/a.ko");
+        assert_eq!(
+            to("lib/modules/6.8/a.ko", Follow),
+            "usr/lib/modules/6.8/a.ko"
+        );
         assert_eq!(
             to("etc/resolv.conf", Follow),
             "run/systemd/resolve/stub-resolv.conf"
@@ -246,7 +261,14 @@ mod tests {
             assert!(way(root.as_fd(), Path::new("usr/lib"), dir).is_ok());
             assert!(way(root.as_fd(), Path::new("."), dir).is_ok());
             assert!(way(root.as_fd(), Path::new("usr/bin/nano"), OFlags::RDONLY).is_ok());
-            for path in ["lib", "lib/modules", "usr/bin/editor", "usr/..", "..", "/usr"] {
+            for path in [
+                "lib",
+                "lib/modules",
+                "usr/bin/editor",
+                "usr/..",
+                "..",
+                "/usr",
+            ] {
                 let opened = way(root.as_fd(), Path::new(path), OFlags::RDONLY);
                 assert!(opened.is_err(), "{path} {by_kernel}");
                 let opened = way(root.as_fd(), Path::new(path), OFlags::PATH);

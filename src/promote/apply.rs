@@ -91,7 +91,7 @@ impl<'a> Writer<'a> {
         let kind = error.kind();
         let tree = self.trees.tree(item.place.zone).ok();
         let path = tree.map_or_else(
-            || item.place.from_image(),
+            || item.place.in_image(),
             |tree| tree.path().join(&item.place.path),
         );
         let explained = Error::new(kind, error.to_string())
@@ -113,7 +113,10 @@ impl<'a> Writer<'a> {
             return Err(unexpected());
         };
         if was == Was::Other {
-            return Err(Error::new(Kind::Changed, "it was no directory or device before"));
+            return Err(Error::new(
+                Kind::Changed,
+                "it was no directory or device before",
+            ));
         }
         let backup = match &old {
             Some(old) => Some(self.keep(old)?),

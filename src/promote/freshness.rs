@@ -136,7 +136,10 @@ fn find(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
 /// Why each repository that is not as it was built is not, a line each. Pure.
 pub(super) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<String> {
     let mut stale = Vec::new();
-    let named = kernel.repos.iter().map(|(name, repo)| (name.as_str(), repo));
+    let named = kernel
+        .repos
+        .iter()
+        .map(|(name, repo)| (name.as_str(), repo));
     let mono = kernel.mono.iter().map(|repo| (".", repo));
     for (name, repo) in named.chain(mono) {
         let shown = printable(name);
@@ -148,7 +151,10 @@ pub(super) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<S
     }
     for (name, built) in state.iter().flat_map(|state| &state.repos) {
         let shown = printable(name);
-        let repo = kernel.mono.as_ref().or_else(|| kernel.repos.get(clean(name)));
+        let repo = kernel
+            .mono
+            .as_ref()
+            .or_else(|| kernel.repos.get(clean(name)));
         match repo {
             None if kernel.repos.is_empty() => {}
             None => stale.push(format!(
@@ -193,7 +199,9 @@ pub(super) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<
         return Vec::new();
     };
     if kernel.mono.is_none() && kernel.repos.is_empty() {
-        return vec!["no kernel-side repository is there to tell whether the build is fresh".into()];
+        return vec![
+            "no kernel-side repository is there to tell whether the build is fresh".into(),
+        ];
     }
     let mut notes = Vec::new();
     if kernel.mono.is_none() {
@@ -222,7 +230,10 @@ pub(super) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<
     }
     if !manifest.dirty_repos.is_empty() {
         let names: Vec<String> = manifest.dirty_repos.iter().map(|n| printable(n)).collect();
-        notes.push(format!("built with uncommitted edits in {}", names.join(", ")));
+        notes.push(format!(
+            "built with uncommitted edits in {}",
+            names.join(", ")
+        ));
     }
     notes
 }
@@ -290,7 +301,10 @@ mod tests {
         };
         let built = state(&[("kernel/a", "aaaaaaaa"), ("hardware/b", "bbbbbbbb")]);
         let stale = detect_stale(&mono("aaaaaaaa"), Some(&built));
-        assert_eq!(stale, ["hardware/b is at aaaaaaa, and was built at bbbbbbb"]);
+        assert_eq!(
+            stale,
+            ["hardware/b is at aaaaaaa, and was built at bbbbbbb"]
+        );
         assert!(detect_stale(&mono("x"), None).is_empty());
     }
 

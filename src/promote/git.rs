@@ -129,7 +129,9 @@ impl Git {
         } else {
             "check that git can be run there"
         };
-        Error::io("starting git in", e).path(&self.dir).advice(advice)
+        Error::io("starting git in", e)
+            .path(&self.dir)
+            .advice(advice)
     }
 
     fn command(&self, as_owner: bool) -> Command {

@@ -5,7 +5,8 @@ use std::io;
 
 use crate::error::{Error, Kind, Result, printable};
 
-use super::hands::{Was, link_sum};
+use super::bytes::link_sum;
+use super::hands::Was;
 use super::journal::{After, Begin, End, Entry, Line, Sidecar};
 use super::path::Place;
 
@@ -55,7 +56,9 @@ pub(super) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        let id = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        let id = path
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
         if let (Some(id), Some("jsonl")) = (id, path.extension().and_then(|e| e.to_str())) {
             files.push((id, path));
         }

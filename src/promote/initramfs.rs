@@ -118,17 +118,16 @@ impl Initramfs {
             "see {}, fix the cause, and promote again: the refresh stays due",
             path.display()
         );
-        let status = command.status().map_err(|e| {
-            Error::io("running", e)
-                .path(&tool)
-                .advice(advice.clone())
-        })?;
+        let status = command
+            .status()
+            .map_err(|e| Error::io("running", e).path(&tool).advice(advice.clone()))?;
         if !status.success() {
-            return Err(
-                Error::new(Kind::Io, format!("making the initramfs anew failed ({status})"))
-                    .path(&tool)
-                    .advice(advice),
-            );
+            return Err(Error::new(
+                Kind::Io,
+                format!("making the initramfs anew failed ({status})"),
+            )
+            .path(&tool)
+            .advice(advice));
         }
         for dir in [self.image.join(ROOTFS), self.image.clone()] {
             File::open(&dir)

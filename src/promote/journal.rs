@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::durable::{Directory, NewFile};
 use crate::error::{Error, Result};
 
-use super::hands::{self, LinkTarget, Was};
+use super::bytes;
+use super::hands::{LinkTarget, Was};
 use super::path::{Place, SIDECAR, path_bytes};
 use super::plan::Channel;
 
@@ -251,7 +252,7 @@ impl Journal {
                 .path(&path)
                 .advice("make room, or remove old backups beside it")
         };
-        let sha256 = hands::sum(old).map_err(failed)?;
+        let sha256 = bytes::sum(old).map_err(failed)?;
         let dir = match &self.backups {
             Some(dir) => dir,
             None => {

@@ -7,6 +7,8 @@
 //! work without the workspace.
 
 mod apply;
+mod bytes;
+mod collision;
 mod content;
 mod freshness;
 mod git;
@@ -22,6 +24,7 @@ mod plan;
 mod report;
 mod rollback;
 mod run;
+mod stamps;
 mod status;
 mod survey;
 mod trees;
@@ -46,10 +49,10 @@ use plan::{Item, plan_mirror, plan_union};
 use run::{Manner, Run};
 use trees::Trees;
 
+pub use collision::Collision;
 pub use helper::{COMMAND as HELPER_COMMAND, serve as serve_helper};
 pub use history::Record;
 pub use journal::{Begin as RecordBegin, End as RecordEnd};
-pub use overlay::Collision;
 pub use plan::{Channel, Item as PlannedItem};
 pub use report::{Counts, InitramfsOutcome, Report};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
@@ -93,6 +96,8 @@ pub struct Options {
     pub offline: bool,
     /// Leave the initramfs as it is, and note that it is due.
     pub no_initramfs: bool,
+    /// Compare the bytes also of files that nobody has touched since the last run.
+    pub recheck: bool,
 }
 
 /// Promotes.
@@ -108,6 +113,7 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
         dry_run: options.dry_run,
         initramfs: !options.no_initramfs,
         ownership: options.ownership,
+        recheck: options.recheck,
     };
     let tree = content::tracker(git.dir())?;
     let mut run = Run::open(&workspace.image, Some(tree), manner, progress)?;
@@ -127,7 +133,7 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
     freshness::check(&kernel, state.as_ref(), &workspace.kernel_sources())?;
     let collision = match options.overlay_ref {
         Some(_) => Collision::Skipped("--overlay-ref names what is wanted"),
-        None => overlay::probe_collision(&git, &status, options.offline, options.dry_run)?,
+        None => collision::probe(&git, &status, options.offline, options.dry_run)?,
     };
 
     let mut spool = Spool::default();
@@ -265,7 +271,11 @@ fn notes(
 /// The `Linux_for_Tegra/` of `image`, which may name it or the folder that holds it.
 pub(crate) fn image_tree(image: &Path) -> Result<PathBuf> {
     let inside = image.join(workspace::L4T);
-    let dir = if inside.is_dir() { inside } else { image.into() };
+    let dir = if inside.is_dir() {
+        inside
+    } else {
+        image.into()
+    };
     if dir.is_dir() {
         return Ok(dir);
     }

@@ -1,6 +1,6 @@
 //! Channel A: the files that the overlay tracker holds, at HEAD or at another commit.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -175,7 +175,13 @@ pub(super) fn probe_reference(
     };
     let resolve = |name: &str| -> Result<String> {
         let spec = format!("{name}^{{commit}}");
-        let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &spec];
+        let args = [
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            &spec,
+        ];
         match git.lines(&args) {
             Ok(id) => Ok(String::from_utf8_lossy(&id).into_owned()),
             Err(e) if e.io_error().is_some() => Err(e),
@@ -237,7 +243,10 @@ impl Entry {
             ));
         }
         RelPath::parse(&self.name).map_err(|what| {
-            refused(format!("as a destination it {what}"), "rename it in the overlay")
+            refused(
+                format!("as a destination it {what}"),
+                "rename it in the overlay",
+            )
         })
     }
 }
@@ -303,81 +312,6 @@ fn commit_time(git: &Git, commit: &str) -> Result<i64> {
     text.trim()
         .parse()
         .map_err(|_| not_understood(git, text.as_bytes()))
-}
-
-/// What the overlay's branch and its upstream make of each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Collision {
-    /// Nothing that HEAD lacks is in the upstream branch of this name.
-    UpToDate(String),
-    /// There was nothing to compare with, and why.
-    Skipped(&'static str),
-}
-
-/// Whether the upstream has what HEAD lacks.
-///
-/// # Errors
-/// It has, or cannot be asked.
-pub(super) fn probe_collision(
-    git: &Git,
-    status: &Status,
-    offline: bool,
-    dry_run: bool,
-) -> Result<Collision> {
-    if git.run(&["remote"])?.is_empty() {
-        return Ok(Collision::Skipped("no remote configured"));
-    }
-    if !status.has_upstream {
-        return Ok(Collision::Skipped("the branch tracks no upstream"));
-    }
-    if !offline && !dry_run {
-        git.run(&["fetch", "--quiet"]).map_err(unreachable)?;
-    }
-    let name_of = ["rev-parse", "--abbrev-ref", "--symbolic-full-name", "@{upstream}"];
-    let Ok(name) = git.lines(&name_of) else {
-        return Ok(Collision::Skipped("the upstream branch is not there"));
-    };
-    let name = printable(&String::from_utf8_lossy(&name));
-    let behind = if dry_run && !offline {
-        !has_what_upstream_has(git)?
-    } else {
-        git.lines(&["rev-list", "--count", "HEAD..@{upstream}"])? != b"0"
-    };
-    if behind {
-        return Err(
-            Error::new(Kind::Refused, format!("{name} has commits that HEAD lacks"))
-                .path(git.dir())
-                .advice("git pull, then promote again"),
-        );
-    }
-    Ok(Collision::UpToDate(if offline {
-        format!("{name}, as last fetched")
-    } else {
-        name
-    }))
-}
-
-fn unreachable(e: Error) -> Error {
-    e.advice("check the network and the remote, or promote with --offline")
-}
-
-/// The same question without a fetch, which would write to the repository.
-fn has_what_upstream_has(git: &Git) -> Result<bool> {
-    let config = |what: &str| -> Result<String> {
-        let branch = git.lines(&["symbolic-ref", "--short", "HEAD"])?;
-        let key = format!("branch.{}.{what}", String::from_utf8_lossy(&branch));
-        let value = git.lines(&["config", "--get", &key])?;
-        Ok(String::from_utf8_lossy(&value).into_owned())
-    };
-    let (remote, branch) = (config("remote")?, config("merge")?);
-    let args = ["ls-remote", "--quiet", "--", &remote, &branch];
-    let out = git.run(&args).map_err(unreachable)?;
-    let text = String::from_utf8_lossy(&out);
-    let Some(id) = text.split_whitespace().next() else {
-        return Ok(true);
-    };
-    // One that is not even here is not in HEAD.
-    git.succeeds(&[OsStr::new("merge-base"), "--is-ancestor".as_ref(), id.as_ref(), "HEAD".as_ref()])
 }
 
 #[cfg(test)]

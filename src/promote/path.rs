@@ -100,7 +100,7 @@ pub struct Place {
 
 impl Place {
     /// The path below `Linux_for_Tegra/`.
-    pub fn from_image(&self) -> PathBuf {
+    pub fn in_image(&self) -> PathBuf {
         match self.zone {
             Zone::Rootfs => Path::new(ROOTFS).join(&self.path),
             Zone::Elsewhere => self.path.clone(),
@@ -123,7 +123,7 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.from_image().to_string_lossy()))
+        f.write_str(&printable(&self.in_image().to_string_lossy()))
     }
 }
 
@@ -219,7 +219,11 @@ mod tests {
 
     #[test]
     fn a_path_survives_json_whatever_its_bytes() {
-        for bytes in [&b"usr/lib"[..], b"a\xff\xfe b", "gr\u{f6}\u{df}e".as_bytes()] {
+        for bytes in [
+            &b"usr/lib"[..],
+            b"a\xff\xfe b",
+            "gr\u{f6}\u{df}e".as_bytes(),
+        ] {
             let place = Place {
                 zone: Zone::Rootfs,
                 path: OsStr::from_bytes(bytes).into(),

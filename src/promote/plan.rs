@@ -125,8 +125,7 @@ pub(super) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
     let mut items: Vec<Item> = union.into_values().collect();
     for pair in items.windows(2) {
         let (above, below) = (&pair[0], &pair[1]);
-        if above.place.zone == below.place.zone && below.place.path.starts_with(&above.place.path)
-        {
+        if above.place.zone == below.place.zone && below.place.path.starts_with(&above.place.path) {
             return Err(Error::new(
                 Kind::Refused,
                 format!(
@@ -160,7 +159,7 @@ fn contradiction(one: &Item, other: &Item) -> Error {
         _ => "take one of them away, and promote again",
     };
     Error::new(Kind::Refused, message)
-        .path(one.place.from_image())
+        .path(one.place.in_image())
         .advice(advice)
 }
 
@@ -249,8 +248,7 @@ pub(super) fn plan_attributes(
     }
 }
 
-/// The room that writing `items` takes in `zone`, in bytes: each file in whole blocks,
-/// and as much again for the backup of what it replaces where that must be copied.
+/// The room that writing `items` takes in `zone`, in bytes: each file in whole blocks.
 pub(super) fn plan_room(items: &[Item], zone: Zone, block: u64) -> u64 {
     let blocks = |bytes: u64| bytes.div_ceil(block.max(1)).saturating_mul(block);
     items

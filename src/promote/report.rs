@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::overlay::Collision;
+use super::collision::Collision;
 use super::plan::{Channel, Item};
 
 /// What became of the initramfs.
@@ -17,6 +17,8 @@ pub enum InitramfsOutcome {
     Rebuilt,
     /// It must be made anew, and was not.
     Postponed,
+    /// It must be made anew, and the run failed before or while it was.
+    StillDue,
     /// A dry run: it would be made anew.
     Due,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for InitramfsOutcome {
             Self::NotNeeded => "skipped (nothing that it holds was written)",
             Self::Rebuilt => "rebuilt",
             Self::Postponed => "skipped (--no-initramfs; it is still due)",
+            Self::StillDue => "still due",
             Self::Due => "to be rebuilt",
         })
     }

@@ -66,6 +66,7 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
         dry_run: options.dry_run,
         initramfs: !options.no_initramfs,
         ownership: Ownership::Keep,
+        recheck: true,
     };
     let mut run = Run::open(&image, None, manner, progress)?;
     let refused = |message: String| {
@@ -73,28 +74,28 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
             .path(&image)
             .advice("lbpayload promote history lists what there is")
     };
-    let last = run
-        .records
+    let records = run.records()?.to_vec();
+    let last = records
         .last()
         .map(|record| record.begin.id)
         .ok_or_else(|| refused("nothing was promoted into it".into()))?;
     let to = match options.to {
         Some(0) => 0,
-        Some(id) if run.records.iter().any(|record| record.begin.id == id) => id,
+        Some(id) if records.iter().any(|record| record.begin.id == id) => id,
         Some(id) => return Err(refused(format!("there was no promote {id}"))),
-        None => before(&run.records, last),
+        None => before(&records, last),
     };
-    let undone = plan_undo(&run.records, to);
+    let undone = plan_undo(&records, to);
     let mut items = Vec::new();
     for (place, (id, entry)) in &undone {
         items.push(put_back(&run.sidecar, *id, place, entry)?);
     }
     let mut edited = Vec::new();
-    for (place, held) in history::held(&run.records) {
+    for (place, held) in history::held(&records) {
         if undone.contains_key(&place) {
             let now = status::state(run.trees.tree(place.zone)?, &held)?;
             if matches!(now, HeldState::Edited | HeldState::Missing) {
-                edited.push(place.from_image());
+                edited.push(place.in_image());
             }
         }
     }
@@ -103,7 +104,7 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
         to: Some(to),
         ..Begin::default()
     };
-    let dirs = empty_dirs(&run.records, to);
+    let dirs = empty_dirs(&records, to);
     let ran = run.execute(&mut items, begin, &dirs)?;
     Ok(RollbackReport {
         id: ran.id,
@@ -158,7 +159,7 @@ fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
 fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
     let refused = |message: String| {
         Error::new(Kind::Refused, message)
-            .path(place.from_image())
+            .path(place.in_image())
             .advice("go back less far")
     };
     let content = match (&entry.before, &entry.backup) {

@@ -9,14 +9,16 @@ use crate::progress::Progress;
 
 use super::Ownership;
 use super::apply::Writer;
+use super::bytes;
 use super::content::Opener;
-use super::hands::{self, LinkTarget, Reply, Request, Was};
+use super::hands::{self, Found, LinkTarget, Reply, Request, Was};
 use super::history::{self, Record};
 use super::initramfs::Initramfs;
 use super::journal::{After, Begin, End, Entry, Journal, Line, Sidecar, now, who};
 use super::path::{Place, SIDECAR, Zone};
 use super::plan::{Channel, Item, plan_room};
 use super::report::InitramfsOutcome;
+use super::stamps::{Before, Stamps};
 use super::trees::Trees;
 
 /// How a run is to go.
@@ -25,6 +27,7 @@ pub(super) struct Manner {
     pub(super) dry_run: bool,
     pub(super) initramfs: bool,
     pub(super) ownership: Ownership,
+    pub(super) recheck: bool,
 }
 
 /// An image that is being worked on, with everything that this takes.
@@ -32,8 +35,7 @@ pub(super) struct Run<'a> {
     pub(super) trees: Trees,
     pub(super) opener: Opener,
     pub(super) sidecar: Sidecar,
-    pub(super) records: Vec<Record>,
-    pub(super) next_id: u64,
+    records: Option<(Vec<Record>, u64)>,
     initramfs: Initramfs,
     manner: Manner,
     progress: &'a dyn Progress,
@@ -73,7 +75,6 @@ impl<'a> Run<'a> {
             Some(dir)
         };
         let sidecar = Sidecar::of(image);
-        let (records, next_id) = history::read(&sidecar)?;
         let trees = Trees::open(image, !manner.dry_run)?;
         let opener = Opener {
             tracker,
@@ -85,12 +86,28 @@ impl<'a> Run<'a> {
             trees,
             opener,
             sidecar,
-            records,
-            next_id,
+            records: None,
             manner,
             progress,
             _lock: lock,
         })
+    }
+
+    /// What the journal tells, oldest first. Read when first asked for: a run with
+    /// nothing to do has no need of it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn records(&mut self) -> Result<&[Record]> {
+        Ok(&self.journal()?.0)
+    }
+
+    fn journal(&mut self) -> Result<&(Vec<Record>, u64)> {
+        let read = match self.records.take() {
+            Some(read) => read,
+            None => history::read(&self.sidecar)?,
+        };
+        Ok(self.records.insert(read))
     }
 
     /// Compares `items` with the image, checks everything, and then writes.
@@ -104,6 +121,16 @@ impl<'a> Run<'a> {
         begin: Begin,
         empty_dirs: &[Place],
     ) -> Result<Ran> {
+        let stamps = match self.manner.recheck {
+            true => Stamps::default(),
+            false => Stamps::read(&self.sidecar),
+        };
+        let before = Before::probe(items, &self.opener, &self.trees);
+        for item in items.iter_mut() {
+            if let Some(bytes) = stamps.vouch(&item.place, &before) {
+                (item.found, item.bytes) = (Found::Same, bytes);
+            }
+        }
         super::survey::probe(items, &mut self.trees, &self.opener, self.progress)?;
         let writes = items.iter().any(Item::is_to_be_written);
         let dirties = |item: &Item| item.is_to_be_written() && item.dirties_initramfs();
@@ -144,10 +171,11 @@ impl<'a> Run<'a> {
             });
         }
         let (user, host) = who();
+        let next_id = self.journal()?.1;
         let mut journal = Journal::begin(
             &self.sidecar,
             Begin {
-                id: self.next_id,
+                id: next_id,
                 started: now(),
                 user,
                 host,
@@ -166,7 +194,9 @@ impl<'a> Run<'a> {
             message: result.as_ref().err().map(ToString::to_string),
             initramfs: Some(ran.initramfs.to_string()),
         })?;
-        result.map(|()| ran)
+        result?;
+        Stamps::write(&self.sidecar, &self.trees, items, &before)?;
+        Ok(ran)
     }
 
     fn foretell(&self, due: bool) -> InitramfsOutcome {
@@ -186,7 +216,9 @@ impl<'a> Run<'a> {
             }
         }
         if writes || refresh {
-            self.trees.check_writable(&Path::new(SIDECAR).join("x"))?;
+            for name in [SIDECAR, ".lbpayload/journal", ".lbpayload/journal/x"] {
+                self.trees.check_writable(Path::new(name))?;
+            }
         }
         self.check_room(items)?;
         if refresh {
@@ -201,7 +233,10 @@ impl<'a> Run<'a> {
             let Ok((device, room)) = self.trees.room(zone) else {
                 continue;
             };
-            let bytes = plan_room(items, zone, room.block_bytes);
+            let mut bytes = plan_room(items, zone, room.block_bytes);
+            if zone == Zone::Elsewhere {
+                bytes = bytes.saturating_add(self.copied_backups(items));
+            }
             match needed.iter_mut().find(|(other, ..)| *other == device) {
                 Some(both) => both.2 = both.2.saturating_add(bytes),
                 None => needed.push((device, zone, bytes, room.free_bytes)),
@@ -210,14 +245,29 @@ impl<'a> Run<'a> {
         for (_, zone, bytes, free) in needed {
             if bytes > free {
                 let path = self.trees.tree(zone)?.path().to_path_buf();
-                let message =
-                    format!("{bytes} bytes are to be written there, and {free} are free");
+                let message = format!("{bytes} bytes are to be written there, and {free} are free");
                 return Err(Error::new(Kind::Space, message)
                     .path(path)
                     .advice("make room, and promote again"));
             }
         }
         Ok(())
+    }
+
+    /// Bytes of what is replaced under `rootfs/`: who is not root may not give it a
+    /// second name in the journal, and copies it there.
+    fn copied_backups(&self, items: &[Item]) -> u64 {
+        if self.trees.as_root() {
+            return 0;
+        }
+        let replaced = items
+            .iter()
+            .filter(|item| item.is_to_be_written() && item.place.zone == Zone::Rootfs);
+        let bytes = |item: &Item| {
+            let tree = self.trees.tree(Zone::Rootfs).ok()?;
+            Some(tree.stamp(&item.place.path).ok()?.bytes)
+        };
+        replaced.filter_map(bytes).fold(0, u64::saturating_add)
     }
 
     fn write(
@@ -230,7 +280,7 @@ impl<'a> Run<'a> {
         ran: &mut Ran,
     ) -> Result<()> {
         if due {
-            ran.initramfs = InitramfsOutcome::Postponed;
+            ran.initramfs = InitramfsOutcome::StillDue;
         }
         if dirty {
             self.initramfs.mark(journal.id())?;
@@ -246,7 +296,9 @@ impl<'a> Run<'a> {
             hands.ask(&Request::RemoveDir(place.path.clone()), None)?;
             hands.ask(&Request::FlushNames, None)?;
         }
-        if due && self.manner.initramfs {
+        if due && !self.manner.initramfs {
+            ran.initramfs = InitramfsOutcome::Postponed;
+        } else if due {
             self.progress.begin("initramfs", 0);
             let made = self.initramfs.apply(self.trees.as_root());
             self.progress.end();
@@ -258,7 +310,7 @@ impl<'a> Run<'a> {
 
     /// Tells the journal of what is as it should be already, where it does not know.
     fn note_kept(&mut self, items: &[Item], journal: &mut Journal) -> Result<()> {
-        let known = history::held(&self.records);
+        let known = history::held(self.records()?);
         for item in items.iter().filter(|item| !item.is_to_be_written()) {
             if known.contains_key(&item.place) || item.channel == Channel::Rollback {
                 continue;
@@ -274,8 +326,8 @@ impl<'a> Run<'a> {
             let Reply::Was(before) = reply else { continue };
             let after = match (&before, old) {
                 (Was::File { bytes, .. }, Some(old)) => After::File {
-                    sha256: hands::sum(&old.into())
-                        .map_err(|e| Error::io("reading", e).path(item.place.from_image()))?,
+                    sha256: bytes::sum(&old.into())
+                        .map_err(|e| Error::io("reading", e).path(item.place.in_image()))?,
                     bytes: *bytes,
                 },
                 (Was::Symlink { target, .. }, _) => After::Symlink {

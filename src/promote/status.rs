@@ -7,7 +7,7 @@ use crate::durable::{Bounds, Seen, Tree};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
-use super::hands::{link_sum, sum};
+use super::bytes::{link_sum, sum};
 use super::history::{self, Held, Record};
 use super::initramfs::Initramfs;
 use super::journal::{After, Sidecar};
@@ -98,7 +98,7 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
             continue;
         }
         files.push(HeldFile {
-            path: place.from_image(),
+            path: place.in_image(),
             id: held.id,
             state,
         });

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
+use super::bytes::compare;
 use super::content::{Content, Opener};
-use super::hands::{Found, LinkTarget, Reply, Request, compare};
+use super::hands::{Found, LinkTarget, Reply, Request};
 use super::plan::Item;
 use super::trees::{Trees, is_directory, unexpected};
 
-/// Opens every source, compares it with what is at its place, and fills in
-/// what was found.
+/// Opens every source that is not known to be the same, compares it with what is at
+/// its place, and fills in what was found.
 ///
 /// # Errors
 /// A source is missing or no regular file, a destination is a directory or a device,
@@ -53,7 +54,8 @@ fn probe_readable(
     progress: &dyn Progress,
 ) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let bytes = items.iter().map(|item| opener.estimate(&item.content));
+    let unknown = items.iter().filter(|item| item.found != Found::Same);
+    let bytes = unknown.map(|item| opener.estimate(&item.content));
     progress.begin("comparing", bytes.sum());
     let next = AtomicUsize::new(0);
     let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
@@ -71,7 +73,9 @@ fn probe_readable(
                     };
                     match result {
                         Ok(what) => {
-                            progress.advance(what.1);
+                            if item.found != Found::Same {
+                                progress.advance(what.1);
+                            }
                             if let Ok(mut found) = found.lock() {
                                 found[at] = what;
                             }
@@ -103,6 +107,9 @@ fn probe_readable(
 }
 
 fn look(item: &Item, trees: &Trees, opener: &Opener) -> Result<(Found, u64)> {
+    if item.found == Found::Same {
+        return Ok((item.found, item.bytes));
+    }
     let opened = opener.open(&item.content)?;
     let tree = trees.tree(item.place.zone)?;
     let link = match &item.content {
@@ -110,9 +117,8 @@ fn look(item: &Item, trees: &Trees, opener: &Opener) -> Result<(Found, u64)> {
         _ => None,
     };
     let file = opened.as_ref().map(|opened| &opened.file);
-    let mut found = compare(tree, &item.place.path, file, link).map_err(|e| {
-        Error::io("comparing with", e).path(tree.path().join(&item.place.path))
-    })?;
+    let mut found = compare(tree, &item.place.path, file, link)
+        .map_err(|e| Error::io("comparing with", e).path(tree.path().join(&item.place.path)))?;
     if item.content == Content::Absent && found == Found::Missing {
         found = Found::Same;
     }

@@ -33,11 +33,7 @@ impl Trees {
     /// # Errors
     /// They cannot be opened, or `rootfs/` is this machine's own root.
     pub(super) fn open(image: &Path, may_ask: bool) -> Result<Self> {
-        let failed = |e| {
-            Error::io("opening", e)
-                .path(image)
-                .advice("init the image")
-        };
+        let failed = |e| Error::io("opening", e).path(image).advice("init the image");
         let path = image.join(ROOTFS);
         let rootfs = match Tree::open(&path, Bounds::AsRoot) {
             Ok(tree) => Some(tree),
@@ -188,9 +184,7 @@ impl Trees {
     /// The room in a tree's file system, and which file system that is.
     pub(super) fn room(&self, zone: Zone) -> Result<(u64, Room)> {
         let tree = self.tree(zone)?;
-        let failed = |e: io::Error| {
-            Error::io("asking for the free space of", e).path(tree.path())
-        };
+        let failed = |e: io::Error| Error::io("asking for the free space of", e).path(tree.path());
         let device = fstat(tree).map_err(|e| failed(e.into()))?.st_dev;
         let room = crate::block::room(tree.as_fd()).map_err(failed)?;
         Ok((device, room))
@@ -225,5 +219,8 @@ pub(super) fn is_directory(path: &Path) -> Error {
 
 /// The other side answered something else than was asked.
 pub(super) fn unexpected() -> Error {
-    Error::new(Kind::Io, "the helper gave another answer than was asked for")
+    Error::new(
+        Kind::Io,
+        "the helper gave another answer than was asked for",
+    )
 }

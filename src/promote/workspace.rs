@@ -160,8 +160,8 @@ fn refused(message: String, path: &Path, advice: &str) -> Error {
 
 /// Walks up from the current directory.
 fn find() -> Result<PathBuf> {
-    let here = std::env::current_dir()
-        .map_err(|e| Error::io("asking for the current directory", e))?;
+    let here =
+        std::env::current_dir().map_err(|e| Error::io("asking for the current directory", e))?;
     here.ancestors()
         .find(|dir| dir.join(TARGETS).is_dir())
         .map(Path::to_path_buf)

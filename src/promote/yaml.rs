@@ -12,6 +12,9 @@ use crate::error::{Error, Kind, Result, printable};
 /// No pointer, profile or manifest is longer; a module takes some 200 bytes of one.
 const MAX_BYTES: u64 = 16 << 20;
 
+/// So many brackets may be open at once.
+const MAX_OPEN: u32 = 1000;
+
 /// Reads `path`. `Ok(None)` where there is no such file. Aliases are expanded at most
 /// as often as serde_yaml's repetition limit allows, so a bomb is a syntax error.
 ///
@@ -24,13 +27,37 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("reading", e).path(path).advice(advice)),
     };
-    match serde_yaml_ng::from_slice(&text) {
-        Ok(value) => Ok(Some((value, text))),
-        Err(e) => Err(Error::new(Kind::Syntax, printable(&e.to_string()))
+    let wrong = |message: &str| {
+        Error::new(Kind::Syntax, message)
             .doing("reading")
             .path(path)
-            .advice(advice)),
+            .advice(advice)
+    };
+    if is_too_deep(&text) {
+        return Err(wrong("its brackets are nested too deeply"));
     }
+    match serde_yaml_ng::from_slice(&text) {
+        Ok(value) => Ok(Some((value, text))),
+        Err(e) => {
+            // It may quote the file.
+            let said: String = e.to_string().chars().take(300).collect();
+            Err(wrong(&printable(&said)))
+        }
+    }
+}
+
+/// libyaml takes time with the square of how many brackets are open at once. Those in
+/// texts and comments count too, which no manifest has a thousand of.
+fn is_too_deep(text: &[u8]) -> bool {
+    let mut open: u32 = 0;
+    text.iter().any(|byte| {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > MAX_OPEN
+    })
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
@@ -82,7 +109,8 @@ mod tests {
         // The same in a block that nobody asked for.
         let other = "deep: ".to_owned() + &"[".repeat(100_000);
         std::fs::write(file.path(), other).unwrap();
-        assert!(read::<Anything>(file.path(), "rebuild").is_err());
+        let error = read::<Anything>(file.path(), "rebuild").unwrap_err();
+        assert!(error.to_string().contains("nested too deeply"), "{error}");
     }
 
     #[test]

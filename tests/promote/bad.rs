@@ -28,7 +28,10 @@ fn a_yaml_bomb_is_a_syntax_error() {
     let profile = bomb.replace("mode: full", "bsp_image: {}\nsource: {}");
     it.put("target-platform/thor.yaml", profile);
     it.promote(&["--dry-run"]).exits(0);
-    it.put("target-platform/thor.yaml", bomb.replace("mode: full\n", "") + "bsp_image: *a19\n");
+    it.put(
+        "target-platform/thor.yaml",
+        bomb.replace("mode: full\n", "") + "bsp_image: *a19\n",
+    );
     refused(&it, &[], "thor.yaml", "correct the profile");
     let long = fs::File::create(it.path("target-platform/thor.yaml")).unwrap();
     long.set_len(1 << 30).unwrap();
@@ -43,12 +46,22 @@ fn a_device_node_or_a_fifo_in_the_way_is_refused() {
     let it = Workspace::new();
     let fifo = it.l4t("bootloader/board.conf");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    refused(&it, &[], "bootloader/board.conf: a device node, a socket or a FIFO", "remove it");
+    refused(
+        &it,
+        &[],
+        "bootloader/board.conf: a device node, a socket or a FIFO",
+        "remove it",
+    );
     fs::remove_file(&fifo).unwrap();
     let node = it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf");
     fs::remove_file(&node).unwrap();
     check(Command::new("mknod").arg(&node).args(["c", "1", "3"]));
-    refused(&it, &[], "nvpmodel.conf: a device node, a socket or a FIFO", "remove it");
+    refused(
+        &it,
+        &[],
+        "nvpmodel.conf: a device node, a socket or a FIFO",
+        "remove it",
+    );
 }
 
 #[test]
@@ -56,7 +69,12 @@ fn a_directory_in_the_way_is_refused() {
     needs_root!();
     let it = Workspace::new();
     fs::create_dir(it.l4t("bootloader/board.conf")).unwrap();
-    refused(&it, &[], "bootloader/board.conf: a directory is there", "or remove it");
+    refused(
+        &it,
+        &[],
+        "bootloader/board.conf: a directory is there",
+        "or remove it",
+    );
 }
 
 #[test]
@@ -65,7 +83,10 @@ fn a_second_promote_at_once_is_refused_by_name() {
     let it = Workspace::new();
     let image = fs::File::open(it.l4t("")).unwrap();
     let lock = Flock::lock(image, FlockArg::LockExclusiveNonblock).unwrap();
-    let what = format!("another promote is at work on it (process {})", std::process::id());
+    let what = format!(
+        "another promote is at work on it (process {})",
+        std::process::id()
+    );
     refused(&it, &[], &what, "wait until it has ended");
     it.action(&["rollback"]).exits(1).says("another promote");
     // Looking is free.
@@ -85,7 +106,12 @@ fn too_little_room_is_told_before_anything_is_written() {
     fs::rename(&from, it.path("moved")).unwrap();
     std::os::unix::fs::symlink(disk.path.join("Image"), &from).unwrap();
     it.manifest(&[("kernel/Image", "kernel_image", &"k".repeat(8 << 20))]);
-    refused(&it, &[], "bytes are to be written there, and ", "make room, and promote again");
+    refused(
+        &it,
+        &[],
+        "bytes are to be written there, and ",
+        "make room, and promote again",
+    );
 }
 
 #[test]
@@ -107,7 +133,10 @@ fn a_write_that_fails_names_the_path_and_keeps_what_was_copied() {
         .arg(it.path(""));
     let ran = Ran::of(&mut command).exits(1);
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-    let ran = ran.says(&format!("copying to {}: ", it.l4t("kernel/b.dtb").display()));
+    let ran = ran.says(&format!(
+        "copying to {}: ",
+        it.l4t("kernel/b.dtb").display()
+    ));
     let ran = ran.says("File too large");
     ran.says("promote again; what was copied is kept");
     assert_eq!(it.read("kernel/a.dtb"), "fits\n");
@@ -117,7 +146,11 @@ fn a_write_that_fails_names_the_path_and_keeps_what_was_copied() {
     let ran = it.action(&["history"]).exits(0);
     assert!(ran.stdout.contains(" failed\n"), "{}", ran.stdout);
     let ran = it.promote(&[]).exits(0);
-    assert!(ran.stdout.contains("manifest files: 2 copied, 1 identical"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("manifest files: 2 copied, 1 identical"),
+        "{}",
+        ran.stdout
+    );
     it.action(&["status"]).exits(0);
 }
 
@@ -126,10 +159,17 @@ fn a_source_that_changes_while_it_is_copied_gets_no_name() {
     needs_root!();
     let it = Workspace::new();
     let src = it.put("Source/built", vec![7; 64 << 20]);
-    it.manifest_of(&[(src.to_str().unwrap().into(), "kernel/large.dtb".into(), "dtb")]);
+    it.manifest_of(&[(
+        src.to_str().unwrap().into(),
+        "kernel/large.dtb".into(),
+        "dtb",
+    )]);
     let stop = Arc::new(AtomicBool::new(false));
     let writer = std::thread::spawn({
-        let (stop, file) = (Arc::clone(&stop), fs::File::options().write(true).open(&src).unwrap());
+        let (stop, file) = (
+            Arc::clone(&stop),
+            fs::File::options().write(true).open(&src).unwrap(),
+        );
         move || {
             use std::os::unix::fs::FileExt;
             while !stop.load(Ordering::Relaxed) {

@@ -34,16 +34,31 @@ fn both_channels_arrive_and_a_second_run_writes_nothing() {
     assert_eq!(ran.stderr, "");
     assert_eq!(it.read("kernel/Image"), "new kernel\n");
     assert_eq!(it.read("rootfs/boot/Image"), "new kernel\n");
-    assert_eq!(it.read("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"), "new nv module\n");
+    assert_eq!(
+        it.read("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"),
+        "new nv module\n"
+    );
     assert_eq!(it.read("bootloader/initrd"), "never touched\n");
     assert_eq!(it.refreshes(), 1);
     assert!(it.l4t("rootfs/lib").is_symlink());
     let once = it.everything_and_when();
 
     let ran = it.promote(&[]).exits(0);
-    assert!(ran.stdout.contains("overlay files: 0 copied, 3 identical"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("manifest files: 0 copied, 4 identical"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("initramfs: skipped (nothing"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("overlay files: 0 copied, 3 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout.contains("initramfs: skipped (nothing"),
+        "{}",
+        ran.stdout
+    );
     assert!(!ran.stdout.contains("record:"), "{}", ran.stdout);
     assert_eq!(it.everything_and_when(), once);
     assert_eq!(it.refreshes(), 1);
@@ -87,12 +102,18 @@ fn a_destination_in_both_channels_settles() {
     let it = Workspace::new();
     it.write_overlay("kernel/dtb/board.dtb", "overlay dtb\n");
     // The same file by its other name.
-    it.write_overlay("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko", "overlay nv\n");
+    it.write_overlay(
+        "rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko",
+        "overlay nv\n",
+    );
     it.write_overlay("rootfs/boot/Image", "overlay kernel\n");
     it.commit("in both");
     it.promote(&[]).exits(0);
     assert_eq!(it.read("kernel/dtb/board.dtb"), "new dtb\n");
-    assert_eq!(it.read(&format!("{MODULES}/updates/nv.ko")), "new nv module\n");
+    assert_eq!(
+        it.read(&format!("{MODULES}/updates/nv.ko")),
+        "new nv module\n"
+    );
     assert_eq!(it.read("rootfs/boot/Image"), "new kernel\n");
     let once = it.everything_and_when();
     it.promote(&[]).exits(0);
@@ -111,7 +132,13 @@ fn what_is_under_rootfs_keeps_owner_mode_and_capabilities_and_what_is_new_is_roo
     it.give_to(4711);
     it.promote(&[]).exits(0);
     let meta = |name: &str| it.l4t("rootfs").join(name).metadata().unwrap();
-    let owner = |name: &str| (meta(name).uid(), meta(name).gid(), meta(name).mode() & 0o7777);
+    let owner = |name: &str| {
+        (
+            meta(name).uid(),
+            meta(name).gid(),
+            meta(name).mode() & 0o7777,
+        )
+    };
     assert_eq!(owner("usr/bin/sudo"), (0, 0, 0o4755));
     assert_eq!(owner("etc/shadow"), (0, 42, 0o640));
     assert_eq!(owner("etc/nvpmodel/nvpmodel.conf"), (0, 0, 0o600));
@@ -119,7 +146,10 @@ fn what_is_under_rootfs_keeps_owner_mode_and_capabilities_and_what_is_new_is_roo
     assert_eq!(owner("opt/new"), (0, 0, 0o755));
     assert_eq!(it.read("rootfs/usr/bin/ping"), "overlay usr/bin/ping\n");
     assert_eq!(capability(&it.l4t("rootfs/usr/bin/ping")), "cap_net_raw=ep");
-    assert_eq!(meta("usr/lib/modules/6.8.12-tegra/updates/nv.ko").mtime(), 1_600_000_000);
+    assert_eq!(
+        meta("usr/lib/modules/6.8.12-tegra/updates/nv.ko").mtime(),
+        1_600_000_000
+    );
 }
 
 #[test]
@@ -131,8 +161,14 @@ fn ownership_source_is_cp_p_to_the_letter() {
         lchown(entry.unwrap().path(), Some(4711), Some(4712)).unwrap();
     }
     it.promote(&["--ownership", "source"]).exits(0);
-    let meta = it.l4t(format!("{MODULES}/kernel/net.ko")).metadata().unwrap();
-    assert_eq!((meta.uid(), meta.gid(), meta.mtime()), (4711, 4712, 1_600_000_000));
+    let meta = it
+        .l4t(format!("{MODULES}/kernel/net.ko"))
+        .metadata()
+        .unwrap();
+    assert_eq!(
+        (meta.uid(), meta.gid(), meta.mtime()),
+        (4711, 4712, 1_600_000_000)
+    );
 }
 
 #[test]
@@ -143,17 +179,31 @@ fn a_symlink_arrives_as_one_and_an_executable_stays_one() {
     fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
     symlink("flash-helper.sh", it.overlay().join("tools/latest")).unwrap();
     fs::create_dir_all(it.overlay().join("rootfs/etc")).unwrap();
-    symlink("/usr/share/zoneinfo/UTC", it.overlay().join("rootfs/etc/localtime")).unwrap();
+    symlink(
+        "/usr/share/zoneinfo/UTC",
+        it.overlay().join("rootfs/etc/localtime"),
+    )
+    .unwrap();
     // In place of a symlink that leads elsewhere, and of a file.
     fs::create_dir_all(it.overlay().join("rootfs/etc/alternatives")).unwrap();
-    symlink("/usr/bin/vim", it.overlay().join("rootfs/etc/alternatives/editor")).unwrap();
+    symlink(
+        "/usr/bin/vim",
+        it.overlay().join("rootfs/etc/alternatives/editor"),
+    )
+    .unwrap();
     symlink("../hostname", it.overlay().join("rootfs/etc/hostname")).unwrap();
     it.commit("links");
     it.promote(&[]).exits(0);
     let link = |name: &str| fs::read_link(it.l4t(name)).unwrap();
     assert_eq!(link("tools/latest"), Path::new("flash-helper.sh"));
-    assert_eq!(link("rootfs/etc/localtime"), Path::new("/usr/share/zoneinfo/UTC"));
-    assert_eq!(link("rootfs/etc/alternatives/editor"), Path::new("/usr/bin/vim"));
+    assert_eq!(
+        link("rootfs/etc/localtime"),
+        Path::new("/usr/share/zoneinfo/UTC")
+    );
+    assert_eq!(
+        link("rootfs/etc/alternatives/editor"),
+        Path::new("/usr/bin/vim")
+    );
     assert_eq!(link("rootfs/etc/hostname"), Path::new("../hostname"));
     let mode = it.l4t("tools/flash-helper.sh").metadata().unwrap().mode();
     assert_eq!(mode & 0o777, 0o755);
@@ -181,7 +231,10 @@ fn an_absolute_symlink_leads_into_rootfs_and_never_to_the_host() {
     let host = fs::read_to_string(outside.path().join("hosts")).unwrap();
     assert_eq!(host, "the host's\n");
     let inside = outside.path().strip_prefix("/").unwrap().join("hosts");
-    assert_eq!(it.read(&format!("rootfs/{}", inside.display())), "the image's\n");
+    assert_eq!(
+        it.read(&format!("rootfs/{}", inside.display())),
+        "the image's\n"
+    );
     let once = it.everything_and_when();
     it.promote(&[]).exits(0);
     assert_eq!(it.everything_and_when(), once);
@@ -205,7 +258,10 @@ fn names_of_any_bytes_arrive() {
     it.commit("names");
     it.promote(&[]).exits(0);
     for name in names {
-        assert_eq!(fs::read(it.l4t(std::ffi::OsStr::from_bytes(name))).unwrap(), name);
+        assert_eq!(
+            fs::read(it.l4t(std::ffi::OsStr::from_bytes(name))).unwrap(),
+            name
+        );
     }
     let ran = it.action(&["status"]).exits(0);
     assert!(ran.stdout.contains("0 edited, 0 missing"), "{}", ran.stdout);
@@ -220,7 +276,11 @@ fn only_the_mirror_and_the_initramfs_are_made_good_when_nothing_else_differs() {
     it.promote(&[]).exits(0);
     fs::write(it.l4t("rootfs/boot/Image"), "by hand").unwrap();
     let ran = it.promote(&[]).exits(0);
-    assert!(ran.stdout.contains("kernel Image mirror: copied"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("kernel Image mirror: copied"),
+        "{}",
+        ran.stdout
+    );
     assert!(ran.stdout.contains("initramfs: rebuilt"), "{}", ran.stdout);
     assert_eq!(it.read("rootfs/boot/Image"), "new kernel\n");
 }
@@ -233,6 +293,91 @@ fn what_the_initramfs_does_not_hold_leaves_it_alone() {
     it.write_overlay("rootfs/etc/motd", "hello\n");
     it.commit("motd");
     let ran = it.promote(&[]).exits(0);
-    assert!(ran.stdout.contains("initramfs: skipped (nothing"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("initramfs: skipped (nothing"),
+        "{}",
+        ran.stdout
+    );
     assert_eq!(it.refreshes(), 1);
+}
+
+/// Changes a byte and nothing that `ls -l` would show.
+fn edit_behind_the_back(path: &Path) {
+    let meta = path.metadata().unwrap();
+    let mut text = fs::read(path).unwrap();
+    text[0] ^= 1;
+    let file = fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &text, 0).unwrap();
+    file.set_modified(meta.modified().unwrap()).unwrap();
+    let now = path.metadata().unwrap();
+    assert_eq!(
+        (now.len(), now.modified().unwrap()),
+        (meta.len(), meta.modified().unwrap())
+    );
+}
+
+#[test]
+fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    assert!(it.l4t(".lbpayload/stamps.json").exists());
+    edit_behind_the_back(&it.l4t("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"));
+    edit_behind_the_back(&it.l4t("kernel/dtb/board.dtb"));
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 2 copied, 2 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "new dtb\n");
+    let built = fs::read_dir(it.path("Source/bsp_sources/out")).unwrap();
+    for entry in built {
+        edit_behind_the_back(&entry.unwrap().path());
+    }
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 4 copied, 0 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "oew dtb\n");
+}
+
+#[test]
+fn recheck_reads_everything_and_a_broken_note_of_what_is_the_same_is_no_failure() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let once = it.everything_and_when();
+    // strace sees which modules are opened for reading.
+    let opened = |args: &[&str]| {
+        let command = it.command();
+        let log = it.path("opened");
+        let out = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=openat,openat2", "-o"])
+            .arg(&log)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .args(args)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(out.status.success());
+        let text = fs::read_to_string(log).unwrap();
+        text.lines()
+            .filter(|l| l.contains("nv.ko") && !l.contains("O_PATH"))
+            .count()
+    };
+    assert_eq!(opened(&[]), 0);
+    assert_eq!(opened(&["--recheck"]), 1);
+    assert_eq!(it.everything_and_when(), once);
+    fs::write(it.l4t(".lbpayload/stamps.json"), "[{").unwrap();
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stderr.contains("stamps.json"), "{}", ran.stderr);
 }

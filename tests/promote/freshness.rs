@@ -24,7 +24,12 @@ fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
     refused(&it, &[], "kernel/kernel-noble has uncommitted edits", NEXT);
     it.git(&noble, &["checkout", "-q", "."]);
     fs::remove_file(it.path("Source/.build-state.yaml")).unwrap();
-    refused(&it, &[], "nvidia-oot has commits that were never built", NEXT);
+    refused(
+        &it,
+        &[],
+        "nvidia-oot has commits that were never built",
+        NEXT,
+    );
     it.state();
     it.promote(&[]).exits(0);
 }
@@ -43,14 +48,27 @@ fn a_repository_with_a_git_file_counts_and_one_too_deep_does_not() {
     let it = Workspace::new();
     let oot = it.path("Source/bsp_sources/nvidia-oot");
     let tree = it.path("Source/bsp_sources/a/b/c/d/e");
-    it.git(&oot, &["worktree", "add", "-q", "-b", "other", tree.to_str().unwrap()]);
+    it.git(
+        &oot,
+        &[
+            "worktree",
+            "add",
+            "-q",
+            "-b",
+            "other",
+            tree.to_str().unwrap(),
+        ],
+    );
     fs::write(tree.join("Makefile"), "edited").unwrap();
     refused(&it, &[], "a/b/c/d/e has uncommitted edits", NEXT);
     let deeper = it.path("Source/bsp_sources/f/b/c/d/e/f");
-    it.git(&oot, &["worktree", "move", tree.to_str().unwrap(), {
-        fs::create_dir_all(deeper.parent().unwrap()).unwrap();
-        deeper.to_str().unwrap()
-    }]);
+    it.git(
+        &oot,
+        &["worktree", "move", tree.to_str().unwrap(), {
+            fs::create_dir_all(deeper.parent().unwrap()).unwrap();
+            deeper.to_str().unwrap()
+        }],
+    );
     it.promote(&[]).exits(0);
 }
 
@@ -61,7 +79,12 @@ fn a_path_of_the_state_that_is_no_repository_does_not_pass_in_silence() {
     let path = it.path("Source/.build-state.yaml");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("  nvidia-oot:", "  nvidia-ooot:")).unwrap();
-    refused(&it, &[], "nvidia-ooot was built, and is no repository", NEXT);
+    refused(
+        &it,
+        &[],
+        "nvidia-ooot was built, and is no repository",
+        NEXT,
+    );
 }
 
 #[test]
@@ -78,7 +101,10 @@ fn the_mono_repository_is_held_to_its_watermark() {
     let built = it.git(&sources, &["rev-parse", "HEAD"]);
     let state = |id: &str| {
         let head = "toolchain: x\nbsp_version: '38.2.0'\nmode: full\nrepos:\n";
-        it.put("Source/.build-state.yaml", format!("{head}  kernel/kernel-noble: {id}\n"));
+        it.put(
+            "Source/.build-state.yaml",
+            format!("{head}  kernel/kernel-noble: {id}\n"),
+        );
     };
     state(&"0".repeat(40));
     refused(&it, &[], "kernel/kernel-noble is at ", NEXT);
@@ -102,5 +128,9 @@ fn no_kernel_side_repository_at_all_is_said() {
         fs::remove_dir_all(git).unwrap();
     }
     let ran = it.promote(&["--dry-run"]).exits(0);
-    assert!(ran.stdout.contains("note: no kernel-side repository"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("note: no kernel-side repository"),
+        "{}",
+        ran.stdout
+    );
 }

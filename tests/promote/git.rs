@@ -11,9 +11,15 @@ use crate::workspace::Workspace;
 /// Gives the overlay an upstream, a bare repository beside it.
 fn upstream(it: &Workspace) -> std::path::PathBuf {
     let bare = it.path("upstream.git");
-    it.git(&it.path(""), &["init", "-q", "--bare", "-b", "main", "upstream.git"]);
+    it.git(
+        &it.path(""),
+        &["init", "-q", "--bare", "-b", "main", "upstream.git"],
+    );
     let overlay = it.overlay();
-    it.git(&overlay, &["remote", "add", "origin", bare.to_str().unwrap()]);
+    it.git(
+        &overlay,
+        &["remote", "add", "origin", bare.to_str().unwrap()],
+    );
     it.git(&overlay, &["push", "-q", "-u", "origin", "main"]);
     bare
 }
@@ -21,7 +27,10 @@ fn upstream(it: &Workspace) -> std::path::PathBuf {
 /// Somebody else pushes a commit.
 fn push_from_elsewhere(it: &Workspace) {
     let bare = it.path("upstream.git");
-    it.git(&it.path(""), &["clone", "-q", bare.to_str().unwrap(), "colleague"]);
+    it.git(
+        &it.path(""),
+        &["clone", "-q", bare.to_str().unwrap(), "colleague"],
+    );
     let clone = it.path("colleague");
     it.put("colleague/bootloader/theirs.conf", "theirs\n");
     it.git(&clone, &["add", "-A"]);
@@ -35,16 +44,36 @@ fn commits_that_were_not_pulled_are_a_collision() {
     let it = Workspace::new();
     upstream(&it);
     let ran = it.promote(&["--dry-run"]).exits(0);
-    assert!(ran.stdout.contains("collision: none, up to date with origin/main\n"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("collision: none, up to date with origin/main\n"),
+        "{}",
+        ran.stdout
+    );
     push_from_elsewhere(&it);
     // What the last fetch saw is all that --offline knows.
     it.promote(&["--dry-run", "--offline"]).exits(0);
     let refs = it.git(&it.overlay(), &["for-each-ref"]);
-    refused(&it, &["--dry-run"], "origin/main has commits that HEAD lacks", "git pull");
+    refused(
+        &it,
+        &["--dry-run"],
+        "origin/main has commits that HEAD lacks",
+        "git pull",
+    );
     assert_eq!(it.git(&it.overlay(), &["for-each-ref"]), refs);
-    refused(&it, &[], "origin/main has commits that HEAD lacks", "git pull");
+    refused(
+        &it,
+        &[],
+        "origin/main has commits that HEAD lacks",
+        "git pull",
+    );
     assert_ne!(it.git(&it.overlay(), &["for-each-ref"]), refs);
-    refused(&it, &["--offline"], "origin/main has commits that HEAD lacks", "git pull");
+    refused(
+        &it,
+        &["--offline"],
+        "origin/main has commits that HEAD lacks",
+        "git pull",
+    );
     it.git(&it.overlay(), &["pull", "-q", "--rebase"]);
     it.promote(&[]).exits(0);
     assert_eq!(it.read("bootloader/theirs.conf"), "theirs\n");
@@ -59,7 +88,12 @@ fn an_upstream_that_cannot_be_reached_stops_unless_offline() {
     refused(&it, &[], "git fetch in", "--offline");
     refused(&it, &["--dry-run"], "git ls-remote in", "--offline");
     let ran = it.promote(&["--offline"]).exits(0);
-    assert!(ran.stdout.contains("up to date with origin/main, as last fetched"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("up to date with origin/main, as last fetched"),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]
@@ -70,7 +104,8 @@ fn a_branch_without_an_upstream_is_said() {
     it.git(&it.overlay(), &["checkout", "-q", "-b", "mine"]);
     let ran = it.promote(&[]).exits(0);
     assert!(
-        ran.stdout.contains("collision: check skipped (the branch tracks no upstream)"),
+        ran.stdout
+            .contains("collision: check skipped (the branch tracks no upstream)"),
         "{}",
         ran.stdout
     );
@@ -86,7 +121,16 @@ fn the_tracker_may_be_a_symlink_or_a_worktree() {
     it.promote(&["--dry-run"]).exits(0);
     fs::remove_file(it.overlay()).unwrap();
     it.git(&real, &["checkout", "-q", "--detach"]);
-    it.git(&real, &["worktree", "add", "-q", it.overlay().to_str().unwrap(), "main"]);
+    it.git(
+        &real,
+        &[
+            "worktree",
+            "add",
+            "-q",
+            it.overlay().to_str().unwrap(),
+            "main",
+        ],
+    );
     assert!(it.overlay().join(".git").is_file());
     it.promote(&[]).exits(0);
     assert_eq!(it.read("bootloader/board.conf"), "overlay board\n");
@@ -103,7 +147,8 @@ fn git_s_own_environment_does_not_lead_astray_and_nothing_is_written_to_the_over
     let index = it.overlay().join(".git/index");
     // A stale index is what git would refresh.
     let file = fs::File::open(it.overlay().join("bootloader/board.conf")).unwrap();
-    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
     let before = fs::read(&index).unwrap();
     let ran = Ran::of(
         it.command()
@@ -113,7 +158,11 @@ fn git_s_own_environment_does_not_lead_astray_and_nothing_is_written_to_the_over
             .env("GIT_CEILING_DIRECTORIES", it.path("")),
     )
     .exits(0);
-    assert!(ran.stdout.contains("overlay files: 3 copied"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("overlay files: 3 copied"),
+        "{}",
+        ran.stdout
+    );
     assert_eq!(fs::read(&index).unwrap(), before);
 }
 
@@ -124,10 +173,17 @@ fn root_asks_a_users_repository_as_that_user() {
     let trap = it.put("trap", "#!/bin/sh\nid -u >> \"$(dirname \"$0\")/ran-as\"\n");
     crate::support::check(std::process::Command::new("chmod").arg("755").arg(&trap));
     // git status runs a clean filter, which the repository's owner names.
-    it.git(&it.overlay(), &["config", "filter.trap.clean", trap.to_str().unwrap()]);
-    it.put("Source/Linux_for_Tegra/.git/info/attributes", "*.conf filter=trap\n");
+    it.git(
+        &it.overlay(),
+        &["config", "filter.trap.clean", trap.to_str().unwrap()],
+    );
+    it.put(
+        "Source/Linux_for_Tegra/.git/info/attributes",
+        "*.conf filter=trap\n",
+    );
     let file = fs::File::open(it.overlay().join("bootloader/board.conf")).unwrap();
-    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
     it.give_to(4711);
     // Whatever the filter makes of the file: it must not run as root.
     it.promote(&["--dry-run"]);
@@ -163,7 +219,12 @@ fn a_named_commit_and_a_range_come_from_gits_objects() {
     let ran = it.promote(&["--overlay-ref", "v1..main"]).exits(0);
     let line = format!("changed from {} to {})", &first[..7], &second[..7]);
     assert!(ran.stdout.contains(&line), "{}", ran.stdout);
-    assert!(ran.stdout.contains("note: 1 files that the range deletes stay"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("note: 1 files that the range deletes stay"),
+        "{}",
+        ran.stdout
+    );
     assert_eq!(it.read("bootloader/board.conf"), "second\n");
     assert_eq!(it.read("tools/link"), "#!/bin/sh\n");
     assert!(it.l4t("tools/link").is_symlink());
@@ -171,7 +232,11 @@ fn a_named_commit_and_a_range_come_from_gits_objects() {
     // Not in the range, so not touched.
     assert_eq!(it.read("rootfs/etc/nvpmodel/nvpmodel.conf"), "by hand\n");
     let ran = it.promote(&["--overlay-ref", &second]).exits(0);
-    assert!(ran.stdout.contains("overlay files: 1 copied, 3 identical"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("overlay files: 1 copied, 3 identical"),
+        "{}",
+        ran.stdout
+    );
     let once = it.everything_and_when();
     it.promote(&["--overlay-ref", &second]).exits(0);
     assert_eq!(it.everything_and_when(), once);
@@ -182,8 +247,20 @@ fn a_named_commit_and_a_range_come_from_gits_objects() {
 fn a_reference_that_is_none_is_refused() {
     needs_root!();
     let it = Workspace::new();
-    for name in ["nowhere", "--upload-pack=touch x", "", "a..b", "HEAD:kernel", "HEAD...HEAD"] {
+    for name in [
+        "nowhere",
+        "--upload-pack=touch x",
+        "",
+        "a..b",
+        "HEAD:kernel",
+        "HEAD...HEAD",
+    ] {
         let arg = format!("--overlay-ref={name}");
-        refused(&it, &[&arg], "reading --overlay-ref", "name a tag, a commit, or a range");
+        refused(
+            &it,
+            &[&arg],
+            "reading --overlay-ref",
+            "name a tag, a commit, or a range",
+        );
     }
 }

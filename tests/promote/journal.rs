@@ -15,7 +15,10 @@ fn the_image_tells_what_it_holds_without_the_workspace() {
     needs_root!();
     let it = Workspace::new();
     // One that is there already is held, too.
-    it.put("Image/Linux_for_Tegra/kernel/dtb/custom.dtbo", "overlay dtbo\n");
+    it.put(
+        "Image/Linux_for_Tegra/kernel/dtb/custom.dtbo",
+        "overlay dtbo\n",
+    );
     it.promote(&[]).exits(0);
     let head = it.git(&it.overlay(), &["rev-parse", "HEAD"]);
     let manifest = fs::read_to_string(it.path("Source/.build-manifest.yaml")).unwrap();
@@ -28,12 +31,22 @@ fn the_image_tells_what_it_holds_without_the_workspace() {
     assert_eq!(record["manifest"], manifest);
     assert_eq!(record["state"], "done");
     assert_eq!(record["initramfs"], "rebuilt");
-    assert_eq!((&record["changed"], &record["kept"]), (&7.into(), &1.into()));
+    assert_eq!(
+        (&record["changed"], &record["kept"]),
+        (&7.into(), &1.into())
+    );
     assert!(record["user"].as_str().unwrap().contains("root"));
     let started = record["started"].as_str().unwrap();
-    assert!(started.starts_with("20") && started.ends_with('Z'), "{started}");
+    assert!(
+        started.starts_with("20") && started.ends_with('Z'),
+        "{started}"
+    );
     let ran = it.action(&["history"]).exits(0);
-    assert!(ran.stdout.starts_with(&format!("1 {started} promote")), "{}", ran.stdout);
+    assert!(
+        ran.stdout.starts_with(&format!("1 {started} promote")),
+        "{}",
+        ran.stdout
+    );
 
     let status = json(&it.action(&["status", "--json"]).exits(0).stdout);
     assert_eq!(status["ok"], true);
@@ -60,7 +73,11 @@ fn an_image_into_which_nothing_was_promoted_says_so() {
     let before = it.everything_and_when();
     assert_eq!(it.action(&["history"]).exits(0).stdout, "");
     let ran = it.action(&["status"]).exits(0);
-    assert!(ran.stdout.contains("last: nothing was promoted"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("last: nothing was promoted"),
+        "{}",
+        ran.stdout
+    );
     let ran = it.action(&["rollback"]).exits(1);
     ran.says("nothing was promoted into it");
     assert_eq!(it.everything_and_when(), before);
@@ -70,7 +87,12 @@ fn an_image_into_which_nothing_was_promoted_says_so() {
 fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
     needs_root!();
     let it = Workspace::new();
-    for name in ["usr/bin/ping", "usr/bin/sudo", "etc/shadow", "opt/new/deep/tool"] {
+    for name in [
+        "usr/bin/ping",
+        "usr/bin/sudo",
+        "etc/shadow",
+        "opt/new/deep/tool",
+    ] {
         it.write_overlay(format!("rootfs/{name}"), format!("overlay {name}\n"));
     }
     std::os::unix::fs::symlink("ping", it.overlay().join("rootfs/usr/bin/pong")).unwrap();
@@ -87,7 +109,11 @@ fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
     it.promote(&[]).exits(0);
     let promoted = it.image_now();
     assert_ne!(promoted, shipped);
-    it.manifest(&[(&format!("{MODULES}/updates/nv.ko"), "oot_module", "newer nv\n")]);
+    it.manifest(&[(
+        &format!("{MODULES}/updates/nv.ko"),
+        "oot_module",
+        "newer nv\n",
+    )]);
     it.promote(&[]).exits(0);
     let second = it.image_now();
 
@@ -98,7 +124,11 @@ fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
     assert_eq!(it.everything_and_when(), before);
 
     let ran = it.action(&["rollback"]).exits(0);
-    assert!(ran.stdout.contains("as after promote 1\n"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("as after promote 1\n"),
+        "{}",
+        ran.stdout
+    );
     assert!(ran.stdout.contains("initramfs: rebuilt"), "{}", ran.stdout);
     assert_eq!(it.image_now(), promoted);
     it.action(&["status"]).exits(0);
@@ -113,8 +143,18 @@ fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
     it.action(&["rollback"]).exits(0);
     assert_eq!(it.image_now(), shipped);
     let history = json(&it.action(&["history", "--json"]).exits(0).stdout);
-    let actions: Vec<_> = history.as_array().unwrap().iter().map(|r| r["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, ["promote", "promote", "rollback", "rollback", "rollback", "rollback"]);
+    let actions: Vec<_> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            "promote", "promote", "rollback", "rollback", "rollback", "rollback"
+        ]
+    );
     assert_eq!(history[3]["to"], 0);
 }
 
@@ -145,7 +185,8 @@ fn rollback_to_what_there_was_not_or_is_not_kept_is_refused() {
     }
     let before = it.everything_and_when();
     let ran = it.action(&["rollback", "0"]).exits(1);
-    ran.says("not kept any more (the last 10 are)").says("go back less far");
+    ran.says("not kept any more (the last 10 are)")
+        .says("go back less far");
     assert_eq!(it.everything_and_when(), before);
     it.action(&["rollback", "3"]).exits(0);
     assert_eq!(it.read("kernel/dtb/board.dtb"), "3");
@@ -163,19 +204,33 @@ fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.contains("no space in the chroot"), "{said}");
-    assert_eq!(it.read(&format!("{MODULES}/updates/nv.ko")), "new nv module\n");
+    assert_eq!(
+        it.read(&format!("{MODULES}/updates/nv.ko")),
+        "new nv module\n"
+    );
     let ran = it.action(&["status"]).exits(1);
     assert!(ran.stdout.contains("initramfs: due\n"), "{}", ran.stdout);
     fs::remove_file(it.path("tool-fails")).unwrap();
     let ran = it.promote(&[]).exits(0);
-    assert!(ran.stdout.contains("manifest files: 0 copied, 4 identical"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
+        "{}",
+        ran.stdout
+    );
     assert!(ran.stdout.contains("initramfs: rebuilt"), "{}", ran.stdout);
     let expected = Workspace::new();
     expected.promote(&[]).exits(0);
-    assert_eq!(it.read("rootfs/boot/initrd"), expected.read("rootfs/boot/initrd"));
+    assert_eq!(
+        it.read("rootfs/boot/initrd"),
+        expected.read("rootfs/boot/initrd")
+    );
     it.action(&["status"]).exits(0);
     let ran = it.promote(&[]).exits(0);
-    assert!(ran.stdout.contains("initramfs: skipped (nothing"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("initramfs: skipped (nothing"),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]
@@ -186,7 +241,11 @@ fn no_initramfs_leaves_it_due() {
     assert_eq!(it.refreshes(), 0);
     it.promote(&["--no-initramfs"]).exits(0);
     let ran = it.promote(&["--dry-run"]).exits(0);
-    assert!(ran.stdout.contains("initramfs: to be rebuilt"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("initramfs: to be rebuilt"),
+        "{}",
+        ran.stdout
+    );
     it.promote(&[]).exits(0);
     assert_eq!(it.refreshes(), 1);
 }
@@ -198,5 +257,8 @@ fn the_journal_belongs_to_whom_the_image_belongs_to() {
     it.give_to(4711);
     it.promote(&[]).exits(0);
     let meta = it.l4t(".lbpayload").metadata().unwrap();
-    assert_eq!((meta.uid(), meta.permissions().mode() & 0o777), (4711, 0o700));
+    assert_eq!(
+        (meta.uid(), meta.permissions().mode() & 0o777),
+        (4711, 0o700)
+    );
 }

@@ -27,16 +27,24 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
     needs_root!();
     let (mine, roots) = (Workspace::new(), Workspace::new());
     for it in [&mine, &roots] {
-        for name in ["usr/bin/ping", "usr/bin/sudo", "etc/shadow", "root/.profile"] {
+        for name in [
+            "usr/bin/ping",
+            "usr/bin/sudo",
+            "etc/shadow",
+            "root/.profile",
+        ] {
             it.write_overlay(format!("rootfs/{name}"), format!("overlay {name}\n"));
         }
         symlink("/etc/hostname", it.overlay().join("rootfs/etc/link")).unwrap();
         it.commit("more of rootfs");
-        crate::support::check(
-            Command::new("find")
-                .arg(it.overlay())
-                .args(["-exec", "touch", "-hd", "@1650000000", "{}", "+"]),
-        );
+        crate::support::check(Command::new("find").arg(it.overlay()).args([
+            "-exec",
+            "touch",
+            "-hd",
+            "@1650000000",
+            "{}",
+            "+",
+        ]));
     }
     roots.promote(&[]).exits(0);
     let user = User::new(&mine, Some("NOPASSWD: ALL"));
@@ -51,10 +59,17 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
         image
     };
     assert_eq!(rootfs(&mine), rootfs(&roots));
-    assert_eq!(capability(&mine.l4t("rootfs/usr/bin/ping")), "cap_net_raw=ep");
+    assert_eq!(
+        capability(&mine.l4t("rootfs/usr/bin/ping")),
+        "cap_net_raw=ep"
+    );
     let link = mine.l4t("rootfs/etc/link").symlink_metadata().unwrap();
     assert_eq!((link.uid(), link.gid()), (0, 0));
-    for name in ["kernel/Image", "bootloader/board.conf", ".lbpayload/journal"] {
+    for name in [
+        "kernel/Image",
+        "bootloader/board.conf",
+        ".lbpayload/journal",
+    ] {
         assert_eq!(mine.l4t(name).metadata().unwrap().uid(), user.uid, "{name}");
     }
     // A second run writes nothing; some of it only root can compare.
@@ -63,8 +78,16 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
     assert_eq!(mine.everything_and_when(), once);
     assert_eq!(user.asked(&mine), [HELPER]);
     // And back again.
-    let back = user.promote(&mine).args(["rollback", "0"]).output().unwrap();
-    assert_eq!(back.status.code(), Some(2), "--workspace comes behind the action");
+    let back = user
+        .promote(&mine)
+        .args(["rollback", "0"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        back.status.code(),
+        Some(2),
+        "--workspace comes behind the action"
+    );
     let mut command = user.promote(&mine);
     let image = mine.l4t("");
     let args = ["rollback", "0", "--image", image.to_str().unwrap()];
@@ -95,7 +118,10 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
         }
     }
     assert_eq!(after, before);
-    assert_eq!(capability(&mine.l4t("rootfs/usr/bin/ping")), "cap_net_raw=ep");
+    assert_eq!(
+        capability(&mine.l4t("rootfs/usr/bin/ping")),
+        "cap_net_raw=ep"
+    );
 }
 
 #[test]
@@ -104,7 +130,10 @@ fn a_rule_for_these_commands_only_is_enough() {
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper, TOOL"));
     Ran::of(&mut user.promote(&it)).exits(0);
-    assert_eq!(it.read(&format!("{MODULES}/updates/nv.ko")), "new nv module\n");
+    assert_eq!(
+        it.read(&format!("{MODULES}/updates/nv.ko")),
+        "new nv module\n"
+    );
     assert_eq!(it.refreshes(), 1);
 }
 
@@ -130,9 +159,14 @@ fn a_user_without_a_rule_is_refused_before_anything_is_written() {
     let user = User::new(&it, None);
     let before = it.everything_and_when();
     let ran = Ran::of(&mut user.promote(&it)).exits(1);
-    let ours = ran.stderr.lines().filter(|l| l.starts_with("lbpayload: error: ")).count();
+    let ours = ran
+        .stderr
+        .lines()
+        .filter(|l| l.starts_with("lbpayload: error: "))
+        .count();
     assert_eq!(ours, 1, "{}", ran.stderr);
-    ran.says("sudo did not start the helper").says("or promote as root");
+    ran.says("sudo did not start the helper")
+        .says("or promote as root");
     assert_eq!(it.everything_and_when(), before);
 }
 
@@ -142,7 +176,13 @@ fn the_password_is_asked_for_by_sudo() {
     let it = Workspace::new();
     let user = User::new(&it, Some("ALL"));
     let askpass = |password: &str| {
-        let path = it.put("askpass", format!("#!/bin/sh\necho asked >> '{0}'\necho '{password}'\n", it.path("asked").display()));
+        let path = it.put(
+            "askpass",
+            format!(
+                "#!/bin/sh\necho asked >> '{0}'\necho '{password}'\n",
+                it.path("asked").display()
+            ),
+        );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path
     };
@@ -172,8 +212,15 @@ fn a_machine_without_sudo_is_told() {
     let setsid = crate::support::check(Command::new("sh").args(["-c", "command -v setsid"]));
     let mut again = Command::new(setsid.trim());
     use std::os::unix::process::CommandExt;
-    again.args(command.get_args()).uid(user.uid).gid(user.uid).env_clear();
-    again.env("PATH", &bin).env("HOME", it.path("")).stdin(Stdio::null());
+    again
+        .args(command.get_args())
+        .uid(user.uid)
+        .gid(user.uid)
+        .env_clear();
+    again
+        .env("PATH", &bin)
+        .env("HOME", it.path(""))
+        .stdin(Stdio::null());
     let ran = Ran::of(&mut again).exits(1);
     ran.says("there is no sudo here; install sudo, or promote as root");
     assert_eq!(it.everything_and_when(), before);
@@ -197,7 +244,12 @@ fn what_is_not_under_rootfs_never_sees_sudo() {
     it.commit("for root");
     it.give_to(user.uid);
     let ran = Ran::of(user.promote(&it).arg("--dry-run")).exits(0);
-    assert!(ran.stdout.contains("copy rootfs/root/.profile (overlay), as root"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("copy rootfs/root/.profile (overlay), as root"),
+        "{}",
+        ran.stdout
+    );
     assert!(user.asked(&it).is_empty());
 }
 
@@ -210,7 +262,8 @@ fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
         std::os::unix::fs::lchown(it.l4t(dir), Some(0), Some(0)).unwrap();
         let before = it.everything_and_when();
         let ran = Ran::of(&mut user.promote(&it)).exits(1);
-        ran.says("writing to ").says("make it yours (chown), or promote as root");
+        ran.says("writing to ")
+            .says("make it yours (chown), or promote as root");
         assert_eq!(it.everything_and_when(), before);
         std::os::unix::fs::lchown(it.l4t(dir), Some(user.uid), Some(user.uid)).unwrap();
     }
@@ -272,16 +325,25 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     let it = Workspace::new();
     let mut helper = Helper::start();
     let rootfs = fs::File::open(it.l4t("rootfs")).unwrap();
-    assert_eq!(helper.ask("{\"rootfs\":\"the rootfs\"}", Some(&rootfs)), "\"Done\"");
+    assert_eq!(
+        helper.ask("{\"rootfs\":\"the rootfs\"}", Some(&rootfs)),
+        "\"Done\""
+    );
     let proc = Path::new("/proc").join(helper.child.id().to_string());
     let status = fs::read_to_string(proc.join("status")).unwrap();
     // chown 0, dac_override 1, fowner 3, fsetid 4, setfcap 31: capability.h
-    let kept = format!("{:016x}", (1 << 0) | (1 << 1) | (1 << 3) | (1 << 4) | (1_u64 << 31));
+    let kept = format!(
+        "{:016x}",
+        (1 << 0) | (1 << 1) | (1 << 3) | (1 << 4) | (1_u64 << 31)
+    );
     for line in ["CapEff", "CapPrm", "CapBnd"] {
         assert!(status.contains(&format!("{line}:\t{kept}\n")), "{status}");
     }
     for line in ["CapInh", "CapAmb"] {
-        assert!(status.contains(&format!("{line}:\t{:016x}\n", 0)), "{status}");
+        assert!(
+            status.contains(&format!("{line}:\t{:016x}\n", 0)),
+            "{status}"
+        );
     }
     assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     assert_eq!(fs::read_link(proc.join("root")).unwrap(), it.l4t("rootfs"));
@@ -292,7 +354,11 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     let source = fs::File::open(it.put("source", "evil")).unwrap();
     let stage = "{\"Stage\":{\"slot\":1,\"attributes\":{\"mode\":420,\"mtime\":[0,0],\"owner\":null},\"link\":null}}";
     assert!(helper.ask(stage, Some(&source)).contains("Staged"));
-    let mut names = vec!["../outside", "../../../../../../etc/outside", "etc/leak/outside"];
+    let mut names = vec![
+        "../outside",
+        "../../../../../../etc/outside",
+        "etc/leak/outside",
+    ];
     let absolute = outside.to_str().unwrap();
     names.push(absolute);
     for name in names {
@@ -307,7 +373,10 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     // What it does not know ends it.
     helper.socket = None;
     assert!(helper.child.wait().unwrap().success());
-    assert!(it.l4t("rootfs/.lbpayload-staging").exists(), "cut off, so it left that");
+    assert!(
+        it.l4t("rootfs/.lbpayload-staging").exists(),
+        "cut off, so it left that"
+    );
     it.promote(&[]).exits(0);
     assert!(!it.l4t("rootfs/.lbpayload-staging").exists());
 }

@@ -17,7 +17,11 @@ pub(crate) fn refused(it: &Workspace, args: &[&str], what: &str, next: &str) {
     let ran = it.promote(args).exits(1);
     assert_eq!(ran.stdout, "");
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-    assert!(ran.stderr.starts_with("lbpayload: error: "), "{}", ran.stderr);
+    assert!(
+        ran.stderr.starts_with("lbpayload: error: "),
+        "{}",
+        ran.stderr
+    );
     for part in [what, next] {
         assert!(ran.stderr.contains(part), "no {part:?} in: {}", ran.stderr);
     }
@@ -39,7 +43,11 @@ fn resolve_without_a_workspace() {
     needs_root!();
     let dir = tempfile::tempdir().unwrap();
     let ran = Ran::of(lbpayload().arg("promote").current_dir(dir.path())).exits(1);
-    assert!(ran.stderr.contains("holds target-platform/; "), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("holds target-platform/; "),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("--workspace"), "{}", ran.stderr);
     let it = Workspace::new();
     remove(it.path("target-platform"));
@@ -74,7 +82,12 @@ fn resolve_without_an_active_profile() {
         refused(&it, &[], what, "set the active target, or init one");
     }
     remove(it.path(pointer));
-    refused(&it, &[], "there is no active target", "set the active target");
+    refused(
+        &it,
+        &[],
+        "there is no active target",
+        "set the active target",
+    );
 }
 
 #[test]
@@ -84,15 +97,45 @@ fn resolve_without_the_image() {
     it.put("target-platform/thor.yaml", "source: {}\n");
     refused(&it, &[], "no block bsp_image:", "; init the image");
     let elsewhere = it.path("nowhere");
-    let text = format!("bsp_image: {{root_path: {}}}\nsource: {{}}\n", elsewhere.display());
+    let text = format!(
+        "bsp_image: {{root_path: {}}}\nsource: {{}}\n",
+        elsewhere.display()
+    );
     it.put("target-platform/thor.yaml", text);
     refused(&it, &[], "the BSP image is not there", "; init the image");
     for block in ["bsp_image", "source"] {
         let mut text = "bsp_image: {version: '1'}\nsource: {toolchain: x}\n".to_owned();
-        text = text.replace(&format!("{block}: {{"), &format!("{block}: {{root_path: some/where, "));
+        text = text.replace(
+            &format!("{block}: {{"),
+            &format!("{block}: {{root_path: some/where, "),
+        );
         it.put("target-platform/thor.yaml", text);
-        refused(&it, &[], &format!("{block}.root_path is not absolute"), "an absolute path");
+        refused(
+            &it,
+            &[],
+            &format!("{block}.root_path is not absolute"),
+            "an absolute path",
+        );
     }
+}
+
+#[test]
+fn an_image_without_rootfs_or_with_the_hosts() {
+    needs_root!();
+    let it = Workspace::new();
+    fs::rename(it.l4t("rootfs"), it.path("rootfs")).unwrap();
+    refused(&it, &[], "rootfs: it is not there", "; init the image");
+    symlink("/", it.l4t("rootfs")).unwrap();
+    let ran = it.promote(&[]).exits(1);
+    ran.says("rootfs: it is this machine's own root; init the image");
+    fs::remove_file(it.l4t("rootfs")).unwrap();
+    // One that lies elsewhere is as good.
+    symlink(it.path("rootfs"), it.l4t("rootfs")).unwrap();
+    it.promote(&[]).exits(0);
+    assert!(
+        it.path("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko")
+            .exists()
+    );
 }
 
 #[test]
@@ -105,7 +148,12 @@ fn resolve_without_the_source() {
     it.git(&it.path(""), &["init", "-q"]);
     refused(&it, &[], "no git repository", "; init the source");
     remove(it.overlay());
-    refused(&it, &[], "the overlay tracker is not there", "; init the source");
+    refused(
+        &it,
+        &[],
+        "the overlay tracker is not there",
+        "; init the source",
+    );
     remove(it.path("Source"));
     it.put("target-platform/thor.yaml", "bsp_image: {version: '1'}\n");
     refused(&it, &[], "no block source:", "; init the source");
@@ -124,15 +172,33 @@ fn validate_a_changed_overlay() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("new\nfile", "x");
-    refused(&it, &[], "uncommitted changes: new\\nfile", "commit or stash");
+    refused(
+        &it,
+        &[],
+        "uncommitted changes: new\\nfile",
+        "commit or stash",
+    );
     remove(it.overlay().join("new\nfile"));
     it.write_overlay("bootloader/board.conf", "edited");
-    refused(&it, &[], "uncommitted changes: bootloader/board.conf", "commit or stash");
+    refused(
+        &it,
+        &[],
+        "uncommitted changes: bootloader/board.conf",
+        "commit or stash",
+    );
     it.git(&it.overlay(), &["add", "-A"]);
-    refused(&it, &[], "uncommitted changes: bootloader/board.conf", "commit or stash");
+    refused(
+        &it,
+        &[],
+        "uncommitted changes: bootloader/board.conf",
+        "commit or stash",
+    );
     // Neither does a setting hide what is untracked.
     it.git(&it.overlay(), &["reset", "-q", "--hard"]);
-    it.git(&it.overlay(), &["config", "status.showUntrackedFiles", "no"]);
+    it.git(
+        &it.overlay(),
+        &["config", "status.showUntrackedFiles", "no"],
+    );
     it.write_overlay("hidden", "x");
     refused(&it, &[], "uncommitted changes: hidden", "commit or stash");
 }
@@ -143,7 +209,9 @@ fn validate_a_manifest_that_is_none() {
     let it = Workspace::new();
     let good = fs::read_to_string(it.path("Source/.build-manifest.yaml")).unwrap();
     let without = |key: &str| -> String {
-        let lines = good.lines().filter(|l| !l.trim_start_matches("  - ").trim().starts_with(key));
+        let lines = good
+            .lines()
+            .filter(|l| !l.trim_start_matches("  - ").trim().starts_with(key));
         lines.map(|line| format!("{line}\n")).collect()
     };
     let mut bad = vec![
@@ -157,7 +225,15 @@ fn validate_a_manifest_that_is_none() {
         format!("{good}unknown: 1\n"),
         good.replace("dirty_repos: []", "dirty_repos: 7"),
     ];
-    for key in ["mode:", "toolchain:", "bsp_version:", "rebuilt_at:", "src:", "dst:", "source_repo:"] {
+    for key in [
+        "mode:",
+        "toolchain:",
+        "bsp_version:",
+        "rebuilt_at:",
+        "src:",
+        "dst:",
+        "source_repo:",
+    ] {
         bad.push(without(key));
     }
     for text in bad {
@@ -184,7 +260,11 @@ fn one_channel_is_enough() {
     it.write_overlay("bootloader/board.conf", "x");
     it.commit("first");
     let ran = it.promote(&["--no-initramfs"]).exits(0);
-    assert!(ran.stdout.contains("manifest: (absent)\n"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("manifest: (absent)\n"),
+        "{}",
+        ran.stdout
+    );
     let it = Workspace::empty();
     it.manifest(&[("kernel/dtb/board.dtb", "dtb", "new")]);
     it.state();
@@ -197,7 +277,10 @@ fn one_channel_is_enough() {
 fn enumerate_a_source_that_is_not_there_or_no_file() {
     needs_root!();
     let it = Workspace::new();
-    let dir = it.path("Source/bsp_sources/nvidia-oot").display().to_string();
+    let dir = it
+        .path("Source/bsp_sources/nvidia-oot")
+        .display()
+        .to_string();
     let fifo = it.path("Source/fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for (src, what) in [
@@ -238,7 +321,12 @@ fn enumerate_a_destination_that_is_none() {
         (src.clone(), "kernel/x".into(), "dtb"),
         (other, "kernel/./x".into(), "dtb"),
     ]);
-    refused(&it, &[], "names it twice with different sources", "; rebuild");
+    refused(
+        &it,
+        &[],
+        "names it twice with different sources",
+        "; rebuild",
+    );
     it.manifest_of(&[
         (src.clone(), "kernel/x".into(), "dtb"),
         (src, "kernel/x".into(), "dtb"),
@@ -256,10 +344,17 @@ fn a_missing_initramfs_tool_is_told_before_anything_is_written() {
     remove(&tool);
     refused(&it, &[], "this tool is missing", "init the image");
     let ran = it.promote(&["--no-initramfs"]).exits(0);
-    assert!(ran.stdout.contains("initramfs: skipped (--no-initramfs; it is still due)"));
+    assert!(
+        ran.stdout
+            .contains("initramfs: skipped (--no-initramfs; it is still due)")
+    );
     // It stays due, so the next one needs the tool, and says so.
     let ran = it.promote(&[]).exits(1);
-    assert!(ran.stderr.contains("this tool is missing"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("this tool is missing"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -270,8 +365,16 @@ fn a_symlink_that_leads_out_of_the_image_is_refused() {
     symlink("../rootfs/etc", it.l4t("bootloader/rootfs-etc")).unwrap();
     symlink("round", it.l4t("bootloader/round")).unwrap();
     for (name, what, next) in [
-        ("bootloader/out/x", "leads out of the image", "remove the symlink"),
-        ("bootloader/rootfs-etc/x", "leads into rootfs/", "under rootfs/"),
+        (
+            "bootloader/out/x",
+            "leads out of the image",
+            "remove the symlink",
+        ),
+        (
+            "bootloader/rootfs-etc/x",
+            "leads into rootfs/",
+            "under rootfs/",
+        ),
         ("bootloader/round", "round in circles", "remove one"),
         ("kernel/Image/x", "is no directory", "name another"),
     ] {
@@ -302,5 +405,11 @@ fn a_machine_without_git_is_told() {
     let ran = Ran::of(it.command().env("PATH", "/nonexistent")).exits(1);
     assert!(ran.stderr.contains("; install git"), "{}", ran.stderr);
     assert_eq!(it.everything_and_when(), before);
-    assert!(Command::new("git").arg("--version").status().unwrap().success());
+    assert!(
+        Command::new("git")
+            .arg("--version")
+            .status()
+            .unwrap()
+            .success()
+    );
 }

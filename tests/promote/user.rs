@@ -49,7 +49,10 @@ impl User {
         if let Some(rule) = rule {
             let rule = rule
                 .replace("PROGRAM", user.program.to_str().unwrap())
-                .replace("TOOL", it.l4t("tools/l4t_update_initrd.sh").to_str().unwrap());
+                .replace(
+                    "TOOL",
+                    it.l4t("tools/l4t_update_initrd.sh").to_str().unwrap(),
+                );
             fs::write(&user.rule, format!("{} ALL=(root) {rule}\n", user.name)).unwrap();
             fs::set_permissions(&user.rule, fs::Permissions::from_mode(0o440)).unwrap();
         }
@@ -79,7 +82,10 @@ impl User {
             .uid(self.uid)
             .gid(self.uid)
             .env_clear()
-            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", self.bin.display()))
+            .env(
+                "PATH",
+                format!("{}:/usr/local/bin:/usr/bin:/bin", self.bin.display()),
+            )
             .env("HOME", it.path(""))
             .env("USER", &self.name)
             .stdin(std::process::Stdio::null());
@@ -94,7 +100,10 @@ impl User {
         let program = self.program.to_str().unwrap();
         let tool = it.l4t("tools/l4t_update_initrd.sh");
         text.lines()
-            .map(|line| line.replace(program, "PROGRAM").replace(tool.to_str().unwrap(), "TOOL"))
+            .map(|line| {
+                line.replace(program, "PROGRAM")
+                    .replace(tool.to_str().unwrap(), "TOOL")
+            })
             .collect()
     }
 }

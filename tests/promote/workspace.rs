@@ -89,7 +89,7 @@ impl Workspace {
     fn image(&self) {
         let root = "Image/Linux_for_Tegra/rootfs/";
         let put = |path: &str, text: &str, mode: u32| {
-            let path = self.put(&format!("{root}{path}"), text);
+            let path = self.put(format!("{root}{path}"), text);
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             path
         };
@@ -104,13 +104,21 @@ impl Workspace {
         put("boot/initrd", "old initrd\n", 0o644);
         put("root/.profile", "private\n", 0o600);
         fs::set_permissions(
-            self.path(&format!("{root}root")),
+            self.path(format!("{root}root")),
             fs::Permissions::from_mode(0o700),
         )
         .unwrap();
-        put("usr/lib/modules/6.8.12-tegra/kernel/net.ko", "old net module\n", 0o644);
-        for dir in ["run", "etc/alternatives", "usr/lib/modules/6.8.12-tegra/updates"] {
-            fs::create_dir_all(self.path(&format!("{root}{dir}"))).unwrap();
+        put(
+            "usr/lib/modules/6.8.12-tegra/kernel/net.ko",
+            "old net module\n",
+            0o644,
+        );
+        for dir in [
+            "run",
+            "etc/alternatives",
+            "usr/lib/modules/6.8.12-tegra/updates",
+        ] {
+            fs::create_dir_all(self.path(format!("{root}{dir}"))).unwrap();
         }
         for (link, target) in [
             ("lib", "usr/lib"),
@@ -118,7 +126,7 @@ impl Workspace {
             ("etc/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
             ("etc/alternatives/editor", "/usr/bin/nano"),
         ] {
-            symlink(target, self.path(&format!("{root}{link}"))).unwrap();
+            symlink(target, self.path(format!("{root}{link}"))).unwrap();
         }
         let l4t = "Image/Linux_for_Tegra/";
         for (path, text) in [
@@ -127,16 +135,19 @@ impl Workspace {
             ("bootloader/initrd", "never touched\n"),
             ("bootloader/l4t_initrd.img", "old initrd\n"),
         ] {
-            self.put(&format!("{l4t}{path}"), text);
+            self.put(format!("{l4t}{path}"), text);
         }
-        let tool = self.put(&format!("{l4t}tools/l4t_update_initrd.sh"), TOOL);
+        let tool = self.put(format!("{l4t}tools/l4t_update_initrd.sh"), TOOL);
         fs::set_permissions(tool, fs::Permissions::from_mode(0o755)).unwrap();
         // So that two of them are the same.
-        check(
-            Command::new("find")
-                .arg(self.l4t(""))
-                .args(["-exec", "touch", "-hd", "@1500000000", "{}", "+"]),
-        );
+        check(Command::new("find").arg(self.l4t("")).args([
+            "-exec",
+            "touch",
+            "-hd",
+            "@1500000000",
+            "{}",
+            "+",
+        ]));
     }
 
     pub(crate) fn path(&self, rel: impl AsRef<Path>) -> PathBuf {
@@ -196,7 +207,10 @@ impl Workspace {
         let artifacts: Vec<_> = built
             .iter()
             .map(|(dst, kind, text)| {
-                let src = self.put(format!("Source/bsp_sources/out/{}", &sha256sum(dst.as_bytes())[..8]), text);
+                let src = self.put(
+                    format!("Source/bsp_sources/out/{}", &sha256sum(dst.as_bytes())[..8]),
+                    text,
+                );
                 check(Command::new("touch").args(["-d", "@1600000000"]).arg(&src));
                 (src.to_str().unwrap().to_owned(), (*dst).to_owned(), *kind)
             })
@@ -222,7 +236,8 @@ impl Workspace {
 
     /// Notes that everything was built as it is.
     pub(crate) fn state(&self) {
-        let mut text = String::from("toolchain: /opt/x-\nbsp_version: \"38.2.0\"\nmode: full\nrepos:\n");
+        let mut text =
+            String::from("toolchain: /opt/x-\nbsp_version: \"38.2.0\"\nmode: full\nrepos:\n");
         for repo in ["kernel/kernel-noble", "nvidia-oot"] {
             let dir = self.path("Source/bsp_sources").join(repo);
             text += &format!("  {repo}: {}\n", self.git(&dir, &["rev-parse", "HEAD"]));

@@ -35,10 +35,7 @@ pub fn serve() -> Result<()> {
              typed (log_input), exempt this command from it",
         )
     };
-    let socket = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(by_hand)?;
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(by_hand)?;
     if rustix::net::sockopt::socket_type(&socket).map_err(|e| by_hand(e.into()))?
         != rustix::net::SocketType::SEQPACKET
     {
@@ -119,9 +116,7 @@ fn confine(rootfs: OwnedFd, shown: &Path) -> io::Result<Tree> {
     rustix::thread::set_capabilities(None, sets)?;
     let root = rustix::fs::open(
         "/",
-        rustix::fs::OFlags::RDONLY
-            | rustix::fs::OFlags::DIRECTORY
-            | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     )?;
     Ok(Tree::of(root, shown, Bounds::AsRoot))
