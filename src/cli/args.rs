@@ -242,17 +242,16 @@ pub(super) struct ImportArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct PromoteArgs {
     #[command(subcommand)]
     pub action: Option<PromoteAction>,
 
     /// The directory that holds target-platform/ (default: found from the current one upwards)
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub workspace: Option<PathBuf>,
 
     /// Say what would be done, and write nothing
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub dry_run: bool,
 
     /// Promote a tag, a commit, or what a range A..B changed, instead of the overlay's HEAD
@@ -264,7 +263,7 @@ pub(super) struct PromoteArgs {
     pub ownership: Ownership,
 
     /// Leave the initramfs as it is; it stays due, and the next promote makes it
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub no_initramfs: bool,
 
     /// Compare the bytes also of files that nobody has touched since the last promote
@@ -276,7 +275,7 @@ pub(super) struct PromoteArgs {
     pub offline: bool,
 
     /// Print a report as JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
 }
 
@@ -292,17 +291,9 @@ pub(super) enum PromoteAction {
 
 #[derive(Debug, Args)]
 pub(super) struct ImageArgs {
-    /// The Linux_for_Tegra tree; needs no workspace
+    /// The Linux_for_Tegra tree, which then needs no workspace
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub image: Option<PathBuf>,
-
-    /// The workspace whose image is meant (default: found from the current directory upwards)
-    #[arg(long, value_name = "DIR", conflicts_with = "image", value_hint = ValueHint::DirPath)]
-    pub workspace: Option<PathBuf>,
-
-    /// Print a report as JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -313,14 +304,6 @@ pub(super) struct RollbackArgs {
 
     #[command(flatten)]
     pub image: ImageArgs,
-
-    /// Say what would be done, and write nothing
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Leave the initramfs as it is; it stays due
-    #[arg(long)]
-    pub no_initramfs: bool,
 }
 
 fn direct(text: &str) -> Result<DirectPolicy, String> {

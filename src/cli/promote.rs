@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::{Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 use crate::promote::{
-    Channel, Collision, Counts, Options, PlannedItem, Report, promote, serve_helper,
+    Channel, Collision, Counts, Options, Ownership, PlannedItem, Report, promote, serve_helper,
 };
 
 use super::args::{ProgressForm, PromoteAction, PromoteArgs};
@@ -17,11 +17,24 @@ use super::{progress, signals};
 mod recorded;
 
 pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
-    match &args.action {
-        Some(PromoteAction::History(args)) => recorded::list(args),
-        Some(PromoteAction::Status(args)) => recorded::look(args, form, quiet),
-        Some(PromoteAction::Rollback(args)) => recorded::back(args, form, quiet),
-        None => forth(args, form, quiet),
+    let Some(action) = &args.action else {
+        return forth(args, form, quiet);
+    };
+    let of_promote_alone = args.overlay_ref.is_some()
+        || args.offline
+        || args.recheck
+        || args.ownership != Ownership::default();
+    if of_promote_alone {
+        return Err(Error::new(
+            Kind::Usage,
+            "--overlay-ref, --ownership, --offline and --recheck are for promote itself",
+        )
+        .advice("leave them away; lbpayload promote --help tells more"));
+    }
+    match action {
+        PromoteAction::History(image) => recorded::list(args, image),
+        PromoteAction::Status(image) => recorded::look(args, image, form, quiet),
+        PromoteAction::Rollback(back) => recorded::back(args, back, form, quiet),
     }
 }
 

@@ -262,3 +262,28 @@ fn the_journal_belongs_to_whom_the_image_belongs_to() {
         (4711, 0o700)
     );
 }
+
+#[test]
+fn options_may_come_before_the_action_or_behind_it() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let workspace = it.path("");
+    let workspace = workspace.to_str().unwrap();
+    for args in [
+        ["promote", "--workspace", workspace, "--json", "status"],
+        ["promote", "status", "--workspace", workspace, "--json"],
+        ["promote", "--json", "history", "--workspace", workspace],
+    ] {
+        json(&crate::support::run(args).exits(0).stdout);
+    }
+    let image = it.l4t("");
+    for args in [
+        &["status", "--image", image.to_str().unwrap()][..],
+        &["--overlay-ref", "HEAD", "rollback"],
+        &["rollback", "--offline"],
+        &["rollback", "first"],
+    ] {
+        it.promote(args).exits(2);
+    }
+}

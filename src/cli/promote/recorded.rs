@@ -5,22 +5,26 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::error::{Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 use crate::promote::{
     HeldState, Record, RollbackOptions, RollbackReport, StatusReport, Workspace, history, rollback,
     status,
 };
 
-use super::super::args::{ImageArgs, ProgressForm, RollbackArgs};
+use super::super::args::{ImageArgs, ProgressForm, PromoteArgs, RollbackArgs};
 use super::super::exit::Outcome;
 use super::super::output::{Out, lossy};
 use super::super::{progress, signals};
 use super::{JsonItem, plan, shown, text};
 
-fn image(args: &ImageArgs) -> Result<PathBuf> {
-    match &args.image {
-        Some(image) => Ok(image.clone()),
-        None => Ok(Workspace::probe(args.workspace.as_deref())?.image),
+fn image(args: &PromoteArgs, named: &ImageArgs) -> Result<PathBuf> {
+    match (&named.image, &args.workspace) {
+        (Some(_), Some(_)) => Err(
+            Error::new(Kind::Usage, "--image and --workspace both name it")
+                .advice("leave one of them away"),
+        ),
+        (Some(image), None) => Ok(image.clone()),
+        (None, _) => Ok(Workspace::probe(args.workspace.as_deref())?.image),
     }
 }
 
@@ -93,8 +97,8 @@ fn words(record: &Record) -> String {
     ))
 }
 
-pub(super) fn list(args: &ImageArgs) -> Result<Outcome> {
-    let records = history(&image(args)?)?;
+pub(super) fn list(args: &PromoteArgs, named: &ImageArgs) -> Result<Outcome> {
+    let records = history(&image(args, named)?)?;
     let mut out = Out::new();
     if args.json {
         let records: Vec<_> = records.iter().map(JsonRecord::new).collect();
@@ -125,9 +129,14 @@ struct JsonHeld {
     state: HeldState,
 }
 
-pub(super) fn look(args: &ImageArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+pub(super) fn look(
+    args: &PromoteArgs,
+    named: &ImageArgs,
+    form: Option<ProgressForm>,
+    quiet: bool,
+) -> Result<Outcome> {
     signals::listen()?;
-    let image = image(args)?;
+    let image = image(args, named)?;
     let progress = progress::shown(form);
     let report = status(&image, &*progress);
     drop(progress);
@@ -209,14 +218,15 @@ struct JsonRollback<'a> {
 }
 
 pub(super) fn back(
-    args: &RollbackArgs,
+    args: &PromoteArgs,
+    named: &RollbackArgs,
     form: Option<ProgressForm>,
     quiet: bool,
 ) -> Result<Outcome> {
     signals::listen()?;
     let options = RollbackOptions {
-        image: image(&args.image)?,
-        to: args.id,
+        image: image(args, &named.image)?,
+        to: named.id,
         dry_run: args.dry_run,
         no_initramfs: args.no_initramfs,
     };
@@ -227,7 +237,7 @@ pub(super) fn back(
     let restored = report.items.iter().filter(|i| i.is_to_be_written()).count() as u64;
     let identical = report.items.len() as u64 - restored;
     let mut out = Out::new();
-    if args.image.json {
+    if args.json {
         out.json(&JsonRollback {
             id: report.id,
             to: report.to,
