@@ -91,6 +91,19 @@ impl Tree {
         walk::resolve(self.root.as_fd(), path, self.bounds, last)
     }
 
+    /// Whether a symlink is at `place`.
+    ///
+    /// # Errors
+    /// What the system says, other than that nothing is there: ENOTDIR where something
+    /// above it is no directory.
+    pub fn is_symlink(&self, place: &Path) -> io::Result<bool> {
+        match readlinkat(&self.root, place, Vec::new()) {
+            Ok(_) => Ok(true),
+            Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// What is at `place`, which [`Tree::resolve`] gave.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! The two trees of an image, and who may write to them.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 use rustix::fs::{Access, AtFlags, accessat, fstat};
@@ -24,6 +25,8 @@ pub(super) struct Trees {
     as_root: bool,
     /// Whether a helper may be started.
     may_ask: bool,
+    /// Where directories lead, while nothing has been written.
+    known: HashMap<(Zone, PathBuf), PathBuf>,
 }
 
 impl Trees {
@@ -56,6 +59,7 @@ impl Trees {
             helper: None,
             as_root: geteuid().is_root(),
             may_ask,
+            known: HashMap::new(),
         })
     }
 
@@ -121,8 +125,10 @@ impl Trees {
     /// Out of its tree, in circles, through a file, or to where only root may look.
     pub(super) fn resolve(&mut self, dst: &RelPath, last: Last) -> Result<Place> {
         let (zone, path) = dst.split();
+        // Says so where there is none.
+        self.tree(zone)?;
         let full = self.image.0.path().join(dst.as_path());
-        let found = match self.tree(zone)?.resolve(path, last) {
+        let found = match self.resolve_here(zone, path, last) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.may_ask() => {
                 let request = Request::Resolve {
                     path: path.to_path_buf(),
@@ -151,6 +157,31 @@ impl Trees {
             .advice("name the destination under rootfs/"));
         }
         Ok(Place { zone, path: found })
+    }
+
+    /// Modules lie hundreds to a directory, so where that leads is remembered.
+    fn resolve_here(&mut self, zone: Zone, path: &Path, last: Last) -> io::Result<PathBuf> {
+        let tree = match (zone, &self.rootfs) {
+            (Zone::Elsewhere, _) => &self.image.0,
+            (Zone::Rootfs, Some(own)) => &own.0,
+            (Zone::Rootfs, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return tree.resolve(path, last);
+        };
+        let key = (zone, above.to_path_buf());
+        let above = match self.known.get(&key) {
+            Some(known) => known,
+            None => {
+                let resolved = tree.resolve(above, Last::Follow)?;
+                self.known.entry(key).or_insert(resolved)
+            }
+        };
+        let place = above.join(name);
+        if last == Last::Follow && tree.is_symlink(&place)? {
+            return tree.resolve(&place, last);
+        }
+        Ok(place)
     }
 
     /// Whether this user may make files beside `place`, which needs no helper.
