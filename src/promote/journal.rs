@@ -101,7 +101,7 @@ pub(super) enum After {
 /// How a run ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// `done`, or `failed`.
+    /// `done`, `failed`, or `interrupted`.
     pub state: String,
     /// When (RFC 3339, UTC).
     pub finished: String,

@@ -126,12 +126,22 @@ impl<'a> Run<'a> {
             false => Stamps::read(&self.sidecar),
         };
         let before = Before::probe(items, &self.opener, &self.trees);
+        let mut read = [Zone::Elsewhere, Zone::Rootfs].map(|zone| (zone, false));
         for item in items.iter_mut() {
             if let Some(bytes) = stamps.vouch(&item.place, &before) {
                 (item.found, item.bytes) = (Found::Same, bytes);
+            } else {
+                read[usize::from(item.place.zone == Zone::Rootfs)].1 = true;
             }
         }
         super::survey::probe(items, &mut self.trees, &self.opener, self.progress)?;
+        if !self.manner.dry_run {
+            // Who put there what is the same may have synced nothing, and a run that was
+            // cut off right behind its renames is one of them.
+            for (zone, _) in read.into_iter().filter(|(_, read)| *read) {
+                self.trees.flush(zone)?;
+            }
+        }
         let writes = items.iter().any(Item::is_to_be_written);
         let dirties = |item: &Item| item.is_to_be_written() && item.dirties_initramfs();
         let dirty = items.iter().any(dirties);
@@ -189,13 +199,20 @@ impl<'a> Run<'a> {
         };
         let result = self.write(items, empty_dirs, &mut journal, dirty, due, &mut ran);
         journal.end(End {
-            state: if result.is_ok() { "done" } else { "failed" }.into(),
+            state: match &result {
+                Ok(()) => "done",
+                Err(e) if e.kind() == Kind::Interrupted => "interrupted",
+                Err(_) => "failed",
+            }
+            .into(),
             finished: now(),
             message: result.as_ref().err().map(ToString::to_string),
             initramfs: Some(ran.initramfs.to_string()),
         })?;
         result?;
-        Stamps::write(&self.sidecar, &self.trees, items, &before)?;
+        if let Err(e) = Stamps::write(&self.sidecar, &self.trees, items, &before) {
+            log::warn!("{e}; the next promote will take longer");
+        }
         Ok(ran)
     }
 

@@ -89,6 +89,17 @@ impl Trees {
             .advice("init the image")
     }
 
+    /// Brings what is in a tree onto stable storage, whoever wrote it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn flush(&self, zone: Zone) -> Result<()> {
+        let Ok(tree) = self.tree(zone) else {
+            return Ok(());
+        };
+        rustix::fs::syncfs(tree).map_err(|e| Error::io("syncing", e.into()).path(tree.path()))
+    }
+
     /// Whoever may write to the tree; starts the helper where that takes one.
     ///
     /// # Errors

@@ -345,6 +345,33 @@ fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
 }
 
 #[test]
+fn what_is_the_same_already_is_flushed_once_whoever_wrote_it() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let flushes = || {
+        let command = it.command();
+        let log = it.path("flushes");
+        let out = std::process::Command::new("strace")
+            .args(["-qq", "-e", "trace=syncfs", "-o"])
+            .arg(&log)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(out.status.success());
+        let text = fs::read_to_string(log).unwrap();
+        text.lines().filter(|l| l.starts_with("syncfs")).count()
+    };
+    // All of it is known to have been flushed by the run that wrote it.
+    assert_eq!(flushes(), 0);
+    // As a run leaves it that was cut off right behind its last rename.
+    fs::remove_file(it.l4t(".lbpayload/stamps.json")).unwrap();
+    assert_eq!(flushes(), 2);
+}
+
+#[test]
 fn recheck_reads_everything_and_a_broken_note_of_what_is_the_same_is_no_failure() {
     needs_root!();
     let it = Workspace::new();
