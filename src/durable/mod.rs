@@ -8,6 +8,7 @@
 
 mod attributes;
 mod directory;
+mod look;
 mod nameless;
 mod newfile;
 mod staged;
@@ -18,8 +19,9 @@ mod walk;
 
 pub use attributes::Attributes;
 pub use directory::{Directory, Existing, Found};
+pub use look::Seen;
 pub use newfile::NewFile;
 pub use staging::{STAGING_NAME, Staging, Store, WriteMode};
 pub use stamp::Stamp;
-pub use tree::{Seen, Tree};
+pub use tree::Tree;
 pub use walk::{Bounds, Last};

@@ -5,25 +5,22 @@
 //! leaves nothing elsewhere, and the next one knows where to clear up.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsString;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fsync, futimens, mkdirat, openat,
-    readlinkat, renameat, symlinkat, unlinkat, utimensat,
+    renameat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::attributes::{self, Attributes, times};
 use super::directory::{single_component, syncfs_reports};
 use super::staging::STAGING_NAME;
-use super::stamp::Stamp;
-use super::walk::{self, Bounds, Last};
+use super::walk::{self, Bounds};
 
 /// Directories that are kept open, at most.
 const OPEN_DIRS: usize = 128;
@@ -31,28 +28,13 @@ const OPEN_DIRS: usize = 128;
 /// A directory and all that is beneath it; see the module.
 #[derive(Debug)]
 pub struct Tree {
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
     path: PathBuf,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     staging: Mutex<Option<Arc<OwnedFd>>>,
     dirs: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
     /// Directories whose names changed since the last [`Tree::flush_names`].
     changed: Mutex<BTreeSet<PathBuf>>,
-}
-
-/// What is at a place, without following a symlink.
-#[derive(Debug)]
-pub enum Seen {
-    /// Nothing.
-    Nothing,
-    /// A regular file, open for reading.
-    File(File, Metadata),
-    /// A symlink, and where it points to.
-    Symlink(PathBuf, Metadata),
-    /// A directory.
-    Directory,
-    /// A device, a socket or a FIFO.
-    Special(Metadata),
 }
 
 impl Tree {
@@ -81,77 +63,6 @@ impl Tree {
     /// What it is called.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The place that `path` means; see [`Bounds`].
-    ///
-    /// # Errors
-    /// EXDEV where it leaves the tree, ELOOP, ENOTDIR, and what else the system says.
-    pub fn resolve(&self, path: &Path, last: Last) -> io::Result<PathBuf> {
-        walk::resolve(self.root.as_fd(), path, self.bounds, last)
-    }
-
-    /// Whether a symlink is at `place`.
-    ///
-    /// # Errors
-    /// What the system says, other than that nothing is there: ENOTDIR where something
-    /// above it is no directory.
-    pub fn is_symlink(&self, place: &Path) -> io::Result<bool> {
-        match readlinkat(&self.root, place, Vec::new()) {
-            Ok(_) => Ok(true),
-            Err(Errno::INVAL | Errno::NOENT) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// What is at `place`, which [`Tree::resolve`] gave.
-    ///
-    /// # Errors
-    /// What the system says, other than that nothing is there.
-    pub fn look(&self, place: &Path) -> io::Result<Seen> {
-        let dir = match self.dir(parent(place)) {
-            Ok(dir) => dir,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Seen::Nothing),
-            Err(e) => return Err(e),
-        };
-        let Some(name) = place.file_name() else {
-            return Ok(Seen::Directory);
-        };
-        // O_PATH first: opening a device or a FIFO would do something to it.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let there = match openat(&dir, name, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::NOENT) => return Ok(Seen::Nothing),
-            Err(e) => return Err(e.into()),
-        };
-        let meta = there.metadata()?;
-        if meta.is_dir() {
-            return Ok(Seen::Directory);
-        }
-        if meta.is_symlink() {
-            let target = readlinkat(&there, "", Vec::new())?;
-            let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-            return Ok(Seen::Symlink(target, meta));
-        }
-        if !meta.is_file() {
-            return Ok(Seen::Special(meta));
-        }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(openat(&dir, name, flags, Mode::empty())?);
-        let meta = file.metadata()?;
-        Ok(Seen::File(file, meta))
-    }
-
-    /// What tells that the regular file at `place` was touched.
-    ///
-    /// # Errors
-    /// What the system says; InvalidInput for what is no regular file.
-    pub fn stamp(&self, place: &Path) -> io::Result<Stamp> {
-        let name = place.file_name().ok_or(Errno::ISDIR)?;
-        let dir = self.dir(parent(place))?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let there = File::from(openat(&dir, name, flags, Mode::empty())?);
-        Stamp::of(&there.metadata()?).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     /// Whether a run that was cut off left something.
@@ -379,7 +290,7 @@ impl Tree {
         Ok(fd)
     }
 
-    fn dir(&self, path: &Path) -> io::Result<Arc<OwnedFd>> {
+    pub(super) fn dir(&self, path: &Path) -> io::Result<Arc<OwnedFd>> {
         let mut dirs = lock(&self.dirs);
         if let Some(fd) = dirs.get(path) {
             return Ok(Arc::clone(fd));
@@ -412,7 +323,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn parent(place: &Path) -> &Path {
+pub(super) fn parent(place: &Path) -> &Path {
     place.parent().unwrap_or(Path::new(""))
 }
 
@@ -426,6 +337,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
+    use crate::durable::{Last, Seen};
 
     fn tree() -> (tempfile::TempDir, Tree) {
         let dir = tempfile::tempdir().unwrap();

@@ -119,3 +119,38 @@ fn the_refresh_is_due_before_the_first_module_is_written() {
         assert_eq!(it.refreshes(), 1);
     }
 }
+
+#[test]
+fn an_interrupted_run_keeps_what_is_complete_and_dies_of_the_signal() {
+    needs_root!();
+    let it = workspace();
+    let command = it.command();
+    let out = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "trace=futex,utimensat"])
+        .args(["-e", "inject=utimensat:signal=INT:when=2"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(said, "lbpayload: error: interrupted\n");
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&out.status),
+        Some(2)
+    );
+    let ran = it.action(&["history"]).exits(0);
+    assert!(
+        ran.stdout.contains(", 2 changed, interrupted\n"),
+        "{}",
+        ran.stdout
+    );
+    // The overlay comes first, in the order of its paths.
+    assert_eq!(it.read("bootloader/board.conf"), "overlay board\n");
+    assert_eq!(it.read("kernel/dtb/custom.dtbo"), "overlay dtbo\n");
+    assert_eq!(it.read("kernel/Image"), "old kernel\n");
+    it.promote(&[]).exits(0);
+    let clean = workspace();
+    clean.promote(&[]).exits(0);
+    assert_eq!(image(&it), image(&clean));
+}

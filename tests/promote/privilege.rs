@@ -242,6 +242,38 @@ fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
     }
 }
 
+#[test]
+fn the_helper_goes_with_a_user_s_run_that_is_killed_and_the_next_one_makes_it_good() {
+    needs_root!();
+    let clean = Workspace::new();
+    clean.promote(&[]).exits(0);
+    let mut expected = clean.image_now();
+    let mut kills = 0;
+    for n in (2..).step_by(3) {
+        let it = Workspace::new();
+        let user = User::new(&it, Some("NOPASSWD: ALL"));
+        if !user.promote_killed_at(&it, "sendmsg", n) {
+            break;
+        }
+        kills += 1;
+        let began = std::time::Instant::now();
+        while user.is_running() {
+            assert!(
+                began.elapsed().as_secs() < 60,
+                "the helper outlives its run"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ran::of(&mut user.promote(&it)).exits(0);
+        let mut image = it.image_now();
+        for image in [&mut image, &mut expected] {
+            image.retain(|path, _| path.starts_with("rootfs"));
+        }
+        assert_eq!(image, expected, "{n}");
+    }
+    assert!(kills > 5, "{kills}");
+}
+
 /// The helper as promote starts it, only that this test is at the other end.
 struct Helper {
     socket: Option<OwnedFd>,

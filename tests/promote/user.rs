@@ -92,6 +92,41 @@ impl User {
         command
     }
 
+    /// The same, killed at the `n`th `call` of its main thread. False where it does not
+    /// come to that. strace(1) is root and starts it as the user, so sudo works.
+    pub(crate) fn promote_killed_at(&self, it: &Workspace, call: &str, n: u32) -> bool {
+        let mut command = Command::new("setsid");
+        command
+            .args([
+                "--wait",
+                "strace",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-u",
+                &self.name,
+            ])
+            .args(["-e", &format!("trace={call}")])
+            .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
+            .arg(&self.program)
+            .args(["promote", "--workspace"])
+            .arg(it.path(""))
+            .env(
+                "PATH",
+                format!("{}:/usr/local/bin:/usr/bin:/bin", self.bin.display()),
+            )
+            .stdin(std::process::Stdio::null());
+        !command.output().unwrap().status.success()
+    }
+
+    /// Whether a process of the program is still there, the helper for example.
+    pub(crate) fn is_running(&self) -> bool {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        processes
+            .map(|p| p.path().join("exe"))
+            .any(|exe| fs::read_link(exe).is_ok_and(|program| program == self.program))
+    }
+
     /// What sudo was asked for since the last time.
     pub(crate) fn asked(&self, it: &Workspace) -> Vec<String> {
         let log = it.path("sudo.log");
