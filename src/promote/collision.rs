@@ -29,7 +29,9 @@ pub(super) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
         return Ok(Collision::Skipped("the branch tracks no upstream"));
     }
     if !offline && !dry_run {
-        git.run(&["fetch", "--quiet"]).map_err(unreachable)?;
+        // It fetches, and leaves tidying up to whom the repository belongs to.
+        git.run(&["-c", "gc.auto=0", "fetch", "--quiet"])
+            .map_err(unreachable)?;
     }
     let name_of = [
         "rev-parse",
@@ -76,7 +78,16 @@ fn has_what_upstream_has(git: &Git) -> Result<bool> {
     let args = ["ls-remote", "--quiet", "--", &remote, &branch];
     let out = git.run(&args).map_err(unreachable)?;
     let text = String::from_utf8_lossy(&out);
-    let Some(id) = text.split_whitespace().next() else {
+    // It lists every ref that ends like this one.
+    let is_it = |line: &&str| {
+        line.split_once('\t')
+            .is_some_and(|(_, name)| name == branch)
+    };
+    let Some(id) = text
+        .lines()
+        .find(is_it)
+        .and_then(|line| line.split('\t').next())
+    else {
         return Ok(true);
     };
     // One that is not even here is not in HEAD.

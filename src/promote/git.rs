@@ -88,10 +88,11 @@ impl Git {
             .find(|line| line.starts_with("fatal:") || line.starts_with("error:"))
             .or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()))
             .map_or_else(|| output.status.to_string(), printable);
-        let verb = args.iter().find_map(|a| {
-            let word = a.as_ref().to_string_lossy();
-            (!word.starts_with('-')).then(|| word.into_owned())
-        });
+        let mut words = args.iter().map(|arg| arg.as_ref().to_string_lossy());
+        let verb = match words.next() {
+            Some(option) if option == "-c" => words.nth(1),
+            other => other,
+        };
         Err(Error::new(Kind::Refused, said)
             .doing(format!("git {} in", verb.unwrap_or_default()))
             .path(&self.dir))

@@ -50,6 +50,16 @@ fn commits_that_were_not_pulled_are_a_collision() {
         "{}",
         ran.stdout
     );
+    // One whose name only ends the same is another branch.
+    let overlay = it.overlay();
+    it.git(
+        &overlay,
+        &["push", "-q", "origin", "HEAD:refs/aside/refs/heads/main"],
+    );
+    let decoy = it.git(&overlay, &["commit-tree", "-m", "x", "HEAD^{tree}"]);
+    let to = format!("{decoy}:refs/a/refs/heads/main");
+    it.git(&overlay, &["push", "-q", "origin", &to]);
+    it.promote(&["--dry-run"]).exits(0);
     push_from_elsewhere(&it);
     // What the last fetch saw is all that --offline knows.
     it.promote(&["--dry-run", "--offline"]).exits(0);
