@@ -15,6 +15,7 @@ pub mod pack;
 pub mod payload;
 pub mod probe;
 pub mod progress;
+pub mod promote;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};

@@ -29,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "import",
         &["error", "progress", "format", "block", "payload", "durable"],
     ),
+    ("promote", &["error", "progress", "block", "durable"]),
     (
         "mount",
         &["error", "progress", "format", "block", "payload"],
@@ -37,7 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "error", "progress", "format", "block", "payload", "durable", "probe", "pack",
-            "verify", "import", "mount",
+            "verify", "import", "mount", "promote",
         ],
     ),
 ];

@@ -44,6 +44,22 @@ fn stage(dir: &Path) {
     .unwrap();
     let source = format!("f https://x/gcc.tar.xz {}\n", support::sha256sum(&archive));
     std::fs::write(checkout.join("steps/gcc/sources"), source).unwrap();
+    stage_workspace(dir);
+}
+
+/// A BSP workspace around it, whose overlay has two tags.
+fn stage_workspace(dir: &Path) {
+    let script = "mkdir -p target-platform Source/Linux_for_Tegra/bootloader Image/Linux_for_Tegra
+        echo 'active: t.yaml' > target-platform/active_target.yml
+        printf 'bsp_image: {version: x}\nsource: {}\n' > target-platform/t.yaml
+        cd Source/Linux_for_Tegra
+        git() { command git -c user.name=d -c user.email=d@example.com \"$@\"; }
+        git init -q
+        for tag in v1.1 v1.2; do
+            echo $tag > bootloader/board.conf
+            git add -A && git commit -qm $tag && git tag $tag
+        done";
+    support::check(Command::new("sh").args(["-ec", script]).current_dir(dir));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::block::{DirectPolicy, IoEngine};
 use crate::format::Dialect;
 use crate::import::ExistingPolicy;
+use crate::promote::Ownership;
 
 /// Carry files on raw disks (LBPAYLD1 payloads) and get them off again.
 #[derive(Debug, Parser)]
@@ -76,6 +77,11 @@ pub(super) enum Command {
     Mount(MountArgs),
     /// Unmount a payload, and wait until its server is gone
     Unmount(UnmountArgs),
+    /// Stage overlay files and build outputs into a Jetson BSP image tree
+    Promote(PromoteArgs),
+    /// Write to rootfs/ for `promote`, which starts this through sudo
+    #[command(name = crate::promote::HELPER_COMMAND, hide = true)]
+    PromoteHelper,
     /// Print shell completions
     Completions {
         /// For which shell
@@ -298,6 +304,71 @@ pub(super) struct UnmountArgs {
     /// Take it out of sight although it is in use, and wait for the last user
     #[arg(short, long)]
     pub lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PromoteArgs {
+    #[command(subcommand)]
+    pub action: Option<PromoteAction>,
+
+    /// The directory that holds target-platform/ (default: found from the current one upwards)
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub workspace: Option<PathBuf>,
+
+    /// Say what would be done, and write nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+
+    /// Promote a tag, a commit, or what a range A..B changed, instead of the overlay's HEAD
+    #[arg(long, value_name = "REF")]
+    pub overlay_ref: Option<String>,
+
+    /// Under rootfs/, keep owner and mode (new files are root's), or take the source's as cp -p
+    #[arg(long, value_name = "WHOSE", default_value = "keep")]
+    pub ownership: Ownership,
+
+    /// Leave the initramfs as it is; it stays due, and the next promote makes it
+    #[arg(long, global = true)]
+    pub no_initramfs: bool,
+
+    /// Compare the bytes also of files that nobody has touched since the last promote
+    #[arg(long)]
+    pub recheck: bool,
+
+    /// Do not fetch the overlay's upstream; compare with what the last fetch saw
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Print a report as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PromoteAction {
+    /// List what was promoted into the image, and when
+    History(ImageArgs),
+    /// Tell whether the image still holds what was promoted (1 if not)
+    Status(ImageArgs),
+    /// Go back to what an earlier promote left
+    Rollback(RollbackArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImageArgs {
+    /// The Linux_for_Tegra tree, which then needs no workspace
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub image: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// The promote whose outcome is wanted again, 0 for before all (default: before the last)
+    #[arg(value_name = "ID")]
+    pub id: Option<u64>,
+
+    #[command(flatten)]
+    pub image: ImageArgs,
 }
 
 fn direct(text: &str) -> Result<DirectPolicy, String> {

@@ -27,7 +27,9 @@ pub(super) fn man(dir: Option<&Path>) -> Result<Outcome> {
         output::to_stdout(&page(&root)?)?;
         return Ok(Outcome::Done);
     };
-    let commands = root.get_subcommands().filter(|c| c.get_name() != "help");
+    let commands = root
+        .get_subcommands()
+        .filter(|c| c.get_name() != "help" && !c.is_hide_set());
     for command in std::iter::once(&root).chain(commands) {
         let name = clap_mangen::Man::new(command.clone()).get_filename();
         write_page(dir, &name, &page(command)?)?;

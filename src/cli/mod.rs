@@ -14,6 +14,7 @@ mod output;
 mod pack;
 mod probe;
 mod progress;
+mod promote;
 mod reference;
 mod signals;
 mod sums;
@@ -52,6 +53,8 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
         Command::Mount(args) => mount::run(args, cli.progress()),
         Command::Unmount(args) => unmount::run(args),
+        Command::Promote(args) => promote::run(args, cli.progress(), cli.quiet),
+        Command::PromoteHelper => promote::serve(),
         Command::Completions { shell } => document::completions(*shell),
         Command::Man { dir } => document::man(dir.as_deref()),
     };

@@ -3,14 +3,25 @@
 //! [`Directory`] is a destination, held by a descriptor and a lock. [`Store`] is
 //! what a copy needs of one: files are staged in it, flushed together, and then
 //! get their names; [`Staging`] is the real one, and tests put a failing one in
-//! its place. [`NewFile`] is the same promise for a single file.
+//! its place. [`NewFile`] is the same promise for a single file, and [`Tree`] for files
+//! at any depth of a tree whose symlinks are not the host's.
 
+mod attributes;
 mod directory;
+mod look;
 mod nameless;
 mod newfile;
 mod staged;
 mod staging;
+mod stamp;
+mod tree;
+mod walk;
 
+pub use attributes::Attributes;
 pub use directory::{Directory, Existing, Found};
+pub use look::Seen;
 pub use newfile::NewFile;
 pub use staging::{STAGING_NAME, Staging, Store, WriteMode};
+pub use stamp::Stamp;
+pub use tree::Tree;
+pub use walk::{Bounds, Last};

@@ -1,0 +1,261 @@
+//! `lbpayload promote`
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result, printable};
+use crate::promote::{
+    Channel, Collision, Counts, Options, Ownership, PlannedItem, Report, promote, serve_helper,
+};
+
+use super::args::{ProgressForm, PromoteAction, PromoteArgs};
+use super::exit::Outcome;
+use super::output::{Out, lossy};
+use super::{progress, signals};
+
+mod recorded;
+
+pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    let Some(action) = &args.action else {
+        return forth(args, form, quiet);
+    };
+    let of_promote_alone = args.overlay_ref.is_some()
+        || args.offline
+        || args.recheck
+        || args.ownership != Ownership::default();
+    if of_promote_alone {
+        return Err(Error::new(
+            Kind::Usage,
+            "--overlay-ref, --ownership, --offline and --recheck are for promote itself",
+        )
+        .advice("leave them away; lbpayload promote --help tells more"));
+    }
+    match action {
+        PromoteAction::History(image) => recorded::list(args, image),
+        PromoteAction::Status(image) => recorded::look(args, image, form, quiet),
+        PromoteAction::Rollback(back) => recorded::back(args, back, form, quiet),
+    }
+}
+
+/// The helper with privilege.
+pub(super) fn serve() -> Result<Outcome> {
+    serve_helper()?;
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    id: Option<u64>,
+    dry_run: bool,
+    #[serde(serialize_with = "lossy")]
+    source: &'a Path,
+    #[serde(serialize_with = "lossy")]
+    image: &'a Path,
+    overlay: &'a str,
+    commit: Option<&'a str>,
+    manifest: Option<&'a str>,
+    collision: String,
+    notes: &'a [String],
+    counts: JsonCounts,
+    mirror: &'static str,
+    initramfs: String,
+    needs_privilege: bool,
+    first: Option<String>,
+    last: Option<String>,
+    seconds: f64,
+    files: Vec<JsonItem>,
+}
+
+#[derive(Serialize)]
+struct JsonCounts {
+    overlay: JsonCount,
+    manifest: JsonCount,
+}
+
+#[derive(Serialize)]
+struct JsonCount {
+    copied: u64,
+    identical: u64,
+    shadowed: u64,
+}
+
+impl From<Counts> for JsonCount {
+    fn from(counts: Counts) -> Self {
+        Self {
+            copied: counts.copied,
+            identical: counts.identical,
+            shadowed: counts.shadowed,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct JsonItem {
+    path: String,
+    place: String,
+    channel: Channel,
+    shadows: Option<Channel>,
+    bytes: u64,
+    write: bool,
+    privilege: bool,
+}
+
+impl JsonItem {
+    fn new(item: &PlannedItem) -> Self {
+        Self {
+            path: text(item.dst.as_path()),
+            place: text(&item.place.in_image()),
+            channel: item.channel,
+            shadows: item.shadows,
+            bytes: item.bytes,
+            write: item.is_to_be_written(),
+            privilege: needs_privilege(item),
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy())
+}
+
+fn needs_privilege(item: &PlannedItem) -> bool {
+    item.is_to_be_written() && item.place.in_image().starts_with("rootfs")
+}
+
+fn forth(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    signals::listen()?;
+    let progress = progress::shown(form);
+    let options = Options {
+        workspace: args.workspace.clone(),
+        overlay_ref: args.overlay_ref.clone(),
+        ownership: args.ownership,
+        dry_run: args.dry_run,
+        offline: args.offline,
+        no_initramfs: args.no_initramfs,
+        recheck: args.recheck,
+    };
+    let report = promote(&options, &*progress);
+    drop(progress);
+    let report = report?;
+    let mut out = Out::new();
+    if args.json {
+        out.json(&json(&report))?;
+    } else if !quiet {
+        if report.dry_run {
+            plan(&mut out, &report.items)?;
+        }
+        summary(&mut out, &report)?;
+    }
+    out.end()?;
+    Ok(Outcome::Done)
+}
+
+fn collision(collision: &Collision) -> String {
+    match collision {
+        Collision::UpToDate(name) => format!("none, up to date with {name}"),
+        Collision::Skipped(why) => format!("check skipped ({why})"),
+    }
+}
+
+fn json(report: &Report) -> JsonReport<'_> {
+    let ends = report.ends();
+    JsonReport {
+        id: report.id,
+        dry_run: report.dry_run,
+        source: &report.source,
+        image: &report.image,
+        overlay: &report.overlay,
+        commit: report.commit.as_deref(),
+        manifest: report.manifest.as_deref(),
+        collision: collision(&report.collision),
+        notes: &report.notes,
+        counts: JsonCounts {
+            overlay: report.counts(Channel::Overlay).into(),
+            manifest: report.counts(Channel::Manifest).into(),
+        },
+        mirror: report.mirror(),
+        initramfs: report.initramfs.to_string(),
+        needs_privilege: report.items.iter().any(needs_privilege),
+        first: ends.as_ref().map(|(first, _)| text(first)),
+        last: ends.as_ref().map(|(_, last)| text(last)),
+        seconds: report.elapsed.as_secs_f64(),
+        files: report.items.iter().map(JsonItem::new).collect(),
+    }
+}
+
+/// A line for each file that would be written.
+fn plan(out: &mut Out, items: &[PlannedItem]) -> Result<()> {
+    for item in items.iter().filter(|item| item.is_to_be_written()) {
+        let mut line = match item.channel {
+            Channel::Rollback => format!("put back {}", item.dst),
+            channel => format!("copy {} ({channel})", item.dst),
+        };
+        if item.place.in_image() != item.dst.as_path() {
+            line += &format!(", which is {}", item.place);
+        }
+        if let Some(loser) = item.shadows {
+            line += &format!(", shadows the {loser}'s");
+        }
+        if needs_privilege(item) {
+            line += ", as root";
+        }
+        if item.is_unreadable() {
+            line += ", unless root finds it identical";
+        }
+        out.line(&line)?;
+    }
+    Ok(())
+}
+
+fn summary(out: &mut Out, report: &Report) -> Result<()> {
+    let overlay = match report.overlay.as_str() {
+        "(empty)" => "overlay: (empty)",
+        scope => scope,
+    };
+    let counts = |channel| {
+        let Counts {
+            copied,
+            identical,
+            shadowed,
+        } = report.counts(channel);
+        let verb = if report.dry_run { "to copy" } else { "copied" };
+        let mut line = format!("{copied} {verb}, {identical} identical");
+        if shadowed > 0 {
+            line += &format!(", {shadowed} shadowed");
+        }
+        line
+    };
+    out.line(overlay)?;
+    out.line(&format!(
+        "manifest: {}",
+        report.manifest.as_deref().unwrap_or("(absent)")
+    ))?;
+    out.line(&format!("collision: {}", collision(&report.collision)))?;
+    out.line(&format!("overlay files: {}", counts(Channel::Overlay)))?;
+    out.line(&format!("manifest files: {}", counts(Channel::Manifest)))?;
+    out.line(&format!("kernel Image mirror: {}", report.mirror()))?;
+    out.line(&format!("initramfs: {}", report.initramfs))?;
+    if let Some((first, last)) = report.ends() {
+        let verb = if report.dry_run { "to copy" } else { "copied" };
+        out.line(&format!("first {verb}: {}", shown(&first)))?;
+        out.line(&format!("last {verb}: {}", shown(&last)))?;
+    }
+    for note in &report.notes {
+        out.line(&format!("note: {note}"))?;
+    }
+    out.line(&format!("source: {}", shown(&report.source)))?;
+    out.line(&format!("image: {}", shown(&report.image)))?;
+    if let Some(id) = report.id {
+        out.line(&format!("record: {id}"))?;
+    }
+    out.line(if report.dry_run {
+        "next: promote without --dry-run"
+    } else {
+        "next: flash the image, or validate it"
+    })
+}

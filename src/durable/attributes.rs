@@ -1,0 +1,109 @@
+//! What a file of an image has besides its bytes.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::fs::{Timespec, Timestamps, XattrFlags, fgetxattr, flistxattr, fsetxattr};
+use rustix::io::Errno;
+
+/// What a staged file is given besides its bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, with setuid, setgid and the sticky bit.
+    pub mode: u32,
+    /// Modification time: seconds since 1970, and nanoseconds.
+    pub mtime: (i64, u32),
+    /// User and group; `None` leaves them to who writes.
+    pub owner: Option<(u32, u32)>,
+    /// Extended attributes: those that a file in an image needs to work.
+    pub xattrs: Vec<(String, Vec<u8>)>,
+}
+
+impl Attributes {
+    /// Those that `file` has.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn of(file: &File, meta: &Metadata) -> io::Result<Self> {
+        Ok(Self {
+            xattrs: read_xattrs(file)?,
+            ..Self::without_xattrs(meta)
+        })
+    }
+
+    /// Those that `meta` tells of.
+    pub fn without_xattrs(meta: &Metadata) -> Self {
+        Self {
+            mode: meta.mode() & 0o7777,
+            mtime: (meta.mtime(), meta.mtime_nsec().try_into().unwrap_or(0)),
+            owner: Some((meta.uid(), meta.gid())),
+            xattrs: Vec::new(),
+        }
+    }
+}
+
+/// Both times, for the calls that set them.
+pub(super) fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Linux allows no longer value, and no longer list (`XATTR_SIZE_MAX`).
+const MAX: usize = 64 * 1024;
+
+/// Capabilities, ACLs and what users set. Labels of the host's own security modules
+/// are not the image's, and `trusted.*` is nothing that an image's tools use.
+fn belongs_to_the_image(name: &str) -> bool {
+    matches!(name, "security.capability" | "system.posix_acl_access") || name.starts_with("user.")
+}
+
+/// Reads them.
+///
+/// # Errors
+/// What the system says, other than that the file system has none.
+fn read_xattrs(file: &File) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut list = vec![0; MAX];
+    let len = match flistxattr(file, &mut list[..]) {
+        Ok(len) => len,
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
+    let mut found = Vec::new();
+    for name in list[..len].split(|byte| *byte == 0) {
+        let Ok(name) = std::str::from_utf8(name) else {
+            continue;
+        };
+        if !belongs_to_the_image(name) {
+            continue;
+        }
+        let mut value = vec![0; MAX];
+        match fgetxattr(file, name, &mut value[..]) {
+            Ok(len) => value.truncate(len),
+            Err(Errno::NODATA) => continue,
+            Err(e) => return Err(e.into()),
+        }
+        found.push((name.to_owned(), value));
+    }
+    Ok(found)
+}
+
+/// Sets them.
+///
+/// # Errors
+/// What the system says; an attribute that cannot be stored is not left away.
+pub(super) fn write_xattrs(file: &File, xattrs: &[(String, Vec<u8>)]) -> io::Result<()> {
+    for (name, value) in xattrs {
+        if !belongs_to_the_image(name) {
+            return Err(Errno::PERM.into());
+        }
+        fsetxattr(file, name.as_str(), value, XattrFlags::empty())?;
+    }
+    Ok(())
+}

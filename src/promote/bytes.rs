@@ -1,0 +1,161 @@
+//! Comparing and copying the bytes of files, and their sums.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::durable::{Attributes, Seen, Tree};
+use crate::error::{Error, Kind, Result};
+
+use super::hands::{Found, LinkTarget, Reply};
+use super::path::to_hex;
+
+/// Files are compared and copied in pieces of this many bytes.
+const PIECE: usize = 256 * 1024;
+
+/// Whether `place` holds the bytes of `file`, or the symlink to `link`.
+pub(super) fn compare(
+    tree: &Tree,
+    place: &Path,
+    file: Option<&File>,
+    link: Option<&Path>,
+) -> io::Result<Found> {
+    let seen = match tree.look(place) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(Found::Denied),
+        other => other?,
+    };
+    Ok(match seen {
+        Seen::Nothing => Found::Missing,
+        Seen::Directory => Found::Directory,
+        Seen::Special(_) => Found::Special,
+        Seen::Symlink(target, _) if link == Some(target.as_path()) => Found::Same,
+        Seen::Symlink(..) => Found::Differs,
+        Seen::File(there, meta) => match file {
+            Some(file) if same(file, &there, &meta)? => Found::Same,
+            _ => Found::Differs,
+        },
+    })
+}
+
+fn same(file: &File, there: &File, meta: &std::fs::Metadata) -> io::Result<bool> {
+    let wanted = file.metadata()?;
+    if wanted.len() != meta.len() {
+        return Ok(false);
+    }
+    if (wanted.dev(), wanted.ino()) == (meta.dev(), meta.ino()) {
+        return Ok(true);
+    }
+    let piece = usize::try_from(meta.len().clamp(1, PIECE as u64)).unwrap_or(PIECE);
+    let (mut a, mut b) = (vec![0; piece], vec![0; piece]);
+    let mut at = 0;
+    loop {
+        let n = read_full_at(file, &mut a, at)?;
+        if n != read_full_at(there, &mut b, at)? || a[..n] != b[..n] {
+            return Ok(false);
+        }
+        at += n as u64;
+        if n < piece || at == meta.len() {
+            return Ok(at == meta.len());
+        }
+    }
+}
+
+fn read_full_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+pub(super) fn stage(
+    tree: &Tree,
+    slot: u64,
+    attributes: &Attributes,
+    link: Option<&LinkTarget>,
+    file: Option<&File>,
+) -> Result<Reply> {
+    let failed = |doing: &'static str| move |e| Error::io(doing, e).path(tree.path());
+    if let Some(LinkTarget(target)) = link {
+        tree.stage_symlink(slot, target, attributes)
+            .map_err(failed("staging a symlink in"))?;
+        let sha256 = link_sum(target);
+        return Ok(Reply::Staged { sha256, bytes: 0 });
+    }
+    let source = file.ok_or_else(|| Error::new(Kind::Refused, "no file came along"))?;
+    let stamp = |e| Error::io("reading the source", e);
+    let before = source.metadata().map_err(stamp)?;
+    if !before.is_file() {
+        return Err(Error::new(Kind::Refused, "the source is no regular file"));
+    }
+    let mut staged = tree.stage(slot).map_err(failed("making a file in"))?;
+    let mut sum = Sha256::new();
+    let piece = usize::try_from(before.len().clamp(1, PIECE as u64)).unwrap_or(PIECE);
+    let mut buf = vec![0; piece];
+    let mut bytes = 0;
+    loop {
+        let n = read_full_at(source, &mut buf, bytes).map_err(stamp)?;
+        if n == 0 {
+            break;
+        }
+        sum.update(&buf[..n]);
+        staged
+            .write_all(&buf[..n])
+            .map_err(failed("writing a file in"))?;
+        bytes += n as u64;
+    }
+    let after = source.metadata().map_err(stamp)?;
+    let of = |m: &std::fs::Metadata| {
+        (
+            m.len(),
+            m.mtime(),
+            m.mtime_nsec(),
+            m.ctime(),
+            m.ctime_nsec(),
+        )
+    };
+    if of(&before) != of(&after) || bytes != after.len() {
+        return Err(
+            Error::new(Kind::Changed, "the source changed while it was copied")
+                .advice("wait until nothing writes to it, and promote again"),
+        );
+    }
+    tree.finish(&staged, attributes)
+        .map_err(failed("setting the attributes of a file in"))?;
+    Ok(Reply::Staged {
+        sha256: to_hex(&sum.finalize()),
+        bytes,
+    })
+}
+
+/// What a symlink's content counts as: the sum over its target.
+pub(super) fn link_sum(target: &Path) -> String {
+    to_hex(&Sha256::digest(target.as_os_str().as_encoded_bytes()))
+}
+
+/// The SHA-256 sum of an open file, from its beginning.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn sum(mut file: &File) -> io::Result<String> {
+    use std::io::Seek;
+    file.rewind()?;
+    let mut sum = Sha256::new();
+    let mut buf = vec![0; PIECE];
+    loop {
+        match file.read(&mut buf) {
+            Ok(0) => return Ok(to_hex(&sum.finalize())),
+            Ok(n) => sum.update(&buf[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The gate that keeps two people's overlays from passing each other by: does the
+//! upstream have what HEAD lacks?
+
+use std::ffi::OsStr;
+
+use crate::error::{Error, Kind, Result, printable};
+
+use super::git::Git;
+use super::overlay::Status;
+
+/// What the overlay's branch and its upstream make of each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Collision {
+    /// Nothing that HEAD lacks is in the upstream branch of this name.
+    UpToDate(String),
+    /// There was nothing to compare with, and why.
+    Skipped(&'static str),
+}
+
+/// Whether the upstream has what HEAD lacks.
+///
+/// # Errors
+/// It has, or cannot be asked.
+pub(super) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) -> Result<Collision> {
+    if git.run(&["remote"])?.is_empty() {
+        return Ok(Collision::Skipped("no remote configured"));
+    }
+    if !status.has_upstream {
+        return Ok(Collision::Skipped("the branch tracks no upstream"));
+    }
+    if !offline && !dry_run {
+        // It fetches, and leaves tidying up to whom the repository belongs to.
+        git.run(&["-c", "gc.auto=0", "fetch", "--quiet"])
+            .map_err(unreachable)?;
+    }
+    let name_of = [
+        "rev-parse",
+        "--abbrev-ref",
+        "--symbolic-full-name",
+        "@{upstream}",
+    ];
+    let Ok(name) = git.lines(&name_of) else {
+        return Ok(Collision::Skipped("the upstream branch is not there"));
+    };
+    let name = printable(&String::from_utf8_lossy(&name));
+    let behind = if dry_run && !offline {
+        !has_what_upstream_has(git)?
+    } else {
+        git.lines(&["rev-list", "--count", "HEAD..@{upstream}"])? != b"0"
+    };
+    if behind {
+        return Err(
+            Error::new(Kind::Refused, format!("{name} has commits that HEAD lacks"))
+                .path(git.dir())
+                .advice("git pull, then promote again"),
+        );
+    }
+    Ok(Collision::UpToDate(if offline {
+        format!("{name}, as last fetched")
+    } else {
+        name
+    }))
+}
+
+fn unreachable(e: Error) -> Error {
+    e.advice("check the network and the remote, or promote with --offline")
+}
+
+/// The same question without a fetch, which would write to the repository.
+fn has_what_upstream_has(git: &Git) -> Result<bool> {
+    let config = |what: &str| -> Result<String> {
+        let branch = git.lines(&["symbolic-ref", "--short", "HEAD"])?;
+        let key = format!("branch.{}.{what}", String::from_utf8_lossy(&branch));
+        let value = git.lines(&["config", "--get", &key])?;
+        Ok(String::from_utf8_lossy(&value).into_owned())
+    };
+    let (remote, branch) = (config("remote")?, config("merge")?);
+    let args = ["ls-remote", "--quiet", "--", &remote, &branch];
+    let out = git.run(&args).map_err(unreachable)?;
+    let text = String::from_utf8_lossy(&out);
+    // It lists every ref that ends like this one.
+    let is_it = |line: &&str| {
+        line.split_once('\t')
+            .is_some_and(|(_, name)| name == branch)
+    };
+    let Some(id) = text
+        .lines()
+        .find(is_it)
+        .and_then(|line| line.split('\t').next())
+    else {
+        return Ok(true);
+    };
+    // One that is not even here is not in HEAD.
+    git.succeeds(&[
+        OsStr::new("merge-base"),
+        "--is-ancestor".as_ref(),
+        id.as_ref(),
+        "HEAD".as_ref(),
+    ])
+}

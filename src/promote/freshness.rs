@@ -1,0 +1,320 @@
+//! The gate that keeps an outdated build out: has a kernel-side repository changed
+//! since the last one?
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::{Error, Kind, Result, printable};
+
+use super::git::Git;
+use super::manifest::{BuildState, Manifest};
+use super::overlay::Status;
+
+/// Repositories are looked for this deep below `bsp_sources/`.
+const DEPTH: usize = 5;
+
+/// The kernel-side repositories, as they are now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Kernel {
+    /// By path under `bsp_sources/`.
+    pub(super) repos: BTreeMap<String, Repo>,
+    /// The one at `bsp_sources/` itself, where there are no others.
+    pub(super) mono: Option<Repo>,
+}
+
+/// A repository, as far as the gate asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Repo {
+    pub(super) head: Option<String>,
+    pub(super) edited: bool,
+    pub(super) more_than_one_commit: bool,
+}
+
+impl Kernel {
+    /// Looks at the repositories below `dir`.
+    ///
+    /// # Errors
+    /// A directory cannot be listed, or git fails.
+    pub(super) fn probe(dir: &Path) -> Result<Self> {
+        let mut found = Vec::new();
+        if dir.is_dir() {
+            find(dir, DEPTH, &mut found)?;
+        }
+        if found.is_empty() {
+            return Ok(Self {
+                mono: Git::at(dir)?.as_ref().map(Repo::probe).transpose()?,
+                ..Self::default()
+            });
+        }
+        let repos = probe_all(&found)?;
+        let name = |path: &PathBuf| {
+            let rel = path.strip_prefix(dir).unwrap_or(path);
+            rel.to_string_lossy().into_owned()
+        };
+        Ok(Self {
+            repos: found.iter().map(name).zip(repos).collect(),
+            mono: None,
+        })
+    }
+}
+
+impl Repo {
+    fn probe(git: &Git) -> Result<Self> {
+        let status = Status::probe(git, false)?;
+        let more_than_one_commit = match &status.head {
+            None => false,
+            Some(_) => git.lines(&["rev-list", "--count", "--max-count=2", "HEAD"])? == b"2",
+        };
+        Ok(Self {
+            head: status.head,
+            edited: status.changed.is_some(),
+            more_than_one_commit,
+        })
+    }
+}
+
+/// Git spends its time on looking at files, so two at once take half as long.
+fn probe_all(found: &[PathBuf]) -> Result<Vec<Repo>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<Repo>>>> =
+        found.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(found.len()) {
+            scope.spawn(|| {
+                while let Some(path) = found.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let repo = Git::at(path).and_then(|git| match git {
+                        Some(git) => Repo::probe(&git),
+                        None => Err(Error::new(Kind::Refused, "its .git is no repository")
+                            .path(path)
+                            .advice("repair it, or remove it")),
+                    });
+                    let index = found.iter().position(|p| p == path).unwrap_or(0);
+                    if let Ok(mut place) = results[index].lock() {
+                        *place = Some(repo);
+                    }
+                }
+            });
+        }
+    });
+    results
+        .into_iter()
+        .map(|result| {
+            let result = result.into_inner().ok().flatten();
+            result.unwrap_or_else(|| Err(Error::new(Kind::Io, "a thread ended early")))
+        })
+        .collect()
+}
+
+fn find(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+    let failed = |e| {
+        Error::io("looking for repositories in", e)
+            .path(dir)
+            .advice("make it readable")
+    };
+    let mut dirs = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() && entry.file_name() != ".git" {
+            dirs.push(entry.path());
+        }
+    }
+    dirs.sort();
+    for dir in dirs {
+        if dir.join(".git").symlink_metadata().is_ok() {
+            found.push(dir.clone());
+        }
+        if depth > 1 {
+            find(&dir, depth - 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Why each repository that is not as it was built is not, a line each. Pure.
+pub(super) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<String> {
+    let mut stale = Vec::new();
+    let named = kernel
+        .repos
+        .iter()
+        .map(|(name, repo)| (name.as_str(), repo));
+    let mono = kernel.mono.iter().map(|repo| (".", repo));
+    for (name, repo) in named.chain(mono) {
+        let shown = printable(name);
+        if repo.edited {
+            stale.push(format!("{shown} has uncommitted edits"));
+        } else if state.is_none() && name != "." && repo.more_than_one_commit {
+            stale.push(format!("{shown} has commits that were never built"));
+        }
+    }
+    for (name, built) in state.iter().flat_map(|state| &state.repos) {
+        let shown = printable(name);
+        let repo = kernel
+            .mono
+            .as_ref()
+            .or_else(|| kernel.repos.get(clean(name)));
+        match repo {
+            None if kernel.repos.is_empty() => {}
+            None => stale.push(format!(
+                "{shown} was built, and is no repository under bsp_sources/"
+            )),
+            Some(Repo { head, .. }) if head.as_ref() != Some(built) => {
+                let short = |id: &str| printable(id.get(..7).unwrap_or(id));
+                stale.push(format!(
+                    "{shown} is at {}, and was built at {}",
+                    head.as_deref().map_or("no commit".into(), short),
+                    short(built)
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    stale
+}
+
+fn clean(name: &str) -> &str {
+    name.trim_start_matches("./").trim_end_matches('/')
+}
+
+/// Refuses an outdated build.
+///
+/// # Errors
+/// Something is stale; all of it is listed.
+pub(super) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> Result<()> {
+    let stale = detect_stale(kernel, state);
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let message = format!("changed since the last build: {}", stale.join("; "));
+    Err(Error::new(Kind::Refused, message)
+        .path(dir)
+        .advice("commit, build, and promote again"))
+}
+
+/// What the summary says of builds that no repository vouches for. Pure.
+pub(super) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<String> {
+    let Some(manifest) = manifest else {
+        return Vec::new();
+    };
+    if kernel.mono.is_none() && kernel.repos.is_empty() {
+        return vec![
+            "no kernel-side repository is there to tell whether the build is fresh".into(),
+        ];
+    }
+    let mut notes = Vec::new();
+    if kernel.mono.is_none() {
+        let unknown = |repo: &str| {
+            let path = Path::new(clean(repo));
+            !path.ancestors().any(|dir| {
+                dir.to_str()
+                    .is_some_and(|dir| kernel.repos.contains_key(dir))
+            })
+        };
+        let mut missing: Vec<&str> = manifest
+            .artifacts
+            .iter()
+            .map(|artifact| artifact.source_repo.as_str())
+            .filter(|repo| unknown(repo))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            let names: Vec<String> = missing.into_iter().take(20).map(printable).collect();
+            notes.push(format!(
+                "artifacts were made from what is no repository under bsp_sources/: {}",
+                names.join(", ")
+            ));
+        }
+    }
+    if !manifest.dirty_repos.is_empty() {
+        let names: Vec<String> = manifest.dirty_repos.iter().map(|n| printable(n)).collect();
+        notes.push(format!(
+            "built with uncommitted edits in {}",
+            names.join(", ")
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repo(head: &str) -> Repo {
+        Repo {
+            head: Some(head.into()),
+            ..Repo::default()
+        }
+    }
+
+    fn state(repos: &[(&str, &str)]) -> BuildState {
+        let mut text = "toolchain: x\nbsp_version: '1'\nmode: full\nrepos:\n".to_owned();
+        for (name, id) in repos {
+            text.push_str(&format!("  '{name}': '{id}'\n"));
+        }
+        serde_yaml_ng::from_str(&text).unwrap()
+    }
+
+    fn several(repos: &[(&str, Repo)]) -> Kernel {
+        Kernel {
+            repos: repos
+                .iter()
+                .map(|(name, repo)| ((*name).to_owned(), repo.clone()))
+                .collect(),
+            mono: None,
+        }
+    }
+
+    #[test]
+    fn each_rule_makes_a_repository_stale() {
+        let edited = Repo {
+            edited: true,
+            ..repo("a")
+        };
+        let grown = Repo {
+            more_than_one_commit: true,
+            ..repo("a")
+        };
+        let at_a = state(&[("k", "aaaaaaaa")]);
+        let stale = |kernel: &Kernel, state| detect_stale(kernel, state).join("; ");
+        assert!(stale(&several(&[("k", edited)]), Some(&at_a)).contains("uncommitted"));
+        let moved = several(&[("k", repo("bbbbbbbb"))]);
+        assert_eq!(
+            stale(&moved, Some(&at_a)),
+            "k is at bbbbbbb, and was built at aaaaaaa"
+        );
+        assert!(stale(&several(&[("k", grown)]), None).contains("never built"));
+        assert_eq!(stale(&several(&[("k", repo("a"))]), None), "");
+        assert_eq!(stale(&several(&[("k", repo("aaaaaaaa"))]), Some(&at_a)), "");
+    }
+
+    #[test]
+    fn the_mono_repository_is_held_to_every_path_that_was_built() {
+        let mono = |head| Kernel {
+            mono: Some(Repo {
+                more_than_one_commit: true,
+                ..repo(head)
+            }),
+            ..Kernel::default()
+        };
+        let built = state(&[("kernel/a", "aaaaaaaa"), ("hardware/b", "bbbbbbbb")]);
+        let stale = detect_stale(&mono("aaaaaaaa"), Some(&built));
+        assert_eq!(
+            stale,
+            ["hardware/b is at aaaaaaa, and was built at bbbbbbb"]
+        );
+        assert!(detect_stale(&mono("x"), None).is_empty());
+    }
+
+    #[test]
+    fn a_path_that_no_repository_has_does_not_pass_in_silence() {
+        let kernel = several(&[("k", repo("aaaaaaaa"))]);
+        let built = state(&[("kk", "aaaaaaaa")]);
+        assert_eq!(
+            detect_stale(&kernel, Some(&built)),
+            ["kk was built, and is no repository under bsp_sources/"]
+        );
+    }
+}

@@ -1,0 +1,287 @@
+//! The few things that are done to a tree, as requests: the same whether this process
+//! does them or the helper with privilege.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{Attributes, Last, Seen, Tree};
+use crate::error::{Error, Result};
+
+use super::bytes::{compare, stage};
+use super::path::{from_hex, path_bytes, to_hex};
+
+/// Something to be done to a tree. Places are paths without symlinks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Which place a path means.
+    Resolve {
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+        follow: bool,
+    },
+    /// What is there. A regular file comes back open.
+    Look(#[serde(with = "path_bytes")] PathBuf),
+    /// Whether the place holds the bytes of the file that comes along, or the link.
+    Compare {
+        #[serde(with = "path_bytes")]
+        place: PathBuf,
+        link: Option<LinkTarget>,
+    },
+    /// Stage the bytes of the file that comes along, or the link.
+    Stage {
+        slot: u64,
+        attributes: Wire,
+        link: Option<LinkTarget>,
+    },
+    /// Take a staged file back.
+    Discard(u64),
+    /// Bring what is staged onto stable storage.
+    Flush,
+    /// Make the directories that a place needs.
+    MakeParents(#[serde(with = "path_bytes")] PathBuf),
+    /// Give a staged file its name.
+    Publish {
+        slot: u64,
+        #[serde(with = "path_bytes")]
+        place: PathBuf,
+    },
+    /// Remove a file or a symlink.
+    Remove(#[serde(with = "path_bytes")] PathBuf),
+    /// Remove a directory that may be empty.
+    RemoveDir(#[serde(with = "path_bytes")] PathBuf),
+    /// Bring the names onto stable storage.
+    FlushNames,
+    /// Remove what is staged.
+    Clear,
+}
+
+/// What a request comes to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Done,
+    Place(#[serde(with = "path_bytes")] PathBuf),
+    Was(Was),
+    Found(Found),
+    Staged { sha256: String, bytes: u64 },
+    Made(Vec<LinkTarget>),
+    Failed { message: String, kind: Failure },
+}
+
+/// The kinds of failure that make a difference to who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Failure {
+    Io,
+    Space,
+    Changed,
+    Refused,
+}
+
+/// A path inside JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LinkTarget(#[serde(with = "path_bytes")] pub(super) PathBuf);
+
+/// What a destination holds, against what it should hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Found {
+    /// Nothing is there.
+    Missing,
+    /// It holds the same.
+    Same,
+    /// It holds something else.
+    Differs,
+    /// A directory is there.
+    Directory,
+    /// A device node, a socket or a FIFO is there.
+    Special,
+    /// Only root can tell.
+    Denied,
+}
+
+/// What was there before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Was {
+    Nothing,
+    File {
+        attributes: Wire,
+        bytes: u64,
+    },
+    Symlink {
+        target: LinkTarget,
+        mtime: (i64, u32),
+    },
+    Other,
+}
+
+/// [`Attributes`] as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wire {
+    pub(super) mode: u32,
+    pub(super) mtime: (i64, u32),
+    pub(super) owner: Option<(u32, u32)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) xattrs: Vec<(String, String)>,
+}
+
+impl From<&Attributes> for Wire {
+    fn from(attributes: &Attributes) -> Self {
+        let xattrs = attributes.xattrs.iter();
+        Self {
+            mode: attributes.mode,
+            mtime: attributes.mtime,
+            owner: attributes.owner,
+            xattrs: xattrs.map(|(n, v)| (n.clone(), to_hex(v))).collect(),
+        }
+    }
+}
+
+impl From<&Wire> for Attributes {
+    fn from(wire: &Wire) -> Self {
+        let xattrs = wire.xattrs.iter();
+        Self {
+            mode: wire.mode,
+            mtime: wire.mtime,
+            owner: wire.owner,
+            xattrs: xattrs
+                .filter_map(|(n, v)| Some((n.clone(), from_hex(v)?)))
+                .collect(),
+        }
+    }
+}
+
+/// Somebody who does what is requested.
+pub(super) trait Hands {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn ask(
+        &mut self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<(Reply, Option<OwnedFd>)>;
+}
+
+/// This process's own.
+#[derive(Debug)]
+pub(super) struct Own(pub(super) Tree);
+
+impl Hands for Own {
+    fn ask(
+        &mut self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<(Reply, Option<OwnedFd>)> {
+        let file = file
+            .map(|fd| fd.try_clone_to_owned().map(File::from))
+            .transpose()
+            .map_err(|e| Error::io("opening again", e).path(self.0.path()))?;
+        perform(&self.0, request, file.as_ref())
+    }
+}
+
+/// Does what is requested to `tree`.
+///
+/// # Errors
+/// What the system says, with the path.
+pub(super) fn perform(
+    tree: &Tree,
+    request: &Request,
+    file: Option<&File>,
+) -> Result<(Reply, Option<OwnedFd>)> {
+    let failed = |doing: &'static str, place: &Path| {
+        let path = tree.path().join(place);
+        move |e| Error::io(doing, e).path(path)
+    };
+    let top = Path::new("");
+    let reply = match request {
+        Request::Resolve { path, follow } => {
+            let last = if *follow { Last::Follow } else { Last::Keep };
+            Reply::Place(
+                tree.resolve(path, last)
+                    .map_err(failed("resolving", path))?,
+            )
+        }
+        Request::Look(place) => {
+            let (was, file) = look(tree, place).map_err(failed("looking at", place))?;
+            return Ok((Reply::Was(was), file.map(OwnedFd::from)));
+        }
+        Request::Compare { place, link } => {
+            let link = link.as_ref().map(|link| link.0.as_path());
+            let found = compare(tree, place, file, link);
+            Reply::Found(found.map_err(failed("comparing", place))?)
+        }
+        Request::Stage {
+            slot,
+            attributes,
+            link,
+        } => return stage(tree, *slot, &attributes.into(), link.as_ref(), file).map(|r| (r, None)),
+        Request::Discard(slot) => {
+            tree.discard(*slot)
+                .map_err(failed("removing a staged file in", top))?;
+            Reply::Done
+        }
+        Request::Flush => {
+            tree.flush().map_err(failed("syncing", top))?;
+            Reply::Done
+        }
+        Request::MakeParents(place) => {
+            let made = tree.make_parents(place);
+            let made = made.map_err(failed("making the directories above", place))?;
+            Reply::Made(made.into_iter().map(LinkTarget).collect())
+        }
+        Request::Publish { slot, place } => {
+            tree.publish(*slot, place)
+                .map_err(failed("renaming to", place))?;
+            Reply::Done
+        }
+        Request::Remove(place) => {
+            tree.remove(place).map_err(failed("removing", place))?;
+            Reply::Done
+        }
+        Request::RemoveDir(place) => {
+            tree.remove_empty_dir(place)
+                .map_err(failed("removing the directory", place))?;
+            Reply::Done
+        }
+        Request::FlushNames => {
+            tree.flush_names().map_err(failed("syncing", top))?;
+            Reply::Done
+        }
+        Request::Clear => {
+            tree.clear()
+                .map_err(failed("clearing what is staged in", top))?;
+            Reply::Done
+        }
+    };
+    Ok((reply, None))
+}
+
+fn look(tree: &Tree, place: &Path) -> io::Result<(Was, Option<File>)> {
+    Ok(match tree.look(place)? {
+        Seen::Nothing => (Was::Nothing, None),
+        Seen::File(file, meta) => {
+            let was = Was::File {
+                attributes: (&Attributes::of(&file, &meta)?).into(),
+                bytes: meta.len(),
+            };
+            (was, Some(file))
+        }
+        Seen::Symlink(target, meta) => {
+            let mtime = Attributes::without_xattrs(&meta).mtime;
+            let target = LinkTarget(target);
+            (Was::Symlink { target, mtime }, None)
+        }
+        Seen::Directory | Seen::Special(_) => (Was::Other, None),
+    })
+}
+
+impl AsFd for Own {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,123 @@
+//! The helper: root for the length of one run, confined to one directory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::Signal as DeathSignal;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::durable::{Bounds, Tree};
+use crate::error::{Error, Kind, Result};
+
+use super::super::hands::{Failure, Reply, Request, perform};
+use super::{Greeting, wire};
+
+/// What writing files as their owners wish takes: to pass permissions that root's
+/// own files have against others, to give files away, to set the modes, times and
+/// setgid bits of files that are given away, and to set capabilities on them.
+const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETFCAP);
+
+/// Serves whoever is at the other end of standard input until they are gone.
+///
+/// # Errors
+/// Standard input is no such socket, this is not root, or the confinement fails.
+pub fn serve() -> Result<()> {
+    let by_hand = |e: io::Error| {
+        Error::io("talking on standard input", e).advice(
+            "lbpayload promote starts this helper by itself; where sudo logs what is \
+             typed (log_input), exempt this command from it",
+        )
+    };
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(by_hand)?;
+    if rustix::net::sockopt::socket_type(&socket).map_err(|e| by_hand(e.into()))?
+        != rustix::net::SocketType::SEQPACKET
+    {
+        return Err(by_hand(io::ErrorKind::InvalidInput.into()));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::new(Kind::Refused, "the helper is not root"));
+    }
+    let greeting = wire::receive::<Greeting>(&socket).map_err(by_hand)?;
+    let Some((greeting, Some(rootfs))) = greeting else {
+        return Ok(());
+    };
+    let tree = confine(rootfs, &greeting.rootfs).map_err(|e| {
+        Error::io("confining the helper to", e)
+            .path(&greeting.rootfs)
+            .advice("promote as root instead")
+    })?;
+    let answer = |reply: &Reply, fd: Option<OwnedFd>| {
+        wire::send(&socket, reply, fd.as_ref().map(AsFd::as_fd))
+            .map_err(|e| Error::io("answering", e))
+    };
+    answer(&Reply::Done, None)?;
+    loop {
+        let next = wire::receive::<Request>(&socket);
+        let Some((request, file)) = next.map_err(|e| Error::io("listening", e))? else {
+            return Ok(());
+        };
+        let file = file.map(File::from);
+        match perform(&tree, &request, file.as_ref()) {
+            Ok((reply, fd)) => answer(&reply, fd)?,
+            Err(e) => answer(&failure(&e), None)?,
+        }
+    }
+}
+
+fn failure(error: &Error) -> Reply {
+    Reply::Failed {
+        message: error.to_string(),
+        kind: match error.kind() {
+            Kind::Space => Failure::Space,
+            Kind::Changed => Failure::Changed,
+            Kind::Refused => Failure::Refused,
+            _ => Failure::Io,
+        },
+    }
+}
+
+/// Makes `rootfs` all that there is, and keeps only what writing in it takes.
+fn confine(rootfs: OwnedFd, shown: &Path) -> io::Result<Tree> {
+    // The one who asked decides when to stop; a Ctrl-C on the terminal reaches both.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    rustix::process::set_parent_process_death_signal(Some(DeathSignal::KILL))?;
+    rustix::process::fchdir(&rootfs)?;
+    // From here on no path leads out, whatever is in it.
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")?;
+    rustix::thread::set_no_new_privs(true)?;
+    rustix::thread::clear_ambient_capability_set()?;
+    for capability in CapabilitySet::all().iter() {
+        if KEPT.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // Newer than the kernel.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let sets = CapabilitySets {
+        effective: KEPT,
+        permitted: KEPT,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets)?;
+    let root = rustix::fs::open(
+        "/",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    Ok(Tree::of(root, shown, Bounds::AsRoot))
+}

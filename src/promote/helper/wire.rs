@@ -1,0 +1,87 @@
+//! Messages between the two processes: one JSON text each over a SOCK_SEQPACKET
+//! socket, which keeps them apart, with at most one descriptor.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Longer than any request: the extended attributes of a file are at most 64 KiB, in
+/// hexadecimal twice that. Below the kernel's default limit for a socket.
+const MAX_BYTES: usize = 192 * 1024;
+
+/// Sends `message`, and with it a copy of `fd`.
+///
+/// # Errors
+/// EPIPE when the other side is gone, EMSGSIZE when the message is too long.
+pub(super) fn send(
+    socket: impl AsFd,
+    message: &impl Serialize,
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message).map_err(io::Error::from)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(Errno::MSGSIZE.into());
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(Errno::NOMEM.into());
+    }
+    loop {
+        match sendmsg(
+            &socket,
+            &[IoSlice::new(&bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
+            Err(Errno::INTR) => {}
+            sent => return sent.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Waits for a message. `None` when the other side is gone.
+///
+/// # Errors
+/// What the system says; InvalidData for what is no message.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+    let mut bytes = vec![0; MAX_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = loop {
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        match recvmsg(&socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Ok(None),
+            other => break other?,
+        }
+    };
+    let mut fd = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            fd = fds.last().or(fd);
+        }
+    }
+    if got.bytes == 0 {
+        return Ok(None);
+    }
+    if got
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(Errno::MSGSIZE.into());
+    }
+    let message = serde_json::from_slice(&bytes[..got.bytes]).map_err(io::Error::from)?;
+    Ok(Some((message, fd)))
+}

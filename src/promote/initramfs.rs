@@ -1,0 +1,150 @@
+//! The initramfs holds copies of modules, so it is made anew when they change.
+//!
+//! That it must be is noted in the image before the first change and forgotten only
+//! when the tool has succeeded, so a run that is cut off in between is made good by
+//! the next one.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Kind, Result};
+
+use super::helper;
+use super::journal::Sidecar;
+use super::path::ROOTFS;
+
+const MARK: &str = "initramfs-pending";
+const LOG: &str = "initramfs.log";
+const TOOL: &str = "tools/l4t_update_initrd.sh";
+
+/// The initramfs of an image.
+#[derive(Debug)]
+pub(super) struct Initramfs {
+    image: PathBuf,
+    sidecar: Sidecar,
+}
+
+impl Initramfs {
+    pub(super) fn of(image: &Path, sidecar: &Sidecar) -> Self {
+        Self {
+            image: image.to_path_buf(),
+            sidecar: sidecar.clone(),
+        }
+    }
+
+    /// Whether an earlier run changed what it holds, and did not make it anew.
+    pub(super) fn is_pending(&self) -> bool {
+        self.sidecar.path(MARK).symlink_metadata().is_ok()
+    }
+
+    /// Whether the tool is there and may be run, by this user or through sudo.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn probe_tool(&self) -> Result<()> {
+        let path = self.image.join(TOOL);
+        let refused = |message: &str, advice: &str| {
+            Error::new(Kind::Refused, message)
+                .path(&path)
+                .advice(advice.to_owned())
+        };
+        let init = "init the image, or promote with --no-initramfs";
+        match path.metadata() {
+            Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => Ok(()),
+            Ok(meta) if meta.is_file() => Err(refused(
+                "the initramfs has to be made anew, and this tool is not executable",
+                "chmod +x it",
+            )),
+            Ok(_) => Err(refused("it is no regular file", init)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(
+                "the initramfs has to be made anew, and this tool is missing",
+                init,
+            )),
+            Err(e) => Err(Error::io("looking at", e).path(&path).advice(init)),
+        }
+    }
+
+    /// Whether sudo will run the tool.
+    ///
+    /// # Errors
+    /// It will not.
+    pub(super) fn probe_privilege(&self) -> Result<()> {
+        helper::probe_sudo(&self.image.join(TOOL))
+    }
+
+    /// Notes that it must be made anew; on stable storage before this returns.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn mark(&self, id: u64) -> Result<()> {
+        if self.is_pending() {
+            return Ok(());
+        }
+        self.sidecar.put(MARK, format!("{id}\n").as_bytes())
+    }
+
+    /// Makes it anew: runs NVIDIA's tool in `Linux_for_Tegra/`, as root or through
+    /// sudo. What it writes is on stable storage before the note is forgotten.
+    ///
+    /// # Errors
+    /// It cannot be started, or fails; the log that is named tells why.
+    pub(super) fn apply(&self, as_root: bool) -> Result<()> {
+        let tool = self.image.join(TOOL);
+        self.sidecar.make("")?;
+        let path = self.sidecar.path(LOG);
+        let failed = |e| Error::io("writing the log", e).path(&path);
+        // One that another user left need not be writable, but its folder is.
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let log = File::create_new(&path).map_err(failed)?;
+        let mut command = if as_root {
+            Command::new(&tool)
+        } else {
+            let mut command = helper::sudo();
+            command.arg("--").arg(&tool);
+            command
+        };
+        command
+            .current_dir(&self.image)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log);
+        let advice = format!(
+            "see {}, fix the cause, and promote again: the refresh stays due",
+            path.display()
+        );
+        let status = command
+            .status()
+            .map_err(|e| Error::io("running", e).path(&tool).advice(advice.clone()))?;
+        if !status.success() {
+            return Err(Error::new(
+                Kind::Io,
+                format!("making the initramfs anew failed ({status})"),
+            )
+            .path(&tool)
+            .advice(advice));
+        }
+        for dir in [self.image.join(ROOTFS), self.image.clone()] {
+            File::open(&dir)
+                .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))
+                .map_err(|e| Error::io("syncing", e).path(&dir))?;
+        }
+        self.forget()
+    }
+
+    fn forget(&self) -> Result<()> {
+        let path = self.sidecar.path(MARK);
+        let gone = match std::fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        gone.and_then(|()| File::open(self.sidecar.path("")))
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| Error::io("removing", e).path(&path))
+    }
+}

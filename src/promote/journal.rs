@@ -1,0 +1,320 @@
+//! What each promote did, kept inside the image: `Linux_for_Tegra/.lbpayload/`.
+//!
+//! NVIDIA's flash tools take what they name (`bootloader/`, `kernel/`, `rootfs/`, …),
+//! so nothing of this folder reaches a device. A record is a file of JSON lines: what
+//! the run is, what it does to each file (written before it is done), how it ended.
+//! One without an end was cut off.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::{AtFlags, CWD, linkat};
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{Directory, NewFile};
+use crate::error::{Error, Result};
+
+use super::bytes;
+use super::hands::{LinkTarget, Was};
+use super::path::{Place, SIDECAR, path_bytes};
+use super::plan::Channel;
+
+/// The backups of so many promotes are kept.
+pub(super) const KEPT: u64 = 10;
+
+/// A line of a record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "lowercase")]
+pub(super) enum Line {
+    Begin(Box<Begin>),
+    File(Box<Entry>),
+    End(End),
+}
+
+/// What a run is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Begin {
+    /// Its number, from 1.
+    pub id: u64,
+    /// `promote` or `rollback`.
+    pub action: String,
+    /// The promote that a rollback goes back to; 0 is before all of them.
+    pub to: Option<u64>,
+    /// When it began (RFC 3339, UTC).
+    pub started: String,
+    /// Who ran it.
+    pub user: String,
+    /// On which machine.
+    pub host: String,
+    /// With which version of this program.
+    pub version: String,
+    /// The scope of the overlay, in words.
+    pub overlay: Option<String>,
+    /// The commit of the overlay.
+    pub commit: Option<String>,
+    /// The SHA-256 sum of the manifest.
+    pub manifest_sha256: Option<String>,
+    /// The manifest itself.
+    pub manifest: Option<String>,
+}
+
+/// What is done to a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) place: Place,
+    #[serde(with = "path_bytes")]
+    pub(super) dst: PathBuf,
+    pub(super) channel: Channel,
+    /// What was there.
+    pub(super) before: Was,
+    /// The SHA-256 sum of what was there, and the name of its backup.
+    pub(super) backup: Option<Backup>,
+    /// What is there after.
+    pub(super) after: After,
+    /// Whether it was there already, so that nothing was written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) kept: bool,
+    /// Directories that were made for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) made: Vec<LinkTarget>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Backup {
+    pub(super) sha256: String,
+    pub(super) name: String,
+}
+
+/// What is there after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum After {
+    File { sha256: String, bytes: u64 },
+    Symlink { target: LinkTarget },
+    Nothing,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// `done`, `failed`, or `interrupted`.
+    pub state: String,
+    /// When (RFC 3339, UTC).
+    pub finished: String,
+    /// Why it failed.
+    pub message: Option<String>,
+    /// What became of the initramfs.
+    pub initramfs: Option<String>,
+}
+
+/// The folder of ours in an image.
+#[derive(Debug, Clone)]
+pub(super) struct Sidecar {
+    root: PathBuf,
+}
+
+impl Sidecar {
+    /// That of the image at `image`, whether it is there or not.
+    pub(super) fn of(image: &Path) -> Self {
+        Self {
+            root: image.join(SIDECAR),
+        }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub(super) fn records(&self) -> PathBuf {
+        self.path("journal")
+    }
+
+    pub(super) fn backups(&self, id: u64) -> PathBuf {
+        self.path("backups").join(id.to_string())
+    }
+
+    /// Makes the folder `name` in it, as the one whose image it is may use it.
+    pub(super) fn make(&self, name: &str) -> Result<PathBuf> {
+        let failed = |e| {
+            Error::io("making the journal's folder", e)
+                .path(&self.root)
+                .advice("make Linux_for_Tegra yours (chown), or promote as root")
+        };
+        let image = self.root.parent().unwrap_or(&self.root);
+        let owner = image.metadata().map_err(failed)?;
+        let path = self.path(name);
+        let mut at = image.to_path_buf();
+        for part in path.strip_prefix(image).unwrap_or(&path) {
+            at.push(part);
+            match DirBuilder::new().mode(0o700).create(&at) {
+                Ok(()) => {
+                    let made = at.metadata().map_err(failed)?;
+                    if made.uid() != owner.uid() {
+                        chown(&at, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
+                    }
+                    let above = at.parent().unwrap_or(image);
+                    File::open(above)
+                        .and_then(|dir| dir.sync_all())
+                        .map_err(failed)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(path)
+    }
+
+    /// Writes a small file in it, whole or not at all.
+    pub(super) fn put(&self, name: &str, text: &[u8]) -> Result<()> {
+        self.make("")?;
+        let path = self.path(name);
+        let mut file = NewFile::create(&path)?;
+        file.write_all(text)
+            .map_err(|e| Error::io("writing", e).path(&path))?;
+        file.commit()
+    }
+
+    /// Removes the backups of promotes that are long past.
+    pub(super) fn prune(&self, newest: u64) {
+        let Ok(dirs) = std::fs::read_dir(self.path("backups")) else {
+            return;
+        };
+        for dir in dirs.flatten() {
+            let id = dir.file_name().to_str().and_then(|n| n.parse::<u64>().ok());
+            if id.is_some_and(|id| id + KEPT <= newest) {
+                if let Err(e) = std::fs::remove_dir_all(dir.path()) {
+                    log::warn!("removing old backups in {}: {e}", dir.path().display());
+                }
+            }
+        }
+    }
+}
+
+/// A record that is being written.
+#[derive(Debug)]
+pub(super) struct Journal {
+    sidecar: Sidecar,
+    id: u64,
+    path: PathBuf,
+    file: BufWriter<File>,
+    backups: Option<Directory>,
+    next_backup: u64,
+}
+
+impl Journal {
+    /// Begins the record of a run, on stable storage before anything else is done.
+    pub(super) fn begin(sidecar: &Sidecar, begin: Begin) -> Result<Self> {
+        let dir = sidecar.make("journal")?;
+        let id = begin.id;
+        let path = dir.join(format!("{id:06}.jsonl"));
+        let failed = |e| Error::io("writing the journal", e).path(&path);
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .mode(0o644)
+            .open(&path)
+            .map_err(failed)?;
+        let mut journal = Self {
+            sidecar: sidecar.clone(),
+            id,
+            file: BufWriter::new(file),
+            backups: None,
+            next_backup: 0,
+            path,
+        };
+        journal.line(&Line::Begin(Box::new(begin)))?;
+        journal.sync()?;
+        Directory::open(&dir)?.flush()?;
+        Ok(journal)
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Adds a line; [`Journal::sync`] makes it last.
+    pub(super) fn line(&mut self, line: &Line) -> Result<()> {
+        let failed = |e| Error::io("writing the journal", e).path(&self.path);
+        let text = serde_json::to_string(line).map_err(|e| failed(e.into()))?;
+        writeln!(self.file, "{text}").map_err(failed)
+    }
+
+    /// Keeps what `old` holds: as a second name for the same bytes where that is
+    /// allowed (nothing is ever written into them again), else as a copy.
+    pub(super) fn keep(&mut self, old: &File) -> Result<Backup> {
+        let path = self.sidecar.backups(self.id);
+        let failed = |e| {
+            Error::io("keeping what is replaced in", e)
+                .path(&path)
+                .advice("make room, or remove old backups beside it")
+        };
+        let sha256 = bytes::sum(old).map_err(failed)?;
+        let dir = match &self.backups {
+            Some(dir) => dir,
+            None => {
+                let made = self.sidecar.make(&format!("backups/{}", self.id))?;
+                self.backups.insert(Directory::open(&made)?)
+            }
+        };
+        let name = self.next_backup.to_string();
+        self.next_backup += 1;
+        let open = format!("/proc/self/fd/{}", old.as_raw_fd());
+        if linkat(CWD, &open, dir.as_fd(), &name, AtFlags::SYMLINK_FOLLOW).is_err() {
+            let mut copy = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path.join(&name))
+                .map_err(failed)?;
+            let mut old = old.try_clone().map_err(failed)?;
+            io::Seek::rewind(&mut old).map_err(failed)?;
+            io::copy(&mut old, &mut copy).map_err(failed)?;
+        }
+        Ok(Backup { sha256, name })
+    }
+
+    /// Brings the record and its backups onto stable storage.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        let failed = |e| Error::io("syncing the journal", e).path(&self.path);
+        self.file.flush().map_err(failed)?;
+        self.file.get_ref().sync_all().map_err(failed)?;
+        if let Some(backups) = &self.backups {
+            backups.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the record.
+    pub(super) fn end(&mut self, end: End) -> Result<()> {
+        self.line(&Line::End(end))?;
+        self.sync()?;
+        self.sidecar.prune(self.id);
+        Ok(())
+    }
+}
+
+/// The time, as records have it.
+pub(super) fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// Who runs this, and on which machine.
+pub(super) fn who() -> (String, String) {
+    let uid = nix::unistd::getuid();
+    let user = nix::unistd::User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name);
+    let user = match std::env::var("SUDO_USER") {
+        Ok(caller) if uid.is_root() => format!("{caller} (as {user})"),
+        _ => user,
+    };
+    let host = nix::sys::utsname::uname()
+        .map(|uname| uname.nodename().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    (user, host)
+}

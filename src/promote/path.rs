@@ -1,0 +1,235 @@
+//! Paths inside the staged image, and where they really lie.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::durable::STAGING_NAME;
+use crate::error::printable;
+
+/// The folder of ours in `Linux_for_Tegra/`: the journal, backups, logs.
+pub(super) const SIDECAR: &str = ".lbpayload";
+
+/// The folder that belongs to root, below `Linux_for_Tegra/`.
+pub(super) const ROOTFS: &str = "rootfs";
+
+/// A path below `Linux_for_Tegra/`, as the overlay or a manifest names it: not
+/// empty, relative, without `..`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelPath(PathBuf);
+
+impl RelPath {
+    /// Takes `name` if it names something below `Linux_for_Tegra/` that is not ours.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be said after "it".
+    pub(super) fn parse(name: &OsStr) -> std::result::Result<Self, &'static str> {
+        let bytes = name.as_bytes();
+        if bytes.is_empty() {
+            return Err("is empty");
+        }
+        if bytes.contains(&0) {
+            return Err("holds a zero byte");
+        }
+        if bytes.ends_with(b"/") {
+            return Err("ends in /, so it names a directory");
+        }
+        let mut path = PathBuf::new();
+        for component in Path::new(name).components() {
+            match component {
+                Component::Normal(name) => path.push(name),
+                Component::CurDir => {}
+                Component::ParentDir => return Err("holds .., so it may climb out"),
+                Component::RootDir | Component::Prefix(_) => return Err("is absolute"),
+            }
+        }
+        if bytes.ends_with(b"/.") || path.as_os_str().is_empty() {
+            return Err("names a directory");
+        }
+        if path.starts_with(SIDECAR)
+            || path.starts_with(STAGING_NAME)
+            || path.starts_with(Path::new(ROOTFS).join(STAGING_NAME))
+        {
+            return Err("lies in a folder that lbpayload keeps for itself");
+        }
+        Ok(Self(path))
+    }
+
+    /// The path.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The tree that it lies in by its name, and the path in that.
+    pub(super) fn split(&self) -> (Zone, &Path) {
+        match self.0.strip_prefix(ROOTFS) {
+            Ok(rest) => (Zone::Rootfs, rest),
+            Err(_) => (Zone::Elsewhere, &self.0),
+        }
+    }
+}
+
+impl fmt::Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.0.to_string_lossy()))
+    }
+}
+
+/// The two trees of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Zone {
+    /// All of `Linux_for_Tegra/` but `rootfs/`: the user's.
+    Elsewhere,
+    /// `rootfs/`: root's, and `/` to every path in it.
+    Rootfs,
+}
+
+/// Where a path leads once every symlink in it is followed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// In which tree.
+    pub zone: Zone,
+    /// The path in that tree, without symlinks.
+    #[serde(with = "path_bytes")]
+    pub path: PathBuf,
+}
+
+impl Place {
+    /// The path below `Linux_for_Tegra/`.
+    pub fn in_image(&self) -> PathBuf {
+        match self.zone {
+            Zone::Rootfs => Path::new(ROOTFS).join(&self.path),
+            Zone::Elsewhere => self.path.clone(),
+        }
+    }
+
+    /// Whether the initramfs holds some of it: the kernel image, and modules
+    /// wherever `lib` leads.
+    pub(super) fn dirties_initramfs(&self) -> bool {
+        match self.zone {
+            Zone::Rootfs => {
+                self.path.starts_with("lib/modules")
+                    || self.path.starts_with("usr/lib/modules")
+                    || self.path == Path::new("boot/Image")
+            }
+            Zone::Elsewhere => self.path == Path::new("kernel/Image"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.in_image().to_string_lossy()))
+    }
+}
+
+/// A path as JSON: a text, or, where it is no UTF-8, an object with its bytes in
+/// hexadecimal.
+pub(super) mod path_bytes {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Shown {
+        Text(String),
+        Bytes { hex: String },
+    }
+
+    pub(in crate::promote) fn serialize<S: Serializer>(
+        path: &Path,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        let shown = match path.to_str() {
+            Some(text) => Shown::Text(text.to_owned()),
+            None => Shown::Bytes {
+                hex: to_hex(path.as_os_str().as_bytes()),
+            },
+        };
+        shown.serialize(serializer)
+    }
+
+    pub(in crate::promote) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<PathBuf, D::Error> {
+        match Shown::deserialize(deserializer)? {
+            Shown::Text(text) => Ok(text.into()),
+            Shown::Bytes { hex } => match from_hex(&hex) {
+                Some(bytes) => Ok(std::ffi::OsString::from_vec(bytes).into()),
+                None => Err(serde::de::Error::custom("not hexadecimal")),
+            },
+        }
+    }
+}
+
+/// Bytes as JSON: in hexadecimal.
+pub(super) fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks_exact(2);
+    if !digits.remainder().is_empty() {
+        return None;
+    }
+    digits
+        .map(|pair| {
+            let pair = std::str::from_utf8(pair).ok()?;
+            u8::from_str_radix(pair, 16).ok()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_lead_out_or_names_no_file_is_not_taken() {
+        for (name, why) in [
+            ("", "is empty"),
+            ("/etc/passwd", "is absolute"),
+            ("../x", "climb"),
+            ("a/../../x", "climb"),
+            ("a/..", "climb"),
+            ("kernel/", "ends in /"),
+            (".", "directory"),
+            ("kernel/.", "directory"),
+            ("a\0b", "zero"),
+            (".lbpayload/journal", "for itself"),
+            ("rootfs/.lbpayload-staging/0", "for itself"),
+        ] {
+            let said = RelPath::parse(OsStr::new(name)).unwrap_err();
+            assert!(said.contains(why), "{name:?}: {said}");
+        }
+        let taken = RelPath::parse(OsStr::new("./rootfs//etc/a b\n")).unwrap();
+        assert_eq!(taken.as_path(), Path::new("rootfs/etc/a b\n"));
+        assert_eq!(taken.split(), (Zone::Rootfs, Path::new("etc/a b\n")));
+        assert_eq!(taken.to_string(), "rootfs/etc/a b\\n");
+    }
+
+    #[test]
+    fn a_path_survives_json_whatever_its_bytes() {
+        for bytes in [
+            &b"usr/lib"[..],
+            b"a\xff\xfe b",
+            "gr\u{f6}\u{df}e".as_bytes(),
+        ] {
+            let place = Place {
+                zone: Zone::Rootfs,
+                path: OsStr::from_bytes(bytes).into(),
+            };
+            let json = serde_json::to_string(&place).unwrap();
+            assert_eq!(serde_json::from_str::<Place>(&json).unwrap(), place);
+        }
+    }
+}

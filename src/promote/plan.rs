@@ -1,0 +1,378 @@
+//! What goes where: the union of both channels, decided before anything is written.
+//! Pure.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::Attributes;
+use crate::error::{Error, Kind, Result};
+
+use super::Ownership;
+use super::content::Content;
+use super::hands::{Found, Was};
+use super::path::{Place, RelPath, Zone};
+
+/// Which channel a file comes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channel {
+    /// The overlay tracker.
+    Overlay,
+    /// The build manifest.
+    Manifest,
+    /// `kernel/Image`, once more for `rootfs/boot/Image`.
+    Mirror,
+    /// The journal.
+    Rollback,
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Overlay => "overlay",
+            Self::Manifest => "manifest",
+            Self::Mirror => "mirror",
+            Self::Rollback => "rollback",
+        })
+    }
+}
+
+/// A file that is to be in the image.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Where it is to be, as it is named.
+    pub dst: RelPath,
+    /// Where that is.
+    pub place: Place,
+    /// Through which channel it comes.
+    pub channel: Channel,
+    /// What is to be there.
+    pub(super) content: Content,
+    /// The channel that wanted something else there, and lost.
+    pub shadows: Option<Channel>,
+    /// What is there now.
+    pub(super) found: Found,
+    /// How long it is, in bytes.
+    pub bytes: u64,
+}
+
+impl Item {
+    pub(super) fn new(dst: RelPath, place: Place, channel: Channel, content: Content) -> Self {
+        Self {
+            dst,
+            place,
+            channel,
+            content,
+            shadows: None,
+            found: Found::Missing,
+            bytes: 0,
+        }
+    }
+
+    /// Whether it has to be written.
+    pub fn is_to_be_written(&self) -> bool {
+        self.found != Found::Same
+    }
+
+    /// Whether only root can tell if it has to be written.
+    pub fn is_unreadable(&self) -> bool {
+        self.found == Found::Denied
+    }
+
+    /// Whether writing it makes the initramfs outdated.
+    pub fn dirties_initramfs(&self) -> bool {
+        let (zone, path) = self.dst.split();
+        let named = Place {
+            zone,
+            path: path.to_path_buf(),
+        };
+        self.place.dirties_initramfs() || named.dirties_initramfs()
+    }
+}
+
+/// The union of both channels: one item for a place, the manifest's where both name it.
+///
+/// # Errors
+/// One channel wants two things in one place, or a file where another file needs a
+/// directory.
+pub(super) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
+    let mut union: BTreeMap<Place, Item> = BTreeMap::new();
+    for item in wanted {
+        match union.entry(item.place.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(item);
+            }
+            Entry::Occupied(mut other) => {
+                let other = other.get_mut();
+                if other.channel != item.channel {
+                    let (mut wins, loses) = if item.channel > other.channel {
+                        (item, other.clone())
+                    } else {
+                        (other.clone(), item)
+                    };
+                    wins.shadows = Some(loses.channel);
+                    *other = wins;
+                } else if other.content != item.content {
+                    return Err(contradiction(other, &item));
+                }
+            }
+        }
+    }
+    let mut items: Vec<Item> = union.into_values().collect();
+    for pair in items.windows(2) {
+        let (above, below) = (&pair[0], &pair[1]);
+        if above.place.zone == below.place.zone && below.place.path.starts_with(&above.place.path) {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "it is to be a file ({}), and a directory for {} ({})",
+                    above.channel, below.dst, below.channel
+                ),
+            )
+            .path(above.dst.as_path())
+            .advice("take one of them away, and promote again"));
+        }
+    }
+    // The overlay is written first.
+    items.sort_by_key(|item| item.channel);
+    Ok(items)
+}
+
+fn contradiction(one: &Item, other: &Item) -> Error {
+    let from = |item: &Item| match &item.content {
+        Content::Built(path) => path.clone(),
+        _ => item.dst.as_path().to_path_buf(),
+    };
+    let (a, b) = (from(one), from(other));
+    let message = format!(
+        "the {} names it twice with different sources: {} and {}",
+        one.channel,
+        crate::error::printable(&a.to_string_lossy()),
+        crate::error::printable(&b.to_string_lossy())
+    );
+    let advice = match one.channel {
+        Channel::Manifest => "rebuild",
+        _ => "take one of them away, and promote again",
+    };
+    Error::new(Kind::Refused, message)
+        .path(one.place.in_image())
+        .advice(advice)
+}
+
+/// Adds the mirror: `boot`, the place of `rootfs/boot/Image`, gets what `kernel`, the
+/// place of `kernel/Image`, will hold. Without a kernel image there is none.
+///
+/// # Errors
+/// The kernel image is to be a symlink.
+pub(super) fn plan_mirror(
+    items: &mut Vec<Item>,
+    kernel: &Place,
+    kernel_is_there: bool,
+    boot: (RelPath, Place),
+) -> Result<()> {
+    let content = match items.iter().find(|item| item.place == *kernel) {
+        Some(item) => match &item.content {
+            Content::Link(..) => {
+                return Err(Error::new(
+                    Kind::Refused,
+                    "the overlay tracks it as a symlink, and its bytes are needed",
+                )
+                .path(item.dst.as_path())
+                .advice("track the file itself"));
+            }
+            content => content.clone(),
+        },
+        None if kernel_is_there => Content::StagedKernel,
+        None => return Ok(()),
+    };
+    let (dst, place) = boot;
+    let mut mirror = Item::new(dst, place, Channel::Mirror, content);
+    if let Some(at) = items.iter().position(|item| item.place == mirror.place) {
+        mirror.shadows = Some(items.remove(at).channel);
+    }
+    items.push(mirror);
+    Ok(())
+}
+
+/// What a file is given besides its bytes.
+pub(super) fn plan_attributes(
+    zone: Zone,
+    ownership: Ownership,
+    as_root: bool,
+    content: &Content,
+    source: &Attributes,
+    was: &Was,
+) -> Attributes {
+    let there = match was {
+        Was::File { attributes, .. } => Some(Attributes::from(attributes)),
+        _ => None,
+    };
+    if let Content::Backup(..) = content {
+        let owner = source.owner.filter(|_| zone == Zone::Rootfs || as_root);
+        return Attributes {
+            owner,
+            ..source.clone()
+        };
+    }
+    match (zone, ownership) {
+        (Zone::Rootfs, Ownership::Keep) => match there {
+            Some(there) => Attributes {
+                mtime: source.mtime,
+                ..there
+            },
+            // What becomes root's must not keep the developer's setuid bit.
+            None => Attributes {
+                mode: source.mode & 0o1777,
+                owner: Some((0, 0)),
+                mtime: source.mtime,
+                xattrs: Vec::new(),
+            },
+        },
+        (Zone::Rootfs, Ownership::Source) => Attributes {
+            xattrs: Vec::new(),
+            ..source.clone()
+        },
+        (Zone::Elsewhere, _) => Attributes {
+            owner: match ownership {
+                _ if !as_root => None,
+                Ownership::Source => source.owner,
+                Ownership::Keep => there.and_then(|there| there.owner),
+            },
+            xattrs: Vec::new(),
+            ..source.clone()
+        },
+    }
+}
+
+/// The room that writing `items` takes in `zone`, in bytes: each file in whole blocks.
+pub(super) fn plan_room(items: &[Item], zone: Zone, block: u64) -> u64 {
+    let blocks = |bytes: u64| bytes.div_ceil(block.max(1)).saturating_mul(block);
+    items
+        .iter()
+        .filter(|item| item.place.zone == zone && item.is_to_be_written())
+        // A block for what the directory may need.
+        .map(|item| blocks(item.bytes).saturating_add(block))
+        .fold(0, u64::saturating_add)
+}
+
+/// The first and the last path that is written, in the order of writing.
+pub(super) fn ends(items: &[Item]) -> Option<(PathBuf, PathBuf)> {
+    let mut written = items.iter().filter(|item| item.is_to_be_written());
+    let first = written.next()?;
+    let last = written.next_back().unwrap_or(first);
+    let path = |item: &Item| Path::to_path_buf(item.dst.as_path());
+    Some((path(first), path(last)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(channel: Channel, dst: &str, source: &str) -> Item {
+        let dst = RelPath::parse(dst.as_ref()).unwrap();
+        let (zone, path) = dst.split();
+        let place = Place {
+            zone,
+            // As in every rootfs since usr was merged.
+            path: match path.strip_prefix("lib") {
+                Ok(rest) if zone == Zone::Rootfs => Path::new("usr/lib").join(rest),
+                _ => path.to_path_buf(),
+            },
+        };
+        Item::new(dst, place, channel, Content::Built(source.into()))
+    }
+
+    use Channel::{Manifest, Mirror, Overlay};
+
+    #[test]
+    fn the_manifest_shadows_the_overlay_whatever_name_it_uses() {
+        let items = plan_union(vec![
+            item(Overlay, "rootfs/lib/modules/a.ko", "/o"),
+            item(Manifest, "rootfs/usr/lib/modules/a.ko", "/m"),
+        ])
+        .unwrap();
+        assert_eq!(items.len(), 1);
+        assert_eq!(items[0].channel, Manifest);
+        assert_eq!(items[0].shadows, Some(Overlay));
+        assert!(items[0].dirties_initramfs());
+    }
+
+    #[test]
+    fn one_channel_cannot_want_two_things_in_one_place() {
+        let twice = |other| {
+            plan_union(vec![
+                item(Manifest, "kernel/Image", "/a"),
+                item(Manifest, "kernel/./Image", other),
+            ])
+        };
+        assert_eq!(twice("/a").unwrap().len(), 1);
+        let error = twice("/b").unwrap_err().to_string();
+        assert!(error.contains("/a and /b; rebuild"), "{error}");
+        let nested = plan_union(vec![
+            item(Overlay, "kernel", "/a"),
+            item(Manifest, "kernel/Image", "/b"),
+        ]);
+        assert!(nested.unwrap_err().to_string().contains("directory for"));
+    }
+
+    #[test]
+    fn the_mirror_takes_the_kernel_that_will_be_there_and_wins() {
+        let mut items = plan_union(vec![
+            item(Manifest, "kernel/Image", "/new"),
+            item(Overlay, "rootfs/boot/Image", "/other"),
+        ])
+        .unwrap();
+        let kernel = item(Manifest, "kernel/Image", "").place;
+        let boot = || {
+            let boot = item(Mirror, "rootfs/boot/Image", "");
+            (boot.dst, boot.place)
+        };
+        plan_mirror(&mut items, &kernel, true, boot()).unwrap();
+        assert_eq!(items.len(), 2);
+        assert_eq!(items[1].content, Content::Built("/new".into()));
+        assert_eq!(items[1].shadows, Some(Overlay));
+        let mut none = Vec::new();
+        plan_mirror(&mut none, &kernel, false, boot()).unwrap();
+        assert!(none.is_empty());
+        plan_mirror(&mut none, &kernel, true, boot()).unwrap();
+        assert_eq!(none[0].content, Content::StagedKernel);
+    }
+
+    #[test]
+    fn what_is_under_rootfs_keeps_its_owner_and_what_is_new_there_is_roots() {
+        let source = Attributes {
+            mode: 0o4755,
+            mtime: (7, 0),
+            owner: Some((1000, 1000)),
+            xattrs: Vec::new(),
+        };
+        let there = Attributes {
+            mode: 0o2711,
+            mtime: (1, 0),
+            owner: Some((0, 42)),
+            xattrs: vec![("security.capability".into(), vec![1])],
+        };
+        let was = Was::File {
+            attributes: (&there).into(),
+            bytes: 1,
+        };
+        let content = Content::Built("/x".into());
+        let plan = |zone, ownership, was: &Was| {
+            plan_attributes(zone, ownership, false, &content, &source, was)
+        };
+        use Ownership::{Keep, Source};
+        let kept = plan(Zone::Rootfs, Keep, &was);
+        assert_eq!(kept.mtime, (7, 0));
+        assert_eq!((kept.mode, kept.owner), (0o2711, Some((0, 42))));
+        assert_eq!(kept.xattrs, there.xattrs);
+        let new = plan(Zone::Rootfs, Keep, &Was::Nothing);
+        assert_eq!((new.mode, new.owner), (0o755, Some((0, 0))));
+        let literal = plan(Zone::Rootfs, Source, &was);
+        assert_eq!((literal.mode, literal.owner), (0o4755, Some((1000, 1000))));
+        assert_eq!(plan(Zone::Elsewhere, Source, &was).owner, None);
+    }
+}

@@ -1,0 +1,182 @@
+//! Going back to what an earlier promote left.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::durable::Attributes;
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
+
+use super::Ownership;
+use super::content::Content;
+use super::hands::Was;
+use super::history::{self, Record};
+use super::journal::{Begin, Entry, KEPT, Sidecar};
+use super::path::{Place, RelPath};
+use super::plan::{Channel, Item};
+use super::report::InitramfsOutcome;
+use super::run::{Manner, Run};
+use super::status::{self, HeldState};
+
+/// Where to go back to, and how.
+#[derive(Debug, Clone)]
+pub struct RollbackOptions {
+    /// `Linux_for_Tegra/`, or the folder that holds it.
+    pub image: PathBuf,
+    /// The run whose outcome is wanted again; 0 is before all of them; none means
+    /// before the last one.
+    pub to: Option<u64>,
+    /// Plan only.
+    pub dry_run: bool,
+    /// Leave the initramfs as it is, and note that it is due.
+    pub no_initramfs: bool,
+}
+
+/// A rollback, or the plan of one.
+#[derive(Debug)]
+pub struct RollbackReport {
+    /// The number of its own record; `None` where nothing was written.
+    pub id: Option<u64>,
+    /// The run whose outcome is there again.
+    pub to: u64,
+    /// Whether it is only a plan.
+    pub dry_run: bool,
+    /// What was put back, or taken away.
+    pub items: Vec<Item>,
+    /// Of these, what somebody had edited since; the record keeps it.
+    pub edited: Vec<PathBuf>,
+    /// What became of the initramfs.
+    pub initramfs: InitramfsOutcome,
+    /// The image.
+    pub image: PathBuf,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Puts back what was in the image after the run `options.to`. It is recorded as a run
+/// of its own, so that it can be taken back too.
+///
+/// # Errors
+/// There is no such run, its backups are gone, or what [`super::promote`] can fail of.
+pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<RollbackReport> {
+    let started = Instant::now();
+    let image = super::image_tree(&options.image)?;
+    let manner = Manner {
+        dry_run: options.dry_run,
+        initramfs: !options.no_initramfs,
+        ownership: Ownership::Keep,
+        recheck: true,
+    };
+    let mut run = Run::open(&image, None, manner, progress)?;
+    let refused = |message: String| {
+        Error::new(Kind::Refused, message)
+            .path(&image)
+            .advice("lbpayload promote history lists what there is")
+    };
+    let records = run.records()?.to_vec();
+    let last = records
+        .last()
+        .map(|record| record.begin.id)
+        .ok_or_else(|| refused("nothing was promoted into it".into()))?;
+    let to = match options.to {
+        Some(0) => 0,
+        Some(id) if records.iter().any(|record| record.begin.id == id) => id,
+        Some(id) => return Err(refused(format!("there was no promote {id}"))),
+        None => before(&records, last),
+    };
+    let undone = plan_undo(&records, to);
+    let mut items = Vec::new();
+    for (place, (id, entry)) in &undone {
+        items.push(put_back(&run.sidecar, *id, place, entry)?);
+    }
+    let mut edited = Vec::new();
+    for (place, held) in history::held(&records) {
+        if undone.contains_key(&place) {
+            let now = status::state(run.trees.tree(place.zone)?, &held)?;
+            if matches!(now, HeldState::Edited | HeldState::Missing) {
+                edited.push(place.in_image());
+            }
+        }
+    }
+    let begin = Begin {
+        action: "rollback".into(),
+        to: Some(to),
+        ..Begin::default()
+    };
+    let dirs = empty_dirs(&records, to);
+    let ran = run.execute(&mut items, begin, &dirs)?;
+    Ok(RollbackReport {
+        id: ran.id,
+        to,
+        dry_run: options.dry_run,
+        items,
+        edited,
+        initramfs: ran.initramfs,
+        image,
+        elapsed: started.elapsed(),
+    })
+}
+
+fn before(records: &[Record], last: u64) -> u64 {
+    let earlier = records.iter().map(|r| r.begin.id).filter(|id| *id < last);
+    earlier.max().unwrap_or(0)
+}
+
+/// For each place that a run after `to` changed: the first of them, which knows what
+/// was there. Pure.
+fn plan_undo(records: &[Record], to: u64) -> BTreeMap<Place, (u64, Entry)> {
+    let mut undone = BTreeMap::new();
+    for record in records.iter().filter(|record| record.begin.id > to) {
+        for entry in record.entries.iter().filter(|entry| !entry.kept) {
+            undone
+                .entry(entry.place.clone())
+                .or_insert_with(|| (record.begin.id, entry.clone()));
+        }
+    }
+    undone
+}
+
+/// Directories that runs after `to` made, the deepest first.
+fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
+    let mut dirs: Vec<Place> = records
+        .iter()
+        .filter(|record| record.begin.id > to)
+        .flat_map(|record| &record.entries)
+        .flat_map(|entry| {
+            entry.made.iter().map(|made| Place {
+                zone: entry.place.zone,
+                path: made.0.clone(),
+            })
+        })
+        .collect();
+    dirs.sort();
+    dirs.dedup();
+    dirs.reverse();
+    dirs
+}
+
+fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
+    let refused = |message: String| {
+        Error::new(Kind::Refused, message)
+            .path(place.in_image())
+            .advice("go back less far")
+    };
+    let content = match (&entry.before, &entry.backup) {
+        (Was::Nothing, _) => Content::Absent,
+        (Was::Symlink { target, mtime }, _) => Content::Link(target.0.clone(), mtime.0),
+        (Was::File { attributes, .. }, Some(backup)) => {
+            let path = sidecar.backups(id).join(&backup.name);
+            if path.symlink_metadata().is_err() {
+                return Err(refused(format!(
+                    "what promote {id} replaced there is not kept any more (the last {KEPT} are)"
+                )));
+            }
+            Content::Backup(path, Attributes::from(attributes))
+        }
+        _ => return Err(refused(format!("promote {id} kept nothing of it"))),
+    };
+    let dst = RelPath::parse(Path::new(&entry.dst).as_os_str())
+        .map_err(|what| refused(format!("as a destination it {what}")))?;
+    Ok(Item::new(dst, place.clone(), Channel::Rollback, content))
+}

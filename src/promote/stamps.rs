@@ -1,0 +1,145 @@
+//! What was the same when it was last looked at, and has not been touched since.
+//!
+//! Comparing bytes takes reading all of them, twice. So each run that writes notes the
+//! inode, size, modification and change time of both sides, as git's index does; the
+//! next one reads only what was touched. The kernel sets the change time whenever a
+//! file changes, and nobody can set it back. One that is so young that another change
+//! could have the same time is not noted.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::Stamp;
+use crate::error::Result;
+
+use super::content::{Content, Opener};
+use super::journal::Sidecar;
+use super::path::Place;
+use super::plan::Item;
+use super::trees::Trees;
+
+const NAME: &str = "stamps.json";
+
+/// Longer than a tick of any kernel's clock for files (10 ms at 100 Hz).
+const TICK: Duration = Duration::from_millis(25);
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    place: Place,
+    source: Stamp,
+    there: Stamp,
+}
+
+/// The stamps of both sides, by place.
+#[derive(Debug, Default)]
+pub(super) struct Stamps(HashMap<Place, (Stamp, Stamp)>);
+
+impl Stamps {
+    /// Those that the last run noted; none where they cannot be read, which only takes
+    /// longer.
+    pub(super) fn read(sidecar: &Sidecar) -> Self {
+        let Ok(text) = std::fs::read(sidecar.path(NAME)) else {
+            return Self::default();
+        };
+        let lines: Vec<Line> = match serde_json::from_slice(&text) {
+            Ok(lines) => lines,
+            Err(e) => {
+                log::warn!(
+                    "{}: {e}; comparing everything",
+                    sidecar.path(NAME).display()
+                );
+                return Self::default();
+            }
+        };
+        let pair = |line: Line| (line.place, (line.source, line.there));
+        Self(lines.into_iter().map(pair).collect())
+    }
+
+    /// The length in bytes of what is at `place`, if both sides are as they were when
+    /// they were the same.
+    pub(super) fn vouch(&self, place: &Place, before: &Before) -> Option<u64> {
+        let (source, there) = self.0.get(place)?;
+        let (source_now, there_now) = before.stamps.get(place)?;
+        (source_now == source && there_now.as_ref() == Some(there)).then_some(source.bytes)
+    }
+
+    /// Notes `items`, all of which are in the image now; `before` is from before they
+    /// were compared.
+    pub(super) fn write(
+        sidecar: &Sidecar,
+        trees: &Trees,
+        items: &[Item],
+        before: &Before,
+    ) -> Result<()> {
+        // What was named just now could change within the same tick of the clock.
+        std::thread::sleep(TICK * 2);
+        let now = SystemTime::now();
+        // Others stay: each vouches for itself.
+        let mut known = Self::read(sidecar).0;
+        for item in items {
+            known.remove(&item.place);
+            let Some((source, was)) = before.stamps.get(&item.place) else {
+                continue;
+            };
+            let there = match trees.tree(item.place.zone)?.stamp(&item.place.path) {
+                Ok(there) if there.bytes == source.bytes => there,
+                _ => continue,
+            };
+            let is_same = if item.is_to_be_written() {
+                // What somebody wrote into since has the time of that, not its source's.
+                there.modified == source.modified && there.is_older_than(now, TICK)
+            } else {
+                Some(there) == *was && there.is_older_than(before.time, TICK)
+            };
+            if is_same && source.is_older_than(before.time, TICK) {
+                known.insert(item.place.clone(), (*source, there));
+            }
+        }
+        let line = |(place, (source, there))| Line {
+            place,
+            source,
+            there,
+        };
+        let mut lines: Vec<Line> = known.into_iter().map(line).collect();
+        lines.sort_by(|a, b| a.place.cmp(&b.place));
+        let text = serde_json::to_vec(&lines).unwrap_or_default();
+        sidecar.put(NAME, &text)
+    }
+}
+
+/// The stamps of both sides before anything is read.
+pub(super) struct Before {
+    time: SystemTime,
+    stamps: HashMap<Place, (Stamp, Option<Stamp>)>,
+}
+
+impl Before {
+    pub(super) fn probe(items: &[Item], opener: &Opener, trees: &Trees) -> Self {
+        let both = |item: &Item| {
+            let source = of_source(&item.content, opener)?;
+            let tree = trees.tree(item.place.zone).ok()?;
+            let there = tree.stamp(&item.place.path).ok();
+            Some((item.place.clone(), (source, there)))
+        };
+        Self {
+            time: SystemTime::now(),
+            stamps: items.iter().filter_map(both).collect(),
+        }
+    }
+}
+
+fn of_source(content: &Content, opener: &Opener) -> Option<Stamp> {
+    match content {
+        Content::Tracked(rel) => opener.tracker.as_ref()?.stamp(rel).ok(),
+        Content::Built(path) => Stamp::of(&path.metadata().ok()?),
+        Content::StagedKernel => {
+            let path: PathBuf = opener.image.path().join("kernel/Image");
+            Stamp::of(&path.metadata().ok()?)
+        }
+        // These are made anew for each run, or cost nothing to compare.
+        Content::Blob { .. } | Content::Backup(..) | Content::Link(..) | Content::Absent => None,
+    }
+}

@@ -1,0 +1,127 @@
+//! Reading the small YAML files of a workspace, which anybody may have written.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Kind, Result, printable};
+
+/// No pointer, profile or manifest is longer; a module takes some 200 bytes of one.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// So many brackets may be open at once.
+const MAX_OPEN: u32 = 1000;
+
+/// Reads `path`. `Ok(None)` where there is no such file. Aliases are expanded at most
+/// as often as serde_yaml's repetition limit allows, so a bomb is a syntax error.
+///
+/// # Errors
+/// It cannot be read, is longer than 16 MiB, or not what `T` asks for; `advice` says
+/// what to do then.
+pub(super) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<(T, Vec<u8>)>> {
+    let text = match read_bounded(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("reading", e).path(path).advice(advice)),
+    };
+    let wrong = |message: &str| {
+        Error::new(Kind::Syntax, message)
+            .doing("reading")
+            .path(path)
+            .advice(advice)
+    };
+    if is_too_deep(&text) {
+        return Err(wrong("its brackets are nested too deeply"));
+    }
+    match serde_yaml_ng::from_slice(&text) {
+        Ok(value) => Ok(Some((value, text))),
+        Err(e) => {
+            // It may quote the file.
+            let said: String = e.to_string().chars().take(300).collect();
+            Err(wrong(&printable(&said)))
+        }
+    }
+}
+
+/// libyaml takes time with the square of how many brackets are open at once. Those in
+/// texts and comments count too, which no manifest has a thousand of.
+fn is_too_deep(text: &[u8]) -> bool {
+    let mut open: u32 = 0;
+    text.iter().any(|byte| {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > MAX_OPEN
+    })
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a FIFO would wait for somebody to write to it.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no regular file",
+        ));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "longer than 16 MiB",
+        ));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Anything {
+        #[allow(dead_code)]
+        a: Option<serde_yaml_ng::Value>,
+    }
+
+    #[test]
+    fn a_bomb_of_aliases_ends_in_an_error() {
+        let mut bomb = String::from("b0: &b0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for i in 1..30 {
+            let before = i - 1;
+            let many = vec![format!("*b{before}"); 10].join(",");
+            bomb.push_str(&format!("b{i}: &b{i} [{many}]\n"));
+        }
+        bomb.push_str("a: *b29\n");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bomb).unwrap();
+        let error = read::<Anything>(file.path(), "rebuild").unwrap_err();
+        assert_eq!(error.kind(), Kind::Syntax, "{error}");
+        // The same in a block that nobody asked for.
+        let other = "deep: ".to_owned() + &"[".repeat(100_000);
+        std::fs::write(file.path(), other).unwrap();
+        let error = read::<Anything>(file.path(), "rebuild").unwrap_err();
+        assert!(error.to_string().contains("nested too deeply"), "{error}");
+    }
+
+    #[test]
+    fn what_is_too_long_or_no_file_is_refused_and_what_is_missing_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("long");
+        File::create(&long).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        let error = read::<Anything>(&long, "rebuild").unwrap_err();
+        assert!(error.to_string().contains("16 MiB"), "{error}");
+        assert!(read::<Anything>(dir.path(), "rebuild").is_err());
+        let missing = read::<Anything>(&dir.path().join("none"), "rebuild").unwrap();
+        assert!(missing.is_none());
+    }
+}

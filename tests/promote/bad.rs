@@ -1,0 +1,211 @@
+//! Bad input, bad destinations, bad moments.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::needs_root;
+use crate::refusals::refused;
+use crate::support::{Mounted, Ran, check};
+use crate::workspace::Workspace;
+
+#[test]
+fn a_yaml_bomb_is_a_syntax_error() {
+    needs_root!();
+    let it = Workspace::new();
+    let mut bomb = String::from("mode: full\na0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+    for i in 1..20 {
+        let many = vec![format!("*a{}", i - 1); 10].join(",");
+        bomb += &format!("a{i}: &a{i} [{many}]\n");
+    }
+    it.put("Source/.build-manifest.yaml", &bomb);
+    refused(&it, &[], ".build-manifest.yaml", "; rebuild");
+    fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
+    // In a block of the profile that nobody asks for it does not go off.
+    let profile = bomb.replace("mode: full", "bsp_image: {}\nsource: {}");
+    it.put("target-platform/thor.yaml", profile);
+    it.promote(&["--dry-run"]).exits(0);
+    it.put(
+        "target-platform/thor.yaml",
+        bomb.replace("mode: full\n", "") + "bsp_image: *a19\n",
+    );
+    refused(&it, &[], "thor.yaml", "correct the profile");
+    let long = fs::File::create(it.path("target-platform/thor.yaml")).unwrap();
+    long.set_len(1 << 30).unwrap();
+    refused(&it, &[], "longer than 16 MiB", "correct the profile");
+    it.put("target-platform/thor.yaml", b"bsp_image: \xff\n");
+    refused(&it, &[], "thor.yaml", "correct the profile");
+}
+
+#[test]
+fn a_device_node_or_a_fifo_in_the_way_is_refused() {
+    needs_root!();
+    let it = Workspace::new();
+    let fifo = it.l4t("bootloader/board.conf");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused(
+        &it,
+        &[],
+        "bootloader/board.conf: a device node, a socket or a FIFO",
+        "remove it",
+    );
+    fs::remove_file(&fifo).unwrap();
+    let node = it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf");
+    fs::remove_file(&node).unwrap();
+    check(Command::new("mknod").arg(&node).args(["c", "1", "3"]));
+    refused(
+        &it,
+        &[],
+        "nvpmodel.conf: a device node, a socket or a FIFO",
+        "remove it",
+    );
+}
+
+#[test]
+fn a_directory_in_the_way_is_refused() {
+    needs_root!();
+    let it = Workspace::new();
+    fs::create_dir(it.l4t("bootloader/board.conf")).unwrap();
+    refused(
+        &it,
+        &[],
+        "bootloader/board.conf: a directory is there",
+        "or remove it",
+    );
+}
+
+#[test]
+fn a_second_promote_at_once_is_refused_by_name() {
+    needs_root!();
+    let it = Workspace::new();
+    let image = fs::File::open(it.l4t("")).unwrap();
+    let lock = Flock::lock(image, FlockArg::LockExclusiveNonblock).unwrap();
+    let what = format!(
+        "another promote is at work on it (process {})",
+        std::process::id()
+    );
+    refused(&it, &[], &what, "wait until it has ended");
+    it.action(&["rollback"]).exits(1).says("another promote");
+    // Looking is free.
+    it.promote(&["--dry-run"]).exits(0);
+    it.action(&["status"]).exits(0);
+    drop(lock);
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn too_little_room_is_told_before_anything_is_written() {
+    needs_root!();
+    let it = Workspace::new();
+    let disk = Mounted::tmpfs(&it.path(""), 4 << 20);
+    let from = it.path("Image");
+    check(Command::new("cp").arg("-a").arg(&from).arg(&disk.path));
+    fs::rename(&from, it.path("moved")).unwrap();
+    std::os::unix::fs::symlink(disk.path.join("Image"), &from).unwrap();
+    it.manifest(&[("kernel/Image", "kernel_image", &"k".repeat(8 << 20))]);
+    refused(
+        &it,
+        &[],
+        "bytes are to be written there, and ",
+        "make room, and promote again",
+    );
+}
+
+#[test]
+fn a_write_that_fails_names_the_path_and_keeps_what_was_copied() {
+    needs_root!();
+    let it = Workspace::new();
+    it.manifest(&[
+        ("kernel/a.dtb", "dtb", "fits\n"),
+        ("kernel/b.dtb", "dtb", &"large".repeat(1 << 20)),
+        ("kernel/c.dtb", "dtb", "fits too\n"),
+    ]);
+    let before = it.image_now();
+    // A limit on the size of files fails as a full disk does, in the middle of one.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_lbpayload"))
+        .args(["promote", "--workspace"])
+        .arg(it.path(""));
+    let ran = Ran::of(&mut command).exits(1);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    let ran = ran.says(&format!(
+        "copying to {}: ",
+        it.l4t("kernel/b.dtb").display()
+    ));
+    let ran = ran.says("File too large");
+    ran.says("promote again; what was copied is kept");
+    assert_eq!(it.read("kernel/a.dtb"), "fits\n");
+    assert!(!it.l4t("kernel/b.dtb").exists() && !it.l4t("kernel/c.dtb").exists());
+    assert!(!it.l4t(".lbpayload-staging").exists());
+    assert!(it.image_now().len() > before.len());
+    let ran = it.action(&["history"]).exits(0);
+    assert!(ran.stdout.contains(" failed\n"), "{}", ran.stdout);
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 2 copied, 1 identical"),
+        "{}",
+        ran.stdout
+    );
+    it.action(&["status"]).exits(0);
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_copied_gets_no_name() {
+    needs_root!();
+    let it = Workspace::new();
+    let src = it.put("Source/built", vec![7; 64 << 20]);
+    it.manifest_of(&[(
+        src.to_str().unwrap().into(),
+        "kernel/large.dtb".into(),
+        "dtb",
+    )]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (stop, file) = (
+            Arc::clone(&stop),
+            fs::File::options().write(true).open(&src).unwrap(),
+        );
+        move || {
+            use std::os::unix::fs::FileExt;
+            while !stop.load(Ordering::Relaxed) {
+                file.write_all_at(b"x", 5).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+    });
+    let ran = it.promote(&[]);
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    let ran = ran.exits(1).says("kernel/large.dtb");
+    ran.says("the source changed while it was copied");
+    assert!(!it.l4t("kernel/large.dtb").exists());
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn quiet_says_nothing_and_progress_is_told_when_asked() {
+    needs_root!();
+    let it = Workspace::new();
+    let ran = it.promote(&["-q"]).exits(0);
+    assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
+    let it = Workspace::new();
+    let ran = it.promote(&["--progress", "json", "--json"]).exits(0);
+    let phases: Vec<String> = ran
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["phase"].to_string())
+        .collect();
+    for phase in ["\"comparing\"", "\"copying\"", "\"initramfs\""] {
+        assert!(phases.iter().any(|p| p == phase), "{phases:?}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["id"], 1);
+    assert_eq!(json["counts"]["manifest"]["copied"], 4);
+    assert_eq!(json["initramfs"], "rebuilt");
+    assert_eq!(json["first"], "bootloader/board.conf");
+}

@@ -1,0 +1,410 @@
+//! What a promote does when nothing is wrong.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::path::Path;
+
+use crate::needs_root;
+use crate::workspace::{MODULES, Workspace, capability};
+
+#[test]
+fn both_channels_arrive_and_a_second_run_writes_nothing() {
+    needs_root!();
+    let it = Workspace::new();
+    let ran = it.promote(&[]).exits(0);
+    let head = it.git(&it.overlay(), &["rev-parse", "HEAD"]);
+    for line in [
+        &format!("overlay HEAD ({})\n", &head[..7]),
+        "manifest: mode=full, bsp_version=38.2.0, rebuilt_at=2026-05-01T10:00:00Z, 4 artifacts\n",
+        "collision: check skipped (no remote configured)\n",
+        "overlay files: 3 copied, 0 identical\n",
+        "manifest files: 4 copied, 0 identical\n",
+        "kernel Image mirror: copied to rootfs/boot/Image\n",
+        "initramfs: rebuilt\n",
+        &format!("source: {}\n", it.path("Source").display()),
+        &format!("image: {}\n", it.l4t("").display()).replace("Tegra/\n", "Tegra\n"),
+        "first copied: ",
+        "last copied: ",
+        "record: 1\n",
+        "next: flash",
+    ] {
+        assert!(ran.stdout.contains(line), "no {line:?} in: {}", ran.stdout);
+    }
+    assert_eq!(ran.stderr, "");
+    assert_eq!(it.read("kernel/Image"), "new kernel\n");
+    assert_eq!(it.read("rootfs/boot/Image"), "new kernel\n");
+    assert_eq!(
+        it.read("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"),
+        "new nv module\n"
+    );
+    assert_eq!(it.read("bootloader/initrd"), "never touched\n");
+    assert_eq!(it.refreshes(), 1);
+    assert!(it.l4t("rootfs/lib").is_symlink());
+    let once = it.everything_and_when();
+
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("overlay files: 0 copied, 3 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout.contains("initramfs: skipped (nothing"),
+        "{}",
+        ran.stdout
+    );
+    assert!(!ran.stdout.contains("record:"), "{}", ran.stdout);
+    assert_eq!(it.everything_and_when(), once);
+    assert_eq!(it.refreshes(), 1);
+}
+
+#[test]
+fn a_dry_run_shows_the_plan_and_writes_nothing() {
+    needs_root!();
+    let it = Workspace::new();
+    it.write_overlay("kernel/dtb/board.dtb", "overlay dtb\n");
+    it.commit("the same destination");
+    let before = it.everything_and_when();
+    let ran = it.promote(&["--dry-run"]).exits(0);
+    for line in [
+        "copy kernel/dtb/board.dtb (manifest), shadows the overlay's\n",
+        "copy rootfs/etc/nvpmodel/nvpmodel.conf (overlay), as root\n",
+        &format!(
+            "copy {MODULES}/updates/nv.ko (manifest), which is \
+             rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko, as root\n"
+        ),
+        "copy rootfs/boot/Image (mirror), as root\n",
+        "overlay files: 3 to copy, 0 identical, 1 shadowed\n",
+        "initramfs: to be rebuilt\n",
+        "kernel Image mirror: to be copied to rootfs/boot/Image\n",
+    ] {
+        assert!(ran.stdout.contains(line), "no {line:?} in: {}", ran.stdout);
+    }
+    let json = it.promote(&["--dry-run", "--json"]).exits(0).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["dry_run"], true);
+    assert_eq!(json["needs_privilege"], true);
+    assert_eq!(json["counts"]["overlay"]["shadowed"], 1);
+    assert_eq!(json["files"].as_array().unwrap().len(), 8);
+    assert_eq!(it.everything_and_when(), before);
+    assert_eq!(it.refreshes(), 0);
+}
+
+#[test]
+fn a_destination_in_both_channels_settles() {
+    needs_root!();
+    let it = Workspace::new();
+    it.write_overlay("kernel/dtb/board.dtb", "overlay dtb\n");
+    // The same file by its other name.
+    it.write_overlay(
+        "rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko",
+        "overlay nv\n",
+    );
+    it.write_overlay("rootfs/boot/Image", "overlay kernel\n");
+    it.commit("in both");
+    it.promote(&[]).exits(0);
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "new dtb\n");
+    assert_eq!(
+        it.read(&format!("{MODULES}/updates/nv.ko")),
+        "new nv module\n"
+    );
+    assert_eq!(it.read("rootfs/boot/Image"), "new kernel\n");
+    let once = it.everything_and_when();
+    it.promote(&[]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
+}
+
+#[test]
+fn what_is_under_rootfs_keeps_owner_mode_and_capabilities_and_what_is_new_is_roots() {
+    needs_root!();
+    let it = Workspace::new();
+    for name in ["usr/bin/sudo", "usr/bin/ping", "etc/shadow", "opt/new/tool"] {
+        let path = it.write_overlay(format!("rootfs/{name}"), format!("overlay {name}\n"));
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    it.commit("under rootfs");
+    it.give_to(4711);
+    it.promote(&[]).exits(0);
+    let meta = |name: &str| it.l4t("rootfs").join(name).metadata().unwrap();
+    let owner = |name: &str| {
+        (
+            meta(name).uid(),
+            meta(name).gid(),
+            meta(name).mode() & 0o7777,
+        )
+    };
+    assert_eq!(owner("usr/bin/sudo"), (0, 0, 0o4755));
+    assert_eq!(owner("etc/shadow"), (0, 42, 0o640));
+    assert_eq!(owner("etc/nvpmodel/nvpmodel.conf"), (0, 0, 0o600));
+    assert_eq!(owner("opt/new/tool"), (0, 0, 0o755));
+    assert_eq!(owner("opt/new"), (0, 0, 0o755));
+    assert_eq!(it.read("rootfs/usr/bin/ping"), "overlay usr/bin/ping\n");
+    assert_eq!(capability(&it.l4t("rootfs/usr/bin/ping")), "cap_net_raw=ep");
+    assert_eq!(
+        meta("usr/lib/modules/6.8.12-tegra/updates/nv.ko").mtime(),
+        1_600_000_000
+    );
+}
+
+#[test]
+fn ownership_source_is_cp_p_to_the_letter() {
+    needs_root!();
+    let it = Workspace::new();
+    let built = it.path("Source/bsp_sources/out");
+    for entry in fs::read_dir(built).unwrap() {
+        lchown(entry.unwrap().path(), Some(4711), Some(4712)).unwrap();
+    }
+    it.promote(&["--ownership", "source"]).exits(0);
+    let meta = it
+        .l4t(format!("{MODULES}/kernel/net.ko"))
+        .metadata()
+        .unwrap();
+    assert_eq!(
+        (meta.uid(), meta.gid(), meta.mtime()),
+        (4711, 4712, 1_600_000_000)
+    );
+}
+
+#[test]
+fn a_symlink_arrives_as_one_and_an_executable_stays_one() {
+    needs_root!();
+    let it = Workspace::new();
+    let script = it.write_overlay("tools/flash-helper.sh", "#!/bin/sh\n");
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("flash-helper.sh", it.overlay().join("tools/latest")).unwrap();
+    fs::create_dir_all(it.overlay().join("rootfs/etc")).unwrap();
+    symlink(
+        "/usr/share/zoneinfo/UTC",
+        it.overlay().join("rootfs/etc/localtime"),
+    )
+    .unwrap();
+    // In place of a symlink that leads elsewhere, and of a file.
+    fs::create_dir_all(it.overlay().join("rootfs/etc/alternatives")).unwrap();
+    symlink(
+        "/usr/bin/vim",
+        it.overlay().join("rootfs/etc/alternatives/editor"),
+    )
+    .unwrap();
+    symlink("../hostname", it.overlay().join("rootfs/etc/hostname")).unwrap();
+    it.commit("links");
+    it.promote(&[]).exits(0);
+    let link = |name: &str| fs::read_link(it.l4t(name)).unwrap();
+    assert_eq!(link("tools/latest"), Path::new("flash-helper.sh"));
+    assert_eq!(
+        link("rootfs/etc/localtime"),
+        Path::new("/usr/share/zoneinfo/UTC")
+    );
+    assert_eq!(
+        link("rootfs/etc/alternatives/editor"),
+        Path::new("/usr/bin/vim")
+    );
+    assert_eq!(link("rootfs/etc/hostname"), Path::new("../hostname"));
+    let mode = it.l4t("tools/flash-helper.sh").metadata().unwrap().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    let once = it.everything_and_when();
+    it.promote(&[]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
+}
+
+#[test]
+fn an_absolute_symlink_leads_into_rootfs_and_never_to_the_host() {
+    needs_root!();
+    let it = Workspace::new();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("hosts"), "the host's\n").unwrap();
+    symlink(outside.path(), it.l4t("rootfs/etc/leak")).unwrap();
+    it.write_overlay("rootfs/etc/resolv.conf", "nameserver 10.0.0.1\n");
+    it.write_overlay("rootfs/etc/leak/hosts", "the image's\n");
+    it.commit("through symlinks");
+    it.promote(&[]).exits(0);
+    assert_eq!(
+        it.read("rootfs/run/systemd/resolve/stub-resolv.conf"),
+        "nameserver 10.0.0.1\n"
+    );
+    assert!(it.l4t("rootfs/etc/resolv.conf").is_symlink());
+    let host = fs::read_to_string(outside.path().join("hosts")).unwrap();
+    assert_eq!(host, "the host's\n");
+    let inside = outside.path().strip_prefix("/").unwrap().join("hosts");
+    assert_eq!(
+        it.read(&format!("rootfs/{}", inside.display())),
+        "the image's\n"
+    );
+    let once = it.everything_and_when();
+    it.promote(&[]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
+}
+
+#[test]
+fn names_of_any_bytes_arrive() {
+    needs_root!();
+    let it = Workspace::new();
+    let names: [&[u8]; 6] = [
+        b"rootfs/etc/a b",
+        b"rootfs/etc/it's \"quoted\"; rm -rf $HOME `id`",
+        b"rootfs/etc/line\nfeed",
+        "rootfs/etc/gr\u{f6}\u{df}e".as_bytes(),
+        b"rootfs/etc/\xff\xfe",
+        b"bootloader/-rf\t*",
+    ];
+    for name in names {
+        it.write_overlay(std::ffi::OsStr::from_bytes(name), name);
+    }
+    it.commit("names");
+    it.promote(&[]).exits(0);
+    for name in names {
+        assert_eq!(
+            fs::read(it.l4t(std::ffi::OsStr::from_bytes(name))).unwrap(),
+            name
+        );
+    }
+    let ran = it.action(&["status"]).exits(0);
+    assert!(ran.stdout.contains("0 edited, 0 missing"), "{}", ran.stdout);
+    it.action(&["rollback"]).exits(0);
+    assert!(!it.l4t(std::ffi::OsStr::from_bytes(names[4])).exists());
+}
+
+#[test]
+fn only_the_mirror_and_the_initramfs_are_made_good_when_nothing_else_differs() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    fs::write(it.l4t("rootfs/boot/Image"), "by hand").unwrap();
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("kernel Image mirror: copied"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("initramfs: rebuilt"), "{}", ran.stdout);
+    assert_eq!(it.read("rootfs/boot/Image"), "new kernel\n");
+}
+
+#[test]
+fn what_the_initramfs_does_not_hold_leaves_it_alone() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    it.write_overlay("rootfs/etc/motd", "hello\n");
+    it.commit("motd");
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("initramfs: skipped (nothing"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.refreshes(), 1);
+}
+
+/// Changes a byte and nothing that `ls -l` would show.
+fn edit_behind_the_back(path: &Path) {
+    let meta = path.metadata().unwrap();
+    let mut text = fs::read(path).unwrap();
+    text[0] ^= 1;
+    let file = fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &text, 0).unwrap();
+    file.set_modified(meta.modified().unwrap()).unwrap();
+    let now = path.metadata().unwrap();
+    assert_eq!(
+        (now.len(), now.modified().unwrap()),
+        (meta.len(), meta.modified().unwrap())
+    );
+}
+
+#[test]
+fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    assert!(it.l4t(".lbpayload/stamps.json").exists());
+    edit_behind_the_back(&it.l4t("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"));
+    edit_behind_the_back(&it.l4t("kernel/dtb/board.dtb"));
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 2 copied, 2 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "new dtb\n");
+    let built = fs::read_dir(it.path("Source/bsp_sources/out")).unwrap();
+    for entry in built {
+        edit_behind_the_back(&entry.unwrap().path());
+    }
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 4 copied, 0 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "oew dtb\n");
+}
+
+#[test]
+fn what_is_the_same_already_is_flushed_once_whoever_wrote_it() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let flushes = || {
+        let command = it.command();
+        let log = it.path("flushes");
+        let out = std::process::Command::new("strace")
+            .args(["-qq", "-e", "trace=syncfs", "-o"])
+            .arg(&log)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(out.status.success());
+        let text = fs::read_to_string(log).unwrap();
+        text.lines().filter(|l| l.starts_with("syncfs")).count()
+    };
+    // All of it is known to have been flushed by the run that wrote it.
+    assert_eq!(flushes(), 0);
+    // As a run leaves it that was cut off right behind its last rename.
+    fs::remove_file(it.l4t(".lbpayload/stamps.json")).unwrap();
+    assert_eq!(flushes(), 2);
+}
+
+#[test]
+fn recheck_reads_everything_and_a_broken_note_of_what_is_the_same_is_no_failure() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let once = it.everything_and_when();
+    // strace sees which modules are opened for reading.
+    let opened = |args: &[&str]| {
+        let command = it.command();
+        let log = it.path("opened");
+        let out = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=openat,openat2", "-o"])
+            .arg(&log)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .args(args)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(out.status.success());
+        let text = fs::read_to_string(log).unwrap();
+        text.lines()
+            .filter(|l| l.contains("nv.ko") && !l.contains("O_PATH"))
+            .count()
+    };
+    assert_eq!(opened(&[]), 0);
+    assert_eq!(opened(&["--recheck"]), 1);
+    assert_eq!(it.everything_and_when(), once);
+    fs::write(it.l4t(".lbpayload/stamps.json"), "[{").unwrap();
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stderr.contains("stamps.json"), "{}", ran.stderr);
+}

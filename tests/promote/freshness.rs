@@ -1,0 +1,136 @@
+//! The gate that keeps an outdated build out, with real repositories.
+
+use std::fs;
+
+use crate::needs_root;
+use crate::refusals::refused;
+use crate::workspace::Workspace;
+
+const NEXT: &str = "commit, build, and promote again";
+
+#[test]
+fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
+    needs_root!();
+    let it = Workspace::new();
+    let oot = it.path("Source/bsp_sources/nvidia-oot");
+    let noble = it.path("Source/bsp_sources/kernel/kernel-noble");
+    fs::write(oot.join("Makefile"), "edited").unwrap();
+    refused(&it, &[], "nvidia-oot has uncommitted edits", NEXT);
+    it.git(&oot, &["add", "-A"]);
+    refused(&it, &[], "nvidia-oot has uncommitted edits", NEXT);
+    it.git(&oot, &["commit", "-qm", "customize"]);
+    fs::write(noble.join("Makefile"), "edited").unwrap();
+    refused(&it, &[], "nvidia-oot is at ", NEXT);
+    refused(&it, &[], "kernel/kernel-noble has uncommitted edits", NEXT);
+    it.git(&noble, &["checkout", "-q", "."]);
+    fs::remove_file(it.path("Source/.build-state.yaml")).unwrap();
+    refused(
+        &it,
+        &[],
+        "nvidia-oot has commits that were never built",
+        NEXT,
+    );
+    it.state();
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn what_a_build_leaves_untracked_is_no_edit() {
+    needs_root!();
+    let it = Workspace::new();
+    it.put("Source/bsp_sources/nvidia-oot/built.o", "x");
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn a_repository_with_a_git_file_counts_and_one_too_deep_does_not() {
+    needs_root!();
+    let it = Workspace::new();
+    let oot = it.path("Source/bsp_sources/nvidia-oot");
+    let tree = it.path("Source/bsp_sources/a/b/c/d/e");
+    it.git(
+        &oot,
+        &[
+            "worktree",
+            "add",
+            "-q",
+            "-b",
+            "other",
+            tree.to_str().unwrap(),
+        ],
+    );
+    fs::write(tree.join("Makefile"), "edited").unwrap();
+    refused(&it, &[], "a/b/c/d/e has uncommitted edits", NEXT);
+    let deeper = it.path("Source/bsp_sources/f/b/c/d/e/f");
+    it.git(
+        &oot,
+        &["worktree", "move", tree.to_str().unwrap(), {
+            fs::create_dir_all(deeper.parent().unwrap()).unwrap();
+            deeper.to_str().unwrap()
+        }],
+    );
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn a_path_of_the_state_that_is_no_repository_does_not_pass_in_silence() {
+    needs_root!();
+    let it = Workspace::new();
+    let path = it.path("Source/.build-state.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("  nvidia-oot:", "  nvidia-ooot:")).unwrap();
+    refused(
+        &it,
+        &[],
+        "nvidia-ooot was built, and is no repository",
+        NEXT,
+    );
+}
+
+#[test]
+fn the_mono_repository_is_held_to_its_watermark() {
+    needs_root!();
+    let it = Workspace::new();
+    let sources = it.path("Source/bsp_sources");
+    for repo in ["kernel/kernel-noble", "nvidia-oot"] {
+        fs::remove_dir_all(sources.join(repo).join(".git")).unwrap();
+    }
+    it.git(&sources, &["init", "-q"]);
+    it.git(&sources, &["add", "-A"]);
+    it.git(&sources, &["commit", "-qm", "one"]);
+    let built = it.git(&sources, &["rev-parse", "HEAD"]);
+    let state = |id: &str| {
+        let head = "toolchain: x\nbsp_version: '38.2.0'\nmode: full\nrepos:\n";
+        it.put(
+            "Source/.build-state.yaml",
+            format!("{head}  kernel/kernel-noble: {id}\n"),
+        );
+    };
+    state(&"0".repeat(40));
+    refused(&it, &[], "kernel/kernel-noble is at ", NEXT);
+    state(&built);
+    it.promote(&["--dry-run"]).exits(0);
+    fs::write(sources.join("nvidia-oot/Makefile"), "edited").unwrap();
+    refused(&it, &[], ". has uncommitted edits", NEXT);
+    it.git(&sources, &["commit", "-qam", "two"]);
+    refused(&it, &[], "kernel/kernel-noble is at ", NEXT);
+    // Without a state the mono-repository has nothing to be held to.
+    fs::remove_file(it.path("Source/.build-state.yaml")).unwrap();
+    it.promote(&["--dry-run"]).exits(0);
+}
+
+#[test]
+fn no_kernel_side_repository_at_all_is_said() {
+    needs_root!();
+    let it = Workspace::new();
+    for repo in ["kernel/kernel-noble", "nvidia-oot"] {
+        let git = it.path("Source/bsp_sources").join(repo).join(".git");
+        fs::remove_dir_all(git).unwrap();
+    }
+    let ran = it.promote(&["--dry-run"]).exits(0);
+    assert!(
+        ran.stdout.contains("note: no kernel-side repository"),
+        "{}",
+        ran.stdout
+    );
+}

@@ -1,0 +1,276 @@
+//! The overlay as git has it: upstreams, worktrees, other commits, other users.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::needs_root;
+use crate::refusals::refused;
+use crate::support::Ran;
+use crate::workspace::Workspace;
+
+/// Gives the overlay an upstream, a bare repository beside it.
+fn upstream(it: &Workspace) -> std::path::PathBuf {
+    let bare = it.path("upstream.git");
+    it.git(
+        &it.path(""),
+        &["init", "-q", "--bare", "-b", "main", "upstream.git"],
+    );
+    let overlay = it.overlay();
+    it.git(
+        &overlay,
+        &["remote", "add", "origin", bare.to_str().unwrap()],
+    );
+    it.git(&overlay, &["push", "-q", "-u", "origin", "main"]);
+    bare
+}
+
+/// Somebody else pushes a commit.
+fn push_from_elsewhere(it: &Workspace) {
+    let bare = it.path("upstream.git");
+    it.git(
+        &it.path(""),
+        &["clone", "-q", bare.to_str().unwrap(), "colleague"],
+    );
+    let clone = it.path("colleague");
+    it.put("colleague/bootloader/theirs.conf", "theirs\n");
+    it.git(&clone, &["add", "-A"]);
+    it.git(&clone, &["commit", "-qm", "theirs"]);
+    it.git(&clone, &["push", "-q"]);
+}
+
+#[test]
+fn commits_that_were_not_pulled_are_a_collision() {
+    needs_root!();
+    let it = Workspace::new();
+    upstream(&it);
+    let ran = it.promote(&["--dry-run"]).exits(0);
+    assert!(
+        ran.stdout
+            .contains("collision: none, up to date with origin/main\n"),
+        "{}",
+        ran.stdout
+    );
+    // One whose name only ends the same is another branch.
+    let overlay = it.overlay();
+    it.git(
+        &overlay,
+        &["push", "-q", "origin", "HEAD:refs/aside/refs/heads/main"],
+    );
+    let decoy = it.git(&overlay, &["commit-tree", "-m", "x", "HEAD^{tree}"]);
+    let to = format!("{decoy}:refs/a/refs/heads/main");
+    it.git(&overlay, &["push", "-q", "origin", &to]);
+    it.promote(&["--dry-run"]).exits(0);
+    push_from_elsewhere(&it);
+    // What the last fetch saw is all that --offline knows.
+    it.promote(&["--dry-run", "--offline"]).exits(0);
+    let refs = it.git(&it.overlay(), &["for-each-ref"]);
+    refused(
+        &it,
+        &["--dry-run"],
+        "origin/main has commits that HEAD lacks",
+        "git pull",
+    );
+    assert_eq!(it.git(&it.overlay(), &["for-each-ref"]), refs);
+    refused(
+        &it,
+        &[],
+        "origin/main has commits that HEAD lacks",
+        "git pull",
+    );
+    assert_ne!(it.git(&it.overlay(), &["for-each-ref"]), refs);
+    refused(
+        &it,
+        &["--offline"],
+        "origin/main has commits that HEAD lacks",
+        "git pull",
+    );
+    it.git(&it.overlay(), &["pull", "-q", "--rebase"]);
+    it.promote(&[]).exits(0);
+    assert_eq!(it.read("bootloader/theirs.conf"), "theirs\n");
+}
+
+#[test]
+fn an_upstream_that_cannot_be_reached_stops_unless_offline() {
+    needs_root!();
+    let it = Workspace::new();
+    let bare = upstream(&it);
+    fs::rename(&bare, it.path("moved.git")).unwrap();
+    refused(&it, &[], "git fetch in", "--offline");
+    refused(&it, &["--dry-run"], "git ls-remote in", "--offline");
+    let ran = it.promote(&["--offline"]).exits(0);
+    assert!(
+        ran.stdout
+            .contains("up to date with origin/main, as last fetched"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn a_branch_without_an_upstream_is_said() {
+    needs_root!();
+    let it = Workspace::new();
+    upstream(&it);
+    it.git(&it.overlay(), &["checkout", "-q", "-b", "mine"]);
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout
+            .contains("collision: check skipped (the branch tracks no upstream)"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn the_tracker_may_be_a_symlink_or_a_worktree() {
+    needs_root!();
+    let it = Workspace::new();
+    let real = it.path("elsewhere");
+    fs::rename(it.overlay(), &real).unwrap();
+    symlink(&real, it.overlay()).unwrap();
+    it.promote(&["--dry-run"]).exits(0);
+    fs::remove_file(it.overlay()).unwrap();
+    it.git(&real, &["checkout", "-q", "--detach"]);
+    it.git(
+        &real,
+        &[
+            "worktree",
+            "add",
+            "-q",
+            it.overlay().to_str().unwrap(),
+            "main",
+        ],
+    );
+    assert!(it.overlay().join(".git").is_file());
+    it.promote(&[]).exits(0);
+    assert_eq!(it.read("bootloader/board.conf"), "overlay board\n");
+    assert!(!it.l4t(".git").exists());
+}
+
+#[test]
+fn git_s_own_environment_does_not_lead_astray_and_nothing_is_written_to_the_overlay() {
+    needs_root!();
+    let it = Workspace::new();
+    let decoy = it.path("decoy");
+    fs::create_dir(&decoy).unwrap();
+    it.git(&decoy, &["init", "-q"]);
+    let index = it.overlay().join(".git/index");
+    // A stale index is what git would refresh.
+    let file = fs::File::open(it.overlay().join("bootloader/board.conf")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    let before = fs::read(&index).unwrap();
+    let ran = Ran::of(
+        it.command()
+            .env("GIT_DIR", decoy.join(".git"))
+            .env("GIT_WORK_TREE", &decoy)
+            .env("GIT_INDEX_FILE", decoy.join("index"))
+            .env("GIT_CEILING_DIRECTORIES", it.path("")),
+    )
+    .exits(0);
+    assert!(
+        ran.stdout.contains("overlay files: 3 copied"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(fs::read(&index).unwrap(), before);
+}
+
+#[test]
+fn root_asks_a_users_repository_as_that_user() {
+    needs_root!();
+    let it = Workspace::new();
+    let trap = it.put("trap", "#!/bin/sh\nid -u >> \"$(dirname \"$0\")/ran-as\"\n");
+    crate::support::check(std::process::Command::new("chmod").arg("755").arg(&trap));
+    // git status runs a clean filter, which the repository's owner names.
+    it.git(
+        &it.overlay(),
+        &["config", "filter.trap.clean", trap.to_str().unwrap()],
+    );
+    it.put(
+        "Source/Linux_for_Tegra/.git/info/attributes",
+        "*.conf filter=trap\n",
+    );
+    let file = fs::File::open(it.overlay().join("bootloader/board.conf")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    it.give_to(4711);
+    // Whatever the filter makes of the file: it must not run as root.
+    it.promote(&["--dry-run"]);
+    let ran_as = fs::read_to_string(it.path("ran-as")).unwrap();
+    assert!(ran_as.lines().all(|uid| uid == "4711"), "{ran_as}");
+}
+
+#[test]
+fn a_named_commit_and_a_range_come_from_gits_objects() {
+    needs_root!();
+    let it = Workspace::new();
+    let first = it.git(&it.overlay(), &["rev-parse", "HEAD"]);
+    it.git(&it.overlay(), &["tag", "v1"]);
+    it.write_overlay("bootloader/board.conf", "second\n");
+    let script = it.write_overlay("tools/new.sh", "#!/bin/sh\n");
+    crate::support::check(std::process::Command::new("chmod").arg("755").arg(script));
+    symlink("new.sh", it.overlay().join("tools/link")).unwrap();
+    fs::remove_file(it.overlay().join("kernel/dtb/custom.dtbo")).unwrap();
+    let second = it.commit("second");
+    // The checkout may be in any state: it is not looked at.
+    it.write_overlay("bootloader/board.conf", "being edited\n");
+    it.write_overlay("untracked", "x");
+    let status = it.git(&it.overlay(), &["status", "--porcelain"]);
+
+    let ran = it.promote(&["--overlay-ref", "v1"]).exits(0);
+    let line = format!("overlay v1 ({})\n", &first[..7]);
+    assert!(ran.stdout.contains(&line), "{}", ran.stdout);
+    assert_eq!(it.read("bootloader/board.conf"), "overlay board\n");
+    assert_eq!(it.read("kernel/dtb/custom.dtbo"), "overlay dtbo\n");
+    assert!(!it.l4t("tools/new.sh").exists());
+
+    fs::write(it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf"), "by hand\n").unwrap();
+    let ran = it.promote(&["--overlay-ref", "v1..main"]).exits(0);
+    let line = format!("changed from {} to {})", &first[..7], &second[..7]);
+    assert!(ran.stdout.contains(&line), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("note: 1 files that the range deletes stay"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.read("bootloader/board.conf"), "second\n");
+    assert_eq!(it.read("tools/link"), "#!/bin/sh\n");
+    assert!(it.l4t("tools/link").is_symlink());
+    assert_eq!(it.read("kernel/dtb/custom.dtbo"), "overlay dtbo\n");
+    // Not in the range, so not touched.
+    assert_eq!(it.read("rootfs/etc/nvpmodel/nvpmodel.conf"), "by hand\n");
+    let ran = it.promote(&["--overlay-ref", &second]).exits(0);
+    assert!(
+        ran.stdout.contains("overlay files: 1 copied, 3 identical"),
+        "{}",
+        ran.stdout
+    );
+    let once = it.everything_and_when();
+    it.promote(&["--overlay-ref", &second]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
+    assert_eq!(it.git(&it.overlay(), &["status", "--porcelain"]), status);
+}
+
+#[test]
+fn a_reference_that_is_none_is_refused() {
+    needs_root!();
+    let it = Workspace::new();
+    for name in [
+        "nowhere",
+        "--upload-pack=touch x",
+        "",
+        "a..b",
+        "HEAD:kernel",
+        "HEAD...HEAD",
+    ] {
+        let arg = format!("--overlay-ref={name}");
+        refused(
+            &it,
+            &[&arg],
+            "reading --overlay-ref",
+            "name a tag, a commit, or a range",
+        );
+    }
+}

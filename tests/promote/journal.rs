@@ -1,0 +1,289 @@
+//! The record that stays in the image: history, status, going back.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::needs_root;
+use crate::workspace::{MODULES, Workspace, capability};
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn the_image_tells_what_it_holds_without_the_workspace() {
+    needs_root!();
+    let it = Workspace::new();
+    // One that is there already is held, too.
+    it.put(
+        "Image/Linux_for_Tegra/kernel/dtb/custom.dtbo",
+        "overlay dtbo\n",
+    );
+    it.promote(&[]).exits(0);
+    let head = it.git(&it.overlay(), &["rev-parse", "HEAD"]);
+    let manifest = fs::read_to_string(it.path("Source/.build-manifest.yaml")).unwrap();
+    fs::remove_dir_all(it.path("Source")).unwrap();
+    fs::remove_dir_all(it.path("target-platform")).unwrap();
+    let history = json(&it.action(&["history", "--json"]).exits(0).stdout);
+    let record = &history[0];
+    assert_eq!(record["id"], 1);
+    assert_eq!(record["commit"], head);
+    assert_eq!(record["manifest"], manifest);
+    assert_eq!(record["state"], "done");
+    assert_eq!(record["initramfs"], "rebuilt");
+    assert_eq!(
+        (&record["changed"], &record["kept"]),
+        (&7.into(), &1.into())
+    );
+    assert!(record["user"].as_str().unwrap().contains("root"));
+    let started = record["started"].as_str().unwrap();
+    assert!(
+        started.starts_with("20") && started.ends_with('Z'),
+        "{started}"
+    );
+    let ran = it.action(&["history"]).exits(0);
+    assert!(
+        ran.stdout.starts_with(&format!("1 {started} promote")),
+        "{}",
+        ran.stdout
+    );
+
+    let status = json(&it.action(&["status", "--json"]).exits(0).stdout);
+    assert_eq!(status["ok"], true);
+    assert_eq!(status["files"].as_array().unwrap().len(), 8);
+    fs::write(it.l4t("kernel/dtb/board.dtb"), "by hand").unwrap();
+    fs::remove_file(it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf")).unwrap();
+    fs::write(it.l4t("kernel/dtb/custom.dtbo"), "by hand").unwrap();
+    let ran = it.action(&["status"]).exits(1);
+    for line in [
+        "edited: kernel/dtb/board.dtb (promote 1)\n",
+        "edited: kernel/dtb/custom.dtbo (promote 1)\n",
+        "missing: rootfs/etc/nvpmodel/nvpmodel.conf (promote 1)\n",
+        "files: 5 intact, 2 edited, 1 missing, 0 unreadable\n",
+        "initramfs: not due\n",
+    ] {
+        assert!(ran.stdout.contains(line), "no {line:?} in: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn an_image_into_which_nothing_was_promoted_says_so() {
+    needs_root!();
+    let it = Workspace::new();
+    let before = it.everything_and_when();
+    assert_eq!(it.action(&["history"]).exits(0).stdout, "");
+    let ran = it.action(&["status"]).exits(0);
+    assert!(
+        ran.stdout.contains("last: nothing was promoted"),
+        "{}",
+        ran.stdout
+    );
+    let ran = it.action(&["rollback"]).exits(1);
+    ran.says("nothing was promoted into it");
+    assert_eq!(it.everything_and_when(), before);
+}
+
+#[test]
+fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
+    needs_root!();
+    let it = Workspace::new();
+    for name in [
+        "usr/bin/ping",
+        "usr/bin/sudo",
+        "etc/shadow",
+        "opt/new/deep/tool",
+    ] {
+        it.write_overlay(format!("rootfs/{name}"), format!("overlay {name}\n"));
+    }
+    std::os::unix::fs::symlink("ping", it.overlay().join("rootfs/usr/bin/pong")).unwrap();
+    fs::create_dir_all(it.overlay().join("rootfs/etc/alternatives")).unwrap();
+    std::os::unix::fs::symlink("/x", it.overlay().join("rootfs/etc/alternatives/editor")).unwrap();
+    it.commit("more");
+    // The initramfs that NVIDIA ships is of what it ships.
+    crate::support::check(std::process::Command::new("sh").args([
+        "-c",
+        "cd \"$0\" && tools/l4t_update_initrd.sh && rm ../../initramfs-runs",
+        it.l4t("").to_str().unwrap(),
+    ]));
+    let shipped = it.image_now();
+    it.promote(&[]).exits(0);
+    let promoted = it.image_now();
+    assert_ne!(promoted, shipped);
+    it.manifest(&[(
+        &format!("{MODULES}/updates/nv.ko"),
+        "oot_module",
+        "newer nv\n",
+    )]);
+    it.promote(&[]).exits(0);
+    let second = it.image_now();
+
+    let before = it.everything_and_when();
+    let ran = it.action(&["rollback", "--dry-run"]).exits(0);
+    let line = "put back rootfs/lib/modules/6.8.12-tegra/updates/nv.ko";
+    assert!(ran.stdout.contains(line), "{}", ran.stdout);
+    assert_eq!(it.everything_and_when(), before);
+
+    let ran = it.action(&["rollback"]).exits(0);
+    assert!(
+        ran.stdout.contains("as after promote 1\n"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("initramfs: rebuilt"), "{}", ran.stdout);
+    assert_eq!(it.image_now(), promoted);
+    it.action(&["status"]).exits(0);
+    it.action(&["rollback", "0"]).exits(0);
+    assert_eq!(it.image_now(), shipped);
+    assert_eq!(capability(&it.l4t("rootfs/usr/bin/ping")), "cap_net_raw=ep");
+    assert!(!it.l4t("rootfs/opt").exists());
+    it.action(&["status"]).exits(0);
+    it.action(&["rollback", "2"]).exits(0);
+    assert_eq!(it.image_now(), second);
+    // The last one was a rollback; without a number it is that which is taken back.
+    it.action(&["rollback"]).exits(0);
+    assert_eq!(it.image_now(), shipped);
+    let history = json(&it.action(&["history", "--json"]).exits(0).stdout);
+    let actions: Vec<_> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            "promote", "promote", "rollback", "rollback", "rollback", "rollback"
+        ]
+    );
+    assert_eq!(history[3]["to"], 0);
+}
+
+#[test]
+fn rollback_keeps_what_was_edited_by_hand_for_going_back() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    fs::write(it.l4t("kernel/dtb/board.dtb"), "by hand\n").unwrap();
+    let ran = it.action(&["rollback"]).exits(0);
+    let line = "note: kernel/dtb/board.dtb was edited by hand\n";
+    assert!(ran.stdout.contains(line), "{}", ran.stdout);
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "old dtb\n");
+    it.action(&["rollback"]).exits(0);
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "by hand\n");
+}
+
+#[test]
+fn rollback_to_what_there_was_not_or_is_not_kept_is_refused() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let ran = it.action(&["rollback", "7"]).exits(1);
+    ran.says("there was no promote 7").says("promote history");
+    for text in ["2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"] {
+        it.manifest(&[("kernel/dtb/board.dtb", "dtb", text)]);
+        it.promote(&[]).exits(0);
+    }
+    let before = it.everything_and_when();
+    let ran = it.action(&["rollback", "0"]).exits(1);
+    ran.says("not kept any more (the last 10 are)")
+        .says("go back less far");
+    assert_eq!(it.everything_and_when(), before);
+    it.action(&["rollback", "3"]).exits(0);
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "3");
+}
+
+#[test]
+fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
+    needs_root!();
+    let it = Workspace::new();
+    it.put("tool-fails", "");
+    let ran = it.promote(&[]).exits(1);
+    let log = it.l4t(".lbpayload/initramfs.log");
+    let ran = ran.says("making the initramfs anew failed (exit status: 3)");
+    let ran = ran.says(&format!("see {}", log.display()));
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("no space in the chroot"), "{said}");
+    assert_eq!(
+        it.read(&format!("{MODULES}/updates/nv.ko")),
+        "new nv module\n"
+    );
+    let ran = it.action(&["status"]).exits(1);
+    assert!(ran.stdout.contains("initramfs: due\n"), "{}", ran.stdout);
+    fs::remove_file(it.path("tool-fails")).unwrap();
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("initramfs: rebuilt"), "{}", ran.stdout);
+    let expected = Workspace::new();
+    expected.promote(&[]).exits(0);
+    assert_eq!(
+        it.read("rootfs/boot/initrd"),
+        expected.read("rootfs/boot/initrd")
+    );
+    it.action(&["status"]).exits(0);
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("initramfs: skipped (nothing"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn no_initramfs_leaves_it_due() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&["--no-initramfs"]).exits(0);
+    assert_eq!(it.refreshes(), 0);
+    it.promote(&["--no-initramfs"]).exits(0);
+    let ran = it.promote(&["--dry-run"]).exits(0);
+    assert!(
+        ran.stdout.contains("initramfs: to be rebuilt"),
+        "{}",
+        ran.stdout
+    );
+    it.promote(&[]).exits(0);
+    assert_eq!(it.refreshes(), 1);
+}
+
+#[test]
+fn the_journal_belongs_to_whom_the_image_belongs_to() {
+    needs_root!();
+    let it = Workspace::new();
+    it.give_to(4711);
+    it.promote(&[]).exits(0);
+    let meta = it.l4t(".lbpayload").metadata().unwrap();
+    assert_eq!(
+        (meta.uid(), meta.permissions().mode() & 0o777),
+        (4711, 0o700)
+    );
+}
+
+#[test]
+fn options_may_come_before_the_action_or_behind_it() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let workspace = it.path("");
+    let workspace = workspace.to_str().unwrap();
+    for args in [
+        ["promote", "--workspace", workspace, "--json", "status"],
+        ["promote", "status", "--workspace", workspace, "--json"],
+        ["promote", "--json", "history", "--workspace", workspace],
+    ] {
+        json(&crate::support::run(args).exits(0).stdout);
+    }
+    let image = it.l4t("");
+    for args in [
+        &["status", "--image", image.to_str().unwrap()][..],
+        &["--overlay-ref", "HEAD", "rollback"],
+        &["rollback", "--offline"],
+        &["rollback", "first"],
+    ] {
+        it.promote(args).exits(2);
+    }
+}

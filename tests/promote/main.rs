@@ -1,0 +1,17 @@
+//! `lbpayload promote` on a made-up workspace of realistic shape, as root and as a
+//! user with sudo. Needs root, git, sudo and setcap, and says aloud when it skips.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod user;
+mod workspace;
+
+mod bad;
+mod copies;
+mod faults;
+mod freshness;
+mod git;
+mod journal;
+mod privilege;
+mod refusals;

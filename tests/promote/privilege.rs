@@ -1,0 +1,396 @@
+//! What is root's in the image, and whoever may write it.
+
+use std::fs;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, sendmsg, socketpair,
+};
+
+use crate::needs_root;
+use crate::support::{Ran, lbpayload};
+use crate::user::{PASSWORD, User};
+use crate::workspace::{MODULES, Workspace, capability};
+
+const HELPER: &str = "-- PROGRAM promote-helper";
+const MAY_RUN: &str = "-l -- TOOL";
+const TOOL: &str = "-- TOOL";
+
+#[test]
+fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
+    needs_root!();
+    let (mine, roots) = (Workspace::new(), Workspace::new());
+    for it in [&mine, &roots] {
+        for name in [
+            "usr/bin/ping",
+            "usr/bin/sudo",
+            "etc/shadow",
+            "root/.profile",
+        ] {
+            it.write_overlay(format!("rootfs/{name}"), format!("overlay {name}\n"));
+        }
+        symlink("/etc/hostname", it.overlay().join("rootfs/etc/link")).unwrap();
+        it.commit("more of rootfs");
+        crate::support::check(Command::new("find").arg(it.overlay()).args([
+            "-exec",
+            "touch",
+            "-hd",
+            "@1650000000",
+            "{}",
+            "+",
+        ]));
+    }
+    roots.promote(&[]).exits(0);
+    let user = User::new(&mine, Some("NOPASSWD: ALL"));
+    let ran = Ran::of(&mut user.promote(&mine)).exits(0);
+    assert!(ran.stdout.contains("initramfs: rebuilt"), "{}", ran.stdout);
+    assert_eq!(user.asked(&mine), [HELPER, MAY_RUN, TOOL]);
+    let rootfs = |it: &Workspace| {
+        let mut image = it.image_now();
+        image.retain(|path, _| path.starts_with("rootfs"));
+        // Made at the time of the commit, which differs.
+        image.remove(Path::new("rootfs/etc/link"));
+        image
+    };
+    assert_eq!(rootfs(&mine), rootfs(&roots));
+    assert_eq!(
+        capability(&mine.l4t("rootfs/usr/bin/ping")),
+        "cap_net_raw=ep"
+    );
+    let link = mine.l4t("rootfs/etc/link").symlink_metadata().unwrap();
+    assert_eq!((link.uid(), link.gid()), (0, 0));
+    for name in [
+        "kernel/Image",
+        "bootloader/board.conf",
+        ".lbpayload/journal",
+    ] {
+        assert_eq!(mine.l4t(name).metadata().unwrap().uid(), user.uid, "{name}");
+    }
+    // A second run writes nothing; some of it only root can compare.
+    let once = mine.everything_and_when();
+    Ran::of(&mut user.promote(&mine)).exits(0);
+    assert_eq!(mine.everything_and_when(), once);
+    assert_eq!(user.asked(&mine), [HELPER]);
+    // And back again.
+    Ran::of(user.promote(&mine).args(["rollback", "0"])).exits(0);
+    let fresh = Workspace::new();
+    let mut before = rootfs(&fresh);
+    let mut after = rootfs(&mine);
+    for image in [&mut before, &mut after] {
+        // Made anew, of what is there again; and files that only differ in age.
+        image.remove(Path::new("rootfs/boot/initrd"));
+        for what in image.values_mut() {
+            let at = what.find(" mtime ").unwrap_or(what.len());
+            what.truncate(at);
+        }
+    }
+    assert_eq!(after, before);
+    assert_eq!(
+        capability(&mine.l4t("rootfs/usr/bin/ping")),
+        "cap_net_raw=ep"
+    );
+}
+
+#[test]
+fn a_rule_for_these_commands_only_is_enough() {
+    needs_root!();
+    let it = Workspace::new();
+    let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper, TOOL"));
+    Ran::of(&mut user.promote(&it)).exits(0);
+    assert_eq!(
+        it.read(&format!("{MODULES}/updates/nv.ko")),
+        "new nv module\n"
+    );
+    assert_eq!(it.refreshes(), 1);
+}
+
+#[test]
+fn a_rule_for_the_helper_alone_cannot_make_the_initramfs_and_says_so_first() {
+    needs_root!();
+    let it = Workspace::new();
+    let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper"));
+    let before = it.everything_and_when();
+    let ran = Ran::of(&mut user.promote(&it)).exits(1);
+    let ran = ran.says("l4t_update_initrd.sh: sudo does not let you run it");
+    assert!(ran.stderr.contains("sudoers rule"), "{}", ran.stderr);
+    assert_eq!(it.everything_and_when(), before);
+    let ran = Ran::of(user.promote(&it).arg("--no-initramfs")).exits(0);
+    assert!(ran.stdout.contains("it is still due"), "{}", ran.stdout);
+    assert_eq!(it.refreshes(), 0);
+}
+
+#[test]
+fn a_user_without_a_rule_is_refused_before_anything_is_written() {
+    needs_root!();
+    let it = Workspace::new();
+    let user = User::new(&it, None);
+    let before = it.everything_and_when();
+    let ran = Ran::of(&mut user.promote(&it)).exits(1);
+    let ours = ran
+        .stderr
+        .lines()
+        .filter(|l| l.starts_with("lbpayload: error: "))
+        .count();
+    assert_eq!(ours, 1, "{}", ran.stderr);
+    ran.says("sudo did not start the helper")
+        .says("or promote as root");
+    assert_eq!(it.everything_and_when(), before);
+}
+
+#[test]
+fn the_password_is_asked_for_by_sudo() {
+    needs_root!();
+    let it = Workspace::new();
+    let user = User::new(&it, Some("ALL"));
+    let askpass = |password: &str| {
+        let path = it.put(
+            "askpass",
+            format!(
+                "#!/bin/sh\necho asked >> '{0}'\necho '{password}'\n",
+                it.path("asked").display()
+            ),
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let before = it.everything_and_when();
+    let ran = Ran::of(user.promote(&it).env("SUDO_ASKPASS", askpass("wrong"))).exits(1);
+    ran.says("sudo did not start the helper");
+    assert_eq!(it.everything_and_when(), before);
+    fs::remove_file(it.path("asked")).unwrap();
+    Ran::of(user.promote(&it).env("SUDO_ASKPASS", askpass(PASSWORD))).exits(0);
+    let asked = fs::read_to_string(it.path("asked")).unwrap();
+    assert_eq!(asked.lines().count(), 1, "once for the whole run");
+}
+
+#[test]
+fn a_machine_without_sudo_is_told() {
+    needs_root!();
+    let it = Workspace::new();
+    let user = User::new(&it, Some("NOPASSWD: ALL"));
+    let bin = it.path("without-sudo");
+    fs::create_dir(&bin).unwrap();
+    let git = crate::support::check(Command::new("sh").args(["-c", "command -v git"]));
+    symlink(git.trim(), bin.join("git")).unwrap();
+    let before = it.everything_and_when();
+    // setsid itself is looked up in the tests' own PATH.
+    let mut command = user.promote(&it);
+    command.env("PATH", &bin);
+    let setsid = crate::support::check(Command::new("sh").args(["-c", "command -v setsid"]));
+    let mut again = Command::new(setsid.trim());
+    use std::os::unix::process::CommandExt;
+    again
+        .args(command.get_args())
+        .uid(user.uid)
+        .gid(user.uid)
+        .env_clear();
+    again
+        .env("PATH", &bin)
+        .env("HOME", it.path(""))
+        .stdin(Stdio::null());
+    let ran = Ran::of(&mut again).exits(1);
+    ran.says("there is no sudo here; install sudo, or promote as root");
+    assert_eq!(it.everything_and_when(), before);
+}
+
+#[test]
+fn what_is_not_under_rootfs_never_sees_sudo() {
+    needs_root!();
+    let it = Workspace::new();
+    fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
+    fs::remove_dir_all(it.overlay().join("rootfs")).unwrap();
+    it.commit("nothing for rootfs");
+    let user = User::new(&it, None);
+    // The mirror is root's.
+    fs::copy(it.l4t("kernel/Image"), it.l4t("rootfs/boot/Image")).unwrap();
+    Ran::of(&mut user.promote(&it)).exits(0);
+    assert_eq!(it.read("bootloader/board.conf"), "overlay board\n");
+    assert!(user.asked(&it).is_empty());
+    // A dry run of the rest does not either.
+    it.write_overlay("rootfs/root/.profile", "x");
+    it.commit("for root");
+    it.give_to(user.uid);
+    let ran = Ran::of(user.promote(&it).arg("--dry-run")).exits(0);
+    assert!(
+        ran.stdout
+            .contains("copy rootfs/root/.profile (overlay), as root"),
+        "{}",
+        ran.stdout
+    );
+    assert!(user.asked(&it).is_empty());
+}
+
+#[test]
+fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
+    needs_root!();
+    let it = Workspace::new();
+    let user = User::new(&it, Some("NOPASSWD: ALL"));
+    for dir in ["bootloader", ""] {
+        std::os::unix::fs::lchown(it.l4t(dir), Some(0), Some(0)).unwrap();
+        let before = it.everything_and_when();
+        let ran = Ran::of(&mut user.promote(&it)).exits(1);
+        ran.says("writing to ")
+            .says("make it yours (chown), or promote as root");
+        assert_eq!(it.everything_and_when(), before);
+        std::os::unix::fs::lchown(it.l4t(dir), Some(user.uid), Some(user.uid)).unwrap();
+    }
+}
+
+#[test]
+fn the_helper_goes_with_a_user_s_run_that_is_killed_and_the_next_one_makes_it_good() {
+    needs_root!();
+    let clean = Workspace::new();
+    clean.promote(&[]).exits(0);
+    let mut expected = clean.image_now();
+    let mut kills = 0;
+    for n in (2..).step_by(3) {
+        let it = Workspace::new();
+        let user = User::new(&it, Some("NOPASSWD: ALL"));
+        if !user.promote_killed_at(&it, "sendmsg", n) {
+            break;
+        }
+        kills += 1;
+        let began = std::time::Instant::now();
+        while user.is_running() {
+            assert!(
+                began.elapsed().as_secs() < 60,
+                "the helper outlives its run"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ran::of(&mut user.promote(&it)).exits(0);
+        let mut image = it.image_now();
+        for image in [&mut image, &mut expected] {
+            image.retain(|path, _| path.starts_with("rootfs"));
+        }
+        assert_eq!(image, expected, "{n}");
+    }
+    assert!(kills > 5, "{kills}");
+}
+
+/// The helper as promote starts it, only that this test is at the other end.
+struct Helper {
+    socket: Option<OwnedFd>,
+    child: Child,
+}
+
+impl Helper {
+    fn start() -> Self {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let child = lbpayload()
+            .arg("promote-helper")
+            .stdin(Stdio::from(theirs))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            socket: Some(ours),
+            child,
+        }
+    }
+
+    fn ask(&self, text: &str, file: Option<&fs::File>) -> String {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
+        if !fds.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        }
+        let socket = self.socket.as_ref().unwrap();
+        let bytes = [IoSlice::new(text.as_bytes())];
+        sendmsg(socket, &bytes, &mut control, SendFlags::empty()).unwrap();
+        let mut answer = vec![0; 1 << 16];
+        let (n, _) = recv(socket, &mut answer[..], RecvFlags::empty()).unwrap();
+        String::from_utf8(answer[..n].to_vec()).unwrap()
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.socket = None;
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_helper_is_confined_and_ends_with_who_asked() {
+    needs_root!();
+    let it = Workspace::new();
+    let mut helper = Helper::start();
+    let rootfs = fs::File::open(it.l4t("rootfs")).unwrap();
+    assert_eq!(
+        helper.ask("{\"rootfs\":\"the rootfs\"}", Some(&rootfs)),
+        "\"Done\""
+    );
+    let proc = Path::new("/proc").join(helper.child.id().to_string());
+    let status = fs::read_to_string(proc.join("status")).unwrap();
+    // chown 0, dac_override 1, fowner 3, fsetid 4, setfcap 31: capability.h
+    let kept = format!(
+        "{:016x}",
+        (1 << 0) | (1 << 1) | (1 << 3) | (1 << 4) | (1_u64 << 31)
+    );
+    for line in ["CapEff", "CapPrm", "CapBnd"] {
+        assert!(status.contains(&format!("{line}:\t{kept}\n")), "{status}");
+    }
+    for line in ["CapInh", "CapAmb"] {
+        assert!(
+            status.contains(&format!("{line}:\t{:016x}\n", 0)),
+            "{status}"
+        );
+    }
+    assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+    assert_eq!(fs::read_link(proc.join("root")).unwrap(), it.l4t("rootfs"));
+
+    // Nothing outside can be named.
+    let outside = it.put("outside", "precious");
+    symlink(it.path(""), it.l4t("rootfs/etc/leak")).unwrap();
+    let source = fs::File::open(it.put("source", "evil")).unwrap();
+    let stage = "{\"Stage\":{\"slot\":1,\"attributes\":{\"mode\":420,\"mtime\":[0,0],\"owner\":null},\"link\":null}}";
+    assert!(helper.ask(stage, Some(&source)).contains("Staged"));
+    let mut names = vec![
+        "../outside",
+        "../../../../../../etc/outside",
+        "etc/leak/outside",
+    ];
+    let absolute = outside.to_str().unwrap();
+    names.push(absolute);
+    for name in names {
+        let publish = format!("{{\"Publish\":{{\"slot\":1,\"place\":\"{name}\"}}}}");
+        assert!(helper.ask(&publish, None).contains("Failed"), "{name}");
+        let look = format!("{{\"Look\":\"{name}\"}}");
+        assert!(!helper.ask(&look, None).contains("file"), "{name}");
+        let remove = format!("{{\"Remove\":\"{name}\"}}");
+        helper.ask(&remove, None);
+    }
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+    // What it does not know ends it.
+    helper.socket = None;
+    assert!(helper.child.wait().unwrap().success());
+    assert!(
+        it.l4t("rootfs/.lbpayload-staging").exists(),
+        "cut off, so it left that"
+    );
+    it.promote(&[]).exits(0);
+    assert!(!it.l4t("rootfs/.lbpayload-staging").exists());
+}
+
+#[test]
+fn the_helper_started_by_hand_says_whom_it_is_for() {
+    needs_root!();
+    let ran = Ran::of(lbpayload().arg("promote-helper")).exits(1);
+    ran.says("lbpayload promote starts this helper by itself");
+    let help = Ran::of(lbpayload().arg("--help")).exits(0);
+    assert!(!help.stdout.contains("promote-helper"));
+}
