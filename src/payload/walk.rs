@@ -52,24 +52,37 @@ impl Payload {
     /// # Errors
     /// The same.
     pub fn try_open(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
-        let problem = |cause| Problem {
-            index: None,
-            name: None,
-            offset: 0,
-            cause,
-        };
+        let payload = Self::open_whatever_its_count(source)?;
+        match payload.problem_of_count() {
+            Some(problem) => Err(problem),
+            None => Ok(payload),
+        }
+    }
+
+    /// As [`Payload::try_open`], for who wants what is there of a payload that was
+    /// cut off: its header may count more files than there can be, which
+    /// [`Payload::problem_of_count`] then tells.
+    ///
+    /// # Errors
+    /// There is no payload, its header is broken, or it cannot be read.
+    pub fn open_whatever_its_count(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
         let header = {
-            let mut window = Window::new(&*source).map_err(|e| problem(Cause::Io(e)))?;
-            let bytes = window
-                .at(0, MAX_HEADER_LEN)
-                .map_err(|e| problem(Cause::Io(e)))?;
-            Header::parse(bytes, source.len()).map_err(|f| problem(Cause::Fault(f)))?
+            let failed = |e| of_the_header(Cause::Io(e));
+            let mut window = Window::new(&*source).map_err(failed)?;
+            let bytes = window.at(0, MAX_HEADER_LEN).map_err(failed)?;
+            Header::parse_whatever_its_count(bytes).map_err(|f| of_the_header(Cause::Fault(f)))?
         };
         Ok(Self {
             source,
             header,
             index_memory: INDEX_MEMORY,
         })
+    }
+
+    /// That its header counts more files than the source could hold, if it does.
+    pub fn problem_of_count(&self) -> Option<Problem> {
+        let fault = self.header.check_count(self.source.len()).err()?;
+        Some(of_the_header(Cause::Fault(fault)))
     }
 
     /// Where it is.
@@ -145,6 +158,15 @@ impl Payload {
             offset: self.header.dialect.header_len(),
             ended: false,
         })
+    }
+}
+
+fn of_the_header(cause: Cause) -> Problem {
+    Problem {
+        index: None,
+        name: None,
+        offset: 0,
+        cause,
     }
 }
 

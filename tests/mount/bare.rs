@@ -29,7 +29,8 @@ pub(crate) fn over(
 ) -> Result<(Answers, Vec<String>)> {
     let mut told = Vec::new();
     let mut tell = |problem: &Problem| told.push(problem.slug().to_owned());
-    let payload = Payload::open(source)?;
+    let payload = Payload::open_whatever_its_count(Arc::clone(&source))
+        .map_err(|problem| problem.into_error(&*source))?;
     let answers = Answers::new(payload, 0, strictness, &Silent, &mut tell)?;
     Ok((answers, told))
 }
