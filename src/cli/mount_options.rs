@@ -92,7 +92,9 @@ impl Options {
             }
             ("subtype", Some("lbpayload")) => {}
             ("suid" | "dev", None) => self.ignored.push(key.to_owned()),
-            _ if is_for_others(key) => {}
+            (_, None) if is_for_others(key) => {}
+            (_, Some(_)) if has_a_value_for_others(key) => {}
+            _ if key.starts_with("x-") || key.starts_with("X-") => {}
             _ => {
                 return Err(
                     Error::new(Kind::Usage, format!("unknown mount option {option:?}"))
@@ -123,7 +125,6 @@ fn is_for_others(key: &str) -> bool {
         "group",
         "nofail",
         "_netdev",
-        "comment",
         "async",
         "sync",
         "dirsync",
@@ -148,12 +149,17 @@ fn is_for_others(key: &str) -> bool {
         "auto_cache",
         "nonempty",
         "big_writes",
-        "max_read",
         "async_read",
         "sync_read",
         "nosymfollow",
     ];
-    known.contains(&key) || key.starts_with("x-") || key.starts_with("X-")
+    known.contains(&key)
+}
+
+/// The same, of options with a value: `user=` and the helpers' names are mount(8)'s own
+/// notes.
+fn has_a_value_for_others(key: &str) -> bool {
+    ["comment", "max_read", "user", "helper", "uhelper"].contains(&key)
 }
 
 fn split(text: &str) -> Vec<String> {
@@ -211,7 +217,7 @@ mod tests {
     #[test]
     fn what_mount_adds_changes_nothing() {
         let added = "rw,ro,nosuid,nodev,noauto,user,nofail,_netdev,x-systemd.automount,relatime,\
-                     defaults,comment=mine,max_read=131072";
+                     defaults,comment=mine,max_read=131072,user=me,uhelper=udisks2";
         assert_eq!(parsed(added), Options::default());
         assert_eq!(parsed(""), Options::default());
     }
@@ -261,6 +267,10 @@ mod tests {
             "direct=sometimes",
             "subtype=other",
             "lenient=1",
+            "ro=1",
+            "nosuid=yes",
+            "max_read",
+            "comment",
         ] {
             let error = Options::default().add(bad).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{bad}");
