@@ -9,6 +9,7 @@ mod list;
 mod logging;
 mod mount;
 mod mount_helper;
+mod mount_index;
 mod mount_options;
 mod output;
 mod pack;

@@ -20,7 +20,7 @@ use crate::payload::Payload;
 use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
 use super::mount_options::Options;
-use super::{progress, signals};
+use super::{mount_index, progress, signals};
 
 /// Problems of a lenient mount that are named; the attribute `problem` has the rest.
 const NAMED_PROBLEMS: u64 = 10;
@@ -36,6 +36,7 @@ pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcom
         options.strictness = Strictness::Lenient;
     }
     options.direct = args.direct.or(options.direct);
+    options.index = args.index.clone().or(options.index);
     let way = Way {
         foreground: args.foreground,
         ready,
@@ -78,7 +79,7 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
     // and somebody may read its name from another.
     let resolved = source.canonicalize();
     let source = resolved.as_deref().unwrap_or(source);
-    let answers = Arc::new(look_into(source, options, way.form)?);
+    let answers = Arc::new(look_into(source, time, options, way.form)?);
     let look = Look {
         uid: options
             .uid
@@ -132,7 +133,12 @@ fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Result<Answers> {
+fn look_into(
+    source: &Path,
+    time: SystemTime,
+    options: &Options,
+    form: Option<ProgressForm>,
+) -> Result<Answers> {
     // The payload counts from its own start, and whoever looks for the place does not.
     let in_source = |e: Error| match e.offset() {
         Some(at) => e.at(options.offset.saturating_add(at)),
@@ -142,6 +148,16 @@ fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Re
     // Whether it can hold what its header counts is for the scan to judge.
     let payload = Payload::open_whatever_its_count(Arc::clone(&opened))
         .map_err(|problem| in_source(problem.into_error(&*opened)))?;
+    // A device's node is as old as the system's start.
+    let changed = match opened.is_device() {
+        true => SystemTime::UNIX_EPOCH,
+        false => time,
+    };
+    if let Some(index) = &options.index {
+        if let Some(answers) = mount_index::read(index, &payload, options.offset, changed)? {
+            return Ok(answers);
+        }
+    }
     let mut count = 0;
     let mut name = |problem: &crate::payload::Problem| {
         count += 1;
@@ -178,6 +194,9 @@ fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Re
     })?;
     if count > NAMED_PROBLEMS {
         log::warn!("{count} problems in all; lbpayload verify names more of them");
+    }
+    if let Some(index) = options.index.as_ref().filter(|_| answers.is_intact()) {
+        mount_index::write(index, &answers, changed);
     }
     Ok(answers)
 }

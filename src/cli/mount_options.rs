@@ -1,6 +1,7 @@
 //! `-o`: what mount(8), fstab and the users of other FUSE file systems write there.
 //! Pure.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::block::DirectPolicy;
@@ -26,6 +27,8 @@ pub(super) struct Options {
     pub strictness: Strictness,
     /// `direct`, `direct=auto|always|never`: how the source is read.
     pub direct: Option<DirectPolicy>,
+    /// `index=`: where what the headers say is kept.
+    pub index: Option<PathBuf>,
     /// Options without an effect that their writer may miss, to warn of.
     pub ignored: Vec<String>,
 }
@@ -80,6 +83,7 @@ impl Options {
                 // 0 is how others say never.
                 self.settings.timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
             }
+            ("index", Some(value)) if !value.is_empty() => self.index = Some(value.into()),
             ("lenient", None) => self.strictness = Strictness::Lenient,
             ("direct", None) => self.direct = Some(DirectPolicy::Always),
             ("direct", Some(value)) => {
@@ -271,6 +275,8 @@ mod tests {
             "nosuid=yes",
             "max_read",
             "comment",
+            "index",
+            "index=",
         ] {
             let error = Options::default().add(bad).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{bad}");

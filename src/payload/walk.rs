@@ -1,6 +1,7 @@
 //! From entry header to entry header, without reading the data in between.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 
 use crate::block::{Source, Window};
@@ -131,6 +132,36 @@ impl Payload {
         Ok(name.to_vec())
     }
 
+    /// Whether the header of such an entry stands before its data, which is where an
+    /// earlier walk has seen it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn has_header(
+        &self,
+        index: u64,
+        data_offset: u64,
+        raw_name: &[u8],
+        size: u64,
+    ) -> io::Result<bool> {
+        let len = self.dialect().entry_header_len() + raw_name.len() as u64;
+        let Some(header_offset) = data_offset.checked_sub(len) else {
+            return Ok(false);
+        };
+        let mut walk = Walker {
+            next: index,
+            offset: header_offset,
+            ..self.walk_in(Window::new(&*self.source)?)
+        };
+        match walk.step() {
+            Ok(entry) => Ok(entry.raw_name == raw_name && entry.size == size),
+            Err(problem) => match problem.cause {
+                Cause::Io(e) => Err(e),
+                _ => Ok(false),
+            },
+        }
+    }
+
     /// Goes through the entries from the one at `index`, whose header is at
     /// `header_offset`: both from an earlier walk.
     ///
@@ -149,15 +180,20 @@ impl Payload {
     /// # Errors
     /// When there is no memory for the walk's buffer.
     pub fn walk(&self) -> Result<Walker<'_>> {
-        Ok(Walker {
-            window: Window::new(&*self.source)
-                .map_err(|e| Error::io("getting memory to read", e).path(self.source.path()))?,
+        let window = Window::new(&*self.source)
+            .map_err(|e| Error::io("getting memory to read", e).path(self.source.path()))?;
+        Ok(self.walk_in(window))
+    }
+
+    fn walk_in<'a>(&self, window: Window<'a>) -> Walker<'a> {
+        Walker {
+            window,
             source_len: self.source.len(),
             header: self.header,
             next: 0,
             offset: self.header.dialect.header_len(),
             ended: false,
-        })
+        }
     }
 }
 

@@ -39,6 +39,11 @@ pub(crate) fn lenient(bytes: Vec<u8>) -> (Answers, Vec<String>) {
     over(Memory::new(bytes).shared(), Strictness::Lenient).unwrap()
 }
 
+pub(crate) fn strict_answers(bytes: Vec<u8>) -> Answers {
+    let (answers, _) = over(Memory::new(bytes).shared(), Strictness::Strict).unwrap();
+    answers
+}
+
 pub(crate) fn strict(bytes: Vec<u8>) -> Error {
     let refused = over(Memory::new(bytes).shared(), Strictness::Strict);
     refused.err().expect("strict refuses it")
