@@ -18,7 +18,7 @@ mod tree;
 mod walk;
 
 pub use attributes::Attributes;
-pub use directory::{Directory, Existing, Found};
+pub use directory::{Directory, Existing, Found, settle};
 pub use look::Seen;
 pub use newfile::NewFile;
 pub use staging::{STAGING_NAME, Staging, Store, WriteMode};

@@ -1,6 +1,8 @@
 //! Going back to what an earlier promote left.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
 use super::Ownership;
+use super::bytes;
 use super::content::Content;
 use super::hands::Was;
 use super::history::{self, Record};
@@ -156,6 +159,22 @@ fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
     dirs
 }
 
+/// Whether the backup at `path` is there, and what promote `id` replaced.
+fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
+    let refused = |message: String| Error::new(Kind::Refused, message).path(path);
+    let sum = File::open(path).and_then(|file| bytes::sum(&file));
+    match sum {
+        Ok(sum) if sum == sha256 => Ok(()),
+        Ok(_) => Err(refused(format!(
+            "this backup is not what promote {id} replaced: its checksum is another"
+        ))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(format!(
+            "what promote {id} replaced is not kept any more (the last {KEPT} are)"
+        ))),
+        Err(e) => Err(Error::io("reading the backup", e).path(path)),
+    }
+}
+
 fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
     let refused = |message: String| {
         Error::new(Kind::Refused, message)
@@ -167,11 +186,7 @@ fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<
         (Was::Symlink { target, mtime }, _) => Content::Link(target.0.clone(), mtime.0),
         (Was::File { attributes, .. }, Some(backup)) => {
             let path = sidecar.backups(id).join(&backup.name);
-            if path.symlink_metadata().is_err() {
-                return Err(refused(format!(
-                    "what promote {id} replaced there is not kept any more (the last {KEPT} are)"
-                )));
-            }
+            check_backup(&path, &backup.sha256, id).map_err(|e| e.or_advice("go back less far"))?;
             Content::Backup(path, Attributes::from(attributes))
         }
         _ => return Err(refused(format!("promote {id} kept nothing of it"))),

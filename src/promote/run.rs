@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
             };
             let mut bytes = plan_room(items, zone, room.block_bytes);
             if zone == Zone::Elsewhere {
-                bytes = bytes.saturating_add(self.copied_backups(items));
+                bytes = bytes.saturating_add(self.backups(items));
             }
             match needed.iter_mut().find(|(other, ..)| *other == device) {
                 Some(both) => both.2 = both.2.saturating_add(bytes),
@@ -271,17 +271,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Bytes of what is replaced under `rootfs/`: who is not root may not give it a
-    /// second name in the journal, and copies it there.
-    fn copied_backups(&self, items: &[Item]) -> u64 {
-        if self.trees.as_root() {
-            return 0;
-        }
-        let replaced = items
-            .iter()
-            .filter(|item| item.is_to_be_written() && item.place.zone == Zone::Rootfs);
+    /// Bytes of what is replaced, all of which the journal keeps.
+    fn backups(&self, items: &[Item]) -> u64 {
+        let replaced = items.iter().filter(|item| item.is_to_be_written());
         let bytes = |item: &Item| {
-            let tree = self.trees.tree(Zone::Rootfs).ok()?;
+            let tree = self.trees.tree(item.place.zone).ok()?;
             Some(tree.stamp(&item.place.path).ok()?.bytes)
         };
         replaced.filter_map(bytes).fold(0, u64::saturating_add)

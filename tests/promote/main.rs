@@ -7,6 +7,7 @@ mod support;
 mod user;
 mod workspace;
 
+mod back;
 mod bad;
 mod copies;
 mod faults;
