@@ -75,6 +75,10 @@ impl<'a> Run<'a> {
             Some(dir)
         };
         let sidecar = Sidecar::of(image);
+        let initramfs = Initramfs::of(image, &sidecar);
+        if !manner.dry_run {
+            initramfs.probe_idle()?;
+        }
         let trees = Trees::open(image, !manner.dry_run)?;
         let opener = Opener {
             tracker,
@@ -82,7 +86,7 @@ impl<'a> Run<'a> {
                 .map_err(|e| Error::io("opening", e).path(image))?,
         };
         Ok(Self {
-            initramfs: Initramfs::of(image, &sidecar),
+            initramfs,
             trees,
             opener,
             sidecar,

@@ -15,4 +15,5 @@ mod freshness;
 mod git;
 mod journal;
 mod privilege;
+mod refresh;
 mod refusals;

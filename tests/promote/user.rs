@@ -71,6 +71,13 @@ impl User {
         user
     }
 
+    /// Sets an option of sudo for this user.
+    pub(crate) fn sudo_option(&self, option: &str) {
+        let mut text = fs::read_to_string(&self.rule).unwrap();
+        text += &format!("Defaults:{} {option}\n", self.name);
+        fs::write(&self.rule, text).unwrap();
+    }
+
     /// `lbpayload promote …` as this user, without a terminal to be asked on.
     pub(crate) fn promote(&self, it: &Workspace) -> Command {
         let mut command = Command::new("setsid");
