@@ -31,6 +31,8 @@ pub struct Tree {
     pub(super) root: OwnedFd,
     path: PathBuf,
     pub(super) bounds: Bounds,
+    /// Symlinks that are to be made, by their places.
+    pub(super) expected: Mutex<HashMap<PathBuf, PathBuf>>,
     staging: Mutex<Option<Arc<OwnedFd>>>,
     dirs: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
     /// Directories whose names changed since the last [`Tree::flush_names`].
@@ -54,6 +56,7 @@ impl Tree {
             root,
             path: path.to_path_buf(),
             bounds,
+            expected: Mutex::default(),
             staging: Mutex::default(),
             dirs: Mutex::default(),
             changed: Mutex::default(),
@@ -319,7 +322,7 @@ impl AsFd for Tree {
 }
 
 /// A lock that a panic poisoned guards nothing that could be half done.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -23,6 +23,14 @@ pub(super) enum Request {
         path: PathBuf,
         follow: bool,
     },
+    /// Let a symlink count, in resolving, as if it were there.
+    Expect {
+        #[serde(with = "path_bytes")]
+        place: PathBuf,
+        target: LinkTarget,
+    },
+    /// Let only count what is there.
+    ExpectNothing,
     /// What is there. A regular file comes back open.
     Look(#[serde(with = "path_bytes")] PathBuf),
     /// Whether the place holds the bytes of the file that comes along, or the link.
@@ -205,6 +213,14 @@ pub(super) fn perform(
                 tree.resolve(path, last)
                     .map_err(failed("resolving", path))?,
             )
+        }
+        Request::Expect { place, target } => {
+            tree.expect(place.clone(), target.0.clone());
+            Reply::Done
+        }
+        Request::ExpectNothing => {
+            tree.expect_nothing();
+            Reply::Done
         }
         Request::Look(place) => {
             let (was, file) = look(tree, place).map_err(failed("looking at", place))?;

@@ -55,6 +55,13 @@ pub struct Tracked {
     pub content: Content,
 }
 
+impl Tracked {
+    /// Whether it is a symlink.
+    pub(super) fn is_link(&self) -> bool {
+        matches!(self.content, Content::Link(..))
+    }
+}
+
 /// What `git status` says of a working tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Status {

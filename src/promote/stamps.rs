@@ -7,7 +7,6 @@
 //! could have the same time is not noted.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -135,10 +134,7 @@ fn of_source(content: &Content, opener: &Opener) -> Option<Stamp> {
     match content {
         Content::Tracked(rel) => opener.tracker.as_ref()?.stamp(rel).ok(),
         Content::Built(path) => Stamp::of(&path.metadata().ok()?),
-        Content::StagedKernel => {
-            let path: PathBuf = opener.image.path().join("kernel/Image");
-            Stamp::of(&path.metadata().ok()?)
-        }
+        Content::StagedKernel(place) => opener.image.stamp(place).ok(),
         // These are made anew for each run, or cost nothing to compare.
         Content::Blob { .. } | Content::Backup(..) | Content::Link(..) | Content::Absent => None,
     }

@@ -14,6 +14,7 @@ mod faults;
 mod freshness;
 mod git;
 mod journal;
+mod links;
 mod privilege;
 mod refresh;
 mod refusals;
