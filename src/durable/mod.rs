@@ -9,6 +9,7 @@
 mod attributes;
 mod directory;
 mod look;
+mod may;
 mod nameless;
 mod newfile;
 mod staged;

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 
 use super::bytes::{compare, stage};
 use super::path::{from_hex, path_bytes, to_hex};
+use super::writable;
 
 /// Something to be done to a tree. Places are paths without symlinks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub(super) enum Request {
     },
     /// Let only count what is there.
     ExpectNothing,
+    /// Whether a file can be put there, or taken away.
+    CheckWritable(#[serde(with = "path_bytes")] PathBuf),
     /// What is there. A regular file comes back open.
     Look(#[serde(with = "path_bytes")] PathBuf),
     /// Whether the place holds the bytes of the file that comes along, or the link.
@@ -220,6 +223,11 @@ pub(super) fn perform(
         }
         Request::ExpectNothing => {
             tree.expect_nothing();
+            Reply::Done
+        }
+        Request::CheckWritable(place) => {
+            tree.check_writable(place)
+                .map_err(|e| writable::explain(e, &tree.path().join(place)))?;
             Reply::Done
         }
         Request::Look(place) => {

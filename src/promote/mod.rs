@@ -30,6 +30,7 @@ mod status;
 mod survey;
 mod trees;
 mod workspace;
+mod writable;
 mod yaml;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! What a promote and a rollback have in common: the last checks, then the writing,
 //! the journal and the initramfs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::durable::{Directory, Tree};
 use crate::error::{Error, Kind, Result};
@@ -15,11 +15,12 @@ use super::hands::{self, Found, LinkTarget, Reply, Request, Was};
 use super::history::{self, Record};
 use super::initramfs::Initramfs;
 use super::journal::{After, Begin, End, Entry, Journal, Line, Sidecar, now, who};
-use super::path::{Place, SIDECAR, Zone};
+use super::path::{Place, Zone};
 use super::plan::{Channel, Item, plan_room};
 use super::report::InitramfsOutcome;
 use super::stamps::{Before, Stamps};
 use super::trees::Trees;
+use super::writable;
 
 /// How a run is to go.
 #[derive(Debug, Clone, Copy)]
@@ -155,7 +156,7 @@ impl<'a> Run<'a> {
             .filter(|zone| self.trees.tree(*zone).is_ok_and(Tree::has_leftovers))
             .collect();
         let refresh = due && self.manner.initramfs;
-        self.check(items, writes, refresh)?;
+        let unknown = self.check(items, writes, refresh)?;
         if self.manner.dry_run {
             return Ok(Ran {
                 id: None,
@@ -171,6 +172,7 @@ impl<'a> Run<'a> {
         let rootfs = |item: &Item| item.is_to_be_written() && item.place.zone == Zone::Rootfs;
         if items.iter().any(rootfs) || leftovers.contains(&Zone::Rootfs) {
             self.trees.hands(Zone::Rootfs)?;
+            writable::ask(&mut self.trees, unknown)?;
         }
         if refresh && !self.trees.as_root() {
             self.initramfs.probe_privilege()?;
@@ -228,24 +230,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All that can be known to fail before the first byte is written.
-    fn check(&self, items: &[Item], writes: bool, refresh: bool) -> Result<()> {
-        for item in items.iter().filter(|item| item.is_to_be_written()) {
-            match item.place.zone {
-                Zone::Elsewhere => self.trees.check_writable(&item.place.path)?,
-                Zone::Rootfs => drop(self.trees.tree(Zone::Rootfs)?),
-            }
-        }
-        if writes || refresh {
-            for name in [SIDECAR, ".lbpayload/journal", ".lbpayload/journal/x"] {
-                self.trees.check_writable(Path::new(name))?;
-            }
-        }
+    /// All that can be known to fail before the first byte is written. Says of which
+    /// places under `rootfs/` only the helper can tell.
+    fn check(&self, items: &[Item], writes: bool, refresh: bool) -> Result<Vec<PathBuf>> {
+        let unknown = writable::probe(&self.trees, items, writes || refresh)?;
         self.check_room(items)?;
         if refresh {
             self.initramfs.probe_tool()?;
         }
-        Ok(())
+        Ok(unknown)
     }
 
     fn check_room(&self, items: &[Item]) -> Result<()> {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use rustix::fs::{Access, AtFlags, accessat, fstat};
+use rustix::fs::fstat;
 
 use crate::block::Room;
 use crate::durable::{Bounds, Last, Tree};
@@ -240,34 +240,6 @@ impl Trees {
             return tree.resolve(&place, last);
         }
         Ok(place)
-    }
-
-    /// Whether this user may make files beside `place`, which needs no helper.
-    ///
-    /// # Errors
-    /// No.
-    pub(super) fn check_writable(&self, place: &Path) -> Result<()> {
-        let tree = &self.image.0;
-        let mut dir = place.parent().unwrap_or(Path::new(""));
-        loop {
-            let at = if dir.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                dir
-            };
-            let wanted = Access::WRITE_OK | Access::EXEC_OK;
-            match accessat(tree, at, wanted, AtFlags::EACCESS) {
-                Ok(()) => return Ok(()),
-                Err(rustix::io::Errno::NOENT) if !dir.as_os_str().is_empty() => {
-                    dir = dir.parent().unwrap_or(Path::new(""));
-                }
-                Err(e) => {
-                    return Err(Error::io("writing to", e.into())
-                        .path(tree.path().join(dir))
-                        .advice("make it yours (chown), or promote as root"));
-                }
-            }
-        }
     }
 
     /// The room in a tree's file system, and which file system that is.

@@ -11,6 +11,7 @@ mod back;
 mod bad;
 mod copies;
 mod faults;
+mod fixed;
 mod freshness;
 mod git;
 mod journal;
