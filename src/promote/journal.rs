@@ -33,6 +33,10 @@ pub(super) const KEPT: u64 = 10;
 pub(super) enum Line {
     Begin(Box<Begin>),
     File(Box<Entry>),
+    /// So many of the files above that are no [`Entry::kept`] ones have their names.
+    Named {
+        files: u64,
+    },
     End(End),
 }
 
@@ -291,6 +295,15 @@ impl Journal {
         let sha256 = bytes::sum(&copy).map_err(failed)?;
         settle(&copy).map_err(failed)?;
         Ok(Backup { sha256, name })
+    }
+
+    /// Notes that the first `files` have their names. It need not last: without it they
+    /// are looked at.
+    pub(super) fn named(&mut self, files: u64) -> Result<()> {
+        self.line(&Line::Named { files })?;
+        self.file
+            .flush()
+            .map_err(|e| Error::io("writing the journal", e).path(&self.path))
     }
 
     /// Brings the record and its backups onto stable storage.

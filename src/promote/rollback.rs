@@ -96,7 +96,7 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     let mut edited = Vec::new();
     for (place, held) in history::held(&records) {
         if undone.contains_key(&place) {
-            let now = status::state(run.trees.tree(place.zone)?, &held)?;
+            let (now, _) = status::state(run.trees.tree(place.zone)?, &held)?;
             if matches!(now, HeldState::Edited | HeldState::Missing) {
                 edited.push(place.in_image());
             }
@@ -142,17 +142,8 @@ fn plan_undo(records: &[Record], to: u64) -> BTreeMap<Place, (u64, Entry)> {
 
 /// Directories that runs after `to` made, the deepest first.
 fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
-    let mut dirs: Vec<Place> = records
-        .iter()
-        .filter(|record| record.begin.id > to)
-        .flat_map(|record| &record.entries)
-        .flat_map(|entry| {
-            entry.made.iter().map(|made| Place {
-                zone: entry.place.zone,
-                path: made.0.clone(),
-            })
-        })
-        .collect();
+    let later = records.iter().filter(|record| record.begin.id > to);
+    let mut dirs: Vec<Place> = later.flat_map(|record| record.made.clone()).collect();
     dirs.sort();
     dirs.dedup();
     dirs.reverse();

@@ -297,8 +297,7 @@ impl<'a> Run<'a> {
         let (trees, opener) = (&mut self.trees, &self.opener);
         let ownership = self.manner.ownership;
         let writer = Writer::new(trees, opener, journal, ownership, self.progress);
-        let (_, result) = writer.apply(items);
-        result?;
+        writer.apply(items)?;
         for place in empty_dirs {
             let hands = self.trees.hands(place.zone)?;
             hands.ask(&Request::RemoveDir(place.path.clone()), None)?;
@@ -320,7 +319,8 @@ impl<'a> Run<'a> {
     fn note_kept(&mut self, items: &[Item], journal: &mut Journal) -> Result<()> {
         let known = history::held(self.records()?);
         for item in items.iter().filter(|item| !item.is_to_be_written()) {
-            if known.contains_key(&item.place) || item.channel == Channel::Rollback {
+            let is_known = known.get(&item.place).is_some_and(|held| held.is_sure());
+            if is_known || item.channel == Channel::Rollback {
                 continue;
             }
             let zone = item.place.zone;

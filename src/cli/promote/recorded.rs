@@ -44,6 +44,7 @@ struct JsonRecord<'a> {
     manifest_sha256: Option<&'a str>,
     manifest: Option<&'a str>,
     changed: u64,
+    unsure: u64,
     kept: u64,
     initramfs: Option<&'a str>,
 }
@@ -66,6 +67,7 @@ impl<'a> JsonRecord<'a> {
             manifest_sha256: begin.manifest_sha256.as_deref(),
             manifest: begin.manifest.as_deref(),
             changed: record.changed(),
+            unsure: record.unsure(),
             kept: record.kept(),
             initramfs: end.and_then(|end| end.initramfs.as_deref()),
         }
@@ -78,8 +80,12 @@ fn words(record: &Record) -> String {
         Some(to) => format!("back to {to}"),
         None => begin.overlay.clone().unwrap_or_default(),
     };
+    let changed = match record.unsure() {
+        0 => record.changed().to_string(),
+        more => format!("{} to {}", record.changed(), record.changed() + more),
+    };
     printable(&format!(
-        "{} {} {} {} by {}: {what}, {} changed, {}",
+        "{} {} {} {} by {}: {what}, {changed} changed, {}",
         begin.id,
         begin.started,
         begin.action,
@@ -92,7 +98,6 @@ fn words(record: &Record) -> String {
                 |sum| format!("(manifest {sum})")
             ),
         begin.user,
-        record.changed(),
         record.state()
     ))
 }
