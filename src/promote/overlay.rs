@@ -173,6 +173,9 @@ pub(super) fn probe_reference(
     if name.contains("...") {
         return Err(wrong("a range has two dots"));
     }
+    if name == ".." {
+        return Err(wrong("it names neither end of the range"));
+    }
     let (since, name_of_commit) = match name.split_once("..") {
         Some((since, until)) => (
             Some(if since.is_empty() { "HEAD" } else { since }),

@@ -264,6 +264,7 @@ fn a_reference_that_is_none_is_refused() {
         "a..b",
         "HEAD:kernel",
         "HEAD...HEAD",
+        "..",
     ] {
         let arg = format!("--overlay-ref={name}");
         refused(
