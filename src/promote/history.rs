@@ -179,11 +179,6 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether something is known to have been put there.
-    pub(super) fn is_sure(&self) -> bool {
-        self.sure.is_some()
-    }
-
     /// Everything that may be there, the likeliest first.
     pub(super) fn puts(&self) -> impl Iterator<Item = &Put> {
         self.unsure.iter().rev().chain(&self.sure)

@@ -201,9 +201,19 @@ impl<'a> Run<'a> {
         )?;
         let mut ran = Ran {
             id: Some(journal.id()),
-            initramfs: InitramfsOutcome::NotNeeded,
+            initramfs: match due {
+                true => InitramfsOutcome::StillDue,
+                false => InitramfsOutcome::NotNeeded,
+            },
         };
-        let result = self.write(items, empty_dirs, &mut journal, dirty, due, &mut ran);
+        let marked = match dirty {
+            true => self.initramfs.mark(journal.id()),
+            false => Ok(()),
+        };
+        let untouched = |item: &Item| stamps.is_untouched(&item.place, before.there(&item.place));
+        let result = marked
+            .and_then(|()| self.note_kept(items, &mut journal, &untouched))
+            .and_then(|()| self.write(items, empty_dirs, &mut journal, due, &mut ran));
         journal.end(End {
             state: match &result {
                 Ok(()) => "done",
@@ -283,17 +293,9 @@ impl<'a> Run<'a> {
         items: &mut [Item],
         empty_dirs: &[Place],
         journal: &mut Journal,
-        dirty: bool,
         due: bool,
         ran: &mut Ran,
     ) -> Result<()> {
-        if due {
-            ran.initramfs = InitramfsOutcome::StillDue;
-        }
-        if dirty {
-            self.initramfs.mark(journal.id())?;
-        }
-        self.note_kept(items, journal)?;
         let (trees, opener) = (&mut self.trees, &self.opener);
         let ownership = self.manner.ownership;
         let writer = Writer::new(trees, opener, journal, ownership, self.progress);
@@ -315,12 +317,18 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Tells the journal of what is as it should be already, where it does not know.
-    fn note_kept(&mut self, items: &[Item], journal: &mut Journal) -> Result<()> {
+    /// Tells the journal of what is as it should be already, where it does not know, or
+    /// knows of something else, which somebody changed into this.
+    fn note_kept(
+        &mut self,
+        items: &[Item],
+        journal: &mut Journal,
+        untouched: &dyn Fn(&Item) -> bool,
+    ) -> Result<()> {
         let known = history::held(self.records()?);
         for item in items.iter().filter(|item| !item.is_to_be_written()) {
-            let is_known = known.get(&item.place).is_some_and(|held| held.is_sure());
-            if is_known || item.channel == Channel::Rollback {
+            let known = known.get(&item.place).and_then(|held| held.sure.as_ref());
+            if item.channel == Channel::Rollback || known.is_some() && untouched(item) {
                 continue;
             }
             let zone = item.place.zone;
@@ -343,6 +351,9 @@ impl<'a> Run<'a> {
                 },
                 _ => continue,
             };
+            if known.is_some_and(|put| put.entry.after == after) {
+                continue;
+            }
             journal.line(&Line::File(Box::new(Entry {
                 place: item.place.clone(),
                 dst: item.dst.as_path().to_path_buf(),

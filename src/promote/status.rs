@@ -12,6 +12,7 @@ use super::history::{self, Held, Put, Record};
 use super::initramfs::Initramfs;
 use super::journal::{After, Sidecar};
 use super::path::{ROOTFS, Zone};
+use super::stamps::Stamps;
 
 /// How a promoted file is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -57,9 +58,11 @@ impl StatusReport {
         self.files.iter().filter(|f| f.state == state).count() as u64
     }
 
-    /// Whether everything is as it was promoted, and nothing is due.
+    /// Whether everything is as it was promoted, as far as whoever asks may look, and
+    /// nothing is due.
     pub fn is_ok(&self) -> bool {
-        !self.initramfs_due && self.files.iter().all(|f| f.state == HeldState::Intact)
+        let is_ok = |state| matches!(state, HeldState::Intact | HeldState::Unreadable);
+        !self.initramfs_due && self.files.iter().all(|file| is_ok(file.state))
     }
 }
 
@@ -72,6 +75,7 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
     let sidecar = Sidecar::of(&image);
     let (records, _) = history::read(&sidecar)?;
     let held = history::held(&records);
+    let stamps = Stamps::read(&sidecar);
     let elsewhere = open(&image, Bounds::Beneath)?;
     let rootfs = open(&image.join(ROOTFS), Bounds::AsRoot);
     let length = |held: &Held| match held.puts().next().map(|put| &put.entry.after) {
@@ -86,7 +90,17 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
         }
         let (state, put) = match (place.zone, &rootfs) {
             (Zone::Elsewhere, _) => state(&elsewhere, held)?,
-            (Zone::Rootfs, Ok(tree)) => state(tree, held)?,
+            (Zone::Rootfs, Ok(tree)) => match state(tree, held)? {
+                // What was the same when it was last compared, and was not touched since.
+                (HeldState::Unreadable, put) if held.unsure.is_empty() => {
+                    let now = tree.stamp(&place.path).ok();
+                    match stamps.is_untouched(place, now.as_ref()) {
+                        true => (HeldState::Intact, put),
+                        false => (HeldState::Unreadable, put),
+                    }
+                }
+                other => other,
+            },
             (Zone::Rootfs, Err(_)) => (HeldState::Missing, held.puts().next()),
         };
         progress.advance(length(held));
@@ -145,7 +159,7 @@ pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
         if let Some(put) = held.puts().find(|put| put.after() == *now) {
             return Ok((HeldState::Intact, Some(put)));
         }
-        let untouched = held.unsure.first().filter(|_| !held.is_sure());
+        let untouched = held.unsure.first().filter(|_| held.sure.is_none());
         if untouched.is_some_and(|put| put.before() == *now) {
             return Ok((HeldState::Intact, None));
         }

@@ -19,3 +19,4 @@ mod links;
 mod privilege;
 mod refresh;
 mod refusals;
+mod shared;

@@ -182,11 +182,11 @@ fn status_words(out: &mut Out, report: &StatusReport) -> Result<()> {
             HeldState::Missing => "missing",
             HeldState::Unreadable => "unreadable",
         };
-        out.line(&format!(
-            "{word}: {} (promote {})",
-            shown(&file.path),
-            file.id
-        ))?;
+        let mut line = format!("{word}: {} (promote {})", shown(&file.path), file.id);
+        if file.state == HeldState::Unreadable {
+            line += ", only root can tell";
+        }
+        out.line(&line)?;
     }
     match &report.last {
         Some(record) => out.line(&format!("last: {}", words(record)))?,
