@@ -1,6 +1,7 @@
 //! The gate that keeps an outdated build out, with real repositories.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use crate::needs_root;
 use crate::refusals::refused;
@@ -133,4 +134,32 @@ fn no_kernel_side_repository_at_all_is_said() {
         "{}",
         ran.stdout
     );
+}
+
+#[test]
+fn a_repository_behind_a_symlink_counts_wherever_it_lies() {
+    needs_root!();
+    let it = Workspace::new();
+    let sources = it.path("Source/bsp_sources");
+    let elsewhere = it.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    // One repository, and a folder with another.
+    for name in ["nvidia-oot", "kernel"] {
+        fs::rename(sources.join(name), elsewhere.join(name)).unwrap();
+        symlink(elsewhere.join(name), sources.join(name)).unwrap();
+    }
+    // These lead nowhere new, or nowhere.
+    symlink(".", sources.join("round")).unwrap();
+    symlink("/", elsewhere.join("kernel/kernel-noble/host")).unwrap();
+    symlink("gone", sources.join("gone")).unwrap();
+    it.promote(&["--dry-run"]).exits(0);
+    for name in ["nvidia-oot", "kernel/kernel-noble"] {
+        let file = elsewhere.join(name).join("Makefile");
+        let text = fs::read(&file).unwrap();
+        fs::write(&file, "edited").unwrap();
+        let what = format!("{name} has uncommitted edits");
+        refused(&it, &[], &what, NEXT);
+        fs::write(&file, text).unwrap();
+    }
+    it.promote(&[]).exits(0);
 }
