@@ -236,11 +236,12 @@ impl Tree {
     /// Removes a directory if nothing is in it.
     ///
     /// # Errors
-    /// What the system says, other than that it is in use or not there.
+    /// What the system says, other than that it is in use, not there, or none.
     pub fn remove_empty_dir(&self, place: &Path) -> io::Result<()> {
         lock(&self.dirs).remove(place);
         match self.unlink(place, AtFlags::REMOVEDIR) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => Ok(()),
             other => other,
         }
     }

@@ -108,6 +108,8 @@ pub(super) enum Found {
     Directory,
     /// A device node, a socket or a FIFO is there.
     Special,
+    /// No directory is above it, but a file or a symlink.
+    NoWay,
     /// Only root can tell.
     Denied,
 }

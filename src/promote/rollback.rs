@@ -14,7 +14,7 @@ use super::Ownership;
 use super::bytes;
 use super::content::Content;
 use super::hands::Was;
-use super::history::{self, Record};
+use super::history::{self, Put, Record};
 use super::journal::{Begin, Entry, KEPT, Sidecar};
 use super::path::{Place, RelPath};
 use super::plan::{Channel, Item};
@@ -95,7 +95,13 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     }
     let mut edited = Vec::new();
     for (place, held) in history::held(&records) {
-        if undone.contains_key(&place) {
+        if let Some((id, entry)) = undone.get(&place) {
+            let wanted = Put {
+                entry: entry.clone(),
+                id: *id,
+            };
+            let held_now = held.sure.as_ref().map(Put::after);
+            run.has_news |= held_now != Some(wanted.before());
             let (now, _) = status::state(run.trees.tree(place.zone)?, &held)?;
             if matches!(now, HeldState::Edited | HeldState::Missing) {
                 edited.push(place.in_image());

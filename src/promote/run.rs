@@ -10,13 +10,13 @@ use crate::progress::Progress;
 use super::Ownership;
 use super::apply::Writer;
 use super::bytes;
-use super::content::Opener;
+use super::content::{Content, Opener};
 use super::hands::{self, Found, LinkTarget, Reply, Request, Was};
 use super::history::{self, Record};
 use super::initramfs::Initramfs;
 use super::journal::{After, Begin, End, Entry, Journal, Line, Sidecar, now, who};
 use super::path::{Place, Zone};
-use super::plan::{Channel, Item, plan_room};
+use super::plan::{Item, plan_room};
 use super::report::InitramfsOutcome;
 use super::stamps::{Before, Stamps};
 use super::trees::Trees;
@@ -36,6 +36,8 @@ pub(super) struct Run<'a> {
     pub(super) trees: Trees,
     pub(super) opener: Opener,
     pub(super) sidecar: Sidecar,
+    /// Whether there is something to record even if nothing has to be written.
+    pub(super) has_news: bool,
     records: Option<(Vec<Record>, u64)>,
     initramfs: Initramfs,
     manner: Manner,
@@ -91,6 +93,7 @@ impl<'a> Run<'a> {
             trees,
             opener,
             sidecar,
+            has_news: false,
             records: None,
             manner,
             progress,
@@ -156,14 +159,15 @@ impl<'a> Run<'a> {
             .filter(|zone| self.trees.tree(*zone).is_ok_and(Tree::has_leftovers))
             .collect();
         let refresh = due && self.manner.initramfs;
-        let unknown = self.check(items, writes, refresh)?;
+        let records = writes || refresh || self.has_news;
+        let unknown = self.check(items, records, refresh)?;
         if self.manner.dry_run {
             return Ok(Ran {
                 id: None,
                 initramfs: self.foretell(due),
             });
         }
-        if !writes && !refresh && leftovers.is_empty() {
+        if !records && leftovers.is_empty() {
             return Ok(Ran {
                 id: None,
                 initramfs: self.foretell(due),
@@ -180,7 +184,7 @@ impl<'a> Run<'a> {
         for zone in leftovers {
             self.trees.hands(zone)?.ask(&Request::Clear, None)?;
         }
-        if !writes && !refresh {
+        if !records {
             return Ok(Ran {
                 id: None,
                 initramfs: self.foretell(due),
@@ -242,8 +246,8 @@ impl<'a> Run<'a> {
 
     /// All that can be known to fail before the first byte is written. Says of which
     /// places under `rootfs/` only the helper can tell.
-    fn check(&self, items: &[Item], writes: bool, refresh: bool) -> Result<Vec<PathBuf>> {
-        let unknown = writable::probe(&self.trees, items, writes || refresh)?;
+    fn check(&self, items: &[Item], records: bool, refresh: bool) -> Result<Vec<PathBuf>> {
+        let unknown = writable::probe(&self.trees, items, records)?;
         self.check_room(items)?;
         if refresh {
             self.initramfs.probe_tool()?;
@@ -328,28 +332,11 @@ impl<'a> Run<'a> {
         let known = history::held(self.records()?);
         for item in items.iter().filter(|item| !item.is_to_be_written()) {
             let known = known.get(&item.place).and_then(|held| held.sure.as_ref());
-            if item.channel == Channel::Rollback || known.is_some() && untouched(item) {
+            if known.is_some() && untouched(item) {
                 continue;
             }
-            let zone = item.place.zone;
-            let look = Request::Look(item.place.path.clone());
-            // Whoever may not read it compared it through the helper just now.
-            let tree = self.trees.tree(zone)?;
-            let (reply, old) = match hands::perform(tree, &look, None) {
-                Err(_) if self.trees.may_ask() => self.trees.hands(zone)?.ask(&look, None)?,
-                other => other?,
-            };
-            let Reply::Was(before) = reply else { continue };
-            let after = match (&before, old) {
-                (Was::File { bytes, .. }, Some(old)) => After::File {
-                    sha256: bytes::sum(&old.into())
-                        .map_err(|e| Error::io("reading", e).path(item.place.in_image()))?,
-                    bytes: *bytes,
-                },
-                (Was::Symlink { target, .. }, _) => After::Symlink {
-                    target: LinkTarget(target.0.clone()),
-                },
-                _ => continue,
+            let Some((before, after)) = self.look(item)? else {
+                continue;
             };
             if known.is_some_and(|put| put.entry.after == after) {
                 continue;
@@ -366,6 +353,36 @@ impl<'a> Run<'a> {
             })))?;
         }
         Ok(())
+    }
+
+    /// What is at an item's place, as the journal has it.
+    fn look(&mut self, item: &Item) -> Result<Option<(Was, After)>> {
+        if item.content == Content::Absent {
+            return Ok(Some((Was::Nothing, After::Nothing)));
+        }
+        let zone = item.place.zone;
+        let look = Request::Look(item.place.path.clone());
+        // Whoever may not read it compared it through the helper just now.
+        let tree = self.trees.tree(zone)?;
+        let (reply, old) = match hands::perform(tree, &look, None) {
+            Err(_) if self.trees.may_ask() => self.trees.hands(zone)?.ask(&look, None)?,
+            other => other?,
+        };
+        let Reply::Was(before) = reply else {
+            return Ok(None);
+        };
+        let after = match (&before, old) {
+            (Was::File { bytes, .. }, Some(old)) => After::File {
+                sha256: bytes::sum(&old.into())
+                    .map_err(|e| Error::io("reading", e).path(item.place.in_image()))?,
+                bytes: *bytes,
+            },
+            (Was::Symlink { target, .. }, _) => After::Symlink {
+                target: LinkTarget(target.0.clone()),
+            },
+            _ => return Ok(None),
+        };
+        Ok(Some((before, after)))
     }
 }
 

@@ -152,7 +152,10 @@ pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
             return Ok((HeldState::Unreadable, newest));
         }
         // A symlink has come into the path, or a file: it does not lead there any more.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => None,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
+            let nothing = newest.is_some_and(|put| put.entry.after == After::Nothing);
+            nothing.then_some(None)
+        }
         Err(e) => return Err(Error::io("looking at", e).path(tree.path().join(place))),
     };
     if let Some(now) = &now {

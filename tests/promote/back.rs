@@ -1,7 +1,7 @@
 //! What the journal keeps for going back, and what stands in the way.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 
 use crate::faults::killed_at;
@@ -52,4 +52,71 @@ fn a_backup_that_is_not_what_was_replaced_is_found_before_anything_is_written() 
             .says("; go back less far");
         assert_eq!(it.everything_and_when(), before);
     }
+}
+
+#[test]
+fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_it() {
+    needs_root!();
+    for by_link in [false, true] {
+        let it = Workspace::new();
+        it.write_overlay("rootfs/opt/new/deep/tool", "tool\n");
+        it.commit("a tool");
+        it.promote(&[]).exits(0);
+        let obstacle = || {
+            fs::create_dir_all(it.l4t("rootfs/opt")).unwrap();
+            if by_link {
+                symlink("/etc", it.l4t("rootfs/opt/new")).unwrap();
+            } else {
+                fs::write(it.l4t("rootfs/opt/new"), "mine\n").unwrap();
+            }
+        };
+        fs::remove_dir_all(it.l4t("rootfs/opt/new")).unwrap();
+        obstacle();
+        it.action(&["status"]).exits(1);
+        let ran = it.action(&["rollback", "0"]).exits(0);
+        let line = "note: rootfs/opt/new/deep/tool was edited by hand\n";
+        assert!(ran.stdout.contains(line), "{}", ran.stdout);
+        assert!(it.l4t("rootfs/opt/new").symlink_metadata().is_ok());
+        it.action(&["status"]).exits(0);
+        // To promote it again takes the directory.
+        if !by_link {
+            let ran = it.promote(&[]).exits(1);
+            ran.says("deep/tool: something in it is no directory; remove that");
+        }
+        fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
+        it.promote(&[]).exits(0);
+        it.action(&["rollback", "0"]).exits(0);
+        obstacle();
+        // And so does the way back.
+        let before = it.everything_and_when();
+        let ran = it.action(&["rollback"]).exits(1);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        ran.says("deep/tool: something in it that was a directory is a file or a symlink")
+            .says("; remove that, and try again");
+        assert_eq!(it.everything_and_when(), before);
+        fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
+        it.action(&["rollback"]).exits(0);
+        assert_eq!(it.read("rootfs/opt/new/deep/tool"), "tool\n");
+    }
+}
+
+#[test]
+fn what_was_taken_back_by_hand_is_not_missing_after_the_rollback() {
+    needs_root!();
+    let it = Workspace::new();
+    fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
+    it.promote(&["--no-initramfs"]).exits(0);
+    fs::write(it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf"), "as shipped\n").unwrap();
+    fs::write(it.l4t("rootfs/boot/Image"), "old kernel\n").unwrap();
+    for new in ["bootloader/board.conf", "kernel/dtb/custom.dtbo"] {
+        fs::remove_file(it.l4t(new)).unwrap();
+    }
+    it.action(&["status"]).exits(1);
+    it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
+    let ran = it.action(&["status"]);
+    assert!(ran.stdout.contains("0 edited, 0 missing"), "{}", ran.stdout);
+    // Which is told once.
+    let once = it.everything_and_when();
+    it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
 }
