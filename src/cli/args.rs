@@ -81,7 +81,11 @@ pub(super) enum Command {
     Promote(PromoteArgs),
     /// Write to rootfs/ for `promote`, which starts this through sudo
     #[command(name = crate::promote::HELPER_COMMAND, hide = true)]
-    PromoteHelper,
+    PromoteHelper {
+        /// The directory that it may write to, without symlinks in its path
+        #[arg(value_hint = clap::ValueHint::DirPath)]
+        rootfs: std::path::PathBuf,
+    },
     /// Print shell completions
     Completions {
         /// For which shell

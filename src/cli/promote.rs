@@ -39,8 +39,8 @@ pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -
 }
 
 /// The helper with privilege.
-pub(super) fn serve() -> Result<Outcome> {
-    serve_helper()?;
+pub(super) fn serve(rootfs: &Path) -> Result<Outcome> {
+    serve_helper(rootfs)?;
     Ok(Outcome::Done)
 }
 

@@ -103,6 +103,16 @@ impl Tree {
         Ok(Seen::File(file, meta))
     }
 
+    /// Whether `directory` is the one at `place`, a path without symlinks.
+    ///
+    /// # Errors
+    /// What the system says: ELOOP where a symlink is in it.
+    pub fn is_directory_at(&self, place: &Path, directory: &impl AsFd) -> io::Result<bool> {
+        let there = rustix::fs::fstat(&*self.dir(place)?)?;
+        let given = rustix::fs::fstat(directory)?;
+        Ok((there.st_dev, there.st_ino) == (given.st_dev, given.st_ino))
+    }
+
     /// What tells that the regular file at `place` was touched.
     ///
     /// # Errors
