@@ -252,7 +252,8 @@ impl<'a> Writer<'a> {
     fn clear(&mut self) -> Result<()> {
         for (used, zone) in self.used.into_iter().zip([Zone::Elsewhere, Zone::Rootfs]) {
             if used {
-                self.ask(zone, &Request::Clear, None)?;
+                self.ask(zone, &Request::Clear, None)
+                    .map_err(|e| e.or_advice("promote again, which clears it"))?;
             }
         }
         Ok(())

@@ -158,6 +158,8 @@ impl Initramfs {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log.try_clone().map_err(failed)?);
+        // Without O_CLOEXEC, so that the tool inherits it.
+        let inherited = rustix::io::dup(&log).map_err(|e| failed(e.into()))?;
         let advice = format!(
             "see {}, fix the cause, and promote again: the refresh stays due",
             path.display()
@@ -165,6 +167,7 @@ impl Initramfs {
         let status = command
             .status()
             .map_err(|e| Error::io("running", e).path(&tool).advice(advice.clone()))?;
+        drop(inherited);
         if !status.success() {
             return Err(Error::new(
                 Kind::Io,

@@ -182,7 +182,8 @@ impl<'a> Run<'a> {
             self.initramfs.probe_privilege()?;
         }
         for zone in leftovers {
-            self.trees.hands(zone)?.ask(&Request::Clear, None)?;
+            let cleared = self.trees.hands(zone)?.ask(&Request::Clear, None);
+            cleared.map_err(|e| e.or_advice("remove its .lbpayload-staging as root"))?;
         }
         if !records {
             return Ok(Ran {

@@ -97,9 +97,10 @@ pub(super) fn explain(e: io::Error, path: &Path) -> Error {
             "unmount it, and promote again",
         ),
         _ => {
+            let folder = path.ancestors().skip(1).find(|folder| folder.is_dir());
             return Error::io("writing to", e)
-                .path(path)
-                .advice("make its folder yours (chown), or promote as root");
+                .path(folder.unwrap_or(path))
+                .advice("make it yours (chown), or promote as root");
         }
     };
     Error::new(Kind::Refused, message)

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::needs_root;
+use crate::support::sha256sum;
 use crate::workspace::{MODULES, Workspace, capability};
 
 fn json(text: &str) -> serde_json::Value {
@@ -237,7 +238,9 @@ fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
 fn no_initramfs_leaves_it_due() {
     needs_root!();
     let it = Workspace::new();
-    it.promote(&["--no-initramfs"]).exits(0);
+    let ran = it.promote(&["--no-initramfs"]).exits(0);
+    let next = "next: promote without --no-initramfs, then flash\n";
+    assert!(ran.stdout.ends_with(next), "{}", ran.stdout);
     assert_eq!(it.refreshes(), 0);
     it.promote(&["--no-initramfs"]).exits(0);
     let ran = it.promote(&["--dry-run"]).exits(0);
@@ -286,4 +289,27 @@ fn options_may_come_before_the_action_or_behind_it() {
     ] {
         it.promote(args).exits(2);
     }
+}
+
+#[test]
+fn the_record_has_the_sums_of_what_was_and_of_what_is() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let text = fs::read_to_string(it.l4t(".lbpayload/journal/000001.jsonl")).unwrap();
+    let lines: Vec<_> = text.lines().map(json).collect();
+    let of = |dst: &str| lines.iter().find(|line| line["dst"] == dst).unwrap();
+    let conf = of("rootfs/etc/nvpmodel/nvpmodel.conf");
+    let sum = |text: &str| sha256sum(text.as_bytes());
+    assert_eq!(conf["backup"]["sha256"], sum("as shipped\n"));
+    assert_eq!(conf["after"]["file"]["sha256"], sum("overlay model\n"));
+    assert_eq!(conf["channel"], "overlay");
+    let new = of("rootfs/lib/modules/6.8.12-tegra/updates/nv.ko");
+    assert_eq!(new["before"], "nothing");
+    assert_eq!(new["after"]["file"]["sha256"], sum("new nv module\n"));
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["line"], &last["state"]),
+        (&"end".into(), &"done".into())
+    );
 }

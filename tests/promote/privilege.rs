@@ -235,8 +235,8 @@ fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
         std::os::unix::fs::lchown(it.l4t(dir), Some(0), Some(0)).unwrap();
         let before = it.everything_and_when();
         let ran = Ran::of(&mut user.promote(&it)).exits(1);
-        ran.says("writing to ")
-            .says("make its folder yours (chown), or promote as root");
+        ran.says(&format!("writing to {}: Permission", it.l4t(dir).display()).replace("/:", ":"))
+            .says("make it yours (chown), or promote as root");
         assert_eq!(it.everything_and_when(), before);
         std::os::unix::fs::lchown(it.l4t(dir), Some(user.uid), Some(user.uid)).unwrap();
     }

@@ -14,9 +14,10 @@ use crate::user::User;
 use crate::workspace::{MODULES, Workspace};
 
 /// Reads the modules, tells that it has begun, and writes what it read only when it is
-/// let; in a child, as NVIDIA's tool works in a chroot.
+/// let; in a child, as NVIDIA's tool works in a chroot. It keeps its output to itself.
 const SLOW_TOOL: &str = r#"#!/bin/sh
 echo run >> ../../initramfs-runs
+exec > /dev/null 2>&1
 (
     made=$(cat rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko)
     if [ -p ../../go ]; then

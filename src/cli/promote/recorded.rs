@@ -78,25 +78,27 @@ fn words(record: &Record) -> String {
     let begin = &record.begin;
     let what = match begin.to {
         Some(to) => format!("back to {to}"),
-        None => begin.overlay.clone().unwrap_or_default(),
+        None => {
+            let manifest = begin
+                .manifest_sha256
+                .as_deref()
+                .and_then(|sum| sum.get(..7));
+            format!(
+                "{}, manifest {}",
+                begin.overlay.as_deref().unwrap_or_default(),
+                manifest.unwrap_or("(absent)")
+            )
+        }
     };
     let changed = match record.unsure() {
         0 => record.changed().to_string(),
         more => format!("{} to {}", record.changed(), record.changed() + more),
     };
     printable(&format!(
-        "{} {} {} {} by {}: {what}, {changed} changed, {}",
+        "{} {} {} by {}: {what}, {changed} changed, {}",
         begin.id,
         begin.started,
         begin.action,
-        begin
-            .manifest_sha256
-            .as_deref()
-            .and_then(|sum| sum.get(..7))
-            .map_or_else(
-                || "(no manifest)".to_owned(),
-                |sum| format!("(manifest {sum})")
-            ),
         begin.user,
         record.state()
     ))
@@ -276,7 +278,10 @@ fn rollback_words(
     } else {
         "put back"
     };
-    out.line(&format!("as after promote {}", report.to))?;
+    out.line(&match report.to {
+        0 => "as before all promotes".to_owned(),
+        to => format!("as after promote {to}"),
+    })?;
     out.line(&format!("files: {restored} {verb}, {identical} identical"))?;
     for path in &report.edited {
         out.line(&format!("note: {} was edited by hand", shown(path)))?;
