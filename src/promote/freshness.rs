@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result, printable};
 use super::git::Git;
 use super::manifest::{BuildState, Manifest};
 use super::overlay::Status;
+use super::overlooked;
 
 /// Repositories are looked for this deep below `bsp_sources/`.
 const DEPTH: usize = 5;
@@ -71,7 +72,7 @@ impl Repo {
         };
         Ok(Self {
             head: status.head,
-            edited: status.changed.is_some(),
+            edited: status.changed.is_some() || overlooked::probe(git)?.is_some(),
             more_than_one_commit,
         })
     }

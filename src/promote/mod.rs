@@ -20,6 +20,7 @@ mod initramfs;
 mod journal;
 mod manifest;
 mod overlay;
+mod overlooked;
 mod path;
 mod plan;
 mod report;
@@ -196,6 +197,15 @@ fn validate(git: &Git, options: &Options) -> Result<Status> {
         return Err(Error::new(Kind::Refused, message)
             .path(git.dir())
             .advice("commit or stash them"));
+    }
+    if let Some(name) = overlooked::probe(git)? {
+        let name = crate::error::printable(&name.to_string_lossy());
+        let message =
+            format!("the overlay has an uncommitted change that git was told to overlook: {name}");
+        return Err(Error::new(Kind::Refused, message).path(git.dir()).advice(
+            "git update-index --no-assume-unchanged --no-skip-worktree it, and commit or stash \
+             it, or promote with --overlay-ref HEAD",
+        ));
     }
     Ok(status)
 }

@@ -1,10 +1,8 @@
 //! Channel A: the files that the overlay tracker holds, at HEAD or at another commit.
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Kind, Result, printable};
@@ -138,10 +136,8 @@ pub(super) fn probe_head(git: &Git, head: Option<&str>) -> Result<(Scope, Vec<Tr
         return Ok((scope, Vec::new()));
     };
     scope.time = commit_time(git, head)?;
-    let entries = tree(git, head)?;
-    check_overlooked(git, &entries)?;
     let mut files = Vec::new();
-    for entry in entries {
+    for entry in tree(git, head)? {
         let dst = entry.dst(git)?;
         let content = match entry.mode.as_str() {
             "120000" => {
@@ -154,56 +150,6 @@ pub(super) fn probe_head(git: &Git, head: Option<&str>) -> Result<(Scope, Vec<Tr
         files.push(Tracked { dst, content });
     }
     Ok((scope, files))
-}
-
-/// `git status` tells nothing of files that it was told to overlook (assume-unchanged,
-/// skip-worktree), so these are compared with HEAD here.
-fn check_overlooked(git: &Git, entries: &[Entry]) -> Result<()> {
-    // "H NAME": a small letter is assume-unchanged, S is skip-worktree.
-    let out = git.run(&["ls-files", "-v", "-z"])?;
-    let names: BTreeSet<&[u8]> = out
-        .split(|byte| *byte == 0)
-        .filter(|line| {
-            line.first()
-                .is_some_and(|tag| tag.is_ascii_lowercase() || *tag == b'S')
-        })
-        .filter_map(|line| line.get(2..))
-        .collect();
-    for entry in entries {
-        if names.contains(entry.name.as_bytes()) && !is_as_committed(git, entry)? {
-            let name = printable(&entry.name.to_string_lossy());
-            let message = format!(
-                "the overlay has an uncommitted change that git was told to overlook: {name}"
-            );
-            return Err(Error::new(Kind::Refused, message).path(git.dir()).advice(
-                "git update-index --no-assume-unchanged --no-skip-worktree it, and commit or \
-                 stash it, or promote with --overlay-ref HEAD",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the working tree has the entry as HEAD has it. What is not there, or something
-/// else than a file, is told where it is opened.
-fn is_as_committed(git: &Git, entry: &Entry) -> Result<bool> {
-    let path = git.dir().join(&entry.name);
-    let Ok(meta) = path.symlink_metadata() else {
-        return Ok(true);
-    };
-    if entry.mode == "120000" {
-        let mut target = Vec::new();
-        git.objects()?.copy(&entry.oid, &mut target)?;
-        let there = std::fs::read_link(&path).map_err(|e| unreadable(e, &path))?;
-        return Ok(there.as_os_str().as_bytes() == target);
-    }
-    if !meta.is_file() {
-        return Ok(true);
-    }
-    // With the filters that `git add` would use.
-    let args: [&OsStr; 3] = ["hash-object".as_ref(), "--".as_ref(), &entry.name];
-    let is_executable = meta.mode() & 0o100 != 0;
-    Ok(git.lines(&args)? == entry.oid.as_bytes() && is_executable == (entry.mode == "100755"))
 }
 
 fn unreadable(e: io::Error, path: &std::path::Path) -> Error {
