@@ -31,12 +31,8 @@ pub(super) fn probe(trees: &Trees, items: &[Item], journal: bool) -> Result<Vec<
     for place in places(items, Zone::Rootfs) {
         let rootfs = trees.tree(Zone::Rootfs)?;
         match rootfs.check_writable(place) {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !trees.as_root() => {
-                if e.raw_os_error() == Some(libc::EACCES) {
-                    unknown.push(place.to_path_buf());
-                    continue;
-                }
-                return Err(explain(e, &rootfs.path().join(place)));
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) && !trees.as_root() => {
+                unknown.push(place.to_path_buf());
             }
             other => other.map_err(|e| explain(e, &rootfs.path().join(place)))?,
         }
