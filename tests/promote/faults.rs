@@ -67,6 +67,7 @@ fn a_run_that_is_killed_anywhere_and_run_again_is_as_one_clean_run() {
         "mkdirat",
         "unlinkat",
         "symlinkat",
+        "copy_file_range",
         "fchmod",
         "ftruncate",
         "unlink",

@@ -313,3 +313,47 @@ fn the_record_has_the_sums_of_what_was_and_of_what_is() {
         (&"end".into(), &"done".into())
     );
 }
+
+#[test]
+fn a_rollback_as_json_tells_what_it_puts_back() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    fs::write(it.l4t("kernel/dtb/board.dtb"), "by hand\n").unwrap();
+    let before = it.everything_and_when();
+    for args in [
+        &["rollback", "--dry-run", "--json"][..],
+        &["rollback", "--json"],
+    ] {
+        assert_eq!(it.everything_and_when(), before);
+        let told = json(&it.action(args).exits(0).stdout);
+        let dry_run = args.contains(&"--dry-run");
+        assert_eq!(
+            (&told["to"], &told["dry_run"]),
+            (&0.into(), &dry_run.into())
+        );
+        assert_eq!(told["id"].is_null(), dry_run);
+        let counts = (&told["restored"], &told["identical"]);
+        assert_eq!(counts, (&8.into(), &0.into()));
+        assert_eq!(told["edited"], serde_json::json!(["kernel/dtb/board.dtb"]));
+        let made = if dry_run { "to be rebuilt" } else { "rebuilt" };
+        assert_eq!(told["initramfs"], made);
+        let files = told["files"].as_array().unwrap();
+        let module = format!("{MODULES}/updates/nv.ko");
+        let module = files.iter().find(|file| file["path"] == module).unwrap();
+        assert_eq!(
+            module["place"],
+            "rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"
+        );
+        assert_eq!(
+            (&module["channel"], &module["write"]),
+            (&"rollback".into(), &true.into())
+        );
+    }
+    let ran = it.action(&["rollback", "0"]).exits(0);
+    assert!(
+        ran.stdout.starts_with("as before all promotes\n"),
+        "{}",
+        ran.stdout
+    );
+}
