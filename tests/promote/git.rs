@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use crate::needs_root;
 use crate::refusals::refused;
 use crate::support::Ran;
+use crate::user::User;
 use crate::workspace::Workspace;
 
 /// Gives the overlay an upstream, a bare repository beside it.
@@ -199,6 +200,27 @@ fn root_asks_a_users_repository_as_that_user() {
     it.promote(&["--dry-run"]);
     let ran_as = fs::read_to_string(it.path("ran-as")).unwrap();
     assert!(ran_as.lines().all(|uid| uid == "4711"), "{ran_as}");
+}
+
+#[test]
+fn a_user_promotes_an_overlay_that_belongs_to_somebody_else() {
+    needs_root!();
+    let it = Workspace::new();
+    let user = User::new(&it, Some("NOPASSWD: ALL"));
+    // Which git calls dubious, unless it is told that it is meant.
+    for repo in [it.overlay(), it.path("Source/bsp_sources/nvidia-oot")] {
+        crate::support::check(
+            std::process::Command::new("chown")
+                .args(["-R", "4711"])
+                .arg(repo),
+        );
+    }
+    let ran = Ran::of(&mut user.promote(&it)).exits(0);
+    assert!(
+        ran.stdout.contains("overlay files: 3 copied"),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]
