@@ -214,7 +214,16 @@ impl Trees {
             .path(full)
             .advice("name the destination under rootfs/"));
         }
-        Ok(Place { zone, path: found })
+        let place = Place { zone, path: found };
+        if RelPath::parse(place.in_image().as_os_str()).is_err() {
+            return Err(Error::new(
+                Kind::Refused,
+                "a symlink in it leads into a folder that lbpayload keeps for itself",
+            )
+            .path(full)
+            .advice("remove the symlink, or name another destination"));
+        }
+        Ok(place)
     }
 
     /// Modules lie hundreds to a directory, so where that leads is remembered.

@@ -396,6 +396,8 @@ fn a_symlink_that_leads_out_of_the_image_is_refused() {
     symlink("/tmp", it.l4t("bootloader/out")).unwrap();
     symlink("../rootfs/etc", it.l4t("bootloader/rootfs-etc")).unwrap();
     symlink("round", it.l4t("bootloader/round")).unwrap();
+    symlink("../.lbpayload", it.l4t("bootloader/ours")).unwrap();
+    symlink("/.lbpayload-staging", it.l4t("rootfs/etc/ours")).unwrap();
     for (name, what, next) in [
         (
             "bootloader/out/x",
@@ -408,6 +410,16 @@ fn a_symlink_that_leads_out_of_the_image_is_refused() {
             "under rootfs/",
         ),
         ("bootloader/round", "round in circles", "remove one"),
+        (
+            "bootloader/ours/x",
+            "keeps for itself",
+            "remove the symlink",
+        ),
+        (
+            "rootfs/etc/ours/0",
+            "keeps for itself",
+            "remove the symlink",
+        ),
         ("kernel/Image/x", "is no directory", "name another"),
     ] {
         let path = it.write_overlay(name, "x");
