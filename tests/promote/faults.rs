@@ -34,18 +34,19 @@ fn image(it: &Workspace) -> BTreeMap<PathBuf, String> {
 /// Runs until the `n`th `call` of the main thread and dies there. False where there
 /// were not as many.
 pub(crate) fn killed_at(it: &Workspace, call: &str, n: u32) -> bool {
-    let out = injected(it, call, &format!("signal=KILL:when={n}"));
+    let out = injected(it, &[], call, &format!("signal=KILL:when={n}"));
     !out.status.success()
 }
 
 /// Runs with `fault` in `call`s of the main thread; see strace(1).
-fn injected(it: &Workspace, call: &str, fault: &str) -> Output {
+fn injected(it: &Workspace, args: &[&str], call: &str, fault: &str) -> Output {
     let command = it.command();
     Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
         .args(["-e", &format!("inject={call}:{fault}")])
         .arg(command.get_program())
         .args(command.get_args())
+        .args(args)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .output()
         .expect("strace")
@@ -170,7 +171,7 @@ fn told(it: &Workspace) -> (String, String) {
 fn what_a_failed_run_did_not_come_to_is_not_counted() {
     needs_root!();
     let it = Workspace::new();
-    let out = injected(&it, "renameat", "error=EIO:when=3");
+    let out = injected(&it, &[], "renameat", "error=EIO:when=3");
     let said = String::from_utf8_lossy(&out.stderr);
     let path = it.l4t("kernel/dtb/custom.dtbo");
     assert_eq!(out.status.code(), Some(1), "{said}");
@@ -239,7 +240,7 @@ fn a_run_in_which_any_one_call_fails_and_run_again_is_as_one_clean_run() {
     ] {
         for n in (1..).step_by(3) {
             let it = workspace();
-            let out = injected(&it, call, &format!("error={error}:when={n}"));
+            let out = injected(&it, &[], call, &format!("error={error}:when={n}"));
             let said = String::from_utf8_lossy(&out.stderr);
             assert!(!said.contains("panicked"), "{call} {n}: {said}");
             if out.status.success() {
@@ -265,4 +266,36 @@ fn a_run_in_which_any_one_call_fails_and_run_again_is_as_one_clean_run() {
         }
     }
     assert!(failed > 10, "{failed} calls failed");
+}
+
+#[test]
+fn a_rollback_that_is_killed_and_run_again_is_as_one_clean_rollback() {
+    needs_root!();
+    let promoted = || {
+        let it = workspace();
+        it.promote(&[]).exits(0);
+        it
+    };
+    let clean = promoted();
+    clean.action(&["rollback", "0"]).exits(0);
+    let expected = image(&clean);
+    let mut kills = 0;
+    for call in ["renameat", "unlinkat", "copy_file_range", "syncfs"] {
+        for n in (1..).step_by(2) {
+            let it = promoted();
+            let fault = format!("signal=KILL:when={n}");
+            if injected(&it, &["rollback", "0"], call, &fault)
+                .status
+                .success()
+            {
+                break;
+            }
+            kills += 1;
+            it.action(&["rollback", "0"]).exits(0);
+            assert_eq!(image(&it), expected, "{call} {n}");
+            it.action(&["status"]).exits(0);
+            it.promote(&[]).exits(0);
+        }
+    }
+    assert!(kills > 10, "{kills} kills");
 }
