@@ -273,15 +273,16 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
     let fuse: File = match OpenOptions::new().read(true).write(true).open(FUSE) {
         Ok(fuse) => fuse,
         Err(e) => {
-            let advice = match e.kind() {
+            let advice = match e.raw_os_error() {
                 // fusermount3 opens it as the user too.
-                io::ErrorKind::PermissionDenied => {
+                Some(libc::EACCES | libc::EPERM) => {
                     "users mount where they may open it (udev gives it mode 0666); or mount as root"
                 }
-                _ => {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
                     "load the kernel's fuse module (modprobe fuse); where nothing makes the \
                      node: mknod /dev/fuse c 10 229"
                 }
+                _ => return Err(Error::io("opening", e).path(FUSE)),
             };
             return Err(Error::io("opening", e).path(FUSE).advice(advice));
         }
