@@ -41,12 +41,19 @@ impl MountPoint {
     /// Whether `dir` is there, as a directory to mount on; it could be made where not.
     ///
     /// # Errors
-    /// It is no directory, holds the mount of a server that is gone, or has no
-    /// directory to be made in.
+    /// It is no directory, or the root; holds the mount of a server that is gone; has
+    /// no directory to be made in.
     pub fn is_there(dir: &Path) -> Result<bool> {
         match fs::metadata(dir) {
             Ok(_) if is_dead(dir) => Err(not_seen(dir, Errno::ENOTCONN.into())),
-            Ok(meta) if meta.is_dir() => Ok(true),
+            Ok(meta) if meta.is_dir() && !is_root(dir) => Ok(true),
+            Ok(meta) if meta.is_dir() => Err(Error::new(
+                Kind::Refused,
+                "nobody would see a mount there: paths begin below it",
+            )
+            .doing("mounting on the root directory")
+            .path(dir)
+            .advice("name a directory in it")),
             Ok(_) => Err(not_seen(dir, Errno::ENOTDIR.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let above = match dir.parent() {
@@ -83,6 +90,12 @@ impl MountPoint {
     pub(super) fn device(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.path)?.dev())
     }
+}
+
+/// Whether paths begin at `dir`: they would not lead to what is mounted on it, and
+/// unmounting by path would hit what lies below.
+fn is_root(dir: &Path) -> bool {
+    dir.canonicalize().is_ok_and(|path| path == Path::new("/"))
 }
 
 fn not_seen(dir: &Path, e: io::Error) -> Error {
