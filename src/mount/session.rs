@@ -158,7 +158,7 @@ impl Server {
     ///
     /// # Errors
     /// The connection to the kernel broke.
-    pub fn wait(self) -> Result<()> {
+    pub fn wait(mut self) -> Result<()> {
         // Asked to stop while something else lay over the mount.
         let mut covered = false;
         let ended = loop {
@@ -208,14 +208,9 @@ impl Server {
 
     /// Unmounts, unless something else lies there by now, over our mount: no path leads
     /// below that. Whether there is nothing more to do.
-    fn unmount(&self, users: Users) -> bool {
-        match self.point.device() {
-            Ok(device) if device == self.device => {}
-            Ok(_) => return false,
-            Err(e) => {
-                log::debug!("{}: {e}", self.point.path().display());
-                return false;
-            }
+    fn unmount(&mut self, users: Users) -> bool {
+        if !self.point.follow(self.device) {
+            return false;
         }
         match unmount_path(self.point.path(), users) {
             Ok(()) => {}
