@@ -163,18 +163,16 @@ fn look_into(
         count += 1;
         if count <= NAMED_PROBLEMS {
             let at = options.offset.saturating_add(problem.offset);
-            match (problem.index, &problem.name) {
-                (Some(index), Some(name)) => log::warn!(
-                    "{}: entry {index} {name:?}, at offset {at}: {}",
-                    source.display(),
-                    problem.message()
-                ),
-                _ => log::warn!(
-                    "{}: at offset {at}: {}",
-                    source.display(),
-                    problem.message()
-                ),
-            }
+            let whose = match (problem.index, &problem.name) {
+                (Some(index), Some(name)) => format!("entry {index} {name:?}, "),
+                (Some(index), None) => format!("entry {index}, "),
+                (None, _) => String::new(),
+            };
+            log::warn!(
+                "{}: {whose}at offset {at}: {}",
+                source.display(),
+                problem.message()
+            );
         }
     };
     let answers = Answers::new(

@@ -63,8 +63,8 @@ impl Options {
             ("allow_other", None) => self.settings.access = Access::Everybody,
             ("allow_root", None) => self.settings.access = Access::OwnerAndRoot,
             ("auto_unmount", None) => self.settings.auto_unmount = true,
-            ("uid", Some(value)) => self.uid = Some(number(option, value)?),
-            ("gid", Some(value)) => self.gid = Some(number(option, value)?),
+            ("uid", Some(value)) => self.uid = Some(id(option, value)?),
+            ("gid", Some(value)) => self.gid = Some(id(option, value)?),
             ("umask", Some(value)) => {
                 self.umask = u16::from_str_radix(value, 8)
                     .ok()
@@ -188,7 +188,21 @@ fn split(text: &str) -> Vec<String> {
         }
         escaped = false;
     }
+    if escaped {
+        // Nothing is behind it that it could be for.
+        if let Some(last) = options.last_mut() {
+            last.push('\\');
+        }
+    }
     options
+}
+
+/// The last number is how system calls say "nobody's", and no file can have it.
+fn id(option: &str, value: &str) -> Result<u32> {
+    match number(option, value)? {
+        u32::MAX => Err(senseless(option, "a number below 4294967295")),
+        id => Ok(id),
+    }
 }
 
 fn number(option: &str, value: &str) -> Result<u32> {
@@ -253,6 +267,8 @@ mod tests {
         );
         assert_eq!(name(r"fsname=a\\,allow_other"), r"a\");
         assert_eq!(name(r"fsname=a\b"), r"a\b");
+        assert_eq!(name(r"fsname=a\"), r"a\");
+        assert_eq!(name(r"fsname=a\\"), r"a\");
     }
 
     #[test]
@@ -262,6 +278,8 @@ mod tests {
             "uid",
             "uid=-1",
             "uid=x",
+            "uid=4294967295",
+            "gid=4294967295",
             "umask=8",
             "umask=1777",
             "offset=",

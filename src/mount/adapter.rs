@@ -27,6 +27,9 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// Requests that may be under way unasked, such as read-ahead.
 const BACKGROUND: u16 = 64;
 
+/// Bytes in a block, as stat and statfs count.
+const BLOCK: u32 = 512;
+
 /// Files and directory as `stat` shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
@@ -104,7 +107,7 @@ impl Adapter {
         FileAttr {
             ino: INodeNo(ino),
             size,
-            blocks: size.div_ceil(512),
+            blocks: size.div_ceil(BLOCK.into()),
             atime: time,
             mtime: time,
             ctime: time,
@@ -288,8 +291,10 @@ impl Filesystem for Adapter {
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.activity.note();
         let tree = self.answers.tree();
-        let blocks = tree.bytes().div_ceil(512);
-        reply.statfs(blocks, 0, 0, tree.files() + 1, 0, 4096, 255, 512);
+        // Blocks are counted in the last of these, and many programs take the first
+        // for it (statfs(2) has it so).
+        let blocks = tree.bytes().div_ceil(BLOCK.into());
+        reply.statfs(blocks, 0, 0, tree.files() + 1, 0, BLOCK, 255, BLOCK);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

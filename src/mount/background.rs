@@ -50,9 +50,11 @@ pub fn in_background(
                     Err(Error::new(Kind::Refused, String::from_utf8_lossy(&why)))
                 }
                 0 => {
-                    // Nothing is there that could answer.
-                    if let Err(e) = unmount_path(point.path(), Users::Leave) {
-                        log::debug!("{e}");
+                    // It may have died before it mounted: what is there then is not ours.
+                    if is_dead(point.path()) {
+                        if let Err(e) = unmount_path(point.path(), Users::Leave) {
+                            log::debug!("{e}");
+                        }
                     }
                     point.forsake();
                     Err(

@@ -1,8 +1,9 @@
 //! The mount point: made where it is missing, unmounted, removed again.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +20,8 @@ use super::attributes::PID;
 #[derive(Debug, Clone)]
 pub struct MountPoint {
     path: PathBuf,
-    made: bool,
+    /// The directory that was made for it: device and inode number.
+    made: Option<(u64, u64)>,
 }
 
 impl MountPoint {
@@ -29,24 +31,35 @@ impl MountPoint {
     /// It is no directory, cannot be made, or holds the mount of a server that is
     /// gone.
     pub fn prepare(dir: &Path) -> Result<Self> {
-        let made = !Self::is_there(dir)?;
-        if made {
+        let is_there = Self::is_there(dir)?;
+        if !is_there {
             fs::create_dir(dir).map_err(|e| Error::io("making the mount point", e).path(dir))?;
         }
         // Absolute: the server leaves this working directory.
         let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
+        let made = match is_there {
+            true => None,
+            false => Some(identity(&path).map_err(|e| not_seen(dir, e))?),
+        };
         Ok(Self { path, made })
     }
 
     /// Whether `dir` is there, as a directory to mount on; it could be made where not.
     ///
     /// # Errors
-    /// It is no directory, holds the mount of a server that is gone, or has no
-    /// directory to be made in.
+    /// It is no directory, or the root; holds the mount of a server that is gone; has
+    /// no directory to be made in.
     pub fn is_there(dir: &Path) -> Result<bool> {
         match fs::metadata(dir) {
             Ok(_) if is_dead(dir) => Err(not_seen(dir, Errno::ENOTCONN.into())),
-            Ok(meta) if meta.is_dir() => Ok(true),
+            Ok(meta) if meta.is_dir() && !is_root(dir) => Ok(true),
+            Ok(meta) if meta.is_dir() => Err(Error::new(
+                Kind::Refused,
+                "nobody would see a mount there: paths begin below it",
+            )
+            .doing("mounting on the root directory")
+            .path(dir)
+            .advice("name a directory in it")),
             Ok(_) => Err(not_seen(dir, Errno::ENOTDIR.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let above = match dir.parent() {
@@ -72,10 +85,38 @@ impl MountPoint {
 
     /// Removes it, if it was made for this mount. Nothing depends on that.
     pub(super) fn forsake(&self) {
-        if self.made {
-            if let Err(e) = fs::remove_dir(&self.path) {
-                log::warn!("removing {}: {e}", self.path.display());
+        let Some(made) = self.made else {
+            return;
+        };
+        match identity(&self.path) {
+            Ok(found) if found != made => {}
+            _ => {
+                if let Err(e) = fs::remove_dir(&self.path) {
+                    log::warn!("removing {}: {e}", self.path.display());
+                }
             }
+        }
+    }
+
+    /// Makes sure that its path leads to the mount with the number `device`, wherever
+    /// that is by now: a directory above it may have got another name. Whether one does.
+    pub(super) fn follow(&mut self, device: u64) -> bool {
+        if self.device().is_ok_and(|found| found == device) {
+            return true;
+        }
+        let found = paths_of(device)
+            .into_iter()
+            .map(|path| Self {
+                path,
+                made: self.made,
+            })
+            .find(|point| point.device().is_ok_and(|found| found == device));
+        match found {
+            Some(point) => {
+                *self = point;
+                true
+            }
+            None => false,
         }
     }
 
@@ -83,6 +124,54 @@ impl MountPoint {
     pub(super) fn device(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.path)?.dev())
     }
+}
+
+/// Whether paths begin at `dir`: they would not lead to what is mounted on it, and
+/// unmounting by path would hit what lies below.
+fn is_root(dir: &Path) -> bool {
+    dir.canonicalize().is_ok_and(|path| path == Path::new("/"))
+}
+
+fn identity(dir: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::metadata(dir)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Where what has the number `device` is mounted, as /proc says; nowhere without it.
+fn paths_of(device: u64) -> Vec<PathBuf> {
+    let number = format!("{}:{}", libc::major(device), libc::minor(device));
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    // Fields 3 and 5, see proc_pid_mountinfo(5).
+    let lines = table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(2);
+        let of = fields.next()?;
+        (of == number.as_bytes()).then(|| fields.nth(1)).flatten()
+    });
+    lines.map(unescaped).collect()
+}
+
+/// A path of /proc's tables, in which a blank, a tab, a line feed and a backslash are a
+/// backslash and three octal digits.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, behind)) = rest.split_first() {
+        let code = behind
+            .get(..3)
+            .and_then(|code| std::str::from_utf8(code).ok());
+        let code = code.and_then(|code| u8::from_str_radix(code, 8).ok());
+        match code {
+            Some(code) if byte == b'\\' => {
+                path.push(code);
+                rest = &behind[3..];
+            }
+            _ => {
+                path.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    OsString::from_vec(path).into()
 }
 
 fn not_seen(dir: &Path, e: io::Error) -> Error {
@@ -169,5 +258,23 @@ fn not_unmounted(dir: &Path, e: io::Error) -> Error {
         )
     } else {
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_the_mount_table_is_read_as_it_is_meant() {
+        for (written, meant) in [
+            (&br"/a\040b\011\012\134c"[..], "/a b\t\n\\c"),
+            (br"/a\04", r"/a\04"),
+            (br"/a\x40b", r"/a\x40b"),
+            (br"/040", "/040"),
+            (br"\134040", r"\040"),
+        ] {
+            assert_eq!(unescaped(written), Path::new(meant));
+        }
     }
 }

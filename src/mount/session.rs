@@ -158,7 +158,7 @@ impl Server {
     ///
     /// # Errors
     /// The connection to the kernel broke.
-    pub fn wait(self) -> Result<()> {
+    pub fn wait(mut self) -> Result<()> {
         // Asked to stop while something else lay over the mount.
         let mut covered = false;
         let ended = loop {
@@ -208,14 +208,9 @@ impl Server {
 
     /// Unmounts, unless something else lies there by now, over our mount: no path leads
     /// below that. Whether there is nothing more to do.
-    fn unmount(&self, users: Users) -> bool {
-        match self.point.device() {
-            Ok(device) if device == self.device => {}
-            Ok(_) => return false,
-            Err(e) => {
-                log::debug!("{}: {e}", self.point.path().display());
-                return false;
-            }
+    fn unmount(&mut self, users: Users) -> bool {
+        if !self.point.follow(self.device) {
+            return false;
         }
         match unmount_path(self.point.path(), users) {
             Ok(()) => {}
@@ -273,15 +268,16 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
     let fuse: File = match OpenOptions::new().read(true).write(true).open(FUSE) {
         Ok(fuse) => fuse,
         Err(e) => {
-            let advice = match e.kind() {
+            let advice = match e.raw_os_error() {
                 // fusermount3 opens it as the user too.
-                io::ErrorKind::PermissionDenied => {
+                Some(libc::EACCES | libc::EPERM) => {
                     "users mount where they may open it (udev gives it mode 0666); or mount as root"
                 }
-                _ => {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
                     "load the kernel's fuse module (modprobe fuse); where nothing makes the \
                      node: mknod /dev/fuse c 10 229"
                 }
+                _ => return Err(Error::io("opening", e).path(FUSE)),
             };
             return Err(Error::io("opening", e).path(FUSE).advice(advice));
         }

@@ -237,3 +237,18 @@ fn options_without_an_effect_are_warned_of() {
     let ran = place.mount(&["-o", "suid,dev"]).exits(0);
     ran.says("suid has no effect").says("dev has no effect");
 }
+
+#[test]
+fn a_warning_names_the_entry_though_its_name_cannot_be_read() {
+    needs_fuse!();
+    let mut image = sample().bytes();
+    // The second entry's name has no length.
+    let second = sample().header_offsets()[1];
+    image[second..second + 8].fill(0);
+    let place = Place::with_bytes(&image);
+    let ran = place.mount(&["--lenient"]).exits(0);
+    ran.says(&format!(
+        "entry 1, at offset {second}: the name length is 0"
+    ));
+    place.unmount(&[]).exits(0);
+}

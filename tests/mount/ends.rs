@@ -73,6 +73,28 @@ fn a_signal_that_comes_while_something_is_mounted_over_it_is_not_forgotten() {
 }
 
 #[test]
+fn it_ends_when_asked_to_though_a_directory_above_it_has_got_another_name() {
+    needs_fuse!();
+    for (options, signal) in [
+        (&[][..], Some(Signal::TERM)),
+        (&["-o", "timeout=1"], None),
+        (&["-o", "direct_io"], Some(Signal::INT)),
+    ] {
+        let mut place = Place::new(&sample());
+        let (old, new) = (place.dir().join("old"), place.dir().join("a new\\one"));
+        std::fs::create_dir(&old).unwrap();
+        place.point = old.join("made");
+        place.mounted(options);
+        let server = place.server();
+        std::fs::rename(&old, &new).unwrap();
+        signal.into_iter().for_each(|signal| kill(server, signal));
+        until("the server ends", || !is_running(server));
+        place.is_clean();
+        assert_eq!(std::fs::read_dir(&new).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn the_last_user_s_end_is_the_server_s() {
     needs_fuse!();
     let place = Place::new(&sample());

@@ -194,6 +194,13 @@ fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
     helper(&place, NAMES[0], &["-f"])
         .exits(1)
         .says("looking at the mount point");
+    // Nobody would see it, and to unmount it would be to unmount the system.
+    for root in ["/", "/proc/.."] {
+        place.point = root.into();
+        helper(&place, NAMES[0], &["-f"])
+            .exits(1)
+            .says("name a directory in it");
+    }
     let place = Place::new(&sample());
     helper(&place, NAMES[0], &["-w"]).exits(0).says("read-only");
     let line = mount_lines(&place.point).concat().join(" ");

@@ -199,6 +199,26 @@ fn without_dev_fuse_it_says_what_to_do() {
 }
 
 #[test]
+fn where_dev_fuse_is_there_nobody_is_told_to_make_it() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let whose = "opening /dev/fuse: Too many open files";
+    // The first of these numbers of open files with which it comes that far leaves none
+    // for /dev/fuse.
+    let said = (4..20).find_map(|files| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n $0; exec \"$@\""]);
+        command.arg(files.to_string());
+        command.arg(env!("CARGO_BIN_EXE_lbpayload")).arg("mount");
+        let ran = Ran::of(command.arg(&place.image).arg(&place.point));
+        ran.stderr.contains(whose).then_some(ran.stderr)
+    });
+    let said = said.unwrap();
+    assert!(!said.contains("modprobe"), "{said}");
+    place.is_clean();
+}
+
+#[test]
 fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
     needs_fuse!();
     let place = Place::new(&sample());

@@ -178,6 +178,8 @@ fn df_shows_the_bytes_and_files_that_are_there_and_no_room() {
     let bytes: usize = image.files.iter().map(|f| f.1.len()).sum();
     let shown = stat.blocks() * stat.fragment_size();
     assert_eq!(shown, bytes.next_multiple_of(512) as u64);
+    // What statfs(2) counts blocks in, and what statvfs(3) does.
+    assert_eq!(stat.block_size(), stat.fragment_size());
     assert_eq!((stat.blocks_free(), stat.blocks_available()), (0, 0));
     assert_eq!((stat.files(), stat.files_free()), (6, 0));
     assert_eq!(stat.name_max(), 255);

@@ -325,3 +325,34 @@ fn without_fusermount3_a_user_is_told_to_install_it() {
     );
     assert_eq!(out, "install fuse3\n0\ninstall fuse3\n");
 }
+
+/// What is on the mount point when the server dies before it has mounted is somebody
+/// else's.
+#[test]
+fn a_server_that_dies_before_it_mounts_takes_nothing_else_away() {
+    if unavailable() {
+        return;
+    }
+    let place = Place::new(&sample());
+    let out = script(
+        &place,
+        "",
+        r#"
+        cat >"$dir/ns/fusermount3" <<'END'
+#!/bin/sh
+echo "$@" >>"$ASKED"
+case $1 in -u*) ;; *) kill -9 $PPID ;; esac
+END
+        chmod 755 "$dir/ns/fusermount3"
+        touch "$dir/asked"
+        chmod 666 "$dir/asked"
+        mount --bind "$dir/ns/fusermount3" "$(command -v fusermount3)"
+        ASKED=$dir/asked as nobody "$lb" mount "$image" "$point" 2>&1 && exit 1
+        wc -l <"$dir/asked"
+        grep -c -e '^-u' "$dir/asked" || true
+        "#,
+    );
+    assert!(out.contains("the server died before"), "{out}");
+    // It was asked to mount, and never to unmount.
+    assert!(out.ends_with("\n1\n0\n"), "{out}");
+}
