@@ -3,7 +3,7 @@
 //! ourselves in.
 #![allow(unsafe_code)] // fork(2); ARCHITECTURE.md names this file.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -41,8 +41,10 @@ pub(super) fn fork() -> io::Result<Side> {
 pub(super) fn detach() -> io::Result<()> {
     nix::unistd::setsid()?;
     std::env::set_current_dir("/")?;
-    // Without /dev/null, as on the barest systems, the streams stay as they are.
-    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+    // The barest systems have none. A directory can be neither read nor written, and
+    // whoever waits for the end of our output sees it all the same.
+    if let Ok(null) = null.or_else(|_| File::open("/")) {
         nix::unistd::dup2_stdin(&null)?;
         nix::unistd::dup2_stdout(&null)?;
         nix::unistd::dup2_stderr(&null)?;

@@ -46,6 +46,20 @@ fn whoever_reads_the_command_s_output_sees_its_end() {
 }
 
 #[test]
+fn it_sees_that_end_without_dev_null_too() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    // In a mount namespace of its own, with nothing but /dev/fuse in /dev.
+    let script = "mount -t tmpfs none /dev && mknod /dev/fuse c 10 229 && \
+                  \"$1\" mount \"$2\" \"$3\" | cat && \"$1\" unmount \"$3\"";
+    let mut command = Command::new("timeout");
+    command.args(["60", "unshare", "-m", "sh", "-c", script, "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_lbpayload"));
+    Ran::of(command.arg(&place.image).arg(&place.point)).exits(0);
+    place.is_clean();
+}
+
+#[test]
 fn unmount_returns_once_the_server_is_gone() {
     needs_fuse!();
     for options in ["exec", "auto_unmount"] {
