@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::OFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::block::{DirectPolicy, FileSource, Part, Source, inherited};
@@ -47,11 +48,18 @@ pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcom
 }
 
 fn ready_file(fd: i32) -> Result<File> {
-    inherited(fd).map_err(|e| {
+    let taken = inherited(fd).and_then(|file| {
+        let flags = rustix::fs::fcntl_getfl(&file)?;
+        match flags & OFlags::ACCMODE {
+            OFlags::RDONLY => Err(rustix::io::Errno::BADF.into()),
+            _ => Ok(file),
+        }
+    });
+    taken.map_err(|e| {
         Error::io("taking the file to tell that it is ready", e)
             .kind_is(Kind::Usage)
             .file(&format!("descriptor {fd}"))
-            .advice("--ready-fd takes the number of an open file above 2")
+            .advice("--ready-fd takes the number of a file above 2 that is open for writing")
     })
 }
 

@@ -102,15 +102,11 @@ fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
 
 /// What is there of a file whose data runs past the end.
 fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
-    let Cause::Fault(Fault::DataPastEnd {
-        data_offset,
-        source_len,
-        ..
-    }) = problem.cause
-    else {
+    let (Cause::Fault(fault), Some(index)) = (&problem.cause, problem.index) else {
         return Ok(None);
     };
-    let Some(index) = problem.index else {
+    let (Fault::DataPastEnd { data_offset, .. } | Fault::Overflow { data_offset, .. }) = *fault
+    else {
         return Ok(None);
     };
     let header_offset = problem.offset;
@@ -119,7 +115,7 @@ fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
         raw_name: payload.raw_name(header_offset, data_offset)?,
         header_offset,
         data_offset,
-        size: source_len.saturating_sub(data_offset),
+        size: payload.source().len().saturating_sub(data_offset),
     }))
 }
 

@@ -215,8 +215,10 @@ fn an_absurd_size_or_count_shows_the_rest_and_allocates_nothing_for_it() {
     bytes[size_at..size_at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
     let (answers, told) = lenient(bytes.clone());
     assert_eq!(told, ["size-overflow"]);
-    assert_eq!(names(&answers)[0], b"a");
+    assert_eq!(names(&answers), [b"a", b"b"]);
     assert_eq!(content(&answers, 2), b"one");
+    assert_eq!(content(&answers, 3), b"two");
+    assert!(problem(&answers, 3).unwrap().contains("overflow"));
     bytes[size_at..size_at + 8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
     let (answers, told) = lenient(bytes);
     assert_eq!(told, ["data-past-end"]);

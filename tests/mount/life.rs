@@ -394,6 +394,12 @@ fn ready_fd_is_told_nothing_where_the_mount_fails() {
         assert!(ran.stderr.contains(bad), "{}", ran.stderr);
         assert!(!is_mounted(&place.point));
     }
+    let script = "exec \"$0\" mount --ready-fd 7 \"$1\" \"$2\" 7</dev/null";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_lbpayload")]);
+    let ran = Ran::of(command.arg(&place.image).arg(&place.point)).exits(2);
+    ran.says("descriptor 7").says("open for writing");
+    assert!(!is_mounted(&place.point));
 }
 
 #[test]
