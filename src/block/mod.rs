@@ -16,6 +16,10 @@ mod source;
 mod sys;
 mod threads;
 mod udev;
+#[cfg(target_pointer_width = "64")]
+mod uring;
+#[cfg(not(target_pointer_width = "64"))]
+#[path = "no_uring.rs"]
 mod uring;
 mod window;
 
