@@ -1,0 +1,152 @@
+"""Destinations: file systems made here, and read back here, behind the guest's back."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .images import MIB
+from .outcome import Failed, Skipped
+
+_LABEL = "destination"
+
+_MAKE = {
+    "ext3": ["mkfs.ext3", "-q", "-F", "-L", _LABEL],
+    "ext4": ["mkfs.ext4", "-q", "-F", "-L", _LABEL],
+    "xfs": ["mkfs.xfs", "-q", "-f", "-L", _LABEL],
+    "btrfs": ["mkfs.btrfs", "-q", "-f", "-L", _LABEL],
+    "vfat": ["mkfs.vfat", "-n", _LABEL.upper()],
+}
+
+# What the guest's kernel must load to mount it.
+MODULES = {
+    "ext3": ["ext4"],
+    "ext4": ["ext4"],
+    "xfs": ["xfs"],
+    "btrfs": ["btrfs"],
+    "vfat": ["vfat", "nls_cp437", "nls_ascii", "nls_utf8", "nls_iso8859_1"],
+    "tmpfs": [],
+}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A disk image that is one file system."""
+
+    path: Path
+    kind: str
+
+
+def label(kind: str | None) -> str:
+    """By which the guest finds its destination among the disks."""
+    return _LABEL.upper() if kind == "vfat" else _LABEL
+
+
+def make(path: Path, kind: str, size: int, sector: int = 512) -> Destination:
+    """A sparse image of `size` bytes, with an empty file system on it."""
+    with open(path, "wb") as image:
+        image.truncate(size)
+    extra = []
+    if sector != 512:
+        extra = {"xfs": ["-s", f"size={sector}"], "vfat": ["-S", str(sector)]}.get(kind, [])
+    _ran([*_MAKE[kind], *extra, path])
+    return Destination(path, kind)
+
+
+def read_back(destination: Destination, directory: str) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of everything in `directory` of the image, after its recovery.
+
+    The guest was cut off, so the journal is brought in first, as the next boot would.
+    """
+    with _files(destination) as top:
+        return contents(top / directory)
+
+
+def contents(directory: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 by name; what is no regular file is told as such."""
+    found = {}
+    for entry in sorted(os.scandir(directory), key=lambda e: e.name) if directory.is_dir() else []:
+        if not entry.is_file(follow_symlinks=False):
+            found[entry.name] = (-1, "not a regular file")
+            continue
+        with open(entry.path, "rb") as file:
+            found[entry.name] = (entry.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return found
+
+
+def compare(found: dict, wanted: dict, where: str) -> None:
+    """Fails with the first few differences."""
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is there and should not be" for name in found if name not in wanted]
+    wrong += [f"{name} is {found[name]} instead of {wanted[name]}" for name in wanted if found.get(name, wanted[name]) != wanted[name]]
+    if wrong:
+        raise Failed(f"{where}: {'; '.join(wrong[:3])}; {len(wrong)} differences among {len(wanted)} files")
+
+
+@contextmanager
+def _files(destination: Destination):
+    if destination.kind in ("ext3", "ext4"):
+        yield from _by_debugfs(destination.path)
+    elif destination.kind == "vfat":
+        yield from _by_mtools(destination.path)
+    else:
+        yield from _by_mount(destination)
+
+
+def _by_debugfs(image: Path):
+    """Needs neither root nor the host's kernel."""
+    # 1: errors were corrected, which the journal's recovery counts as.
+    done = subprocess.run(["e2fsck", "-f", "-p", image], capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise Failed(f"e2fsck of {image}: status {done.returncode}: {done.stdout.strip()}")
+    with tempfile.TemporaryDirectory(dir=image.parent) as top:
+        done = subprocess.run(["debugfs", "-R", f"rdump /external {top}", image], capture_output=True, text=True)
+        if "rdump" in done.stderr and "File not found" not in done.stderr:
+            raise Failed(f"debugfs of {image}: {done.stderr.strip()}")
+        yield Path(top)
+
+
+def _by_mtools(image: Path):
+    # FAT keeps no journal: what fsck finds is what was lost.
+    _ran(["fsck.vfat", "-n", image])
+    with tempfile.TemporaryDirectory(dir=image.parent) as top:
+        _ran(["mcopy", "-s", "-i", image, "::/external", top], MTOOLS_SKIP_CHECK="1", LC_ALL="C.UTF-8")
+        yield Path(top)
+
+
+def _by_mount(destination: Destination):
+    """The host's kernel recovers the journal, as the guest's would."""
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
+        raise Skipped(f"reading {destination.kind} back takes root and loop devices")
+    if destination.kind not in Path("/proc/filesystems").read_text().split():
+        subprocess.run(["modprobe", destination.kind], capture_output=True)
+    done = subprocess.run(["losetup", "--find", "--show", destination.path], capture_output=True, text=True)
+    if done.returncode:
+        raise Skipped(f"reading {destination.kind} back takes a loop device: {done.stderr.strip()}")
+    device = done.stdout.strip()
+    top = Path(tempfile.mkdtemp(dir=destination.path.parent))
+    try:
+        done = subprocess.run(["mount", "-o", "ro", "-t", destination.kind, device, top], capture_output=True, text=True)
+        if "unknown filesystem type" in done.stderr:
+            raise Skipped(f"this machine's kernel has no {destination.kind} to read the result back")
+        if done.returncode:
+            raise Failed(f"{destination.path} cannot be mounted: {done.stderr.strip()}")
+        try:
+            yield top
+        finally:
+            _ran(["umount", top])
+    finally:
+        _ran(["losetup", "--detach", device])
+        top.rmdir()
+
+
+def _ran(words: list, **environment: str) -> None:
+    if not shutil.which(words[0]):
+        raise Skipped(f"{words[0]} is not installed; qemu/setup installs it as root")
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
+    if done.returncode:
+        raise Failed(f"{' '.join(map(str, words))}: {done.stderr.strip() or done.stdout.strip()}")
