@@ -11,9 +11,8 @@ class Bus:
 
     modules: list[str]
     device: str
-    # What comes before the first disk of the bus, or before each.
+    # What comes before the first disk of the bus.
     controller: str | None = None
-    controller_each: bool = False
     # What the guest calls such a disk.
     name: str = "sd"
 
@@ -28,9 +27,8 @@ BUSES = {
     "ahci": Bus(["ahci", "sd_mod"], "ide-hd,bus=ahci.{n},drive={node}", "ich9-ahci,id=ahci"),
     "nvme": Bus(["nvme"], "nvme,serial=nvme{n},drive={node}", name="nvme"),
     "usb": Bus(["xhci_pci", "usb_storage", "sd_mod"], "usb-storage,bus=xhci.0,drive={node}", "qemu-xhci,id=xhci"),
-    "sd": Bus(
-        ["sdhci_pci", "mmc_block"], "sd-card,bus=sdhci{n}.sd-bus,drive={node}", "sdhci-pci,id=sdhci{n}", True, "mmcblk"
-    ),
+    # One card; QEMU wants it as large as a power of two.
+    "sd": Bus(["sdhci_pci", "mmc_block"], "sd-card,bus=sd-bus,drive={node}", "sdhci-pci", name="mmcblk"),
 }
 
 
@@ -60,8 +58,8 @@ def arguments(disks: list[Disk]) -> list[str]:
         file = disk.node or {"driver": "file", "filename": str(disk.path)}
         node = {"driver": "raw", "node-name": f"node-{disk.name}", "read-only": disk.read_only, "file": file}
         words += ["-blockdev", json.dumps(node)]
-        if bus.controller and (n == 0 or bus.controller_each):
-            words += ["-device", bus.controller.format(n=n)]
+        if bus.controller and n == 0:
+            words += ["-device", bus.controller]
         device = bus.device.format(n=n, channel=n // 2, unit=n % 2, node=f"node-{disk.name}")
         if disk.bus != "sd":
             device += f",logical_block_size={disk.sector},physical_block_size={disk.sector}"

@@ -17,6 +17,14 @@ _KINDS = {
     "686": ("linux-image-686", "i386", "i686"),
 }
 
+# Some modules name what they want by what it does.
+_PROVIDERS = {
+    "crc32c": "crc32c_generic",
+    "xxhash64": "xxhash_generic",
+    "sha256": "sha256_generic",
+    "blake2b_256": "blake2b_generic",
+}
+
 
 class Kernel:
     """One kernel: its image to boot, its modules by name, the program's architecture."""
@@ -51,7 +59,8 @@ class Kernel:
         for need in needs:
             self._add(need, ordered, must=True)
         for like in likes:
-            self._add(like, ordered, must=False)
+            like = like.removeprefix("crypto_")
+            self._add(_PROVIDERS.get(like, like), ordered, must=False)
         ordered[name] = data
 
 

@@ -175,7 +175,7 @@ class Qmp:
 def _qemu() -> str:
     found = shutil.which("qemu-system-x86_64")
     if not found:
-        raise Skipped("qemu-system-x86_64 is not installed; qemu/setup installs it as root")
+        raise Skipped("qemu-system-x86_64 is not installed; scripts/setup qemu installs it, as root")
     return found
 
 
