@@ -4,22 +4,24 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .images import MIB
+from .images import copy
 from .outcome import Failed, Skipped
 
 _LABEL = "destination"
 
+# The label comes behind the last word.
 _MAKE = {
-    "ext3": ["mkfs.ext3", "-q", "-F", "-L", _LABEL],
-    "ext4": ["mkfs.ext4", "-q", "-F", "-L", _LABEL],
-    "xfs": ["mkfs.xfs", "-q", "-f", "-L", _LABEL],
-    "btrfs": ["mkfs.btrfs", "-q", "-f", "-L", _LABEL],
-    "vfat": ["mkfs.vfat", "-n", _LABEL.upper()],
+    "ext3": ["mkfs.ext3", "-q", "-F", "-L"],
+    "ext4": ["mkfs.ext4", "-q", "-F", "-L"],
+    "xfs": ["mkfs.xfs", "-q", "-f", "-L"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f", "-L"],
+    "vfat": ["mkfs.vfat", "-n"],
 }
 
 # What the guest's kernel must load to mount it.
@@ -35,10 +37,12 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Destination:
-    """A disk image that is one file system."""
+    """A disk image that is one file system, or has it in a partition at `offset`."""
 
     path: Path
     kind: str
+    offset: int = 0
+    size: int = 0
 
 
 def label(kind: str | None) -> str:
@@ -46,15 +50,15 @@ def label(kind: str | None) -> str:
     return _LABEL.upper() if kind == "vfat" else _LABEL
 
 
-def make(path: Path, kind: str, size: int, sector: int = 512) -> Destination:
+def make(path: Path, kind: str, size: int, sector: int = 512, label: str = _LABEL) -> Destination:
     """A sparse image of `size` bytes, with an empty file system on it."""
     with open(path, "wb") as image:
         image.truncate(size)
     extra = []
     if sector != 512:
         extra = {"xfs": ["-s", f"size={sector}"], "vfat": ["-S", str(sector)]}.get(kind, [])
-    _ran([*_MAKE[kind], *extra, path])
-    return Destination(path, kind)
+    _ran([*_MAKE[kind], label.upper() if kind == "vfat" else label, *extra, path])
+    return Destination(path, kind, size=size)
 
 
 def read_back(destination: Destination, directory: str) -> dict[str, tuple[int, str]]:
@@ -62,8 +66,30 @@ def read_back(destination: Destination, directory: str) -> dict[str, tuple[int, 
 
     The guest was cut off, so the journal is brought in first, as the next boot would.
     """
+    if destination.offset:
+        destination = _taken_out(destination)
     with _files(destination) as top:
         return contents(top / directory)
+
+
+def read_archive(path: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of what the guest has written to a disk as a tar archive."""
+    found = {}
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            if member.isfile():
+                digest = hashlib.file_digest(archive.extractfile(member), "sha256")
+                found[member.name.removeprefix("./")] = (member.size, digest.hexdigest())
+    return found
+
+
+def _taken_out(destination: Destination) -> Destination:
+    """The partition as an image of its own."""
+    path = destination.path.with_suffix(".partition")
+    with open(path, "wb") as out:
+        out.truncate(destination.size)
+        copy(destination.path, out, 0, destination.offset, destination.size)
+    return replace(destination, path=path, offset=0)
 
 
 def contents(directory: Path) -> dict[str, tuple[int, str]]:

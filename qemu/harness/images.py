@@ -84,11 +84,17 @@ def partitioned(path: Path, parts: list[Path]) -> list[int]:
     return offsets
 
 
-def copy(source: Path, target, offset: int) -> None:
-    """Copies a file into an open one, leaving holes where there is nothing."""
+def copy(source: Path, target, offset: int, start: int = 0, size: int | None = None) -> None:
+    """Copies a file, or `size` bytes from `start`, into an open one at `offset`.
+
+    Where there is nothing but zeroes it leaves holes.
+    """
     target.seek(offset)
+    left = source.stat().st_size - start if size is None else size
     with open(source, "rb") as data:
-        while block := data.read(MIB):
+        data.seek(start)
+        while block := data.read(min(left, MIB)):
+            left -= len(block)
             if block.count(0) == len(block):
                 target.seek(len(block), 1)
             else:

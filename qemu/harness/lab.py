@@ -36,9 +36,9 @@ class Lab:
             images.resize(path, size)
         return payload
 
-    def destination(self, kind: str = "ext3", size: int = 320 * MIB, sector: int = 512) -> Destination:
+    def destination(self, kind: str = "ext3", size: int = 320 * MIB, **how) -> Destination:
         """An empty file system on an image of its own."""
-        return filesystems.make(self.directory / f"{kind}.img", kind, size, sector)
+        return filesystems.make(self.directory / f"{kind}.img", kind, size, **how)
 
     def blank(self, name: str = "blank", size: int = 8 * MIB) -> Path:
         """A disk of zeroes."""
@@ -64,6 +64,10 @@ class Lab:
             how.setdefault("filesystem", destination.kind)
         with self.machine(Setup(attached, script, **how)) as machine:
             return machine.verdict()
+
+    def handed_over(self, disk: Path, wanted: dict[str, tuple[int, str]]) -> None:
+        """Fails unless the guest's `hand_over` wrote these files to that disk."""
+        filesystems.compare(filesystems.read_archive(disk), wanted, "what the guest handed over")
 
     def holds(self, destination: Destination, wanted: dict[str, tuple[int, str]]) -> None:
         """Fails unless the destination's distfiles are these files and nothing else."""
