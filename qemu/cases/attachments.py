@@ -13,7 +13,7 @@ from harness.machine import Setup
 
 def _attached(lab, others, payload, source: str, **how) -> None:
     """Boots with these disks behind the destination; the payload is to come from `source`."""
-    destination = lab.destination()
+    destination = lab.destination(sector=how.get("destination_sector", 512))
     imported_from(lab.boot(destination, others, **how), source)
     lab.holds(destination, payload.files)
 
@@ -124,8 +124,15 @@ def sectors_512_odd(lab):
     _attached(lab, [Disk(payload.path)], payload, "/dev/vdb")
 
 
-@case("sectors-4096-odd", "an image that ends inside a sector of 4096 bytes")
+@case("sectors-4096-odd", "an image that ends inside a sector of 4096 bytes, so its tail is out of sight: refused, and told how to pad it")
 def sectors_4096_odd(lab):
-    payload = lab.payload()
+    payload, destination = lab.payload(), lab.destination()
     assert payload.bytes % 4096, "the sample ends inside a sector"
-    _attached(lab, [Disk(payload.path, sector=4096)], payload, "/dev/vdb")
+    script = """
+        payload-import --mount-proc
+        exits 3 lbpayload import "$DEST"
+        says "loses its tail: pad it"
+        pass
+    """
+    lab.boot(destination, [Disk(payload.path, sector=4096)], script)
+    lab.holds(destination, {})

@@ -1,8 +1,10 @@
 """The file systems that files are imported to."""
 
+from harness import filesystems
 from harness.case import case
 from harness.disks import Disk
 from harness.images import MIB
+from harness.outcome import Failed
 
 
 def _to(lab, kind: str, **how) -> None:
@@ -31,9 +33,21 @@ def btrfs(lab):
     _to(lab, "btrfs")
 
 
-@case("vfat", "FAT below a root in memory")
+@case("vfat", "FAT below a root in memory, imported to, and packed to from there", quick=True)
 def vfat(lab):
-    _to(lab, "vfat", is_root=False, mount_options="rw,utf8")
+    payload, destination = lab.payload(), lab.destination("vfat")
+    script = """
+        payload-import --mount-proc
+        exits 0 lbpayload import "$DEST"
+        exits 0 lbpayload pack -o /external/packed.img "$DEST"
+        pass
+    """
+    lab.boot(destination, [Disk(payload.path)], script, is_root=False, mount_options="rw,utf8")
+    lab.holds(destination, payload.files)
+    with filesystems.files(destination) as external:
+        # The same files in the same order make the same image.
+        if (external / "packed.img").read_bytes() != payload.path.read_bytes():
+            raise Failed("the packed image is not the one that was imported")
 
 
 @case("tmpfs", "tmpfs; handed over to the host as an archive")

@@ -56,20 +56,21 @@ def make(path: Path, kind: str, size: int, sector: int = 512, label: str = _LABE
         image.truncate(size)
     extra = []
     if sector != 512:
-        extra = {"xfs": ["-s", f"size={sector}"], "vfat": ["-S", str(sector)]}.get(kind, [])
+        block = ["-b", str(sector)]
+        extra = {"ext3": block, "ext4": block, "xfs": ["-s", f"size={sector}"], "vfat": ["-S", str(sector)]}[kind]
     _ran([*_MAKE[kind], label.upper() if kind == "vfat" else label, *extra, path])
     return Destination(path, kind, size=size)
 
 
-def read_back(destination: Destination, directory: str) -> dict[str, tuple[int, str]]:
-    """Size and SHA-256 of everything in `directory` of the image, after its recovery.
+def read_back(destination: Destination) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of everything in distfiles/ on the image, after its recovery.
 
     The guest was cut off, so the journal is brought in first, as the next boot would.
     """
     if destination.offset:
         destination = _taken_out(destination)
-    with _files(destination) as top:
-        return contents(top / directory)
+    with files(destination) as external:
+        return contents(external / "distfiles")
 
 
 def read_archive(path: Path) -> dict[str, tuple[int, str]]:
@@ -120,7 +121,8 @@ def compare(found: dict, wanted: dict, where: str) -> None:
 
 
 @contextmanager
-def _files(destination: Destination):
+def files(destination: Destination):
+    """The directory that was /external in the guest, for as long as the `with` lasts."""
     if destination.kind in ("ext3", "ext4"):
         yield from _by_debugfs(destination.path)
     elif destination.kind == "vfat":
@@ -140,14 +142,20 @@ def _by_debugfs(image: Path):
         done = subprocess.run(["debugfs", "-R", f"rdump /external {top}", image], capture_output=True, text=True)
         if "rdump" in done.stderr and "File not found" not in done.stderr:
             raise Failed(f"debugfs of {image}: {done.stderr.strip()}")
-        yield Path(top)
+        yield Path(top, "external")
 
 
 def _by_mtools(image: Path):
-    # FAT keeps no journal: what fsck finds is what was lost.
-    _ran(["fsck.vfat", "-n", image])
+    """FAT cannot be a root with programs on it, so it was /external itself.
+
+    It keeps no journal: what fsck reclaims is what was lost.
+    """
+    _there("fsck.vfat")
+    done = subprocess.run(["fsck.vfat", "-n", image], capture_output=True, text=True)
+    if "Reclaimed" in done.stdout:
+        raise Failed(f"{image} lost data: {done.stdout.strip()}")
     with tempfile.TemporaryDirectory(dir=image.parent) as top:
-        _ran(["mcopy", "-s", "-i", image, "::/external", top], MTOOLS_SKIP_CHECK="1", LC_ALL="C.UTF-8")
+        _ran(["mcopy", "-s", "-i", image, "::/*", top], MTOOLS_SKIP_CHECK="1", LC_ALL="C.UTF-8")
         yield Path(top)
 
 
@@ -169,7 +177,7 @@ def _by_mount(destination: Destination):
         if done.returncode:
             raise Failed(f"{destination.path} cannot be mounted: {done.stderr.strip()}")
         try:
-            yield top
+            yield top / "external"
         finally:
             _ran(["umount", top])
     finally:

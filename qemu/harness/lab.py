@@ -10,9 +10,6 @@ from .images import MIB, Payload
 from .machine import Machine, Setup
 from .outcome import Failed
 
-# Where payloads go in the guest; `$DEST` in its script.
-DISTFILES = "external/distfiles"
-
 # What a machine as live-bootstrap's does: nothing is mounted but the root, /dev is empty.
 IMPORT = """
 payload-import --mount-proc
@@ -71,7 +68,7 @@ class Lab:
 
     def holds(self, destination: Destination, wanted: dict[str, tuple[int, str]]) -> None:
         """Fails unless the destination's distfiles are these files and nothing else."""
-        found = filesystems.read_back(destination, DISTFILES)
+        found = filesystems.read_back(destination)
         filesystems.compare(found, wanted, f"{destination.path.name}, read back")
 
 
