@@ -51,7 +51,7 @@ def little_memory(lab):
 def i686(lab):
     payload, destination = lab.payload(), lab.destination()
     said = lab.boot(destination, [Disk(payload.path, "ide")], kernel="686", destination_bus="ide")
-    imported_from(said, "/dev/sdb")
+    imported_from(said, "/dev/sd")
     lab.holds(destination, payload.files)
 
 

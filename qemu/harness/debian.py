@@ -1,11 +1,13 @@
 """Packages of Debian, fetched and unpacked under target/qemu without installing them.
 
 apt is given lists and a cache of our own and both architectures, so that neither root
-nor `dpkg --add-architecture` is needed; where packages come from is what the machine's
-own apt is configured to.
+nor `dpkg --add-architecture` is needed. Packages come from where the machine's own apt
+gets them; what its release no longer has, from Debian 12 at the same place.
 """
 
 import fcntl
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -16,8 +18,9 @@ from pathlib import Path
 from .outcome import Skipped
 from .places import WORK
 
-_APT = WORK / "apt"
 _PACKAGES = WORK / "packages"
+# The last release with kernels for i386.
+_OLDER = "bookworm"
 _thread = threading.Lock()
 
 
@@ -42,63 +45,71 @@ def unpacked(package: str, architecture: str) -> Path:
 def _unpack(package: str, architecture: str, place: Path) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise Skipped(f"{package} comes from Debian's archive, and there is no apt-get here")
-    config = _configured()
-    real = _real_name(package, architecture, config)
+    for release in ("own", _OLDER):
+        apt = _Apt(release)
+        if real := apt.real_name(package, architecture):
+            break
+    else:
+        raise Skipped(f"{package}:{architecture} is not to be had: {apt.last_words}")
     loading = _PACKAGES / "loading"
     shutil.rmtree(loading, ignore_errors=True)
     loading.mkdir(parents=True)
-    done = _apt(["apt-get", "download", "-q", f"{real}:{architecture}"], config, loading)
+    done = apt.run("apt-get", "download", "-q", f"{real}:{architecture}", directory=loading)
     archives = list(loading.glob("*.deb"))
     if done.returncode or len(archives) != 1:
-        raise Skipped(f"apt-get download {real}:{architecture} failed: {_last(done.stderr)}")
+        raise Skipped(f"apt-get download {real}:{architecture} failed: {apt.last_words}")
     fresh = loading / "files"
     subprocess.run(["dpkg-deb", "-x", archives[0], fresh], check=True)
     fresh.rename(place)
     shutil.rmtree(loading)
 
 
-def _configured() -> Path:
-    """apt's configuration, and lists that are there."""
-    config = _APT / "apt.conf"
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (_APT / name).mkdir(parents=True, exist_ok=True)
-    (_APT / "state/status").touch()
-    config.write_text(
-        f'Dir::State "{_APT}/state";\nDir::State::status "{_APT}/state/status";\n'
-        f'Dir::Cache "{_APT}/cache";\nAPT::Architecture "amd64";\n'
-        'APT::Architectures { "amd64"; "i386"; };\n'
-        # The lists are ours, so apt's own user could not write them.
-        'APT::Sandbox::User "";\nAcquire::Languages "none";\n'
-    )
-    fetched = _APT / "fetched"
-    if not fetched.exists():
-        # Fails when any of the machine's sources does; what is missing is found out below.
-        _apt(["apt-get", "update", "-q"], config, _APT)
-        if list((_APT / "state/lists").glob("*Packages*")):
-            fetched.touch()
-    return config
+class _Apt:
+    """apt with lists and a cache of its own, for the machine's release or another."""
 
+    def __init__(self, release: str):
+        self.last_words = "it says nothing"
+        self._directory = WORK / "apt" / release
+        self._config = self._directory / "apt.conf"
+        for name in ("state/lists/partial", "cache/archives/partial"):
+            (self._directory / name).mkdir(parents=True, exist_ok=True)
+        (self._directory / "state/status").touch()
+        sources = "" if release == "own" else self._sources_of(release)
+        self._config.write_text(
+            f'Dir::State "{self._directory}/state";\nDir::State::status "{self._directory}/state/status";\n'
+            f'Dir::Cache "{self._directory}/cache";\n{sources}'
+            'APT::Architecture "amd64";\nAPT::Architectures { "amd64"; "i386"; };\n'
+            # The lists are ours, so apt's own user could not write them.
+            'APT::Sandbox::User "";\nAcquire::Languages "none";\n'
+        )
+        fetched = self._directory / "fetched"
+        if not fetched.exists():
+            # Fails when any of the sources does; what is missing is found out later.
+            self.run("apt-get", "update", "-q")
+            if list((self._directory / "state/lists").glob("*Packages*")):
+                fetched.touch()
 
-def _real_name(package: str, architecture: str, config: Path) -> str:
-    shown = _apt(["apt-cache", "show", "--no-all-versions", f"{package}:{architecture}"], config, _APT)
-    if shown.returncode or not shown.stdout:
-        raise Skipped(f"this machine's Debian has no {package}:{architecture} ({_last(shown.stderr)})")
-    # linux-image-amd64 is empty and depends on the image proper of the day.
-    found = re.search(r"^Depends: (linux-image-[^ ,]+)", shown.stdout, re.MULTILINE)
-    return found[1] if found else package
+    def _sources_of(self, release: str) -> str:
+        """The machine's own sources, copied with another release's name in them."""
+        copies = self._directory / "sources"
+        copies.mkdir(exist_ok=True)
+        own = platform.freedesktop_os_release().get("VERSION_CODENAME", release)
+        for source in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
+            if source.is_file():
+                (copies / source.name).write_text(source.read_text().replace(own, release))
+        return f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{copies}";\n'
 
+    def real_name(self, package: str, architecture: str) -> str | None:
+        """Its name, or that of the kernel that an empty package of today depends on."""
+        shown = self.run("apt-cache", "show", "--no-all-versions", f"{package}:{architecture}")
+        if shown.returncode or not shown.stdout:
+            return None
+        found = re.search(r"^Depends: (linux-image-[^ ,]+)", shown.stdout, re.MULTILINE)
+        return found[1] if found else package
 
-def _apt(words: list, config: Path, directory: Path) -> subprocess.CompletedProcess:
-    environment = {"APT_CONFIG": str(config), "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    return subprocess.run(words, cwd=directory, env=_with_proxies(environment), capture_output=True, text=True)
-
-
-def _with_proxies(environment: dict) -> dict:
-    import os
-
-    return {**{k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}, **environment}
-
-
-def _last(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line]
-    return lines[-1] if lines else "it says nothing"
+    def run(self, *words: str, directory: Path | None = None) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "APT_CONFIG": str(self._config), "LC_ALL": "C"}
+        done = subprocess.run(words, cwd=directory or self._directory, env=environment, capture_output=True, text=True)
+        if lines := done.stderr.strip().splitlines():
+            self.last_words = lines[-1]
+        return done

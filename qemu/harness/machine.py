@@ -3,7 +3,6 @@
 import json
 import queue
 import shlex
-import shutil
 import socket
 import subprocess
 import threading
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import debian, disks, filesystems
-from .accelerator import accelerator
+from .accelerator import accelerator, emulator
 from .initramfs import Archive
 from .kernels import kernel
 from .outcome import Failed, Skipped
@@ -53,12 +52,13 @@ class Machine:
         self.console = directory / f"{name}.console.log"
         self._name = name
         self._lines: queue.Queue[str | None] = queue.Queue()
+        qemu = emulator()
         system = kernel(setup.kernel)
         initramfs = directory / f"{name}.cpio"
         initramfs.write_bytes(_initramfs(setup, system))
         ours, theirs = socket.socketpair()
         self._qmp = Qmp(ours)
-        words = [_qemu(), "-accel", accelerator(), "-machine", "pc", "-m", str(setup.memory_mib)]
+        words = [qemu, "-accel", accelerator(), "-machine", "pc", "-m", str(setup.memory_mib)]
         words += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         words += ["-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"]
         words += ["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]
@@ -170,13 +170,6 @@ class Qmp:
                 raise Failed(f"QEMU refuses {name}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
-
-
-def _qemu() -> str:
-    found = shutil.which("qemu-system-x86_64")
-    if not found:
-        raise Skipped("qemu-system-x86_64 is not installed; scripts/setup qemu installs it, as root")
-    return found
 
 
 def _initramfs(setup: Setup, system) -> bytes:
