@@ -27,7 +27,7 @@ _PROVIDERS = {
 
 
 class Kernel:
-    """One kernel: its image to boot, its modules by name, the program's architecture."""
+    """One kernel: its image to boot, its version, its modules, the program's architecture."""
 
     def __init__(self, kind: str):
         package, self.architecture, self.program = _KINDS[kind]
@@ -35,10 +35,11 @@ class Kernel:
         self.image = next((files / "boot").glob("vmlinuz-*"))
         # /lib is a symlink to usr/lib in newer packages.
         tree = next(p for p in (files / "lib/modules", files / "usr/lib/modules") if p.is_dir())
-        self._tree = next(tree.iterdir())
-        paths = self._tree.rglob("*.ko*")
+        self.tree = next(tree.iterdir())
+        self.version = self.tree.name
+        paths = self.tree.rglob("*.ko*")
         self._modules = {_plain(path.name): path for path in paths}
-        built_in = (self._tree / "modules.builtin").read_text().splitlines()
+        built_in = (self.tree / "modules.builtin").read_text().splitlines()
         self._built_in = {_plain(Path(line).name) for line in built_in}
 
     def modules(self, wanted: list[str]) -> dict[str, bytes]:
@@ -53,7 +54,7 @@ class Kernel:
             return
         if name not in self._modules:
             if must:
-                raise Failed(f"the kernel {self._tree.name} has no module {name}")
+                raise Failed(f"the kernel {self.version} has no module {name}")
             return
         data, needs, likes = _read(self._modules[name])
         for need in needs:

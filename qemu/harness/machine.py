@@ -37,6 +37,8 @@ class Setup:
     is_root: bool = True
     mount_options: str = "rw"
     modules: list[str] = field(default_factory=list)
+    # In place of ours: another one, which looks after itself.
+    initramfs: Path | None = None
     # More of the kernel's command line, more of QEMU's.
     append: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -54,8 +56,10 @@ class Machine:
         self._lines: queue.Queue[str | None] = queue.Queue()
         qemu = emulator()
         system = kernel(setup.kernel)
-        initramfs = directory / f"{name}.cpio"
-        initramfs.write_bytes(_initramfs(setup, system))
+        initramfs = setup.initramfs
+        if initramfs is None:
+            initramfs = directory / f"{name}.cpio"
+            initramfs.write_bytes(_initramfs(setup, system))
         ours, theirs = socket.socketpair()
         self._qmp = Qmp(ours)
         words = [qemu, "-accel", accelerator(), "-machine", "pc", "-m", str(setup.memory_mib)]
