@@ -28,11 +28,20 @@ def third_disk(lab):
 
 @case("partition", "the payload in the second partition of the boot disk", quick=True)
 def partition(lab):
+    _partition(lab, "virtio-blk", "/dev/vda2")
+
+
+@case("partition-nvme", "the same on NVMe, where partitions are called otherwise")
+def partition_nvme(lab):
+    _partition(lab, "nvme", "/dev/nvme0n1p2")
+
+
+def _partition(lab, bus: str, source: str) -> None:
     payload, destination = lab.payload(), lab.destination()
     disk = lab.directory / "disk.img"
     offset, _ = images.partitioned(disk, [destination.path, payload.path])
-    with lab.machine(Setup([Disk(disk, partitions=2)], IMPORT, filesystem="ext3")) as machine:
-        imported_from(machine.verdict(), "/dev/vda2")
+    with lab.machine(Setup([Disk(disk, bus, partitions=2)], IMPORT, filesystem="ext3")) as machine:
+        imported_from(machine.verdict(), source)
     lab.holds(Destination(disk, "ext3", offset, destination.size), payload.files)
 
 
@@ -116,6 +125,18 @@ def sectors_4096(lab):
 def sectors_4096_nvme(lab):
     payload = lab.payload(size=64 * MIB)
     _attached(lab, [Disk(payload.path, "nvme", sector=4096)], payload, "/dev/nvme0n1")
+
+
+@case("sectors-4096-scsi", "a virtio SCSI disk with sectors of 4096 bytes")
+def sectors_4096_scsi(lab):
+    payload = lab.payload(size=64 * MIB)
+    _attached(lab, [Disk(payload.path, "virtio-scsi", sector=4096)], payload, "/dev/sd")
+
+
+@case("sectors-4096-usb", "a USB stick with sectors of 4096 bytes")
+def sectors_4096_usb(lab):
+    payload = lab.payload(size=64 * MIB)
+    _attached(lab, [Disk(payload.path, "usb", sector=4096)], payload, "/dev/sd", kernel="full")
 
 
 @case("sectors-512-odd", "an image that ends inside a sector of 512 bytes")

@@ -42,6 +42,11 @@ def usb(lab):
     _on(lab, "usb", kernel="full")
 
 
+@case("uas", "a USB disk that speaks SCSI (UAS on xHCI)")
+def uas(lab):
+    _on(lab, "uas", kernel="full")
+
+
 @case("sd", "an SD card (SDHCI)")
 def sd(lab):
     _on(lab, "sd", size=32 << 20, kernel="full")

@@ -2,7 +2,7 @@
 
 from harness.case import case
 from harness.disks import Disk
-from harness.images import MIB
+from harness.images import GIB, MIB
 from harness.lab import IMPORT, imported_from
 from harness.outcome import Failed
 
@@ -37,11 +37,21 @@ def with_everything(lab):
     _runs(lab, "with_proc\nwith_sys\nwith_nodes\n" + IMPORT)
 
 
-@case("little-memory", "64 MiB of memory left, a payload of 280 MB with a file of 250 MB", quick=True)
+@case("little-memory", "64 MiB of memory left, a payload of 130 MB with a file of 100 MB", quick=True)
 def little_memory(lab):
-    files = [("large.tar", 250_000_007), ("second.tar", 20_000_003)] + [(f"small-{n:03}", n * 53) for n in range(500)]
-    payload, destination = lab.payload(files=files), lab.destination(size=512 * MIB)
-    said = lab.boot(destination, [Disk(payload.path)], "leave_memory 64\n" + IMPORT)
+    _little_memory(lab, "virtio-blk")
+
+
+@case("little-memory-i686", "the same on a 32-bit kernel, on IDE")
+def little_memory_i686(lab):
+    _little_memory(lab, "ide", kernel="686")
+
+
+def _little_memory(lab, bus: str, **how) -> None:
+    files = [("large.tar", 100_000_007), ("second.tar", 20_000_003)] + [(f"small-{n:03}", n * 53) for n in range(500)]
+    payload, destination = lab.payload(files=files), lab.destination()
+    script = "leave_memory 64\n" + IMPORT
+    said = lab.boot(destination, [Disk(payload.path, bus)], script, destination_bus=bus, memory_mib=192, **how)
     if int(said["available"]) > 64 * 1024:
         raise Failed(f"{said['available']} KiB were left")
     lab.holds(destination, payload.files)
@@ -52,6 +62,27 @@ def i686(lab):
     payload, destination = lab.payload(), lab.destination()
     said = lab.boot(destination, [Disk(payload.path, "ide")], kernel="686", destination_bus="ide")
     imported_from(said, "/dev/sd")
+    lab.holds(destination, payload.files)
+
+
+@case("i686-large", "a 32-bit kernel and program with a file of 5 GiB, and one behind it: imported, mounted")
+def i686_large(lab):
+    # A hole in the image, so that only the guest has the work of so many bytes.
+    files = [("hole", 5 * GIB + 5), ("behind", 100_003)]
+    payload, destination = lab.payload(files=files, holes={"hole"}), lab.destination("ext4", 6 * GIB)
+    script = """
+        payload-import --mount-proc
+        exits 0 lbpayload import "$DEST"
+        with_nodes
+        mknod /dev/fuse c 10 229
+        exits 0 lbpayload mount "$(lbpayload probe)" /mnt
+        cmp /mnt/behind "$DEST/behind"
+        [ "$(stat -c %s /mnt/hole)" = 5368709125 ] || fail "the mount shows another size"
+        [ "$(tail -c 70000 /mnt/hole | tr -d '\\0' | wc -c)" = 0 ] || fail "the mount shows other bytes"
+        pass
+    """
+    disks = [Disk(payload.path, "ide")]
+    lab.boot(destination, disks, script, kernel="686", destination_bus="ide", modules=["fuse"])
     lab.holds(destination, payload.files)
 
 
@@ -86,10 +117,16 @@ def drop_in(lab):
     lab.holds(destination, payload.files)
 
 
-@case("drop-in-early", "payload-import DEST, which an early version had: it mounts /proc and probes")
+@case("drop-in-early", "payload-import DEST, then --from-proc DEST, which early versions had: they mount /proc and probe")
 def drop_in_early(lab):
     payload, destination = lab.payload(), lab.destination()
-    script = 'exits 0 payload-import "$DEST"\npass\n'
+    script = """
+        exits 0 payload-import "$DEST"
+        mv "$DEST" /first
+        exits 0 payload-import --from-proc "$DEST"
+        diff -r /first "$DEST"
+        pass
+    """
     lab.boot(destination, [Disk(payload.path)], script)
     lab.holds(destination, payload.files)
 

@@ -12,7 +12,7 @@ class Bus:
     modules: list[str]
     device: str
     # What comes before the first disk of the bus.
-    controller: str | None = None
+    controllers: tuple[str, ...] = ()
     # What the guest calls such a disk.
     name: str = "sd"
 
@@ -20,15 +20,20 @@ class Bus:
 BUSES = {
     "virtio-blk": Bus(["virtio_pci", "virtio_blk"], "virtio-blk-pci,drive={node}", name="vd"),
     "virtio-scsi": Bus(
-        ["virtio_pci", "virtio_scsi", "sd_mod"], "scsi-hd,bus=scsi.0,drive={node}", "virtio-scsi-pci,id=scsi"
+        ["virtio_pci", "virtio_scsi", "sd_mod"], "scsi-hd,bus=scsi.0,drive={node}", ("virtio-scsi-pci,id=scsi",)
     ),
     # The two channels that the machine has, each with two drives.
     "ide": Bus(["ata_piix", "sd_mod"], "ide-hd,bus=ide.{channel},unit={unit},drive={node}"),
-    "ahci": Bus(["ahci", "sd_mod"], "ide-hd,bus=ahci.{n},drive={node}", "ich9-ahci,id=ahci"),
+    "ahci": Bus(["ahci", "sd_mod"], "ide-hd,bus=ahci.{n},drive={node}", ("ich9-ahci,id=ahci",)),
     "nvme": Bus(["nvme"], "nvme,serial=nvme{n},drive={node}", name="nvme"),
-    "usb": Bus(["xhci_pci", "usb_storage", "sd_mod"], "usb-storage,bus=xhci.0,drive={node}", "qemu-xhci,id=xhci"),
+    "usb": Bus(["xhci_pci", "usb_storage", "sd_mod"], "usb-storage,bus=xhci.0,drive={node}", ("qemu-xhci,id=xhci",)),
+    "uas": Bus(
+        ["xhci_pci", "uas", "sd_mod"],
+        "scsi-hd,bus=uas.0,drive={node}",
+        ("qemu-xhci,id=xhci", "usb-uas,id=uas,bus=xhci.0"),
+    ),
     # One card; QEMU wants it as large as a power of two.
-    "sd": Bus(["sdhci_pci", "mmc_block"], "sd-card,bus=sd-bus,drive={node}", "sdhci-pci", name="mmcblk"),
+    "sd": Bus(["sdhci_pci", "mmc_block"], "sd-card,bus=sd-bus,drive={node}", ("sdhci-pci",), name="mmcblk"),
 }
 
 
@@ -58,8 +63,8 @@ def arguments(disks: list[Disk]) -> list[str]:
         file = disk.node or {"driver": "file", "filename": str(disk.path)}
         node = {"driver": "raw", "node-name": f"node-{disk.name}", "read-only": disk.read_only, "file": file}
         words += ["-blockdev", json.dumps(node)]
-        if bus.controller and n == 0:
-            words += ["-device", bus.controller]
+        for controller in bus.controllers if n == 0 else ():
+            words += ["-device", controller]
         device = bus.device.format(n=n, channel=n // 2, unit=n % 2, node=f"node-{disk.name}")
         if disk.bus != "sd":
             device += f",logical_block_size={disk.sector},physical_block_size={disk.sector}"

@@ -31,8 +31,8 @@ def sample(seed: int = 1) -> list[tuple[str, int]]:
     return sorted(files, key=lambda file: file[0].encode())
 
 
-def write(path: Path, files: list[tuple[str, int]], seed: int = 1, dialect: str = "u64") -> Payload:
-    """Writes noise under these names, as FORMAT.md has it."""
+def write(path: Path, files: list[tuple[str, int]], seed: int = 1, dialect: str = "u64", holes=()) -> Payload:
+    """Writes noise under these names, as FORMAT.md has it; zeroes under those in `holes`."""
     chance = random.Random(seed)
     width = {"u64": 8, "u32": 4}[dialect]
     known = {}
@@ -44,12 +44,18 @@ def write(path: Path, files: list[tuple[str, int]], seed: int = 1, dialect: str 
             digest = hashlib.sha256()
             left = size
             while left:
-                block = chance.randbytes(min(left, MIB))
-                digest.update(block)
-                out.write(block)
-                left -= len(block)
+                length = min(left, MIB)
+                if name in holes:
+                    digest.update(bytes(length))
+                    out.seek(length, 1)
+                else:
+                    block = chance.randbytes(length)
+                    digest.update(block)
+                    out.write(block)
+                left -= length
             known[name] = (size, digest.hexdigest())
         total = out.tell()
+        out.truncate(total)
     return Payload(path, known, total)
 
 
