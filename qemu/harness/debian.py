@@ -1,7 +1,7 @@
 """Packages of Debian, fetched and unpacked under target/qemu without installing them.
 
-apt is given lists and a cache of our own and both architectures, so that neither root
-nor `dpkg --add-architecture` is needed. Packages come from where the machine's own apt
+apt is given lists and a cache of our own for each architecture, so that neither root nor
+`dpkg --add-architecture` is needed. Packages come from where the machine's own apt
 gets them; what its release no longer has, from Debian 12 at the same place.
 """
 
@@ -46,18 +46,18 @@ def _unpack(package: str, architecture: str, place: Path) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise Skipped(f"{package} comes from Debian's archive, and there is no apt-get here")
     for release in ("own", _OLDER):
-        apt = _Apt(release)
-        if real := apt.real_name(package, architecture):
+        apt = _Apt(release, architecture)
+        if real := apt.real_name(package):
             break
     else:
         raise Skipped(f"{package}:{architecture} is not to be had: {apt.last_words}")
     loading = _PACKAGES / "loading"
     shutil.rmtree(loading, ignore_errors=True)
     loading.mkdir(parents=True)
-    done = apt.run("apt-get", "download", "-q", f"{real}:{architecture}", directory=loading)
+    done = apt.run("apt-get", "download", "-q", real, directory=loading)
     archives = list(loading.glob("*.deb"))
     if done.returncode or len(archives) != 1:
-        raise Skipped(f"apt-get download {real}:{architecture} failed: {apt.last_words}")
+        raise Skipped(f"apt-get download {real} ({architecture}) failed: {apt.last_words}")
     fresh = loading / "files"
     subprocess.run(["dpkg-deb", "-x", archives[0], fresh], check=True)
     fresh.rename(place)
@@ -65,11 +65,14 @@ def _unpack(package: str, architecture: str, place: Path) -> None:
 
 
 class _Apt:
-    """apt with lists and a cache of its own, for the machine's release or another."""
+    """apt with lists and a cache of its own, for the machine's release or another.
 
-    def __init__(self, release: str):
+    One for each architecture: apt drops all lists of a source when one is out of step.
+    """
+
+    def __init__(self, release: str, architecture: str):
         self.last_words = "it says nothing"
-        self._directory = WORK / "apt" / release
+        self._directory = WORK / "apt" / f"{release}_{architecture}"
         self._config = self._directory / "apt.conf"
         for name in ("state/lists/partial", "cache/archives/partial"):
             (self._directory / name).mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,7 @@ class _Apt:
         self._config.write_text(
             f'Dir::State "{self._directory}/state";\nDir::State::status "{self._directory}/state/status";\n'
             f'Dir::Cache "{self._directory}/cache";\n{sources}'
-            'APT::Architecture "amd64";\nAPT::Architectures { "amd64"; "i386"; };\n'
+            f'APT::Architecture "{architecture}";\nAPT::Architectures {{ "{architecture}"; }};\n'
             # The lists are ours, so apt's own user could not write them.
             'APT::Sandbox::User "";\nAcquire::Languages "none";\n'
         )
@@ -99,9 +102,9 @@ class _Apt:
                 (copies / source.name).write_text(source.read_text().replace(own, release))
         return f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{copies}";\n'
 
-    def real_name(self, package: str, architecture: str) -> str | None:
+    def real_name(self, package: str) -> str | None:
         """Its name, or that of the kernel that an empty package of today depends on."""
-        shown = self.run("apt-cache", "show", "--no-all-versions", f"{package}:{architecture}")
+        shown = self.run("apt-cache", "show", "--no-all-versions", package)
         if shown.returncode or not shown.stdout:
             return None
         found = re.search(r"^Depends: (linux-image-[^ ,]+)", shown.stdout, re.MULTILINE)
