@@ -124,7 +124,7 @@ def apt_install(packages: list[str]) -> None:
     wanted = ["fuse3", *packages]
     warn(f"installing {' '.join(packages)}")
     apt_update()
-    step("apt-get", "install", "-qq", "-y", "--no-install-recommends", *wanted)
+    step("apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-qq", "-y", "--no-install-recommends", *wanted)
 
 
 def mirror() -> str:

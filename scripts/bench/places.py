@@ -59,7 +59,7 @@ def is_below(path: str, root: Path) -> bool:
 def mounts_below(root: Path) -> list[tuple[str, str]]:
     """(mount point, source) of all mounts below root, the latest first."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         words = line.split()
         point = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), words[4])
         if is_below(point, root):

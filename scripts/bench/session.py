@@ -140,10 +140,13 @@ def conduct(options: argparse.Namespace, name: str, bench: Callable, texts: Call
         one = bench(options, root)
         raw = one.raw
         one.run()
-    except Interrupted as stop:
+    except BaseException as stop:
+        # What took an hour to measure is kept, whatever came after it.
         if raw and raw["tables"]:
             write(options.out, f"{name}.partial", {}, raw)
             warn("stopped; those are the runs so far (see --render)")
+        if not isinstance(stop, Interrupted):
+            raise
         return 128 + stop.number
     finally:
         # A second Ctrl-C must not leave devices behind.

@@ -109,7 +109,7 @@ def holders() -> dict[int, set[int | None]]:
 def mounted_minor(point: Path) -> int | None:
     """The minor number of the device that is mounted there. Not by stat, which asks the
     server, and a server may hang."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         words = line.split()
         if words[4] == str(point):
             return int(words[2].split(":")[1])

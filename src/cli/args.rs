@@ -81,7 +81,11 @@ pub(super) enum Command {
     Promote(PromoteArgs),
     /// Write to rootfs/ for `promote`, which starts this through sudo
     #[command(name = crate::promote::HELPER_COMMAND, hide = true)]
-    PromoteHelper,
+    PromoteHelper {
+        /// The directory that it may write to, without symlinks in its path
+        #[arg(value_hint = clap::ValueHint::DirPath)]
+        rootfs: std::path::PathBuf,
+    },
     /// Print shell completions
     Completions {
         /// For which shell
@@ -274,6 +278,10 @@ pub(super) struct MountArgs {
           require_equals = true, default_missing_value = "always")]
     pub direct: Option<DirectPolicy>,
 
+    /// Keep in FILE what the headers say: the next mount of the image looks there
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub index: Option<PathBuf>,
+
     /// Write a line feed to the open file N once the mount answers, and close it
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<i32>,
@@ -291,7 +299,8 @@ Mount options:
   timeout=SECONDS       unmount when nobody has used it for that long
   direct_io             read past the mount's page cache: better for several readers of
                         large files that are read once, worse for everything else
-  lenient, direct=WHEN  as the options above
+  lenient, direct=WHEN, index=FILE
+                        as the options above
   noexec                nothing on it can be executed
 It is always ro, nosuid and nodev. What mount(8) and fstab add is accepted.";
 

@@ -9,6 +9,7 @@ mod list;
 mod logging;
 mod mount;
 mod mount_helper;
+mod mount_index;
 mod mount_options;
 mod output;
 mod pack;
@@ -54,7 +55,7 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args, cli.progress()),
         Command::Unmount(args) => unmount::run(args),
         Command::Promote(args) => promote::run(args, cli.progress(), cli.quiet),
-        Command::PromoteHelper => promote::serve(),
+        Command::PromoteHelper { rootfs } => promote::serve(rootfs),
         Command::Completions { shell } => document::completions(*shell),
         Command::Man { dir } => document::man(dir.as_deref()),
     };

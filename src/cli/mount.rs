@@ -1,11 +1,14 @@
 //! `lbpayload mount`
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::block::{DirectPolicy, FileSource, Part, Source, inherited};
 use crate::error::{Error, Kind, Result};
@@ -17,7 +20,7 @@ use crate::payload::Payload;
 use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
 use super::mount_options::Options;
-use super::{progress, signals};
+use super::{mount_index, progress, signals};
 
 /// Problems of a lenient mount that are named; the attribute `problem` has the rest.
 const NAMED_PROBLEMS: u64 = 10;
@@ -33,14 +36,14 @@ pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcom
         options.strictness = Strictness::Lenient;
     }
     options.direct = args.direct.or(options.direct);
-    mount(
-        &args.source,
-        &args.dir,
-        &options,
-        args.foreground,
+    options.index = args.index.clone().or(options.index);
+    let way = Way {
+        foreground: args.foreground,
         ready,
         form,
-    )
+        ..Way::default()
+    };
+    mount(&args.source, &args.dir, &options, way)
 }
 
 fn ready_file(fd: i32) -> Result<File> {
@@ -52,19 +55,31 @@ fn ready_file(fd: i32) -> Result<File> {
     })
 }
 
-pub(super) fn mount(
-    source: &Path,
-    dir: &Path,
-    options: &Options,
-    foreground: bool,
-    ready: Option<File>,
-    form: Option<ProgressForm>,
-) -> Result<Outcome> {
+/// How the command goes about it: nothing that the mount shows.
+#[derive(Default)]
+pub(super) struct Way {
+    /// Stay, and serve from this process.
+    pub foreground: bool,
+    /// Where to write a line once it answers.
+    pub ready: Option<File>,
+    /// How to show progress.
+    pub form: Option<ProgressForm>,
+    /// The mount namespace to mount in (mount_namespaces(7)), if not this one.
+    pub namespace: Option<PathBuf>,
+    /// All but the mount itself.
+    pub fake: bool,
+}
+
+pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> Result<Outcome> {
     for option in &options.ignored {
         log::warn!("the mount option {option} has no effect: a payload is nosuid and nodev");
     }
     let time = time_of(source)?;
-    let answers = Arc::new(look_into(source, options, form)?);
+    // Absolute, and as mount(8) writes it: the server leaves this working directory,
+    // and somebody may read its name from another.
+    let resolved = source.canonicalize();
+    let source = resolved.as_deref().unwrap_or(source);
+    let answers = Arc::new(look_into(source, time, options, way.form)?);
     let look = Look {
         uid: options
             .uid
@@ -75,9 +90,17 @@ pub(super) fn mount(
         umask: options.umask,
         time,
     };
+    // As mount(8) has it: the source is of this namespace, the mount point of the other.
+    if let Some(namespace) = &way.namespace {
+        enter(namespace)?;
+    }
+    if way.fake {
+        MountPoint::is_there(dir)?;
+        return Ok(Outcome::Done);
+    }
     let point = MountPoint::prepare(dir)?;
     let settings = &options.settings;
-    let server = if foreground {
+    let server = if way.foreground {
         in_foreground(answers, point, look, settings, listen)?
     } else {
         match in_background(answers, point, look, settings, listen)? {
@@ -85,7 +108,14 @@ pub(super) fn mount(
             Served::Server(server) => server,
         }
     };
-    serve(server, ready)
+    serve(server, way.ready)
+}
+
+fn enter(namespace: &Path) -> Result<()> {
+    let failed = |e: io::Error| Error::io("entering the mount namespace", e).path(namespace);
+    let file = File::open(namespace).map_err(failed)?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Mount))
+        .map_err(|e| failed(e.into()))
 }
 
 fn listen(stopper: Stopper) -> Result<()> {
@@ -103,13 +133,31 @@ fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Result<Answers> {
+fn look_into(
+    source: &Path,
+    time: SystemTime,
+    options: &Options,
+    form: Option<ProgressForm>,
+) -> Result<Answers> {
     // The payload counts from its own start, and whoever looks for the place does not.
     let in_source = |e: Error| match e.offset() {
         Some(at) => e.at(options.offset.saturating_add(at)),
         None => e,
     };
-    let payload = Payload::open(open(source, options)?).map_err(in_source)?;
+    let opened = open(source, options)?;
+    // Whether it can hold what its header counts is for the scan to judge.
+    let payload = Payload::open_whatever_its_count(Arc::clone(&opened))
+        .map_err(|problem| in_source(problem.into_error(&*opened)))?;
+    // A device's node is as old as the system's start.
+    let changed = match opened.is_device() {
+        true => SystemTime::UNIX_EPOCH,
+        false => time,
+    };
+    if let Some(index) = &options.index {
+        if let Some(answers) = mount_index::read(index, &payload, options.offset, changed)? {
+            return Ok(answers);
+        }
+    }
     let mut count = 0;
     let mut name = |problem: &crate::payload::Problem| {
         count += 1;
@@ -146,6 +194,9 @@ fn look_into(source: &Path, options: &Options, form: Option<ProgressForm>) -> Re
     })?;
     if count > NAMED_PROBLEMS {
         log::warn!("{count} problems in all; lbpayload verify names more of them");
+    }
+    if let Some(index) = options.index.as_ref().filter(|_| answers.is_intact()) {
+        mount_index::write(index, &answers, changed);
     }
     Ok(answers)
 }

@@ -1,7 +1,8 @@
-//! Called as mount(8)'s helper: `mount.lbpayload SRC DIR [-sfnvrw] [-o OPTIONS]`.
+//! Called as mount(8)'s helper: `mount.lbpayload SRC DIR [-sfnvrw] [-N NAMESPACE]
+//! [-o OPTIONS]`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
@@ -33,7 +34,7 @@ struct Helper {
     /// Take unknown mount options for granted
     #[arg(short = 's')]
     sloppy: bool,
-    /// Look whether it could be mounted, and do not
+    /// Do all but the mount itself
     #[arg(short = 'f')]
     fake: bool,
     /// Say more
@@ -48,6 +49,9 @@ struct Helper {
     /// Read and write, which it never is
     #[arg(short = 'w')]
     read_write: bool,
+    /// The mount namespace of a process, or in a file, to mount in
+    #[arg(short = 'N', value_name = "NAMESPACE")]
+    namespace: Option<PathBuf>,
     /// The file system's type
     #[arg(short = 't', value_name = "TYPE")]
     kind: Option<String>,
@@ -77,8 +81,18 @@ fn run(helper: &Helper) -> Result<Outcome> {
     if helper.read_write {
         log::warn!("a payload is mounted read-only");
     }
-    if helper.fake {
-        return Ok(Outcome::Done);
+    let way = mount::Way {
+        namespace: helper.namespace.as_deref().map(namespace),
+        fake: helper.fake,
+        ..mount::Way::default()
+    };
+    mount::mount(&helper.source, &helper.dir, &options, way)
+}
+
+/// As mount(8) has it: a process's number, or a path.
+fn namespace(given: &Path) -> PathBuf {
+    match given.to_str().map(str::parse::<u32>) {
+        Some(Ok(process)) => format!("/proc/{process}/ns/mnt").into(),
+        _ => given.to_owned(),
     }
-    mount::mount(&helper.source, &helper.dir, &options, false, None, None)
 }

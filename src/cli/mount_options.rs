@@ -1,6 +1,7 @@
 //! `-o`: what mount(8), fstab and the users of other FUSE file systems write there.
 //! Pure.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::block::DirectPolicy;
@@ -26,6 +27,8 @@ pub(super) struct Options {
     pub strictness: Strictness,
     /// `direct`, `direct=auto|always|never`: how the source is read.
     pub direct: Option<DirectPolicy>,
+    /// `index=`: where what the headers say is kept.
+    pub index: Option<PathBuf>,
     /// Options without an effect that their writer may miss, to warn of.
     pub ignored: Vec<String>,
 }
@@ -80,6 +83,7 @@ impl Options {
                 // 0 is how others say never.
                 self.settings.timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
             }
+            ("index", Some(value)) if !value.is_empty() => self.index = Some(value.into()),
             ("lenient", None) => self.strictness = Strictness::Lenient,
             ("direct", None) => self.direct = Some(DirectPolicy::Always),
             ("direct", Some(value)) => {
@@ -92,7 +96,9 @@ impl Options {
             }
             ("subtype", Some("lbpayload")) => {}
             ("suid" | "dev", None) => self.ignored.push(key.to_owned()),
-            _ if is_for_others(key) => {}
+            (_, None) if is_for_others(key) => {}
+            (_, Some(_)) if has_a_value_for_others(key) => {}
+            _ if key.starts_with("x-") || key.starts_with("X-") => {}
             _ => {
                 return Err(
                     Error::new(Kind::Usage, format!("unknown mount option {option:?}"))
@@ -123,7 +129,6 @@ fn is_for_others(key: &str) -> bool {
         "group",
         "nofail",
         "_netdev",
-        "comment",
         "async",
         "sync",
         "dirsync",
@@ -148,12 +153,17 @@ fn is_for_others(key: &str) -> bool {
         "auto_cache",
         "nonempty",
         "big_writes",
-        "max_read",
         "async_read",
         "sync_read",
         "nosymfollow",
     ];
-    known.contains(&key) || key.starts_with("x-") || key.starts_with("X-")
+    known.contains(&key)
+}
+
+/// The same, of options with a value: `user=` and the helpers' names are mount(8)'s own
+/// notes.
+fn has_a_value_for_others(key: &str) -> bool {
+    ["comment", "max_read", "user", "helper", "uhelper"].contains(&key)
 }
 
 fn split(text: &str) -> Vec<String> {
@@ -211,7 +221,7 @@ mod tests {
     #[test]
     fn what_mount_adds_changes_nothing() {
         let added = "rw,ro,nosuid,nodev,noauto,user,nofail,_netdev,x-systemd.automount,relatime,\
-                     defaults,comment=mine,max_read=131072";
+                     defaults,comment=mine,max_read=131072,user=me,uhelper=udisks2";
         assert_eq!(parsed(added), Options::default());
         assert_eq!(parsed(""), Options::default());
     }
@@ -261,6 +271,12 @@ mod tests {
             "direct=sometimes",
             "subtype=other",
             "lenient=1",
+            "ro=1",
+            "nosuid=yes",
+            "max_read",
+            "comment",
+            "index",
+            "index=",
         ] {
             let error = Options::default().add(bad).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{bad}");

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::{
-    Channel, Collision, Counts, Options, Ownership, PlannedItem, Report, promote, serve_helper,
+    Channel, Collision, Counts, InitramfsOutcome, Options, Ownership, PlannedItem, Report, promote,
+    serve_helper,
 };
 
 use super::args::{ProgressForm, PromoteAction, PromoteArgs};
@@ -39,8 +40,8 @@ pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -
 }
 
 /// The helper with privilege.
-pub(super) fn serve() -> Result<Outcome> {
-    serve_helper()?;
+pub(super) fn serve(rootfs: &Path) -> Result<Outcome> {
+    serve_helper(rootfs)?;
     Ok(Outcome::Done)
 }
 
@@ -253,9 +254,9 @@ fn summary(out: &mut Out, report: &Report) -> Result<()> {
     if let Some(id) = report.id {
         out.line(&format!("record: {id}"))?;
     }
-    out.line(if report.dry_run {
-        "next: promote without --dry-run"
-    } else {
-        "next: flash the image, or validate it"
+    out.line(match (report.dry_run, report.initramfs) {
+        (true, _) => "next: promote without --dry-run",
+        (false, InitramfsOutcome::Postponed) => "next: promote without --no-initramfs, then flash",
+        (false, _) => "next: flash the image, or validate it",
     })
 }

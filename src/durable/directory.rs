@@ -63,11 +63,7 @@ impl Existing {
     /// # Errors
     /// What the system says.
     pub fn settle(&self) -> io::Result<()> {
-        if syncfs_reports() {
-            Ok(())
-        } else {
-            self.file.sync_all()
-        }
+        settle(&self.file)
     }
 
     /// Whether its bytes at `offset` are exactly `bytes`. What was read is
@@ -249,6 +245,19 @@ impl AsFd for Directory {
 impl AsRawFd for Directory {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+/// Syncs `file` where flushing the file system that it is in would not tell of a
+/// failure.
+///
+/// # Errors
+/// What the system says.
+pub fn settle(file: &File) -> io::Result<()> {
+    if syncfs_reports() {
+        Ok(())
+    } else {
+        file.sync_all()
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::stamp::Stamp;
-use super::tree::{Tree, parent};
+use super::tree::{Tree, lock, parent};
 use super::walk::{self, Last};
 
 /// What is at a place, without following a symlink.
@@ -35,15 +35,29 @@ impl Tree {
     /// # Errors
     /// EXDEV where it leaves the tree, ELOOP, ENOTDIR, and what else the system says.
     pub fn resolve(&self, path: &Path, last: Last) -> io::Result<PathBuf> {
-        walk::resolve(self.root.as_fd(), path, self.bounds, last)
+        let expected = lock(&self.expected);
+        walk::resolve(self.root.as_fd(), path, self.bounds, last, &expected)
     }
 
-    /// Whether a symlink is at `place`.
+    /// Lets a symlink to `target` count in [`Tree::resolve`] as if it were at `place`.
+    pub fn expect(&self, place: PathBuf, target: PathBuf) {
+        lock(&self.expected).insert(place, target);
+    }
+
+    /// Lets only count what is there.
+    pub fn expect_nothing(&self) {
+        lock(&self.expected).clear();
+    }
+
+    /// Whether a symlink is at `place`, or expected there.
     ///
     /// # Errors
     /// What the system says, other than that nothing is there: ENOTDIR where something
     /// above it is no directory.
     pub fn is_symlink(&self, place: &Path) -> io::Result<bool> {
+        if lock(&self.expected).contains_key(place) {
+            return Ok(true);
+        }
         match readlinkat(&self.root, place, Vec::new()) {
             Ok(_) => Ok(true),
             Err(Errno::INVAL | Errno::NOENT) => Ok(false),
@@ -87,6 +101,16 @@ impl Tree {
         let file = File::from(openat(&dir, name, flags, Mode::empty())?);
         let meta = file.metadata()?;
         Ok(Seen::File(file, meta))
+    }
+
+    /// Whether `directory` is the one at `place`, a path without symlinks.
+    ///
+    /// # Errors
+    /// What the system says: ELOOP where a symlink is in it.
+    pub fn is_directory_at(&self, place: &Path, directory: &impl AsFd) -> io::Result<bool> {
+        let there = rustix::fs::fstat(&*self.dir(place)?)?;
+        let given = rustix::fs::fstat(directory)?;
+        Ok((there.st_dev, there.st_ino) == (given.st_dev, given.st_ino))
     }
 
     /// What tells that the regular file at `place` was touched.

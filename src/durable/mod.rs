@@ -9,6 +9,7 @@
 mod attributes;
 mod directory;
 mod look;
+mod may;
 mod nameless;
 mod newfile;
 mod staged;
@@ -18,7 +19,7 @@ mod tree;
 mod walk;
 
 pub use attributes::Attributes;
-pub use directory::{Directory, Existing, Found};
+pub use directory::{Directory, Existing, Found, settle};
 pub use look::Seen;
 pub use newfile::NewFile;
 pub use staging::{STAGING_NAME, Staging, Store, WriteMode};

@@ -31,6 +31,8 @@ pub struct Tree {
     pub(super) root: OwnedFd,
     path: PathBuf,
     pub(super) bounds: Bounds,
+    /// Symlinks that are to be made, by their places.
+    pub(super) expected: Mutex<HashMap<PathBuf, PathBuf>>,
     staging: Mutex<Option<Arc<OwnedFd>>>,
     dirs: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
     /// Directories whose names changed since the last [`Tree::flush_names`].
@@ -54,6 +56,7 @@ impl Tree {
             root,
             path: path.to_path_buf(),
             bounds,
+            expected: Mutex::default(),
             staging: Mutex::default(),
             dirs: Mutex::default(),
             changed: Mutex::default(),
@@ -233,11 +236,12 @@ impl Tree {
     /// Removes a directory if nothing is in it.
     ///
     /// # Errors
-    /// What the system says, other than that it is in use or not there.
+    /// What the system says, other than that it is in use, not there, or none.
     pub fn remove_empty_dir(&self, place: &Path) -> io::Result<()> {
         lock(&self.dirs).remove(place);
         match self.unlink(place, AtFlags::REMOVEDIR) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) => Ok(()),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => Ok(()),
             other => other,
         }
     }
@@ -319,7 +323,7 @@ impl AsFd for Tree {
 }
 
 /// A lock that a panic poisoned guards nothing that could be half done.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

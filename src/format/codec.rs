@@ -149,12 +149,23 @@ impl Header {
     /// Reads a payload's header from the first bytes of a source of `source_len`
     /// bytes. Give [`MAX_HEADER_LEN`] bytes where the source has them.
     ///
+    /// # Errors
+    /// The magic is another, the header is cut off, or the count could not be.
+    pub fn parse(bytes: &[u8], source_len: u64) -> Result<Self, Fault> {
+        let header = Self::parse_whatever_its_count(bytes)?;
+        header.check_count(source_len)?;
+        Ok(header)
+    }
+
+    /// As [`Header::parse`], and takes any count: a source that was cut off has fewer
+    /// files than its header says.
+    ///
     /// Bytes 12 to 16 are zero in a u64 image (the upper half of its count) and
     /// the first name's length, never 0, in a u32 image.
     ///
     /// # Errors
-    /// The magic is another, the header is cut off, or the count could not be.
-    pub fn parse(bytes: &[u8], source_len: u64) -> Result<Self, Fault> {
+    /// The magic is another, or the header is cut off.
+    pub fn parse_whatever_its_count(bytes: &[u8]) -> Result<Self, Fault> {
         if bytes.len() < MAGIC.len() || &bytes[..MAGIC.len()] != MAGIC {
             let found = bytes[..bytes.len().min(MAGIC.len())].to_vec();
             return Err(Fault::WrongMagic { found });
@@ -168,39 +179,45 @@ impl Header {
             return Err(cut_off(12));
         }
         let narrow = u64::from(LittleEndian::read_u32(&bytes[8..]));
-        let header = if bytes.len() < MAX_HEADER_LEN {
+        if bytes.len() < MAX_HEADER_LEN {
             // Too short for a u64 header, and long enough for a u32 one with
             // nothing behind it.
             if narrow != 0 {
                 return Err(cut_off(16));
             }
-            Self {
+            return Ok(Self {
                 dialect: Dialect::U32,
                 files: 0,
-            }
-        } else if bytes[12..16] != [0; 4] {
-            Self {
+            });
+        }
+        if bytes[12..16] != [0; 4] {
+            return Ok(Self {
                 dialect: Dialect::U32,
                 files: narrow,
-            }
-        } else {
-            let files = LittleEndian::read_u64(&bytes[8..]);
-            Self {
-                dialect: Dialect::U64,
-                files,
-            }
-        };
-        let left = source_len.saturating_sub(header.dialect.header_len());
-        let possible = left / (header.dialect.entry_header_len() + 1);
-        if header.files > possible {
+            });
+        }
+        Ok(Self {
+            dialect: Dialect::U64,
+            files: LittleEndian::read_u64(&bytes[8..]),
+        })
+    }
+
+    /// Whether a source of `source_len` bytes could hold that many files.
+    ///
+    /// # Errors
+    /// [`Fault::CountTooLarge`] where it could not.
+    pub fn check_count(&self, source_len: u64) -> Result<(), Fault> {
+        let left = source_len.saturating_sub(self.dialect.header_len());
+        let possible = left / (self.dialect.entry_header_len() + 1);
+        if self.files > possible {
             return Err(Fault::CountTooLarge {
-                count: header.files,
-                dialect: header.dialect,
+                count: self.files,
+                dialect: self.dialect,
                 left,
                 possible,
             });
         }
-        Ok(header)
+        Ok(())
     }
 }
 

@@ -2,8 +2,9 @@
 //! leads to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
@@ -13,6 +14,7 @@ use crate::payload::{Entry, Payload, Problem, Sha256Sum, read_entry};
 use crate::progress::Progress;
 
 use super::errno::Refusal;
+use super::saved_index::{Confirmed, Unfit, read_index, write_index};
 use super::scan::{Strictness, scan};
 use super::tree::{Node, ROOT, Tree};
 
@@ -58,6 +60,8 @@ pub struct Answers {
     base: u64,
     strictness: Strictness,
     problems: (u64, Option<String>),
+    /// Where the tree is an index's: what of it has been seen to be so.
+    confirmed: Option<Confirmed>,
     buffers: Mutex<Vec<AlignedBuf>>,
     faults: Mutex<BTreeMap<u64, String>>,
     sums: Mutex<HashMap<u64, Sha256Sum>>,
@@ -84,16 +88,59 @@ impl Answers {
             report(problem);
         })?;
         Ok(Self {
+            strictness,
+            problems,
+            ..Self::over(payload, base, tree)
+        })
+    }
+
+    /// As [`Answers::new`], by an index that [`Answers::write_index`] has left of the same
+    /// image, which was last changed at `changed` (1970 where nobody can tell). Each file's
+    /// header is compared with it before its first byte is given.
+    ///
+    /// # Errors
+    /// The index is of something else, or damaged.
+    pub fn from_index(
+        payload: Payload,
+        base: u64,
+        changed: SystemTime,
+        index: impl Read,
+    ) -> std::result::Result<Self, Unfit> {
+        let (tree, confirmed) = read_index(&payload, changed, index)?;
+        Ok(Self {
+            confirmed: Some(confirmed),
+            ..Self::over(payload, base, tree)
+        })
+    }
+
+    fn over(payload: Payload, base: u64, tree: Tree) -> Self {
+        Self {
             payload,
             tree,
             base,
-            strictness,
-            problems,
+            strictness: Strictness::Strict,
+            problems: (0, None),
+            confirmed: None,
             buffers: Mutex::default(),
             faults: Mutex::default(),
             sums: Mutex::default(),
             summing: Mutex::default(),
-        })
+        }
+    }
+
+    /// Writes an index, for [`Answers::from_index`]. Nothing is written of an image that
+    /// has problems: those would not be in it.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn write_index(&self, changed: SystemTime, out: impl Write) -> io::Result<()> {
+        debug_assert!(self.is_intact());
+        write_index(&self.tree, &self.payload, changed, out)
+    }
+
+    /// Whether no problem was found in the headers.
+    pub fn is_intact(&self) -> bool {
+        self.problems.0 == 0
     }
 
     /// The payload.
@@ -198,6 +245,7 @@ impl Answers {
         if want == 0 {
             return Ok(give(&[]));
         }
+        self.confirm(&node)?;
         let source = &**self.payload.source();
         let granule = source.granule() as u64;
         let at = node.data_offset + offset;
@@ -210,11 +258,12 @@ impl Answers {
             Ok(n) if n >= skip + want => Ok(give(&buf[skip..skip + want])),
             Ok(n) => {
                 let end = at + n.saturating_sub(skip) as u64;
-                self.note_fault(&node, end, None);
+                let what = "the source ends here; it was longer when it was mounted";
+                self.note_fault(&node, end, what);
                 Err(Refusal::Unreadable)
             }
             Err(e) => {
-                self.note_fault(&node, at, Some(e));
+                self.note_fault(&node, at, &e.to_string());
                 Err(Refusal::Unreadable)
             }
         };
@@ -242,6 +291,7 @@ impl Answers {
             return Ok(sum);
         }
         let node = self.file(ino)?;
+        self.confirm(&node)?;
         let entry = Entry {
             index: node.index,
             raw_name: node.name.to_vec(),
@@ -306,12 +356,24 @@ impl Answers {
         }
     }
 
-    fn note_fault(&self, node: &Node<'_>, at: u64, error: Option<io::Error>) {
-        let source = self.payload.source();
-        let what = match error {
-            Some(error) => error.to_string(),
-            None => "the source ends here; it was longer when it was mounted".to_owned(),
+    /// Nothing of a file is given before its header was seen to be where an index says.
+    fn confirm(&self, node: &Node<'_>) -> Answer<()> {
+        let Some(confirmed) = &self.confirmed else {
+            return Ok(());
         };
+        let what = match confirmed.confirm(&self.payload, node) {
+            Ok(true) => return Ok(()),
+            Ok(false) => "the index that was mounted with is of another image: remove it, and \
+                          mount again"
+                .to_owned(),
+            Err(e) => e.to_string(),
+        };
+        self.note_fault(node, node.data_offset, &what);
+        Err(Refusal::Unreadable)
+    }
+
+    fn note_fault(&self, node: &Node<'_>, at: u64, what: &str) {
+        let source = self.payload.source();
         let fault = format!(
             "reading {} at offset {}: {what}",
             source.path().display(),

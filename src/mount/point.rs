@@ -29,32 +29,40 @@ impl MountPoint {
     /// It is no directory, cannot be made, or holds the mount of a server that is
     /// gone.
     pub fn prepare(dir: &Path) -> Result<Self> {
-        let failed = |e: io::Error| {
-            let gone = e.raw_os_error().is_some_and(means_dead);
-            let error = Error::io("looking at the mount point", e).path(dir);
-            if gone {
-                error.advice(format!(
-                    "a server that died has left its mount there: lbpayload unmount {}",
-                    dir.display()
-                ))
-            } else {
-                error
-            }
-        };
-        let made = match fs::metadata(dir) {
-            Ok(_) if is_dead(dir) => return Err(failed(Errno::ENOTCONN.into())),
-            Ok(meta) if meta.is_dir() => false,
-            Ok(_) => return Err(failed(Errno::ENOTDIR.into())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir(dir)
-                    .map_err(|e| Error::io("making the mount point", e).path(dir))?;
-                true
-            }
-            Err(e) => return Err(failed(e)),
-        };
+        let made = !Self::is_there(dir)?;
+        if made {
+            fs::create_dir(dir).map_err(|e| Error::io("making the mount point", e).path(dir))?;
+        }
         // Absolute: the server leaves this working directory.
-        let path = dir.canonicalize().map_err(failed)?;
+        let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
         Ok(Self { path, made })
+    }
+
+    /// Whether `dir` is there, as a directory to mount on; it could be made where not.
+    ///
+    /// # Errors
+    /// It is no directory, holds the mount of a server that is gone, or has no
+    /// directory to be made in.
+    pub fn is_there(dir: &Path) -> Result<bool> {
+        match fs::metadata(dir) {
+            Ok(_) if is_dead(dir) => Err(not_seen(dir, Errno::ENOTCONN.into())),
+            Ok(meta) if meta.is_dir() => Ok(true),
+            Ok(_) => Err(not_seen(dir, Errno::ENOTDIR.into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let above = match dir.parent() {
+                    Some(above) if above != Path::new("") => above,
+                    _ => Path::new("."),
+                };
+                // metadata, since a symbolic link that leads nowhere is in the way.
+                let free = fs::symlink_metadata(dir).is_err() && above.is_dir();
+                if free {
+                    Ok(false)
+                } else {
+                    Err(not_seen(dir, e))
+                }
+            }
+            Err(e) => Err(not_seen(dir, e)),
+        }
     }
 
     /// Its absolute path.
@@ -74,6 +82,19 @@ impl MountPoint {
     /// The device number of what is mounted there.
     pub(super) fn device(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.path)?.dev())
+    }
+}
+
+fn not_seen(dir: &Path, e: io::Error) -> Error {
+    let gone = e.raw_os_error().is_some_and(means_dead);
+    let error = Error::io("looking at the mount point", e).path(dir);
+    if gone {
+        error.advice(format!(
+            "a server that died has left its mount there: lbpayload unmount {}",
+            dir.display()
+        ))
+    } else {
+        error
     }
 }
 

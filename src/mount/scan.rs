@@ -1,5 +1,7 @@
 //! From a payload's headers to the tree, and the names of what cannot have its own.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Kind, Result};
 use crate::format::{Fault, MAX_NAME_LEN};
 use crate::payload::{Cause, Entry, Payload, Problem};
@@ -38,6 +40,10 @@ pub(super) fn scan(
             Ok(())
         }
     };
+    // The walk goes on to where the source ends, whatever the header counts.
+    if let Some(problem) = payload.problem_of_count() {
+        tell(problem)?;
+    }
     for step in payload.walk()? {
         if progress.cancelled() {
             return Err(Error::interrupted());
@@ -79,22 +85,19 @@ pub(super) fn scan(
 /// is for another file that has it.
 fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
     let own = escaped(&entry.raw_name, entry.index);
-    let mut name = own.clone();
-    let mut problem = None;
+    let mut push = |name: &[u8]| tree.push(name, entry.data_offset, entry.size);
+    let first = push(&own).err()?;
     let mut suffix = format!("%{}", entry.index);
     for tries in 1.. {
-        let Err(first) = tree.push(&name, entry.data_offset, entry.size) else {
+        if push(&suffixed(&own, &suffix)).is_ok() {
             break;
-        };
-        problem.get_or_insert_with(|| {
-            entry.problem(entry.header_offset, Cause::Fault(Fault::Repeated { first }))
-        });
+        }
         // Another one each time, of which the image can hold no more than it has
         // entries.
-        name = suffixed(&own, &suffix);
         suffix = format!("%{}.{tries}", entry.index);
     }
-    problem
+    let fault = Fault::Repeated { first };
+    Some(entry.problem(entry.header_offset, Cause::Fault(fault)))
 }
 
 /// What is there of a file whose data runs past the end.
@@ -123,10 +126,10 @@ fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
 /// The name under which an entry is shown: its own where a file system can hold
 /// that. Else `/`, NUL and `%` are percent-encoded, `.` and `..` as a whole, and a
 /// name of more than 255 bytes is cut off and gets its index.
-fn escaped(raw: &[u8], index: u64) -> Vec<u8> {
+fn escaped(raw: &[u8], index: u64) -> Cow<'_, [u8]> {
     let dots = matches!(raw, b"." | b"..");
     if !dots && raw.len() <= MAX_NAME_LEN && !raw.iter().any(|b| matches!(b, b'/' | 0)) {
-        return raw.to_vec();
+        return raw.into();
     }
     let mut name = Vec::with_capacity(raw.len() + 8);
     for &byte in raw {
@@ -139,7 +142,7 @@ fn escaped(raw: &[u8], index: u64) -> Vec<u8> {
     if name.len() > MAX_NAME_LEN {
         name = suffixed(&name, &format!("%{index}"));
     }
-    name
+    name.into()
 }
 
 /// `name` with `suffix` behind it, cut to what a file system can hold.
@@ -163,17 +166,17 @@ mod tests {
             b"...",
             &[b'x'; 255],
         ] {
-            assert_eq!(escaped(name, 7), name);
+            assert_eq!(*escaped(name, 7), *name);
         }
     }
 
     #[test]
     fn a_name_that_it_cannot_hold_is_encoded() {
-        assert_eq!(escaped(b"/etc/passwd", 7), b"%2Fetc%2Fpasswd");
-        assert_eq!(escaped(b"50%/x", 7), b"50%25%2Fx");
-        assert_eq!(escaped(b"a\0b", 7), b"a%00b");
-        assert_eq!(escaped(b".", 7), b"%2E");
-        assert_eq!(escaped(b"..", 7), b"%2E%2E");
+        assert_eq!(*escaped(b"/etc/passwd", 7), *b"%2Fetc%2Fpasswd");
+        assert_eq!(*escaped(b"50%/x", 7), *b"50%25%2Fx");
+        assert_eq!(*escaped(b"a\0b", 7), *b"a%00b");
+        assert_eq!(*escaped(b".", 7), *b"%2E");
+        assert_eq!(*escaped(b"..", 7), *b"%2E%2E");
         let long = escaped(&[b'x'; 1024], 7);
         assert_eq!(long.len(), 255);
         assert!(long.ends_with(b"xx%7"));

@@ -25,6 +25,10 @@ const SUBTYPE: &str = "lbpayload";
 /// Bytes that the kernel reads ahead of a reader, where we may set it.
 const READ_AHEAD_KIB: u32 = 1024;
 
+/// How often one that is to stop looks whether what was mounted over it has gone:
+/// nothing tells without /proc.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
 /// Who may look inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
@@ -155,22 +159,23 @@ impl Server {
     /// # Errors
     /// The connection to the kernel broke.
     pub fn wait(self) -> Result<()> {
+        // Asked to stop while something else lay over the mount.
+        let mut covered = false;
         let ended = loop {
-            let event = match self.timeout {
-                None => self
-                    .events
-                    .recv()
-                    .map_err(|_| RecvTimeoutError::Disconnected),
-                Some(timeout) => {
-                    let left = timeout.saturating_sub(self.activity.idle());
-                    // Those who have files open ask for nothing, so it is tried again.
-                    let left = left.max(Duration::from_millis(100));
-                    self.events.recv_timeout(left)
-                }
-            };
-            match event {
+            match self.next(covered) {
                 Ok(Event::Ended(result)) => break result,
-                Ok(Event::Stop) => self.unmount(Users::Leave),
+                Ok(Event::Stop) => {
+                    covered = !self.unmount(Users::Leave);
+                    if covered {
+                        log::warn!(
+                            "{}: something else is mounted over it; it ends when that has gone",
+                            self.point.path().display()
+                        );
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if covered => {
+                    covered = !self.unmount(Users::Leave);
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     if self
                         .timeout
@@ -187,17 +192,37 @@ impl Server {
         ended.map_err(|e| Error::io("serving the mount", e).path(self.point.path()))
     }
 
-    /// Unmounts, unless something else lies there by now.
-    fn unmount(&self, users: Users) {
+    fn next(&self, covered: bool) -> std::result::Result<Event, RecvTimeoutError> {
+        if covered {
+            return self.events.recv_timeout(LOOK_AGAIN);
+        }
+        let Some(timeout) = self.timeout else {
+            let event = self.events.recv();
+            return event.map_err(|_| RecvTimeoutError::Disconnected);
+        };
+        let left = timeout.saturating_sub(self.activity.idle());
+        // Those who have files open ask for nothing, so it is tried again.
+        let left = left.max(Duration::from_millis(100));
+        self.events.recv_timeout(left)
+    }
+
+    /// Unmounts, unless something else lies there by now, over our mount: no path leads
+    /// below that. Whether there is nothing more to do.
+    fn unmount(&self, users: Users) -> bool {
         match self.point.device() {
             Ok(device) if device == self.device => {}
-            _ => return,
+            Ok(_) => return false,
+            Err(e) => {
+                log::debug!("{}: {e}", self.point.path().display());
+                return false;
+            }
         }
         match unmount_path(self.point.path(), users) {
             Ok(()) => {}
             Err(e) if e.kind() == Kind::Busy => log::debug!("{e}"),
             Err(e) => log::error!("{e}"),
         }
+        true
     }
 }
 

@@ -1,6 +1,7 @@
 //! From entry header to entry header, without reading the data in between.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 
 use crate::block::{Source, Window};
@@ -52,24 +53,37 @@ impl Payload {
     /// # Errors
     /// The same.
     pub fn try_open(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
-        let problem = |cause| Problem {
-            index: None,
-            name: None,
-            offset: 0,
-            cause,
-        };
+        let payload = Self::open_whatever_its_count(source)?;
+        match payload.problem_of_count() {
+            Some(problem) => Err(problem),
+            None => Ok(payload),
+        }
+    }
+
+    /// As [`Payload::try_open`], for who wants what is there of a payload that was
+    /// cut off: its header may count more files than there can be, which
+    /// [`Payload::problem_of_count`] then tells.
+    ///
+    /// # Errors
+    /// There is no payload, its header is broken, or it cannot be read.
+    pub fn open_whatever_its_count(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
         let header = {
-            let mut window = Window::new(&*source).map_err(|e| problem(Cause::Io(e)))?;
-            let bytes = window
-                .at(0, MAX_HEADER_LEN)
-                .map_err(|e| problem(Cause::Io(e)))?;
-            Header::parse(bytes, source.len()).map_err(|f| problem(Cause::Fault(f)))?
+            let failed = |e| of_the_header(Cause::Io(e));
+            let mut window = Window::new(&*source).map_err(failed)?;
+            let bytes = window.at(0, MAX_HEADER_LEN).map_err(failed)?;
+            Header::parse_whatever_its_count(bytes).map_err(|f| of_the_header(Cause::Fault(f)))?
         };
         Ok(Self {
             source,
             header,
             index_memory: INDEX_MEMORY,
         })
+    }
+
+    /// That its header counts more files than the source could hold, if it does.
+    pub fn problem_of_count(&self) -> Option<Problem> {
+        let fault = self.header.check_count(self.source.len()).err()?;
+        Some(of_the_header(Cause::Fault(fault)))
     }
 
     /// Where it is.
@@ -118,6 +132,36 @@ impl Payload {
         Ok(name.to_vec())
     }
 
+    /// Whether the header of such an entry stands before its data, which is where an
+    /// earlier walk has seen it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn has_header(
+        &self,
+        index: u64,
+        data_offset: u64,
+        raw_name: &[u8],
+        size: u64,
+    ) -> io::Result<bool> {
+        let len = self.dialect().entry_header_len() + raw_name.len() as u64;
+        let Some(header_offset) = data_offset.checked_sub(len) else {
+            return Ok(false);
+        };
+        let mut walk = Walker {
+            next: index,
+            offset: header_offset,
+            ..self.walk_in(Window::new(&*self.source)?)
+        };
+        match walk.step() {
+            Ok(entry) => Ok(entry.raw_name == raw_name && entry.size == size),
+            Err(problem) => match problem.cause {
+                Cause::Io(e) => Err(e),
+                _ => Ok(false),
+            },
+        }
+    }
+
     /// Goes through the entries from the one at `index`, whose header is at
     /// `header_offset`: both from an earlier walk.
     ///
@@ -136,15 +180,29 @@ impl Payload {
     /// # Errors
     /// When there is no memory for the walk's buffer.
     pub fn walk(&self) -> Result<Walker<'_>> {
-        Ok(Walker {
-            window: Window::new(&*self.source)
-                .map_err(|e| Error::io("getting memory to read", e).path(self.source.path()))?,
+        let window = Window::new(&*self.source)
+            .map_err(|e| Error::io("getting memory to read", e).path(self.source.path()))?;
+        Ok(self.walk_in(window))
+    }
+
+    fn walk_in<'a>(&self, window: Window<'a>) -> Walker<'a> {
+        Walker {
+            window,
             source_len: self.source.len(),
             header: self.header,
             next: 0,
             offset: self.header.dialect.header_len(),
             ended: false,
-        })
+        }
+    }
+}
+
+fn of_the_header(cause: Cause) -> Problem {
+    Problem {
+        index: None,
+        name: None,
+        offset: 0,
+        cause,
     }
 }
 

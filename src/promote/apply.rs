@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::durable::Attributes;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 use crate::progress::Progress;
 
 use super::Ownership;
@@ -51,9 +51,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes every item that is not as it should be. Says how many have their names,
-    /// also where it fails: those that were complete keep them.
-    pub(super) fn apply(mut self, items: &[Item]) -> (u64, Result<()>) {
+    /// Writes every item that is not as it should be. Where it fails, those that were
+    /// complete keep their names.
+    ///
+    /// # Errors
+    /// What the system says, or somebody wants to stop.
+    pub(super) fn apply(mut self, items: &[Item]) -> Result<()> {
         let total = items.iter().filter(|i| i.is_to_be_written());
         let total: u64 = total.map(|item| item.bytes).sum();
         self.progress.begin("copying", total);
@@ -84,7 +87,7 @@ impl<'a> Writer<'a> {
         let last = self.commit(items, &mut done);
         let cleared = self.clear();
         self.progress.end();
-        (done, result.and(last).and(cleared))
+        result.and(last).and(cleared)
     }
 
     fn explain(&self, item: &Item, error: &Error) -> Error {
@@ -94,9 +97,12 @@ impl<'a> Writer<'a> {
             || item.place.in_image(),
             |tree| tree.path().join(&item.place.path),
         );
-        let explained = Error::new(kind, error.to_string())
-            .doing("copying to")
-            .path(path);
+        let said = error.to_string();
+        let explained = if said.contains(&printable(&path.to_string_lossy())) {
+            Error::new(kind, said)
+        } else {
+            Error::new(kind, said).doing("copying to").path(path)
+        };
         match kind {
             Kind::Changed => explained,
             Kind::Space => explained.advice("make room and promote again; what was copied is kept"),
@@ -221,6 +227,7 @@ impl<'a> Writer<'a> {
         for zone in &zones {
             self.ask(*zone, &Request::Flush, None)?;
         }
+        let mut result = Ok(());
         for (slot, at) in staged {
             let item = &items[at];
             let place = item.place.path.clone();
@@ -228,22 +235,25 @@ impl<'a> Writer<'a> {
                 Content::Absent => Request::Remove(place),
                 _ => Request::Publish { slot, place },
             };
-            let zone = item.place.zone;
-            self.ask(zone, &request, None)
-                .map_err(|e| self.explain(item, &e))?;
+            if let Err(e) = self.ask(item.place.zone, &request, None) {
+                result = Err(self.explain(item, &e));
+                break;
+            }
             *done += 1;
             self.progress.file_done(&item.dst.to_string());
         }
         for zone in &zones {
             self.ask(*zone, &Request::FlushNames, None)?;
         }
-        Ok(())
+        self.journal.named(*done)?;
+        result
     }
 
     fn clear(&mut self) -> Result<()> {
         for (used, zone) in self.used.into_iter().zip([Zone::Elsewhere, Zone::Rootfs]) {
             if used {
-                self.ask(zone, &Request::Clear, None)?;
+                self.ask(zone, &Request::Clear, None)
+                    .map_err(|e| e.or_advice("promote again, which clears it"))?;
             }
         }
         Ok(())

@@ -25,6 +25,9 @@ pub(super) fn compare(
 ) -> io::Result<Found> {
     let seen = match tree.look(place) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(Found::Denied),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+            return Ok(Found::NoWay);
+        }
         other => other?,
     };
     Ok(match seen {

@@ -27,8 +27,8 @@ pub enum Content {
     },
     /// A symlink, and the time that it is given.
     Link(PathBuf, i64),
-    /// The `kernel/Image` that is in the image already.
-    StagedKernel,
+    /// The `kernel/Image` that is in the image already, by its place.
+    StagedKernel(PathBuf),
     /// A file that an earlier promote replaced, kept by the journal, with what it had.
     Backup(PathBuf, Attributes),
     /// Nothing: what is there goes away.
@@ -60,7 +60,7 @@ impl Opener {
             (Content::Built(path) | Content::Blob { path, .. } | Content::Backup(path, _), _) => {
                 path.clone()
             }
-            (Content::StagedKernel, _) => self.image.path().join("kernel/Image"),
+            (Content::StagedKernel(place), _) => self.image.path().join(place),
             _ => return 0,
         };
         path.metadata().map_or(0, |meta| meta.len())
@@ -91,19 +91,12 @@ impl Opener {
                     }
                 }
             }
-            Content::StagedKernel => {
-                let path = Path::new("kernel/Image");
-                let failed = |e| Error::io("opening", e).path(self.image.path().join(path));
-                let place = self
-                    .image
-                    .resolve(path, crate::durable::Last::Follow)
-                    .map_err(failed)?;
-                match self.image.look(&place).map_err(failed)? {
-                    Seen::File(file, meta) => (file, meta, self.image.path().join(path)),
-                    _ => {
-                        let path = self.image.path().join(path);
-                        return Err(gone("it is no regular file", &path, "init the image"));
-                    }
+            Content::StagedKernel(place) => {
+                let path = self.image.path().join(place);
+                match self.image.look(place) {
+                    Ok(Seen::File(file, meta)) => (file, meta, path),
+                    Ok(_) => return Err(gone("it is no regular file", &path, "init the image")),
+                    Err(e) => return Err(Error::io("opening", e).path(path)),
                 }
             }
             Content::Built(path) | Content::Blob { path, .. } | Content::Backup(path, _) => {

@@ -1,7 +1,8 @@
 //! The gate that keeps an outdated build out: has a kernel-side repository changed
 //! since the last one?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use crate::error::{Error, Kind, Result, printable};
 use super::git::Git;
 use super::manifest::{BuildState, Manifest};
 use super::overlay::Status;
+use super::overlooked;
 
 /// Repositories are looked for this deep below `bsp_sources/`.
 const DEPTH: usize = 5;
@@ -40,7 +42,8 @@ impl Kernel {
     pub(super) fn probe(dir: &Path) -> Result<Self> {
         let mut found = Vec::new();
         if dir.is_dir() {
-            find(dir, DEPTH, &mut found)?;
+            let in_repo = is_repo(dir);
+            find(dir, DEPTH, in_repo, &mut BTreeSet::new(), &mut found)?;
         }
         if found.is_empty() {
             return Ok(Self {
@@ -69,7 +72,7 @@ impl Repo {
         };
         Ok(Self {
             head: status.head,
-            edited: status.changed.is_some(),
+            edited: status.changed.is_some() || overlooked::probe(git)?.is_some(),
             more_than_one_commit,
         })
     }
@@ -108,29 +111,49 @@ fn probe_all(found: &[PathBuf]) -> Result<Vec<Repo>> {
         .collect()
 }
 
-fn find(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+/// Symlinks are followed, but within a repository only to another one: a kernel's tree
+/// has many that are not. `seen` keeps those that lead back from being walked again.
+fn find(
+    dir: &Path,
+    depth: usize,
+    in_repo: bool,
+    seen: &mut BTreeSet<(u64, u64)>,
+    found: &mut Vec<PathBuf>,
+) -> Result<()> {
     let failed = |e| {
         Error::io("looking for repositories in", e)
             .path(dir)
             .advice("make it readable")
     };
+    let meta = dir.metadata().map_err(failed)?;
+    if !seen.insert((meta.dev(), meta.ino())) {
+        return Ok(());
+    }
     let mut dirs = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() && entry.file_name() != ".git" {
-            dirs.push(entry.path());
+        let kind = entry.file_type().map_err(failed)?;
+        let leads_to_one = kind.is_symlink() && entry.path().is_dir();
+        if (kind.is_dir() || leads_to_one) && entry.file_name() != ".git" {
+            dirs.push((kind.is_symlink(), entry.path()));
         }
     }
+    // What really lies here goes first.
     dirs.sort();
-    for dir in dirs {
-        if dir.join(".git").symlink_metadata().is_ok() {
+    for (by_link, dir) in dirs {
+        let is_repo = is_repo(&dir);
+        if is_repo {
             found.push(dir.clone());
         }
-        if depth > 1 {
-            find(&dir, depth - 1, found)?;
+        if depth > 1 && (!by_link || !in_repo || is_repo) {
+            find(&dir, depth - 1, in_repo || is_repo, seen, found)?;
         }
     }
     Ok(())
+}
+
+fn is_repo(dir: &Path) -> bool {
+    dir.join(".git").symlink_metadata().is_ok()
 }
 
 /// Why each repository that is not as it was built is not, a line each. Pure.

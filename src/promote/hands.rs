@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 
 use super::bytes::{compare, stage};
 use super::path::{from_hex, path_bytes, to_hex};
+use super::writable;
 
 /// Something to be done to a tree. Places are paths without symlinks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +24,16 @@ pub(super) enum Request {
         path: PathBuf,
         follow: bool,
     },
+    /// Let a symlink count, in resolving, as if it were there.
+    Expect {
+        #[serde(with = "path_bytes")]
+        place: PathBuf,
+        target: LinkTarget,
+    },
+    /// Let only count what is there.
+    ExpectNothing,
+    /// Whether a file can be put there, or taken away.
+    CheckWritable(#[serde(with = "path_bytes")] PathBuf),
     /// What is there. A regular file comes back open.
     Look(#[serde(with = "path_bytes")] PathBuf),
     /// Whether the place holds the bytes of the file that comes along, or the link.
@@ -97,6 +108,8 @@ pub(super) enum Found {
     Directory,
     /// A device node, a socket or a FIFO is there.
     Special,
+    /// No directory is above it, but a file or a symlink.
+    NoWay,
     /// Only root can tell.
     Denied,
 }
@@ -205,6 +218,19 @@ pub(super) fn perform(
                 tree.resolve(path, last)
                     .map_err(failed("resolving", path))?,
             )
+        }
+        Request::Expect { place, target } => {
+            tree.expect(place.clone(), target.0.clone());
+            Reply::Done
+        }
+        Request::ExpectNothing => {
+            tree.expect_nothing();
+            Reply::Done
+        }
+        Request::CheckWritable(place) => {
+            tree.check_writable(place)
+                .map_err(|e| writable::explain(e, &tree.path().join(place)))?;
+            Reply::Done
         }
         Request::Look(place) => {
             let (was, file) = look(tree, place).map_err(failed("looking at", place))?;

@@ -15,20 +15,47 @@ use super::path::Place;
 pub struct Record {
     /// What it was.
     pub begin: Begin,
+    /// What it did, or may have done where it was cut off.
     pub(super) entries: Vec<Entry>,
+    /// Directories that it made.
+    pub(super) made: Vec<Place>,
     /// How it ended; `None` where it was cut off.
     pub end: Option<End>,
+    /// How many files it is known to have made, replaced or removed.
+    named: u64,
 }
 
 impl Record {
-    /// How many files it made, replaced or removed.
+    /// How many files it made, replaced or removed, that much is known.
     pub fn changed(&self) -> u64 {
-        self.entries.iter().filter(|entry| !entry.kept).count() as u64
+        self.named
+    }
+
+    /// How many more it may have, as it was cut off.
+    pub fn unsure(&self) -> u64 {
+        self.planned() - self.named
     }
 
     /// How many it found as they should be.
     pub fn kept(&self) -> u64 {
-        self.entries.len() as u64 - self.changed()
+        self.entries.len() as u64 - self.planned()
+    }
+
+    fn planned(&self) -> u64 {
+        self.entries.iter().filter(|entry| !entry.kept).count() as u64
+    }
+
+    /// Takes away what the run, which ended, did not come to.
+    fn ended(&mut self, end: End) {
+        if end.state == "done" {
+            self.named = self.planned();
+        }
+        let mut at = 0;
+        self.entries.retain(|entry| {
+            at += u64::from(!entry.kept);
+            entry.kept || at <= self.named
+        });
+        self.end = Some(end);
     }
 
     /// How it ended, in a word.
@@ -93,57 +120,91 @@ fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
                 record = Some(Record {
                     begin: *begin,
                     entries: Vec::new(),
+                    made: Vec::new(),
                     end: None,
+                    named: 0,
                 });
             }
-            (Line::File(entry), Some(record)) => record.entries.push(*entry),
-            (Line::End(end), Some(record)) => record.end = Some(end),
+            (Line::File(entry), Some(record)) => {
+                let zone = entry.place.zone;
+                let made = entry.made.iter().map(|made| Place {
+                    zone,
+                    path: made.0.clone(),
+                });
+                record.made.extend(made);
+                record.entries.push(*entry);
+            }
+            (Line::Named { files }, Some(record)) => record.named = files.min(record.planned()),
+            (Line::End(end), Some(record)) => record.ended(end),
             _ => return Err(serde::de::Error::custom("a line in the wrong place")),
         }
     }
     Ok(record)
 }
 
-/// What a place should hold, by the journal.
+/// What a run put in a place.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct Put {
     pub(super) entry: Entry,
-    /// The run that put it there.
+    /// The run.
     pub(super) id: u64,
-    /// Whether that run was cut off, so that it may not have come to it.
-    pub(super) unsure: bool,
 }
 
-impl Held {
-    /// The sums that what is there may have; none where nothing may be there.
-    pub(super) fn sums(&self) -> Vec<Option<String>> {
-        let after = match &self.entry.after {
+impl Put {
+    /// The sum of what is there after it; none where nothing may be.
+    pub(super) fn after(&self) -> Option<String> {
+        match &self.entry.after {
             After::File { sha256, .. } => Some(sha256.clone()),
             After::Symlink { target } => Some(link_sum(&target.0)),
             After::Nothing => None,
-        };
-        let mut sums = vec![after];
-        if self.unsure {
-            sums.push(match &self.entry.before {
-                Was::Symlink { target, .. } => Some(link_sum(&target.0)),
-                _ => self.entry.backup.as_ref().map(|b| b.sha256.clone()),
-            });
         }
-        sums
+    }
+
+    /// The sum of what was there before it.
+    pub(super) fn before(&self) -> Option<String> {
+        match &self.entry.before {
+            Was::Symlink { target, .. } => Some(link_sum(&target.0)),
+            _ => self.entry.backup.as_ref().map(|b| b.sha256.clone()),
+        }
+    }
+}
+
+/// What a place should hold, by the journal.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Held {
+    /// The last that is known to have been put there.
+    pub(super) sure: Option<Put>,
+    /// What runs that were cut off may have put there since, oldest first.
+    pub(super) unsure: Vec<Put>,
+}
+
+impl Held {
+    /// Everything that may be there, the likeliest first.
+    pub(super) fn puts(&self) -> impl Iterator<Item = &Put> {
+        self.unsure.iter().rev().chain(&self.sure)
     }
 }
 
 /// What each place should hold after all of `records`. Pure.
 pub(super) fn held(records: &[Record]) -> BTreeMap<Place, Held> {
-    let mut held = BTreeMap::new();
+    let mut held: BTreeMap<Place, Held> = BTreeMap::new();
     for record in records {
+        let mut at = 0;
         for entry in &record.entries {
-            let what = Held {
+            at += u64::from(!entry.kept);
+            let put = Put {
                 entry: entry.clone(),
                 id: record.begin.id,
-                unsure: record.state() != "done",
             };
-            held.insert(entry.place.clone(), what);
+            let there = held.entry(entry.place.clone()).or_default();
+            if entry.kept || at <= record.named {
+                *there = Held {
+                    sure: Some(put),
+                    unsure: Vec::new(),
+                };
+            } else {
+                there.unsure.push(put);
+            }
         }
     }
     held

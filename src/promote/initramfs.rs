@@ -6,9 +6,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 
@@ -38,6 +41,43 @@ impl Initramfs {
     /// Whether an earlier run changed what it holds, and did not make it anew.
     pub(super) fn is_pending(&self) -> bool {
         self.sidecar.path(MARK).symlink_metadata().is_ok()
+    }
+
+    /// Whether no tool that an earlier run started is still at work.
+    ///
+    /// # Errors
+    /// One is, or its log cannot be looked at.
+    pub(super) fn probe_idle(&self) -> Result<()> {
+        let path = self.sidecar.path(LOG);
+        let failed = |e: io::Error| {
+            Error::io("looking at the log", e)
+                .path(&path)
+                .advice("remove it, or promote as root")
+        };
+        // Opening a FIFO would wait for somebody to write to it.
+        let log = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&path);
+        let log = match log {
+            Ok(log) => log,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        };
+        match flock(&log, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Err(Error::new(
+                Kind::Busy,
+                "the initramfs tool that an earlier promote started is still at work on it",
+            )
+            .path(&self.image)
+            .advice(format!(
+                "wait until it has ended ({} tells how far it is), and promote again",
+                path.display()
+            ))),
+            // A file system without locks.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(e) => Err(failed(e.into())),
+        }
     }
 
     /// Whether the tool is there and may be run, by this user or through sudo.
@@ -101,7 +141,11 @@ impl Initramfs {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
             _ => {}
         }
-        let log = File::create_new(&path).map_err(failed)?;
+        let log = self.sidecar.create(&path, 0o644)?;
+        match flock(&log, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
         let mut command = if as_root {
             Command::new(&tool)
         } else {
@@ -113,7 +157,9 @@ impl Initramfs {
             .current_dir(&self.image)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
-            .stderr(log);
+            .stderr(log.try_clone().map_err(failed)?);
+        // Without O_CLOEXEC, so that the tool inherits it.
+        let inherited = rustix::io::dup(&log).map_err(|e| failed(e.into()))?;
         let advice = format!(
             "see {}, fix the cause, and promote again: the refresh stays due",
             path.display()
@@ -121,6 +167,7 @@ impl Initramfs {
         let status = command
             .status()
             .map_err(|e| Error::io("running", e).path(&tool).advice(advice.clone()))?;
+        drop(inherited);
         if !status.success() {
             return Err(Error::new(
                 Kind::Io,
@@ -129,6 +176,8 @@ impl Initramfs {
             .path(&tool)
             .advice(advice));
         }
+        // It says that it is done, so a daemon that it left behind holds up nobody.
+        let _ = flock(&log, FlockOperation::Unlock);
         for dir in [self.image.join(ROOTFS), self.image.clone()] {
             File::open(&dir)
                 .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))

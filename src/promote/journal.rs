@@ -5,17 +5,18 @@
 //! the run is, what it does to each file (written before it is done), how it ended.
 //! One without an end was cut off.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, BufWriter, Seek, Write};
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown,
+};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, CWD, linkat};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{Directory, NewFile};
+use crate::durable::{Directory, NewFile, settle};
 use crate::error::{Error, Result};
 
 use super::bytes;
@@ -32,6 +33,10 @@ pub(super) const KEPT: u64 = 10;
 pub(super) enum Line {
     Begin(Box<Begin>),
     File(Box<Entry>),
+    /// So many of the files above that are no [`Entry::kept`] ones have their names.
+    Named {
+        files: u64,
+    },
     End(End),
 }
 
@@ -153,7 +158,7 @@ impl Sidecar {
             match DirBuilder::new().mode(0o700).create(&at) {
                 Ok(()) => {
                     let made = at.metadata().map_err(failed)?;
-                    if made.uid() != owner.uid() {
+                    if geteuid().is_root() && made.uid() != owner.uid() {
                         chown(&at, Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
                     }
                     let above = at.parent().unwrap_or(image);
@@ -168,11 +173,37 @@ impl Sidecar {
         Ok(path)
     }
 
+    /// Makes the file `path` in it, as the one whose image it is may use it, whatever
+    /// the umask is.
+    pub(super) fn create(&self, path: &Path, mode: u32) -> Result<File> {
+        let failed = |e| Error::io("making the journal's file", e).path(path);
+        let file = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .mode(mode)
+            .open(path)
+            .map_err(failed)?;
+        self.give(&file, mode).map_err(failed)?;
+        Ok(file)
+    }
+
+    /// Gives `file` to the one whose image it is.
+    fn give(&self, file: &File, mode: u32) -> io::Result<()> {
+        let image = self.root.parent().unwrap_or(&self.root).metadata()?;
+        if geteuid().is_root() && file.metadata()?.uid() != image.uid() {
+            fchown(file, Some(image.uid()), Some(image.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(mode))
+    }
+
     /// Writes a small file in it, whole or not at all.
     pub(super) fn put(&self, name: &str, text: &[u8]) -> Result<()> {
         self.make("")?;
         let path = self.path(name);
         let mut file = NewFile::create(&path)?;
+        self.give(file.file(), 0o644)
+            .map_err(|e| Error::io("making the journal's file", e).path(&path))?;
         file.write_all(text)
             .map_err(|e| Error::io("writing", e).path(&path))?;
         file.commit()
@@ -211,13 +242,7 @@ impl Journal {
         let dir = sidecar.make("journal")?;
         let id = begin.id;
         let path = dir.join(format!("{id:06}.jsonl"));
-        let failed = |e| Error::io("writing the journal", e).path(&path);
-        let file = OpenOptions::new()
-            .create_new(true)
-            .append(true)
-            .mode(0o644)
-            .open(&path)
-            .map_err(failed)?;
+        let file = sidecar.create(&path, 0o644)?;
         let mut journal = Self {
             sidecar: sidecar.clone(),
             id,
@@ -243,8 +268,9 @@ impl Journal {
         writeln!(self.file, "{text}").map_err(failed)
     }
 
-    /// Keeps what `old` holds: as a second name for the same bytes where that is
-    /// allowed (nothing is ever written into them again), else as a copy.
+    /// Keeps what `old` holds, as a copy: a second name for the same bytes would change
+    /// with the file, which stays in its place when the run stops before the rename, and
+    /// may be edited there. Where the file system shares blocks, the copy takes none.
     pub(super) fn keep(&mut self, old: &File) -> Result<Backup> {
         let path = self.sidecar.backups(self.id);
         let failed = |e| {
@@ -252,7 +278,6 @@ impl Journal {
                 .path(&path)
                 .advice("make room, or remove old backups beside it")
         };
-        let sha256 = bytes::sum(old).map_err(failed)?;
         let dir = match &self.backups {
             Some(dir) => dir,
             None => {
@@ -262,19 +287,23 @@ impl Journal {
         };
         let name = self.next_backup.to_string();
         self.next_backup += 1;
-        let open = format!("/proc/self/fd/{}", old.as_raw_fd());
-        if linkat(CWD, &open, dir.as_fd(), &name, AtFlags::SYMLINK_FOLLOW).is_err() {
-            let mut copy = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path.join(&name))
-                .map_err(failed)?;
-            let mut old = old.try_clone().map_err(failed)?;
-            io::Seek::rewind(&mut old).map_err(failed)?;
-            io::copy(&mut old, &mut copy).map_err(failed)?;
-        }
+        let copy = self.sidecar.create(&dir.path().join(&name), 0o600)?;
+        let mut from = old;
+        from.rewind().map_err(failed)?;
+        io::copy(&mut from, &mut &copy).map_err(failed)?;
+        // The sum is that of the copy, whatever somebody did to the file meanwhile.
+        let sha256 = bytes::sum(&copy).map_err(failed)?;
+        settle(&copy).map_err(failed)?;
         Ok(Backup { sha256, name })
+    }
+
+    /// Notes that the first `files` have their names. It need not last: without it they
+    /// are looked at.
+    pub(super) fn named(&mut self, files: u64) -> Result<()> {
+        self.line(&Line::Named { files })?;
+        self.file
+            .flush()
+            .map_err(|e| Error::io("writing the journal", e).path(&self.path))
     }
 
     /// Brings the record and its backups onto stable storage.

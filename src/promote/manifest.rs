@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Kind, Result, printable};
 
 use super::path::{RelPath, to_hex};
-use super::yaml;
+use super::yaml::{self, Text};
 
 const REBUILD: &str = "rebuild";
 
@@ -54,9 +54,9 @@ enum ArtifactKind {
 struct Document {
     mode: Mode,
     #[allow(dead_code)] // part of the schema
-    toolchain: String,
-    bsp_version: String,
-    rebuilt_at: String,
+    toolchain: Text,
+    bsp_version: Text,
+    rebuilt_at: Text,
     // A short sha of digits only is a number to YAML, so any value will do.
     dirty_repos: Option<Vec<BTreeMap<String, serde_yaml_ng::Value>>>,
     artifacts: Vec<Entry>,
@@ -67,9 +67,9 @@ struct Document {
 struct Entry {
     #[allow(dead_code)] // part of the schema
     kind: ArtifactKind,
-    src: String,
-    dst: String,
-    source_repo: String,
+    src: Text,
+    dst: Text,
+    source_repo: Text,
 }
 
 /// One built file.
@@ -121,24 +121,24 @@ impl Manifest {
         let mut artifacts = Vec::with_capacity(document.artifacts.len());
         for (index, entry) in document.artifacts.into_iter().enumerate() {
             let number = index + 1;
-            if !entry.src.starts_with('/') {
-                let src = printable(&entry.src);
+            let (src, dst) = (entry.src.0, entry.dst.0);
+            if !src.starts_with('/') {
+                let src = printable(&src);
                 return Err(wrong(number, format!("src \"{src}\" is not absolute")));
             }
-            let dst = RelPath::parse(entry.dst.as_ref()).map_err(|what| {
-                wrong(number, format!("dst \"{}\" {what}", printable(&entry.dst)))
-            })?;
+            let dst = RelPath::parse(dst.as_ref())
+                .map_err(|what| wrong(number, format!("dst \"{}\" {what}", printable(&dst))))?;
             artifacts.push(Artifact {
-                src: entry.src.into(),
+                src: src.into(),
                 dst,
-                source_repo: entry.source_repo,
+                source_repo: entry.source_repo.0,
             });
         }
         let dirty = document.dirty_repos.unwrap_or_default();
         Ok(Some(Self {
             mode: document.mode,
-            bsp_version: document.bsp_version,
-            rebuilt_at: document.rebuilt_at,
+            bsp_version: document.bsp_version.0,
+            rebuilt_at: document.rebuilt_at.0,
             dirty_repos: dirty.into_iter().flat_map(BTreeMap::into_keys).collect(),
             artifacts,
             sha256: to_hex(&Sha256::digest(&text)),
@@ -159,15 +159,16 @@ impl Manifest {
 }
 
 /// Which commits the last build was made from.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuildState {
-    /// Full commit ids, by path under `bsp_sources/`.
+    /// Full commit ids, by path under `bsp_sources/`. As they are written: one of digits
+    /// only is a number to YAML.
     pub repos: BTreeMap<String, String>,
     #[allow(dead_code)] // part of the schema
-    toolchain: String,
+    toolchain: Text,
     #[allow(dead_code)]
-    bsp_version: String,
+    bsp_version: Text,
     #[allow(dead_code)]
     mode: Mode,
 }
@@ -179,6 +180,21 @@ impl BuildState {
     /// It is no YAML, or not this schema.
     pub fn read(source: &Path) -> Result<Option<Self>> {
         let path = source.join(".build-state.yaml");
-        Ok(yaml::read(&path, REBUILD)?.map(|(state, _)| state))
+        let Some((state, _)) = yaml::read::<Self>(&path, REBUILD)? else {
+            return Ok(None);
+        };
+        let is_full = |id: &str| {
+            matches!(id.len(), 40 | 64) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        match state.repos.iter().find(|(_, id)| !is_full(id)) {
+            None => Ok(Some(state)),
+            Some((name, id)) => {
+                let (name, id) = (printable(name), printable(id));
+                let message = format!("\"{id}\", built of {name}, is no full commit id");
+                Err(Error::new(Kind::Syntax, message)
+                    .path(&path)
+                    .advice(REBUILD))
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ mod apply;
 mod bytes;
 mod collision;
 mod content;
+mod enumerate;
 mod freshness;
 mod git;
 mod hands;
@@ -19,6 +20,7 @@ mod initramfs;
 mod journal;
 mod manifest;
 mod overlay;
+mod overlooked;
 mod path;
 mod plan;
 mod report;
@@ -29,25 +31,23 @@ mod status;
 mod survey;
 mod trees;
 mod workspace;
+mod writable;
 mod yaml;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::durable::Last;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
-use content::{Content, Spool};
+use content::Spool;
+use enumerate::enumerate;
 use freshness::Kernel;
 use git::Git;
 use journal::{Begin, Sidecar};
 use manifest::{BuildState, Manifest};
-use overlay::{Scope, Status, Tracked};
-use path::{RelPath, Zone};
-use plan::{Item, plan_mirror, plan_union};
+use overlay::{Scope, Status};
 use run::{Manner, Run};
-use trees::Trees;
 
 pub use collision::Collision;
 pub use helper::{COMMAND as HELPER_COMMAND, serve as serve_helper};
@@ -198,49 +198,16 @@ fn validate(git: &Git, options: &Options) -> Result<Status> {
             .path(git.dir())
             .advice("commit or stash them"));
     }
-    Ok(status)
-}
-
-/// Both channels, resolved and joined, and the mirror.
-fn enumerate(
-    trees: &mut Trees,
-    tracked: Vec<Tracked>,
-    manifest: Option<&Manifest>,
-) -> Result<Vec<Item>> {
-    let mut wanted = Vec::new();
-    for Tracked { dst, content } in tracked {
-        let last = match content {
-            Content::Link(..) => Last::Keep,
-            _ => Last::Follow,
-        };
-        let place = trees.resolve(&dst, last)?;
-        wanted.push(Item::new(dst, place, Channel::Overlay, content));
-    }
-    for artifact in manifest.iter().flat_map(|manifest| &manifest.artifacts) {
-        let place = trees.resolve(&artifact.dst, Last::Follow)?;
-        let content = Content::Built(artifact.src.clone());
-        wanted.push(Item::new(
-            artifact.dst.clone(),
-            place,
-            Channel::Manifest,
-            content,
+    if let Some(name) = overlooked::probe(git)? {
+        let name = crate::error::printable(&name.to_string_lossy());
+        let message =
+            format!("the overlay has an uncommitted change that git was told to overlook: {name}");
+        return Err(Error::new(Kind::Refused, message).path(git.dir()).advice(
+            "git update-index --no-assume-unchanged --no-skip-worktree it, and commit or stash \
+             it, or promote with --overlay-ref HEAD",
         ));
     }
-    let mut items = plan_union(wanted)?;
-    let named = |name: &str| {
-        RelPath::parse(name.as_ref()).map_err(|what| Error::new(Kind::Refused, what).path(name))
-    };
-    let kernel = trees.resolve(&named("kernel/Image")?, Last::Follow)?;
-    let there = trees
-        .tree(Zone::Elsewhere)?
-        .look(&kernel.path)
-        .is_ok_and(|seen| !matches!(seen, crate::durable::Seen::Nothing));
-    if there || items.iter().any(|item| item.place == kernel) {
-        let boot = named("rootfs/boot/Image")?;
-        let place = trees.resolve(&boot, Last::Follow)?;
-        plan_mirror(&mut items, &kernel, there, (boot, place))?;
-    }
-    Ok(items)
+    Ok(status)
 }
 
 fn notes(

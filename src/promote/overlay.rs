@@ -55,6 +55,13 @@ pub struct Tracked {
     pub content: Content,
 }
 
+impl Tracked {
+    /// Whether it is a symlink.
+    pub(super) fn is_link(&self) -> bool {
+        matches!(self.content, Content::Link(..))
+    }
+}
+
 /// What `git status` says of a working tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Status {
@@ -165,6 +172,9 @@ pub(super) fn probe_reference(
     };
     if name.contains("...") {
         return Err(wrong("a range has two dots"));
+    }
+    if name == ".." {
+        return Err(wrong("it names neither end of the range"));
     }
     let (since, name_of_commit) = match name.split_once("..") {
         Some((since, until)) => (

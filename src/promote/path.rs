@@ -16,6 +16,9 @@ pub(super) const SIDECAR: &str = ".lbpayload";
 /// The folder that belongs to root, below `Linux_for_Tegra/`.
 pub(super) const ROOTFS: &str = "rootfs";
 
+/// The kernel image, below `Linux_for_Tegra/`.
+pub(super) const KERNEL: &str = "kernel/Image";
+
 /// A path below `Linux_for_Tegra/`, as the overlay or a manifest names it: not
 /// empty, relative, without `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,7 +119,7 @@ impl Place {
                     || self.path.starts_with("usr/lib/modules")
                     || self.path == Path::new("boot/Image")
             }
-            Zone::Elsewhere => self.path == Path::new("kernel/Image"),
+            Zone::Elsewhere => self.path == Path::new(KERNEL),
         }
     }
 }

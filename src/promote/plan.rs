@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use super::Ownership;
 use super::content::Content;
 use super::hands::{Found, Was};
-use super::path::{Place, RelPath, Zone};
+use super::path::{KERNEL, Place, RelPath, Zone};
 
 /// Which channel a file comes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -174,19 +174,20 @@ pub(super) fn plan_mirror(
     kernel_is_there: bool,
     boot: (RelPath, Place),
 ) -> Result<()> {
+    let is_link = |item: &&Item| {
+        item.dst.as_path() == Path::new(KERNEL) && matches!(item.content, Content::Link(..))
+    };
+    if let Some(item) = items.iter().find(is_link) {
+        return Err(Error::new(
+            Kind::Refused,
+            "the overlay tracks it as a symlink, and its bytes are needed",
+        )
+        .path(item.dst.as_path())
+        .advice("track the file itself"));
+    }
     let content = match items.iter().find(|item| item.place == *kernel) {
-        Some(item) => match &item.content {
-            Content::Link(..) => {
-                return Err(Error::new(
-                    Kind::Refused,
-                    "the overlay tracks it as a symlink, and its bytes are needed",
-                )
-                .path(item.dst.as_path())
-                .advice("track the file itself"));
-            }
-            content => content.clone(),
-        },
-        None if kernel_is_there => Content::StagedKernel,
+        Some(item) => item.content.clone(),
+        None if kernel_is_there => Content::StagedKernel(kernel.path.clone()),
         None => return Ok(()),
     };
     let (dst, place) = boot;
@@ -339,7 +340,8 @@ mod tests {
         plan_mirror(&mut none, &kernel, false, boot()).unwrap();
         assert!(none.is_empty());
         plan_mirror(&mut none, &kernel, true, boot()).unwrap();
-        assert_eq!(none[0].content, Content::StagedKernel);
+        let staged = Content::StagedKernel("kernel/Image".into());
+        assert_eq!(none[0].content, staged);
     }
 
     #[test]

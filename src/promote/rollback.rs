@@ -1,6 +1,8 @@
 //! Going back to what an earlier promote left.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,9 +11,10 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
 use super::Ownership;
+use super::bytes;
 use super::content::Content;
 use super::hands::Was;
-use super::history::{self, Record};
+use super::history::{self, Put, Record};
 use super::journal::{Begin, Entry, KEPT, Sidecar};
 use super::path::{Place, RelPath};
 use super::plan::{Channel, Item};
@@ -92,8 +95,14 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     }
     let mut edited = Vec::new();
     for (place, held) in history::held(&records) {
-        if undone.contains_key(&place) {
-            let now = status::state(run.trees.tree(place.zone)?, &held)?;
+        if let Some((id, entry)) = undone.get(&place) {
+            let wanted = Put {
+                entry: entry.clone(),
+                id: *id,
+            };
+            let held_now = held.sure.as_ref().map(Put::after);
+            run.has_news |= held_now != Some(wanted.before());
+            let (now, _) = status::state(run.trees.tree(place.zone)?, &held)?;
             if matches!(now, HeldState::Edited | HeldState::Missing) {
                 edited.push(place.in_image());
             }
@@ -139,21 +148,28 @@ fn plan_undo(records: &[Record], to: u64) -> BTreeMap<Place, (u64, Entry)> {
 
 /// Directories that runs after `to` made, the deepest first.
 fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
-    let mut dirs: Vec<Place> = records
-        .iter()
-        .filter(|record| record.begin.id > to)
-        .flat_map(|record| &record.entries)
-        .flat_map(|entry| {
-            entry.made.iter().map(|made| Place {
-                zone: entry.place.zone,
-                path: made.0.clone(),
-            })
-        })
-        .collect();
+    let later = records.iter().filter(|record| record.begin.id > to);
+    let mut dirs: Vec<Place> = later.flat_map(|record| record.made.clone()).collect();
     dirs.sort();
     dirs.dedup();
     dirs.reverse();
     dirs
+}
+
+/// Whether the backup at `path` is there, and what promote `id` replaced.
+fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
+    let refused = |message: String| Error::new(Kind::Refused, message).path(path);
+    let sum = File::open(path).and_then(|file| bytes::sum(&file));
+    match sum {
+        Ok(sum) if sum == sha256 => Ok(()),
+        Ok(_) => Err(refused(format!(
+            "this backup is not what promote {id} replaced: its checksum is another"
+        ))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(format!(
+            "what promote {id} replaced is not kept any more (the last {KEPT} are)"
+        ))),
+        Err(e) => Err(Error::io("reading the backup", e).path(path)),
+    }
 }
 
 fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
@@ -167,11 +183,7 @@ fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<
         (Was::Symlink { target, mtime }, _) => Content::Link(target.0.clone(), mtime.0),
         (Was::File { attributes, .. }, Some(backup)) => {
             let path = sidecar.backups(id).join(&backup.name);
-            if path.symlink_metadata().is_err() {
-                return Err(refused(format!(
-                    "what promote {id} replaced there is not kept any more (the last {KEPT} are)"
-                )));
-            }
+            check_backup(&path, &backup.sha256, id).map_err(|e| e.or_advice("go back less far"))?;
             Content::Backup(path, Attributes::from(attributes))
         }
         _ => return Err(refused(format!("promote {id} kept nothing of it"))),

@@ -1,7 +1,7 @@
 //! What a promote and a rollback have in common: the last checks, then the writing,
 //! the journal and the initramfs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::durable::{Directory, Tree};
 use crate::error::{Error, Kind, Result};
@@ -10,16 +10,17 @@ use crate::progress::Progress;
 use super::Ownership;
 use super::apply::Writer;
 use super::bytes;
-use super::content::Opener;
+use super::content::{Content, Opener};
 use super::hands::{self, Found, LinkTarget, Reply, Request, Was};
 use super::history::{self, Record};
 use super::initramfs::Initramfs;
 use super::journal::{After, Begin, End, Entry, Journal, Line, Sidecar, now, who};
-use super::path::{Place, SIDECAR, Zone};
-use super::plan::{Channel, Item, plan_room};
+use super::path::{Place, Zone};
+use super::plan::{Item, plan_room};
 use super::report::InitramfsOutcome;
 use super::stamps::{Before, Stamps};
 use super::trees::Trees;
+use super::writable;
 
 /// How a run is to go.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +36,8 @@ pub(super) struct Run<'a> {
     pub(super) trees: Trees,
     pub(super) opener: Opener,
     pub(super) sidecar: Sidecar,
+    /// Whether there is something to record even if nothing has to be written.
+    pub(super) has_news: bool,
     records: Option<(Vec<Record>, u64)>,
     initramfs: Initramfs,
     manner: Manner,
@@ -75,6 +78,10 @@ impl<'a> Run<'a> {
             Some(dir)
         };
         let sidecar = Sidecar::of(image);
+        let initramfs = Initramfs::of(image, &sidecar);
+        if !manner.dry_run {
+            initramfs.probe_idle()?;
+        }
         let trees = Trees::open(image, !manner.dry_run)?;
         let opener = Opener {
             tracker,
@@ -82,10 +89,11 @@ impl<'a> Run<'a> {
                 .map_err(|e| Error::io("opening", e).path(image))?,
         };
         Ok(Self {
-            initramfs: Initramfs::of(image, &sidecar),
+            initramfs,
             trees,
             opener,
             sidecar,
+            has_news: false,
             records: None,
             manner,
             progress,
@@ -151,14 +159,15 @@ impl<'a> Run<'a> {
             .filter(|zone| self.trees.tree(*zone).is_ok_and(Tree::has_leftovers))
             .collect();
         let refresh = due && self.manner.initramfs;
-        self.check(items, writes, refresh)?;
+        let records = writes || refresh || self.has_news;
+        let unknown = self.check(items, records, refresh)?;
         if self.manner.dry_run {
             return Ok(Ran {
                 id: None,
                 initramfs: self.foretell(due),
             });
         }
-        if !writes && !refresh && leftovers.is_empty() {
+        if !records && leftovers.is_empty() {
             return Ok(Ran {
                 id: None,
                 initramfs: self.foretell(due),
@@ -167,14 +176,16 @@ impl<'a> Run<'a> {
         let rootfs = |item: &Item| item.is_to_be_written() && item.place.zone == Zone::Rootfs;
         if items.iter().any(rootfs) || leftovers.contains(&Zone::Rootfs) {
             self.trees.hands(Zone::Rootfs)?;
+            writable::ask(&mut self.trees, unknown)?;
         }
         if refresh && !self.trees.as_root() {
             self.initramfs.probe_privilege()?;
         }
         for zone in leftovers {
-            self.trees.hands(zone)?.ask(&Request::Clear, None)?;
+            let cleared = self.trees.hands(zone)?.ask(&Request::Clear, None);
+            cleared.map_err(|e| e.or_advice("remove its .lbpayload-staging as root"))?;
         }
-        if !writes && !refresh {
+        if !records {
             return Ok(Ran {
                 id: None,
                 initramfs: self.foretell(due),
@@ -195,9 +206,19 @@ impl<'a> Run<'a> {
         )?;
         let mut ran = Ran {
             id: Some(journal.id()),
-            initramfs: InitramfsOutcome::NotNeeded,
+            initramfs: match due {
+                true => InitramfsOutcome::StillDue,
+                false => InitramfsOutcome::NotNeeded,
+            },
         };
-        let result = self.write(items, empty_dirs, &mut journal, dirty, due, &mut ran);
+        let marked = match dirty {
+            true => self.initramfs.mark(journal.id()),
+            false => Ok(()),
+        };
+        let untouched = |item: &Item| stamps.is_untouched(&item.place, before.there(&item.place));
+        let result = marked
+            .and_then(|()| self.note_kept(items, &mut journal, &untouched))
+            .and_then(|()| self.write(items, empty_dirs, &mut journal, due, &mut ran));
         journal.end(End {
             state: match &result {
                 Ok(()) => "done",
@@ -224,24 +245,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All that can be known to fail before the first byte is written.
-    fn check(&self, items: &[Item], writes: bool, refresh: bool) -> Result<()> {
-        for item in items.iter().filter(|item| item.is_to_be_written()) {
-            match item.place.zone {
-                Zone::Elsewhere => self.trees.check_writable(&item.place.path)?,
-                Zone::Rootfs => drop(self.trees.tree(Zone::Rootfs)?),
-            }
-        }
-        if writes || refresh {
-            for name in [SIDECAR, ".lbpayload/journal", ".lbpayload/journal/x"] {
-                self.trees.check_writable(Path::new(name))?;
-            }
-        }
+    /// All that can be known to fail before the first byte is written. Says of which
+    /// places under `rootfs/` only the helper can tell.
+    fn check(&self, items: &[Item], records: bool, refresh: bool) -> Result<Vec<PathBuf>> {
+        let unknown = writable::probe(&self.trees, items, records)?;
         self.check_room(items)?;
         if refresh {
             self.initramfs.probe_tool()?;
         }
-        Ok(())
+        Ok(unknown)
     }
 
     fn check_room(&self, items: &[Item]) -> Result<()> {
@@ -252,7 +264,7 @@ impl<'a> Run<'a> {
             };
             let mut bytes = plan_room(items, zone, room.block_bytes);
             if zone == Zone::Elsewhere {
-                bytes = bytes.saturating_add(self.copied_backups(items));
+                bytes = bytes.saturating_add(self.backups(items));
             }
             match needed.iter_mut().find(|(other, ..)| *other == device) {
                 Some(both) => both.2 = both.2.saturating_add(bytes),
@@ -271,17 +283,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Bytes of what is replaced under `rootfs/`: who is not root may not give it a
-    /// second name in the journal, and copies it there.
-    fn copied_backups(&self, items: &[Item]) -> u64 {
-        if self.trees.as_root() {
-            return 0;
-        }
-        let replaced = items
-            .iter()
-            .filter(|item| item.is_to_be_written() && item.place.zone == Zone::Rootfs);
+    /// Bytes of what is replaced, all of which the journal keeps.
+    fn backups(&self, items: &[Item]) -> u64 {
+        let replaced = items.iter().filter(|item| item.is_to_be_written());
         let bytes = |item: &Item| {
-            let tree = self.trees.tree(Zone::Rootfs).ok()?;
+            let tree = self.trees.tree(item.place.zone).ok()?;
             Some(tree.stamp(&item.place.path).ok()?.bytes)
         };
         replaced.filter_map(bytes).fold(0, u64::saturating_add)
@@ -292,22 +298,13 @@ impl<'a> Run<'a> {
         items: &mut [Item],
         empty_dirs: &[Place],
         journal: &mut Journal,
-        dirty: bool,
         due: bool,
         ran: &mut Ran,
     ) -> Result<()> {
-        if due {
-            ran.initramfs = InitramfsOutcome::StillDue;
-        }
-        if dirty {
-            self.initramfs.mark(journal.id())?;
-        }
-        self.note_kept(items, journal)?;
         let (trees, opener) = (&mut self.trees, &self.opener);
         let ownership = self.manner.ownership;
         let writer = Writer::new(trees, opener, journal, ownership, self.progress);
-        let (_, result) = writer.apply(items);
-        result?;
+        writer.apply(items)?;
         for place in empty_dirs {
             let hands = self.trees.hands(place.zone)?;
             hands.ask(&Request::RemoveDir(place.path.clone()), None)?;
@@ -325,33 +322,26 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Tells the journal of what is as it should be already, where it does not know.
-    fn note_kept(&mut self, items: &[Item], journal: &mut Journal) -> Result<()> {
+    /// Tells the journal of what is as it should be already, where it does not know, or
+    /// knows of something else, which somebody changed into this.
+    fn note_kept(
+        &mut self,
+        items: &[Item],
+        journal: &mut Journal,
+        untouched: &dyn Fn(&Item) -> bool,
+    ) -> Result<()> {
         let known = history::held(self.records()?);
         for item in items.iter().filter(|item| !item.is_to_be_written()) {
-            if known.contains_key(&item.place) || item.channel == Channel::Rollback {
+            let known = known.get(&item.place).and_then(|held| held.sure.as_ref());
+            if known.is_some() && untouched(item) {
                 continue;
             }
-            let zone = item.place.zone;
-            let look = Request::Look(item.place.path.clone());
-            // Whoever may not read it compared it through the helper just now.
-            let tree = self.trees.tree(zone)?;
-            let (reply, old) = match hands::perform(tree, &look, None) {
-                Err(_) if self.trees.may_ask() => self.trees.hands(zone)?.ask(&look, None)?,
-                other => other?,
+            let Some((before, after)) = self.look(item)? else {
+                continue;
             };
-            let Reply::Was(before) = reply else { continue };
-            let after = match (&before, old) {
-                (Was::File { bytes, .. }, Some(old)) => After::File {
-                    sha256: bytes::sum(&old.into())
-                        .map_err(|e| Error::io("reading", e).path(item.place.in_image()))?,
-                    bytes: *bytes,
-                },
-                (Was::Symlink { target, .. }, _) => After::Symlink {
-                    target: LinkTarget(target.0.clone()),
-                },
-                _ => continue,
-            };
+            if known.is_some_and(|put| put.entry.after == after) {
+                continue;
+            }
             journal.line(&Line::File(Box::new(Entry {
                 place: item.place.clone(),
                 dst: item.dst.as_path().to_path_buf(),
@@ -364,6 +354,36 @@ impl<'a> Run<'a> {
             })))?;
         }
         Ok(())
+    }
+
+    /// What is at an item's place, as the journal has it.
+    fn look(&mut self, item: &Item) -> Result<Option<(Was, After)>> {
+        if item.content == Content::Absent {
+            return Ok(Some((Was::Nothing, After::Nothing)));
+        }
+        let zone = item.place.zone;
+        let look = Request::Look(item.place.path.clone());
+        // Whoever may not read it compared it through the helper just now.
+        let tree = self.trees.tree(zone)?;
+        let (reply, old) = match hands::perform(tree, &look, None) {
+            Err(_) if self.trees.may_ask() => self.trees.hands(zone)?.ask(&look, None)?,
+            other => other?,
+        };
+        let Reply::Was(before) = reply else {
+            return Ok(None);
+        };
+        let after = match (&before, old) {
+            (Was::File { bytes, .. }, Some(old)) => After::File {
+                sha256: bytes::sum(&old.into())
+                    .map_err(|e| Error::io("reading", e).path(item.place.in_image()))?,
+                bytes: *bytes,
+            },
+            (Was::Symlink { target, .. }, _) => After::Symlink {
+                target: LinkTarget(target.0.clone()),
+            },
+            _ => return Ok(None),
+        };
+        Ok(Some((before, after)))
     }
 }
 

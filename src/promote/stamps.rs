@@ -7,7 +7,6 @@
 //! could have the same time is not noted.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -29,13 +28,14 @@ const TICK: Duration = Duration::from_millis(25);
 #[derive(Serialize, Deserialize)]
 struct Line {
     place: Place,
-    source: Stamp,
+    source: Option<Stamp>,
     there: Stamp,
 }
 
-/// The stamps of both sides, by place.
+/// The stamps of both sides, by place; of the image's alone where the source is made for
+/// each run.
 #[derive(Debug, Default)]
-pub(super) struct Stamps(HashMap<Place, (Stamp, Stamp)>);
+pub(super) struct Stamps(HashMap<Place, (Option<Stamp>, Stamp)>);
 
 impl Stamps {
     /// Those that the last run noted; none where they cannot be read, which only takes
@@ -63,7 +63,14 @@ impl Stamps {
     pub(super) fn vouch(&self, place: &Place, before: &Before) -> Option<u64> {
         let (source, there) = self.0.get(place)?;
         let (source_now, there_now) = before.stamps.get(place)?;
-        (source_now == source && there_now.as_ref() == Some(there)).then_some(source.bytes)
+        let bytes = source.as_ref()?.bytes;
+        (source_now == source && there_now.as_ref() == Some(there)).then_some(bytes)
+    }
+
+    /// Whether what is at `place` now is what was there when it was the same.
+    pub(super) fn is_untouched(&self, place: &Place, now: Option<&Stamp>) -> bool {
+        let noted = self.0.get(place).map(|(_, there)| there);
+        noted.is_some() && noted == now
     }
 
     /// Notes `items`, all of which are in the image now; `before` is from before they
@@ -84,18 +91,18 @@ impl Stamps {
             let Some((source, was)) = before.stamps.get(&item.place) else {
                 continue;
             };
-            let there = match trees.tree(item.place.zone)?.stamp(&item.place.path) {
-                Ok(there) if there.bytes == source.bytes => there,
-                _ => continue,
-            };
+            let there = trees.tree(item.place.zone)?.stamp(&item.place.path);
+            let Ok(there) = there else { continue };
             let is_same = if item.is_to_be_written() {
                 // What somebody wrote into since has the time of that, not its source's.
-                there.modified == source.modified && there.is_older_than(now, TICK)
+                Some(there.modified) == modified(&item.content, source.as_ref())
+                    && there.is_older_than(now, TICK)
             } else {
                 Some(there) == *was && there.is_older_than(before.time, TICK)
             };
-            if is_same && source.is_older_than(before.time, TICK) {
-                known.insert(item.place.clone(), (*source, there));
+            if is_same && there.bytes == source.map_or(item.bytes, |source| source.bytes) {
+                let source = source.filter(|source| source.is_older_than(before.time, TICK));
+                known.insert(item.place.clone(), (source, there));
             }
         }
         let line = |(place, (source, there))| Line {
@@ -113,21 +120,38 @@ impl Stamps {
 /// The stamps of both sides before anything is read.
 pub(super) struct Before {
     time: SystemTime,
-    stamps: HashMap<Place, (Stamp, Option<Stamp>)>,
+    stamps: HashMap<Place, (Option<Stamp>, Option<Stamp>)>,
 }
 
 impl Before {
     pub(super) fn probe(items: &[Item], opener: &Opener, trees: &Trees) -> Self {
         let both = |item: &Item| {
-            let source = of_source(&item.content, opener)?;
-            let tree = trees.tree(item.place.zone).ok()?;
-            let there = tree.stamp(&item.place.path).ok();
-            Some((item.place.clone(), (source, there)))
+            let source = of_source(&item.content, opener);
+            let tree = trees.tree(item.place.zone).ok();
+            let there = tree.and_then(|tree| tree.stamp(&item.place.path).ok());
+            (item.place.clone(), (source, there))
         };
         Self {
             time: SystemTime::now(),
-            stamps: items.iter().filter_map(both).collect(),
+            stamps: items.iter().map(both).collect(),
         }
+    }
+
+    /// That of what was at `place`.
+    pub(super) fn there(&self, place: &Place) -> Option<&Stamp> {
+        self.stamps.get(place)?.1.as_ref()
+    }
+}
+
+/// The modification time that a file is given which is written from `content`.
+fn modified(content: &Content, source: Option<&Stamp>) -> Option<(i64, i64)> {
+    match content {
+        Content::Blob { time, .. } => Some((*time, 0)),
+        Content::Backup(_, attributes) => {
+            let (seconds, nanoseconds) = attributes.mtime;
+            Some((seconds, nanoseconds.into()))
+        }
+        _ => source.map(|source| source.modified),
     }
 }
 
@@ -135,10 +159,7 @@ fn of_source(content: &Content, opener: &Opener) -> Option<Stamp> {
     match content {
         Content::Tracked(rel) => opener.tracker.as_ref()?.stamp(rel).ok(),
         Content::Built(path) => Stamp::of(&path.metadata().ok()?),
-        Content::StagedKernel => {
-            let path: PathBuf = opener.image.path().join("kernel/Image");
-            Stamp::of(&path.metadata().ok()?)
-        }
+        Content::StagedKernel(place) => opener.image.stamp(place).ok(),
         // These are made anew for each run, or cost nothing to compare.
         Content::Blob { .. } | Content::Backup(..) | Content::Link(..) | Content::Absent => None,
     }

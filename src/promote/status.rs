@@ -8,10 +8,11 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 
 use super::bytes::{link_sum, sum};
-use super::history::{self, Held, Record};
+use super::history::{self, Held, Put, Record};
 use super::initramfs::Initramfs;
 use super::journal::{After, Sidecar};
 use super::path::{ROOTFS, Zone};
+use super::stamps::Stamps;
 
 /// How a promoted file is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -57,9 +58,11 @@ impl StatusReport {
         self.files.iter().filter(|f| f.state == state).count() as u64
     }
 
-    /// Whether everything is as it was promoted, and nothing is due.
+    /// Whether everything is as it was promoted, as far as whoever asks may look, and
+    /// nothing is due.
     pub fn is_ok(&self) -> bool {
-        !self.initramfs_due && self.files.iter().all(|f| f.state == HeldState::Intact)
+        let is_ok = |state| matches!(state, HeldState::Intact | HeldState::Unreadable);
+        !self.initramfs_due && self.files.iter().all(|file| is_ok(file.state))
     }
 }
 
@@ -72,34 +75,42 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
     let sidecar = Sidecar::of(&image);
     let (records, _) = history::read(&sidecar)?;
     let held = history::held(&records);
+    let stamps = Stamps::read(&sidecar);
     let elsewhere = open(&image, Bounds::Beneath)?;
     let rootfs = open(&image.join(ROOTFS), Bounds::AsRoot);
-    let bytes = held.values().map(|held| match held.entry.after {
-        After::File { bytes, .. } => bytes,
+    let length = |held: &Held| match held.puts().next().map(|put| &put.entry.after) {
+        Some(After::File { bytes, .. }) => *bytes,
         _ => 0,
-    });
-    progress.begin("reading", bytes.sum());
+    };
+    progress.begin("reading", held.values().map(length).sum());
     let mut files = Vec::new();
-    for (place, held) in held {
+    for (place, held) in &held {
         if progress.cancelled() {
             return Err(Error::interrupted());
         }
-        let state = match place.zone {
-            Zone::Elsewhere => state(&elsewhere, &held)?,
-            Zone::Rootfs => match &rootfs {
-                Ok(tree) => state(tree, &held)?,
-                Err(_) => HeldState::Missing,
+        let (state, put) = match (place.zone, &rootfs) {
+            (Zone::Elsewhere, _) => state(&elsewhere, held)?,
+            (Zone::Rootfs, Ok(tree)) => match state(tree, held)? {
+                // What was the same when it was last compared, and was not touched since.
+                (HeldState::Unreadable, put) if held.unsure.is_empty() => {
+                    let now = tree.stamp(&place.path).ok();
+                    match stamps.is_untouched(place, now.as_ref()) {
+                        true => (HeldState::Intact, put),
+                        false => (HeldState::Unreadable, put),
+                    }
+                }
+                other => other,
             },
+            (Zone::Rootfs, Err(_)) => (HeldState::Missing, held.puts().next()),
         };
-        if let After::File { bytes, .. } = held.entry.after {
-            progress.advance(bytes);
-        }
-        if held.entry.after == After::Nothing && state == HeldState::Intact {
+        progress.advance(length(held));
+        let Some(put) = put else { continue };
+        if put.entry.after == After::Nothing && state == HeldState::Intact {
             continue;
         }
         files.push(HeldFile {
             path: place.in_image(),
-            id: held.id,
+            id: put.id,
             state,
         });
     }
@@ -120,9 +131,13 @@ fn open(path: &Path, bounds: Bounds) -> Result<Tree> {
     })
 }
 
-/// How what `held` tells of is now.
-pub(super) fn state(tree: &Tree, held: &Held) -> Result<HeldState> {
-    let place = &held.entry.place.path;
+/// How what `held` tells of is now, and which run put it there; no run where all that may
+/// have were cut off before they came to it.
+pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Option<&'a Put>)> {
+    let newest = held.puts().next();
+    let Some(place) = newest.map(|put| &put.entry.place.path) else {
+        return Ok((HeldState::Intact, None));
+    };
     let now = tree.look(place).and_then(|seen| {
         Ok(match seen {
             Seen::Nothing => Some(None),
@@ -131,15 +146,30 @@ pub(super) fn state(tree: &Tree, held: &Held) -> Result<HeldState> {
             Seen::Directory | Seen::Special(_) => None,
         })
     });
-    match now {
-        Ok(Some(now)) if held.sums().contains(&now) => Ok(HeldState::Intact),
-        Ok(Some(None)) => Ok(HeldState::Missing),
-        Ok(_) => Ok(HeldState::Edited),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(HeldState::Unreadable),
+    let now = match now {
+        Ok(now) => now,
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok((HeldState::Unreadable, newest));
+        }
         // A symlink has come into the path, or a file: it does not lead there any more.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
-            Ok(HeldState::Edited)
+            let nothing = newest.is_some_and(|put| put.entry.after == After::Nothing);
+            nothing.then_some(None)
         }
-        Err(e) => Err(Error::io("looking at", e).path(tree.path().join(place))),
+        Err(e) => return Err(Error::io("looking at", e).path(tree.path().join(place))),
+    };
+    if let Some(now) = &now {
+        if let Some(put) = held.puts().find(|put| put.after() == *now) {
+            return Ok((HeldState::Intact, Some(put)));
+        }
+        let untouched = held.unsure.first().filter(|_| held.sure.is_none());
+        if untouched.is_some_and(|put| put.before() == *now) {
+            return Ok((HeldState::Intact, None));
+        }
     }
+    let state = match now {
+        Some(None) => HeldState::Missing,
+        _ => HeldState::Edited,
+    };
+    Ok((state, held.sure.as_ref().or(newest)))
 }

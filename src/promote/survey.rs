@@ -40,6 +40,14 @@ pub(super) fn probe(
                 .path(&path)
                 .advice("remove it, or name another destination"));
             }
+            Found::NoWay => {
+                return Err(Error::new(
+                    Kind::Refused,
+                    "something in it that was a directory is a file or a symlink",
+                )
+                .path(&path)
+                .advice("remove that, and try again"));
+            }
             _ => {}
         }
     }
@@ -119,7 +127,7 @@ fn look(item: &Item, trees: &Trees, opener: &Opener) -> Result<(Found, u64)> {
     let file = opened.as_ref().map(|opened| &opened.file);
     let mut found = compare(tree, &item.place.path, file, link)
         .map_err(|e| Error::io("comparing with", e).path(tree.path().join(&item.place.path)))?;
-    if item.content == Content::Absent && found == Found::Missing {
+    if item.content == Content::Absent && matches!(found, Found::Missing | Found::NoWay) {
         found = Found::Same;
     }
     Ok((found, opened.map_or(0, |opened| opened.len)))
@@ -137,7 +145,9 @@ fn ask(item: &Item, trees: &mut Trees, opener: &Opener) -> Result<Found> {
     };
     let file = opened.as_ref().map(|o| std::os::fd::AsFd::as_fd(&o.file));
     match trees.hands(item.place.zone)?.ask(&request, file)? {
-        (Reply::Found(Found::Missing), _) if item.content == Content::Absent => Ok(Found::Same),
+        (Reply::Found(Found::Missing | Found::NoWay), _) if item.content == Content::Absent => {
+            Ok(Found::Same)
+        }
         (Reply::Found(found), _) => Ok(found),
         _ => Err(unexpected()),
     }

@@ -1,18 +1,18 @@
 //! The two trees of an image, and who may write to them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use rustix::fs::{Access, AtFlags, accessat, fstat};
+use rustix::fs::fstat;
 
 use crate::block::Room;
 use crate::durable::{Bounds, Last, Tree};
 use crate::error::{Error, Kind, Result};
 
-use super::hands::{Hands, Own, Reply, Request};
+use super::hands::{Hands, LinkTarget, Own, Reply, Request};
 use super::helper::Helper;
 use super::path::{Place, ROOTFS, RelPath, Zone};
 
@@ -27,6 +27,9 @@ pub(super) struct Trees {
     may_ask: bool,
     /// Where directories lead, while nothing has been written.
     known: HashMap<(Zone, PathBuf), PathBuf>,
+    /// Symlinks that are to be made, and whether the helper was told of them.
+    expected: BTreeMap<Place, PathBuf>,
+    told: bool,
 }
 
 impl Trees {
@@ -60,6 +63,8 @@ impl Trees {
             as_root: geteuid().is_root(),
             may_ask,
             known: HashMap::new(),
+            expected: BTreeMap::new(),
+            told: true,
         })
     }
 
@@ -130,7 +135,48 @@ impl Trees {
         self.may_ask && !self.as_root
     }
 
-    /// Where `dst` leads.
+    /// Lets the symlinks `expected`, by their places, count in [`Trees::resolve`] as if
+    /// they were there.
+    ///
+    /// # Errors
+    /// There is no `rootfs/`.
+    pub(super) fn expect(&mut self, expected: BTreeMap<Place, PathBuf>) -> Result<()> {
+        self.known.clear();
+        for own in [Some(&self.image), self.rootfs.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            own.0.expect_nothing();
+        }
+        for (place, target) in &expected {
+            let tree = self.tree(place.zone)?;
+            tree.expect(place.path.clone(), target.clone());
+        }
+        self.expected = expected;
+        self.told = false;
+        Ok(())
+    }
+
+    /// Tells the helper what is expected in `rootfs/`.
+    fn tell(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.told, true) {
+            return Ok(());
+        }
+        let expected = std::mem::take(&mut self.expected);
+        let hands = self.hands(Zone::Rootfs)?;
+        hands.ask(&Request::ExpectNothing, None)?;
+        for (place, target) in expected.iter().filter(|(p, _)| p.zone == Zone::Rootfs) {
+            let request = Request::Expect {
+                place: place.path.clone(),
+                target: LinkTarget(target.clone()),
+            };
+            hands.ask(&request, None)?;
+        }
+        self.expected = expected;
+        Ok(())
+    }
+
+    /// Where `dst` leads, once the symlinks that are expected are there.
     ///
     /// # Errors
     /// Out of its tree, in circles, through a file, or to where only root may look.
@@ -145,6 +191,7 @@ impl Trees {
                     path: path.to_path_buf(),
                     follow: last == Last::Follow,
                 };
+                self.tell()?;
                 match self.hands(zone)?.ask(&request, None)? {
                     (Reply::Place(place), _) => place,
                     _ => return Err(unexpected()),
@@ -193,34 +240,6 @@ impl Trees {
             return tree.resolve(&place, last);
         }
         Ok(place)
-    }
-
-    /// Whether this user may make files beside `place`, which needs no helper.
-    ///
-    /// # Errors
-    /// No.
-    pub(super) fn check_writable(&self, place: &Path) -> Result<()> {
-        let tree = &self.image.0;
-        let mut dir = place.parent().unwrap_or(Path::new(""));
-        loop {
-            let at = if dir.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                dir
-            };
-            let wanted = Access::WRITE_OK | Access::EXEC_OK;
-            match accessat(tree, at, wanted, AtFlags::EACCESS) {
-                Ok(()) => return Ok(()),
-                Err(rustix::io::Errno::NOENT) if !dir.as_os_str().is_empty() => {
-                    dir = dir.parent().unwrap_or(Path::new(""));
-                }
-                Err(e) => {
-                    return Err(Error::io("writing to", e.into())
-                        .path(tree.path().join(dir))
-                        .advice("make it yours (chown), or promote as root"));
-                }
-            }
-        }
     }
 
     /// The room in a tree's file system, and which file system that is.

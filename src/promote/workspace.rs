@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Kind, Result, printable};
 
@@ -41,18 +41,27 @@ struct Pointer {
 
 #[derive(Deserialize)]
 struct Profile {
+    #[serde(default, deserialize_with = "block")]
     bsp_image: Option<ImageBlock>,
+    #[serde(default, deserialize_with = "block")]
     source: Option<SourceBlock>,
 }
 
-#[derive(Deserialize)]
+/// A block that is there, if bare: everything in it has a default.
+fn block<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> std::result::Result<Option<T>, D::Error> {
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
+}
+
+#[derive(Default, Deserialize)]
 struct ImageBlock {
     root_path: Option<String>,
     // A version is a text, and a number where somebody forgot the quotes.
     version: Option<serde_yaml_ng::Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct SourceBlock {
     root_path: Option<String>,
 }

@@ -1,11 +1,13 @@
 //! Reading the small YAML files of a workspace, which anybody may have written.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Kind, Result, printable};
 
@@ -43,6 +45,29 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
             let said: String = e.to_string().chars().take(300).collect();
             Err(wrong(&printable(&said)))
         }
+    }
+}
+
+/// A text, and nothing that YAML takes for a number, a truth value or null: to a String
+/// serde_yaml gives those as they are written.
+#[derive(Debug)]
+pub(super) struct Text(pub(super) String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct OnlyText;
+        impl Visitor<'_> for OnlyText {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text (in quotes, if need be)")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(OnlyText)
     }
 }
 

@@ -29,13 +29,19 @@ pub(crate) fn over(
 ) -> Result<(Answers, Vec<String>)> {
     let mut told = Vec::new();
     let mut tell = |problem: &Problem| told.push(problem.slug().to_owned());
-    let payload = Payload::open(source)?;
+    let payload = Payload::open_whatever_its_count(Arc::clone(&source))
+        .map_err(|problem| problem.into_error(&*source))?;
     let answers = Answers::new(payload, 0, strictness, &Silent, &mut tell)?;
     Ok((answers, told))
 }
 
 pub(crate) fn lenient(bytes: Vec<u8>) -> (Answers, Vec<String>) {
     over(Memory::new(bytes).shared(), Strictness::Lenient).unwrap()
+}
+
+pub(crate) fn strict_answers(bytes: Vec<u8>) -> Answers {
+    let (answers, _) = over(Memory::new(bytes).shared(), Strictness::Strict).unwrap();
+    answers
 }
 
 pub(crate) fn strict(bytes: Vec<u8>) -> Error {

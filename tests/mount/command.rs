@@ -16,6 +16,7 @@ fn help_names_every_option_and_exits_with_0() {
         "--lenient",
         "--direct",
         "--ready-fd",
+        "--index",
         "allow_other",
         "allow_root",
         "auto_unmount",

@@ -1,6 +1,7 @@
 //! Every other way in which a mount ends: signals, idleness, other programs.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -47,6 +48,27 @@ fn a_signal_waits_for_the_last_user_and_a_second_one_does_not() {
         "{code}"
     );
     drop(file);
+    place.is_clean();
+}
+
+#[test]
+fn a_signal_that_comes_while_something_is_mounted_over_it_is_not_forgotten() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let mut server = place.foreground(&[]);
+    check(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "cover"])
+            .arg(&place.point),
+    );
+    server.signal(Signal::TERM);
+    let mut said = String::new();
+    let stderr = server.0.stderr.as_mut().unwrap();
+    BufReader::new(stderr).read_line(&mut said).unwrap();
+    assert!(said.contains("something else is mounted over it"), "{said}");
+    check(Command::new("umount").arg(&place.point));
+    assert_eq!(server.ends(), 0);
+    assert!(!is_mounted(&place.point));
     place.is_clean();
 }
 

@@ -177,7 +177,57 @@ fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
     helper(&place, NAMES[0], &["-fnv", "-o", "ro"]).exits(0);
     assert!(!is_mounted(&place.point));
     helper(&place, NAMES[0], &["-f", "-o", "nope"]).exits(2);
+    // What would fail fails.
+    std::fs::write(&place.image, b"no payload").unwrap();
+    helper(&place, NAMES[0], &["-f"])
+        .exits(1)
+        .says("not a payload");
+    let mut place = Place::new(&sample());
+    place.point = place.dir().join("missing");
+    helper(&place, NAMES[0], &["-f"]).exits(0);
+    assert!(!place.point.exists(), "it could be made, and is not");
+    place.point = place.dir().join("missing/too");
+    helper(&place, NAMES[0], &["-f"])
+        .exits(1)
+        .says("looking at the mount point");
+    place.point = place.image.clone();
+    helper(&place, NAMES[0], &["-f"])
+        .exits(1)
+        .says("looking at the mount point");
+    let place = Place::new(&sample());
     helper(&place, NAMES[0], &["-w"]).exits(0).says("read-only");
     let line = mount_lines(&place.point).concat().join(" ");
     assert!(line.contains(" ro,"), "{line}");
+}
+
+#[test]
+fn with_a_namespace_it_mounts_there_and_not_here() {
+    needs_fuse!();
+    with_helpers(|kind| {
+        let place = Place::new(&sample());
+        // It begins with a copy of every mount, which would keep other tests' servers.
+        let mut other = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c"])
+            .args(["umount -a -t fuse.lbpayload; echo there; exec sleep 1000"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 6];
+        std::io::Read::read_exact(&mut other.stdout.take().unwrap(), &mut said).unwrap();
+        let pid = other.id().to_string();
+        let mut mount = Command::new("mount");
+        mount.args(["-N", &pid, "-t", kind]);
+        check(mount.arg(&place.image).arg(&place.point));
+        assert!(!is_mounted(&place.point));
+        let within = |words: &[&str]| {
+            let mut command = Command::new("nsenter");
+            command.args(["--mount", "--target", &pid]).args(words);
+            check(command.arg(&place.point))
+        };
+        assert!(within(&["ls"]).contains("z-first"));
+        within(&["umount"]);
+        place.is_clean();
+        other.kill().unwrap();
+        other.wait().unwrap();
+    });
 }

@@ -71,6 +71,31 @@ fn names_that_no_file_system_holds_are_shown_in_another_form() {
 }
 
 #[test]
+fn of_many_small_files_those_before_the_cut_are_shown() {
+    for wide in [true, false] {
+        let image = Image {
+            wide,
+            files: (0..1000)
+                .map(|n| (format!("{n:03}").into(), vec![]))
+                .collect(),
+        };
+        let mut bytes = image.bytes();
+        // So short that its header counts more files than there could be.
+        bytes.truncate(if wide { 16 + 19 * 7 } else { 12 + 11 * 7 });
+        assert_eq!(strict(bytes.clone()).kind(), Kind::Format);
+        let (answers, told) = lenient(bytes);
+        assert_eq!(told, ["count-too-large", "cut-off"]);
+        assert_eq!(answers.tree().files(), 7);
+        assert_eq!(content(&answers, 8), b"");
+        let all = problem(&answers, 1).unwrap();
+        assert!(
+            all.starts_with("2 problems; the first: the header counts 1000 files"),
+            "{all}"
+        );
+    }
+}
+
+#[test]
 fn a_name_that_stands_twice_is_shown_twice_under_two_names() {
     let (answers, told) = lenient(named(&[b"a", b"b", b"a", b"a"]).bytes());
     assert_eq!(names(&answers), [&b"a"[..], b"b", b"a%2", b"a%3"]);

@@ -6,8 +6,8 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::place::{
-    Foreground, Place, called, catches, is_mounted, is_running, kill, mount_lines, sample, sh,
-    until,
+    Foreground, Place, attribute, called, catches, is_mounted, is_running, kill, mount_lines,
+    sample, sh, until,
 };
 use crate::support::{Ran, check, lbpayload, noise, tree};
 
@@ -110,6 +110,16 @@ fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
         run(&["unmount", unmount]);
         assert!(!is_mounted(&place.point), "{mount} {unmount}");
     }
+    // Who reads of it elsewhere finds the image all the same.
+    let mut command = lbpayload();
+    command.args(["mount", "external.img", "point"]);
+    Ran::of(command.current_dir(place.dir())).exits(0);
+    let image = place.image.canonicalize().unwrap();
+    let image = image.to_str().unwrap();
+    let line = &mount_lines(&place.point)[0];
+    assert!(line.iter().any(|field| field == image), "{line:?}");
+    assert_eq!(attribute(&place.point, "source").as_deref(), Ok(image));
+    place.unmount(&[]).exits(0);
     place.is_clean();
 }
 
@@ -195,7 +205,11 @@ fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
     place.mounted(&[]);
     let server = place.server();
     let file = File::open(place.file("large")).unwrap();
-    let ran = place.unmount(&[]).exits(1).says("busy").says("--lazy");
+    let ran = place
+        .unmount_in_use(&[])
+        .exits(1)
+        .says("busy")
+        .says("--lazy");
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
     assert!(is_mounted(&place.point) && is_running(server));
     let mut lazy = lbpayload()
@@ -289,7 +303,7 @@ fn one_image_serves_several_mounts_and_one_mount_another() {
         std::fs::read(nested.join("medium")).unwrap(),
         noise(2, 70_003)
     );
-    place.unmount(&[]).exits(1).says("busy");
+    place.unmount_in_use(&[]).exits(1).says("busy");
     for point in [&nested, &again, &place.point] {
         Ran::of(lbpayload().arg("unmount").arg(point)).exits(0);
     }

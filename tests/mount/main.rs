@@ -25,6 +25,7 @@ mod ends;
 mod faulty;
 mod gone;
 mod helper;
+mod index;
 mod lenient;
 mod life;
 mod look;

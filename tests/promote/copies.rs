@@ -14,23 +14,34 @@ fn both_channels_arrive_and_a_second_run_writes_nothing() {
     let it = Workspace::new();
     let ran = it.promote(&[]).exits(0);
     let head = it.git(&it.overlay(), &["rev-parse", "HEAD"]);
-    for line in [
-        &format!("overlay HEAD ({})\n", &head[..7]),
-        "manifest: mode=full, bsp_version=38.2.0, rebuilt_at=2026-05-01T10:00:00Z, 4 artifacts\n",
-        "collision: check skipped (no remote configured)\n",
-        "overlay files: 3 copied, 0 identical\n",
-        "manifest files: 4 copied, 0 identical\n",
-        "kernel Image mirror: copied to rootfs/boot/Image\n",
-        "initramfs: rebuilt\n",
-        &format!("source: {}\n", it.path("Source").display()),
-        &format!("image: {}\n", it.l4t("").display()).replace("Tegra/\n", "Tegra\n"),
-        "first copied: ",
-        "last copied: ",
-        "record: 1\n",
-        "next: flash",
-    ] {
-        assert!(ran.stdout.contains(line), "no {line:?} in: {}", ran.stdout);
-    }
+    let summary = |counts: [&str; 4], more: &str, record: &str| {
+        let [overlay, manifest, mirror, initramfs] = counts;
+        format!(
+            "overlay HEAD ({})\n\
+             manifest: mode=full, bsp_version=38.2.0, rebuilt_at=2026-05-01T10:00:00Z, 4 artifacts\n\
+             collision: check skipped (no remote configured)\n\
+             overlay files: {overlay}\n\
+             manifest files: {manifest}\n\
+             kernel Image mirror: {mirror}\n\
+             initramfs: {initramfs}\n\
+             {more}\
+             source: {}\n\
+             image: {}\n\
+             {record}\
+             next: flash the image, or validate it\n",
+            &head[..7],
+            it.path("Source").display(),
+            it.path("Image/Linux_for_Tegra").display()
+        )
+    };
+    let counts = [
+        "3 copied, 0 identical",
+        "4 copied, 0 identical",
+        "copied to rootfs/boot/Image",
+        "rebuilt",
+    ];
+    let ends = "first copied: bootloader/board.conf\nlast copied: rootfs/boot/Image\n";
+    assert_eq!(ran.stdout, summary(counts, ends, "record: 1\n"));
     assert_eq!(ran.stderr, "");
     assert_eq!(it.read("kernel/Image"), "new kernel\n");
     assert_eq!(it.read("rootfs/boot/Image"), "new kernel\n");
@@ -44,22 +55,13 @@ fn both_channels_arrive_and_a_second_run_writes_nothing() {
     let once = it.everything_and_when();
 
     let ran = it.promote(&[]).exits(0);
-    assert!(
-        ran.stdout.contains("overlay files: 0 copied, 3 identical"),
-        "{}",
-        ran.stdout
-    );
-    assert!(
-        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
-        "{}",
-        ran.stdout
-    );
-    assert!(
-        ran.stdout.contains("initramfs: skipped (nothing"),
-        "{}",
-        ran.stdout
-    );
-    assert!(!ran.stdout.contains("record:"), "{}", ran.stdout);
+    let counts = [
+        "0 copied, 3 identical",
+        "0 copied, 4 identical",
+        "identical to rootfs/boot/Image",
+        "skipped (nothing that it holds was written)",
+    ];
+    assert_eq!(ran.stdout, summary(counts, "", ""));
     assert_eq!(it.everything_and_when(), once);
     assert_eq!(it.refreshes(), 1);
 }
@@ -130,7 +132,13 @@ fn what_is_under_rootfs_keeps_owner_mode_and_capabilities_and_what_is_new_is_roo
     }
     it.commit("under rootfs");
     it.give_to(4711);
+    let shadow = it.l4t("rootfs/etc/shadow");
+    let set = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&shadow, "user.note", b"mine", set).unwrap();
     it.promote(&[]).exits(0);
+    let mut note = [0; 4];
+    rustix::fs::getxattr(&shadow, "user.note", &mut note[..]).unwrap();
+    assert_eq!(&note, b"mine");
     let meta = |name: &str| it.l4t("rootfs").join(name).metadata().unwrap();
     let owner = |name: &str| {
         (
@@ -301,6 +309,27 @@ fn what_the_initramfs_does_not_hold_leaves_it_alone() {
     assert_eq!(it.refreshes(), 1);
 }
 
+/// Waits until every source is so old that it is noted as the same: older than a tick
+/// of the clock for files.
+fn let_age(it: &Workspace) {
+    let tick = std::time::Duration::from_millis(25);
+    let out = it.path("Source/bsp_sources/out");
+    let files = fs::read_dir(out)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let changed = |path: &Path| {
+        let meta = path.metadata().unwrap();
+        let nanoseconds = u32::try_from(meta.ctime_nsec()).unwrap();
+        std::time::Duration::new(u64::try_from(meta.ctime()).unwrap(), nanoseconds)
+    };
+    let overlay = it.overlay().join("bootloader/board.conf");
+    let newest = files.chain([overlay]).map(|path| changed(&path)).max();
+    let old = std::time::SystemTime::UNIX_EPOCH + newest.unwrap() + tick;
+    while std::time::SystemTime::now() <= old {
+        std::thread::yield_now();
+    }
+}
+
 /// Changes a byte and nothing that `ls -l` would show.
 fn edit_behind_the_back(path: &Path) {
     let meta = path.metadata().unwrap();
@@ -348,6 +377,7 @@ fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
 fn what_is_the_same_already_is_flushed_once_whoever_wrote_it() {
     needs_root!();
     let it = Workspace::new();
+    let_age(&it);
     it.promote(&[]).exits(0);
     let flushes = || {
         let command = it.command();
@@ -375,6 +405,7 @@ fn what_is_the_same_already_is_flushed_once_whoever_wrote_it() {
 fn recheck_reads_everything_and_a_broken_note_of_what_is_the_same_is_no_failure() {
     needs_root!();
     let it = Workspace::new();
+    let_age(&it);
     it.promote(&[]).exits(0);
     let once = it.everything_and_when();
     // strace sees which modules are opened for reading.
@@ -407,4 +438,48 @@ fn recheck_reads_everything_and_a_broken_note_of_what_is_the_same_is_no_failure(
         ran.stdout
     );
     assert!(ran.stderr.contains("stamps.json"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_kernel_without_openat2_makes_no_difference() {
+    needs_root!();
+    let (it, other) = (Workspace::new(), Workspace::new());
+    other.promote(&[]).exits(0);
+    let command = it.command();
+    let out = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=openat2"])
+        .args(["-e", "inject=openat2:error=ENOSYS"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert_eq!(it.image_now(), other.image_now());
+}
+
+#[test]
+fn what_should_be_known_besides_is_noted() {
+    needs_root!();
+    let it = Workspace::new();
+    let manifest = it.path("Source/.build-manifest.yaml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let text = text.replace("dirty_repos: []", "dirty_repos: [{nvidia-oot: 1234567}]");
+    let text = text.replacen("source_repo: nvidia-oot", "source_repo: nowhere", 1);
+    fs::write(&manifest, text.replace("\"38.2.0\"", "\"38.4.0\"")).unwrap();
+    let ran = it.promote(&["--dry-run"]).exits(0);
+    for line in [
+        "note: the build is of BSP 38.4.0, and the profile's image is 38.2.0\n",
+        "note: built with uncommitted edits in nvidia-oot\n",
+        "note: artifacts were made from what is no repository under bsp_sources/: nowhere\n",
+    ] {
+        assert!(ran.stdout.contains(line), "no {line:?} in: {}", ran.stdout);
+    }
+    let json = it.promote(&["--dry-run", "--json"]).exits(0).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["notes"].as_array().unwrap().len(), 3);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::needs_root;
 use crate::support::check;
@@ -33,18 +33,22 @@ fn image(it: &Workspace) -> BTreeMap<PathBuf, String> {
 
 /// Runs until the `n`th `call` of the main thread and dies there. False where there
 /// were not as many.
-fn killed_at(it: &Workspace, call: &str, n: u32) -> bool {
-    let mut command = it.command();
-    let mut traced = Command::new("strace");
-    traced
+pub(crate) fn killed_at(it: &Workspace, call: &str, n: u32) -> bool {
+    let out = injected(it, call, &format!("signal=KILL:when={n}"));
+    !out.status.success()
+}
+
+/// Runs with `fault` in `call`s of the main thread; see strace(1).
+fn injected(it: &Workspace, call: &str, fault: &str) -> Output {
+    let command = it.command();
+    Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:signal=KILL:when={n}")])
+        .args(["-e", &format!("inject={call}:{fault}")])
         .arg(command.get_program())
         .args(command.get_args())
-        .env("GIT_CONFIG_GLOBAL", "/dev/null");
-    let out = traced.output().expect("strace");
-    let _ = &mut command;
-    !out.status.success()
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .expect("strace")
 }
 
 #[test]
@@ -63,7 +67,7 @@ fn a_run_that_is_killed_anywhere_and_run_again_is_as_one_clean_run() {
         "mkdirat",
         "unlinkat",
         "symlinkat",
-        "linkat",
+        "copy_file_range",
         "fchmod",
         "ftruncate",
         "unlink",
@@ -154,4 +158,112 @@ fn an_interrupted_run_keeps_what_is_complete_and_dies_of_the_signal() {
     let clean = workspace();
     clean.promote(&[]).exits(0);
     assert_eq!(image(&it), image(&clean));
+}
+
+/// What `history` and `status` say.
+fn told(it: &Workspace) -> (String, String) {
+    let history = it.action(&["history"]).exits(0).stdout;
+    let status = it.action(&["status"]).stdout;
+    (history, status)
+}
+
+#[test]
+fn what_a_failed_run_did_not_come_to_is_not_counted() {
+    needs_root!();
+    let it = Workspace::new();
+    let out = injected(&it, "renameat", "error=EIO:when=3");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let path = it.l4t("kernel/dtb/custom.dtbo");
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // Once, and what to do.
+    assert_eq!(said.matches("custom.dtbo").count(), 1, "{said}");
+    assert!(
+        said.contains(&format!("renaming to {}: Input/output", path.display()))
+            && said.contains("promote again; what was copied is kept"),
+        "{said}"
+    );
+    let (history, status) = told(&it);
+    assert!(history.contains(", 1 changed, failed\n"), "{history}");
+    assert!(
+        status.contains("files: 1 intact, 0 edited, 0 missing, 0 unreadable\n"),
+        "{status}"
+    );
+    // What it did not touch is nobody's business.
+    std::fs::write(it.l4t("kernel/Image"), "by hand\n").unwrap();
+    assert_eq!(told(&it).1, status);
+    it.action(&["rollback", "0"]).exits(0);
+    assert_eq!(it.read("kernel/Image"), "by hand\n");
+}
+
+#[test]
+fn what_a_run_that_was_cut_off_may_have_done_is_looked_at() {
+    needs_root!();
+    for (n, intact, done) in [(1, 8, 0), (2, 8, 1), (3, 9, 2)] {
+        let it = Workspace::new();
+        it.promote(&[]).exits(0);
+        it.write_overlay("bootloader/board.conf", "second board\n");
+        it.write_overlay("bootloader/other.conf", "second other\n");
+        it.commit("second");
+        it.manifest(&[("kernel/dtb/board.dtb", "dtb", "second dtb\n")]);
+        assert!(killed_at(&it, "renameat", n), "{n}");
+        let (history, status) = told(&it);
+        let line = "0 to 3 changed, interrupted\n";
+        assert!(history.contains(line), "{n}: {history}");
+        let line = format!("files: {intact} intact, 0 edited, 0 missing");
+        assert!(status.contains(&line), "{n} {done}: {status}");
+        it.promote(&[]).exits(0);
+        let (history, status) = told(&it);
+        let line = format!("{} changed, done\n", 3 - done);
+        assert!(history.ends_with(&line), "{n}: {history}");
+        assert!(
+            status.contains("files: 9 intact, 0 edited"),
+            "{n}: {status}"
+        );
+    }
+}
+
+#[test]
+fn a_run_in_which_any_one_call_fails_and_run_again_is_as_one_clean_run() {
+    needs_root!();
+    let clean = workspace();
+    clean.promote(&[]).exits(0);
+    let expected = image(&clean);
+    let old = image(&workspace());
+    let mut failed = 0;
+    for (call, error) in [
+        ("write", "ENOSPC"),
+        ("copy_file_range", "ENOSPC"),
+        ("renameat", "EIO"),
+        ("syncfs", "EIO"),
+        ("fsync", "EIO"),
+    ] {
+        for n in (1..).step_by(3) {
+            let it = workspace();
+            let out = injected(&it, call, &format!("error={error}:when={n}"));
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(!said.contains("panicked"), "{call} {n}: {said}");
+            if out.status.success() {
+                assert_eq!(image(&it), expected, "{call} {n}");
+                // A note for next time may fail, and is only warned of.
+                if said.is_empty() {
+                    break;
+                }
+                continue;
+            }
+            failed += 1;
+            assert_eq!(said.lines().count(), 1, "{call} {n}: {said}");
+            for (path, now) in image(&it) {
+                if path.ends_with(".lbpayload-staging") {
+                    continue;
+                }
+                let known = old.get(&path) == Some(&now) || expected.get(&path) == Some(&now);
+                assert!(known, "{call} {n}: {}: {now}: {said}", path.display());
+            }
+            it.promote(&[]).exits(0);
+            assert_eq!(image(&it), expected, "{call} {n}");
+            it.action(&["status"]).exits(0);
+        }
+    }
+    assert!(failed > 10, "{failed} calls failed");
 }

@@ -1,6 +1,7 @@
 //! The gate that keeps an outdated build out, with real repositories.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use crate::needs_root;
 use crate::refusals::refused;
@@ -23,6 +24,13 @@ fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
     refused(&it, &[], "nvidia-oot is at ", NEXT);
     refused(&it, &[], "kernel/kernel-noble has uncommitted edits", NEXT);
     it.git(&noble, &["checkout", "-q", "."]);
+    // Nor does telling git to overlook it hide an edit.
+    it.git(&oot, &["checkout", "-q", "HEAD~1"]);
+    it.git(&oot, &["update-index", "--assume-unchanged", "Makefile"]);
+    fs::write(oot.join("Makefile"), "hidden").unwrap();
+    refused(&it, &[], "nvidia-oot has uncommitted edits", NEXT);
+    it.git(&oot, &["update-index", "--no-assume-unchanged", "Makefile"]);
+    it.git(&oot, &["checkout", "-q", "-f", "main"]);
     fs::remove_file(it.path("Source/.build-state.yaml")).unwrap();
     refused(
         &it,
@@ -133,4 +141,32 @@ fn no_kernel_side_repository_at_all_is_said() {
         "{}",
         ran.stdout
     );
+}
+
+#[test]
+fn a_repository_behind_a_symlink_counts_wherever_it_lies() {
+    needs_root!();
+    let it = Workspace::new();
+    let sources = it.path("Source/bsp_sources");
+    let elsewhere = it.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    // One repository, and a folder with another.
+    for name in ["nvidia-oot", "kernel"] {
+        fs::rename(sources.join(name), elsewhere.join(name)).unwrap();
+        symlink(elsewhere.join(name), sources.join(name)).unwrap();
+    }
+    // These lead nowhere new, or nowhere.
+    symlink(".", sources.join("round")).unwrap();
+    symlink("/", elsewhere.join("kernel/kernel-noble/host")).unwrap();
+    symlink("gone", sources.join("gone")).unwrap();
+    it.promote(&["--dry-run"]).exits(0);
+    for name in ["nvidia-oot", "kernel/kernel-noble"] {
+        let file = elsewhere.join(name).join("Makefile");
+        let text = fs::read(&file).unwrap();
+        fs::write(&file, "edited").unwrap();
+        let what = format!("{name} has uncommitted edits");
+        refused(&it, &[], &what, NEXT);
+        fs::write(&file, text).unwrap();
+    }
+    it.promote(&[]).exits(0);
 }

@@ -264,6 +264,7 @@ fn a_reference_that_is_none_is_refused() {
         "a..b",
         "HEAD:kernel",
         "HEAD...HEAD",
+        "..",
     ] {
         let arg = format!("--overlay-ref={name}");
         refused(
@@ -273,4 +274,50 @@ fn a_reference_that_is_none_is_refused() {
             "name a tag, a commit, or a range",
         );
     }
+}
+
+#[test]
+fn a_change_that_git_was_told_to_overlook_is_refused_by_name() {
+    needs_root!();
+    let it = Workspace::new();
+    let name = "bootloader/board.conf";
+    let overlay = it.overlay();
+    symlink("board.conf", overlay.join("bootloader/link")).unwrap();
+    it.commit("a link");
+    for flag in ["assume-unchanged", "skip-worktree"] {
+        let set = |how: &str, name: &str| {
+            it.git(&overlay, &["update-index", &format!("--{how}{flag}"), name]);
+        };
+        let told = "an uncommitted change that git was told to overlook: ";
+        set("", name);
+        it.promote(&["--dry-run"]).exits(0);
+        let text = fs::read(overlay.join(name)).unwrap();
+        it.write_overlay(name, "mine\n");
+        refused(&it, &[], &format!("{told}{name}"), "git update-index --no-");
+        it.write_overlay(name, text);
+        let mode = |mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(overlay.join(name), mode).unwrap();
+        };
+        mode(0o755);
+        refused(&it, &[], &format!("{told}{name}"), "--overlay-ref HEAD");
+        mode(0o644);
+        // One that is not checked out is told as such.
+        fs::rename(overlay.join(name), it.path("aside")).unwrap();
+        refused(&it, &[], "board.conf: it is tracked, and not there", "HEAD");
+        fs::rename(it.path("aside"), overlay.join(name)).unwrap();
+        set("no-", name);
+        let link = "bootloader/link";
+        set("", link);
+        fs::remove_file(overlay.join(link)).unwrap();
+        symlink("elsewhere", overlay.join(link)).unwrap();
+        refused(&it, &[], &format!("{told}{link}"), "commit or stash");
+        fs::remove_file(overlay.join(link)).unwrap();
+        symlink("board.conf", overlay.join(link)).unwrap();
+        set("no-", link);
+    }
+    it.git(&overlay, &["update-index", "--assume-unchanged", name]);
+    it.write_overlay(name, "mine\n");
+    it.promote(&["--overlay-ref", "HEAD"]).exits(0);
+    assert_eq!(it.read(name), "overlay board\n");
 }

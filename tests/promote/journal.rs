@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::needs_root;
+use crate::support::sha256sum;
 use crate::workspace::{MODULES, Workspace, capability};
 
 fn json(text: &str) -> serde_json::Value {
@@ -237,7 +238,9 @@ fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
 fn no_initramfs_leaves_it_due() {
     needs_root!();
     let it = Workspace::new();
-    it.promote(&["--no-initramfs"]).exits(0);
+    let ran = it.promote(&["--no-initramfs"]).exits(0);
+    let next = "next: promote without --no-initramfs, then flash\n";
+    assert!(ran.stdout.ends_with(next), "{}", ran.stdout);
     assert_eq!(it.refreshes(), 0);
     it.promote(&["--no-initramfs"]).exits(0);
     let ran = it.promote(&["--dry-run"]).exits(0);
@@ -286,4 +289,71 @@ fn options_may_come_before_the_action_or_behind_it() {
     ] {
         it.promote(args).exits(2);
     }
+}
+
+#[test]
+fn the_record_has_the_sums_of_what_was_and_of_what_is() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let text = fs::read_to_string(it.l4t(".lbpayload/journal/000001.jsonl")).unwrap();
+    let lines: Vec<_> = text.lines().map(json).collect();
+    let of = |dst: &str| lines.iter().find(|line| line["dst"] == dst).unwrap();
+    let conf = of("rootfs/etc/nvpmodel/nvpmodel.conf");
+    let sum = |text: &str| sha256sum(text.as_bytes());
+    assert_eq!(conf["backup"]["sha256"], sum("as shipped\n"));
+    assert_eq!(conf["after"]["file"]["sha256"], sum("overlay model\n"));
+    assert_eq!(conf["channel"], "overlay");
+    let new = of("rootfs/lib/modules/6.8.12-tegra/updates/nv.ko");
+    assert_eq!(new["before"], "nothing");
+    assert_eq!(new["after"]["file"]["sha256"], sum("new nv module\n"));
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["line"], &last["state"]),
+        (&"end".into(), &"done".into())
+    );
+}
+
+#[test]
+fn a_rollback_as_json_tells_what_it_puts_back() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    fs::write(it.l4t("kernel/dtb/board.dtb"), "by hand\n").unwrap();
+    let before = it.everything_and_when();
+    for args in [
+        &["rollback", "--dry-run", "--json"][..],
+        &["rollback", "--json"],
+    ] {
+        assert_eq!(it.everything_and_when(), before);
+        let told = json(&it.action(args).exits(0).stdout);
+        let dry_run = args.contains(&"--dry-run");
+        assert_eq!(
+            (&told["to"], &told["dry_run"]),
+            (&0.into(), &dry_run.into())
+        );
+        assert_eq!(told["id"].is_null(), dry_run);
+        let counts = (&told["restored"], &told["identical"]);
+        assert_eq!(counts, (&8.into(), &0.into()));
+        assert_eq!(told["edited"], serde_json::json!(["kernel/dtb/board.dtb"]));
+        let made = if dry_run { "to be rebuilt" } else { "rebuilt" };
+        assert_eq!(told["initramfs"], made);
+        let files = told["files"].as_array().unwrap();
+        let module = format!("{MODULES}/updates/nv.ko");
+        let module = files.iter().find(|file| file["path"] == module).unwrap();
+        assert_eq!(
+            module["place"],
+            "rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"
+        );
+        assert_eq!(
+            (&module["channel"], &module["write"]),
+            (&"rollback".into(), &true.into())
+        );
+    }
+    let ran = it.action(&["rollback", "0"]).exits(0);
+    assert!(
+        ran.stdout.starts_with("as before all promotes\n"),
+        "{}",
+        ran.stdout
+    );
 }

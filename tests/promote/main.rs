@@ -7,11 +7,16 @@ mod support;
 mod user;
 mod workspace;
 
+mod back;
 mod bad;
 mod copies;
 mod faults;
+mod fixed;
 mod freshness;
 mod git;
 mod journal;
+mod links;
 mod privilege;
+mod refresh;
 mod refusals;
+mod shared;

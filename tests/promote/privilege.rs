@@ -18,7 +18,7 @@ use crate::support::{Ran, lbpayload};
 use crate::user::{PASSWORD, User};
 use crate::workspace::{MODULES, Workspace, capability};
 
-const HELPER: &str = "-- PROGRAM promote-helper";
+const HELPER: &str = "-- PROGRAM promote-helper ROOTFS";
 const MAY_RUN: &str = "-l -- TOOL";
 const TOOL: &str = "-- TOOL";
 
@@ -101,7 +101,7 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
 fn a_rule_for_these_commands_only_is_enough() {
     needs_root!();
     let it = Workspace::new();
-    let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper, TOOL"));
+    let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper ROOTFS, TOOL"));
     Ran::of(&mut user.promote(&it)).exits(0);
     assert_eq!(
         it.read(&format!("{MODULES}/updates/nv.ko")),
@@ -114,7 +114,7 @@ fn a_rule_for_these_commands_only_is_enough() {
 fn a_rule_for_the_helper_alone_cannot_make_the_initramfs_and_says_so_first() {
     needs_root!();
     let it = Workspace::new();
-    let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper"));
+    let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper ROOTFS"));
     let before = it.everything_and_when();
     let ran = Ran::of(&mut user.promote(&it)).exits(1);
     let ran = ran.says("l4t_update_initrd.sh: sudo does not let you run it");
@@ -235,7 +235,7 @@ fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
         std::os::unix::fs::lchown(it.l4t(dir), Some(0), Some(0)).unwrap();
         let before = it.everything_and_when();
         let ran = Ran::of(&mut user.promote(&it)).exits(1);
-        ran.says("writing to ")
+        ran.says(&format!("writing to {}: Permission", it.l4t(dir).display()).replace("/:", ":"))
             .says("make it yours (chown), or promote as root");
         assert_eq!(it.everything_and_when(), before);
         std::os::unix::fs::lchown(it.l4t(dir), Some(user.uid), Some(user.uid)).unwrap();
@@ -281,7 +281,7 @@ struct Helper {
 }
 
 impl Helper {
-    fn start() -> Self {
+    fn start(named: &Path) -> Self {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -291,6 +291,7 @@ impl Helper {
         .unwrap();
         let child = lbpayload()
             .arg("promote-helper")
+            .arg(named)
             .stdin(Stdio::from(theirs))
             .stderr(Stdio::piped())
             .spawn()
@@ -328,7 +329,7 @@ impl Drop for Helper {
 fn the_helper_is_confined_and_ends_with_who_asked() {
     needs_root!();
     let it = Workspace::new();
-    let mut helper = Helper::start();
+    let mut helper = Helper::start(&it.l4t("rootfs"));
     let rootfs = fs::File::open(it.l4t("rootfs")).unwrap();
     assert_eq!(
         helper.ask("{\"rootfs\":\"the rootfs\"}", Some(&rootfs)),
@@ -387,9 +388,55 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
 }
 
 #[test]
+fn the_helper_writes_to_no_other_directory_than_its_argument_names() {
+    needs_root!();
+    let it = Workspace::new();
+    let (rootfs, etc) = (it.l4t("rootfs"), it.l4t("rootfs/etc"));
+    let link = it.path("link");
+    symlink(it.l4t(""), &link).unwrap();
+    let relative = Path::new("rootfs").to_path_buf();
+    for (named, given) in [
+        (&rootfs, &etc),
+        (&etc, &rootfs),
+        // A symlink would let whoever owns it choose.
+        (&link.join("rootfs"), &rootfs),
+        (&rootfs.join("../rootfs"), &rootfs),
+        (&relative, &rootfs),
+    ] {
+        let mut helper = Helper::start(named);
+        let given = fs::File::open(given).unwrap();
+        assert_eq!(helper.ask("{\"rootfs\":\"x\"}", Some(&given)), "");
+        assert_eq!(helper.child.wait().unwrap().code(), Some(1));
+        let mut said = String::new();
+        let mut stderr = helper.child.stderr.take().unwrap();
+        std::io::Read::read_to_string(&mut stderr, &mut said).unwrap();
+        assert!(said.contains("by its path without symlinks"), "{said}");
+    }
+}
+
+#[test]
+fn a_rule_for_one_rootfs_is_none_for_another() {
+    needs_root!();
+    let (it, other) = (Workspace::new(), Workspace::new());
+    let rule = "NOPASSWD: PROGRAM promote-helper ROOTFS, TOOL";
+    let user = User::new(&it, Some(rule));
+    other.give_to(user.uid);
+    let before = other.everything_and_when();
+    let ran = Ran::of(&mut user.promote(&other)).exits(1);
+    let advice = format!("promote-helper {}\", or", other.l4t("rootfs").display());
+    ran.says("sudo did not start the helper").says(&advice);
+    assert_eq!(other.everything_and_when(), before);
+    // Not by a symlink in place of the one that the rule names, either.
+    fs::rename(it.l4t("rootfs"), it.path("aside")).unwrap();
+    symlink(other.l4t("rootfs"), it.l4t("rootfs")).unwrap();
+    Ran::of(&mut user.promote(&it)).exits(1);
+    assert_eq!(other.everything_and_when(), before);
+}
+
+#[test]
 fn the_helper_started_by_hand_says_whom_it_is_for() {
     needs_root!();
-    let ran = Ran::of(lbpayload().arg("promote-helper")).exits(1);
+    let ran = Ran::of(lbpayload().args(["promote-helper", "/srv/rootfs"])).exits(1);
     ran.says("lbpayload promote starts this helper by itself");
     let help = Ran::of(lbpayload().arg("--help")).exits(0);
     assert!(!help.stdout.contains("promote-helper"));

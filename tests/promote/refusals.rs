@@ -160,9 +160,11 @@ fn resolve_without_the_source() {
 }
 
 #[test]
-fn a_profile_without_a_source_block_uses_the_default_tree() {
+fn a_profile_without_a_source_block_uses_the_default_tree_and_bare_blocks_the_defaults() {
     needs_root!();
     let it = Workspace::new();
+    it.put("target-platform/thor.yaml", "bsp_image:\nsource:\n");
+    it.promote(&["--dry-run"]).exits(0);
     it.put("target-platform/thor.yaml", "bsp_image: {version: 38.2}\n");
     it.promote(&[]).exits(0);
 }
@@ -224,7 +226,25 @@ fn validate_a_manifest_that_is_none() {
         good.replace("artifacts:", "artifacts: {}\nother:"),
         format!("{good}unknown: 1\n"),
         good.replace("dirty_repos: []", "dirty_repos: 7"),
+        good.replace("artifacts:", "artifacts: 7\nother:"),
     ];
+    // What YAML takes for something else than a text is not taken for one.
+    for value in ["", "null", "~", "5", "0x1f", "1.5", "true", "[a]", "{a: b}"] {
+        for key in ["src", "dst", "source_repo"] {
+            let with = format!("    {key}: {value}");
+            let lines = good
+                .lines()
+                .map(|line| match line.trim().strip_prefix(key) {
+                    Some(rest) if rest.starts_with(':') => with.as_str(),
+                    _ => line,
+                });
+            bad.push(lines.collect::<Vec<_>>().join("\n"));
+        }
+        let with = |line: &str, key: &str| good.replace(line, &format!("{key}: {value}"));
+        bad.push(with("toolchain: /opt/x-", "toolchain"));
+        bad.push(with("bsp_version: \"38.2.0\"", "bsp_version"));
+        bad.push(with("rebuilt_at: 2026-05-01T10:00:00Z", "rebuilt_at"));
+    }
     for key in [
         "mode:",
         "toolchain:",
@@ -242,8 +262,20 @@ fn validate_a_manifest_that_is_none() {
     }
     let state = it.path("Source/.build-state.yaml");
     it.put("Source/.build-manifest.yaml", &good);
-    fs::write(&state, "repos: 7\n").unwrap();
-    refused(&it, &[], ".build-state.yaml", "; rebuild");
+    let good = fs::read_to_string(&state).unwrap();
+    for text in [
+        "repos: 7\n".to_owned(),
+        "repos: {}\n".to_owned(),
+        good.replace("mode: full", "mode: none"),
+        format!("{good}  short: 1234567\n"),
+        format!("{good}  none:\n"),
+    ] {
+        fs::write(&state, text).unwrap();
+        refused(&it, &[], ".build-state.yaml", "; rebuild");
+    }
+    // One of digits only is an id, and a number to YAML.
+    fs::write(&state, format!("{good}  x: {}\n", "1".repeat(40))).unwrap();
+    refused(&it, &[], "x was built, and is no repository", "build");
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub(crate) struct User {
 
 impl User {
     /// A user who owns the workspace but its rootfs. In `rule`, `PROGRAM` stands for the
-    /// copy of the program that [`User::promote`] runs, `TOOL` for the initramfs tool.
+    /// copy of the program that [`User::promote`] runs, `TOOL` for the initramfs tool,
+    /// `ROOTFS` for the image's rootfs.
     pub(crate) fn new(it: &Workspace, rule: Option<&str>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -52,7 +53,8 @@ impl User {
                 .replace(
                     "TOOL",
                     it.l4t("tools/l4t_update_initrd.sh").to_str().unwrap(),
-                );
+                )
+                .replace("ROOTFS", it.l4t("rootfs").to_str().unwrap());
             fs::write(&user.rule, format!("{} ALL=(root) {rule}\n", user.name)).unwrap();
             fs::set_permissions(&user.rule, fs::Permissions::from_mode(0o440)).unwrap();
         }
@@ -69,6 +71,13 @@ impl User {
         fs::set_permissions(user.bin.join("sudo"), all).unwrap();
         it.give_to(user.uid);
         user
+    }
+
+    /// Sets an option of sudo for this user.
+    pub(crate) fn sudo_option(&self, option: &str) {
+        let mut text = fs::read_to_string(&self.rule).unwrap();
+        text += &format!("Defaults:{} {option}\n", self.name);
+        fs::write(&self.rule, text).unwrap();
     }
 
     /// `lbpayload promote …` as this user, without a terminal to be asked on.
@@ -138,6 +147,7 @@ impl User {
             .map(|line| {
                 line.replace(program, "PROGRAM")
                     .replace(tool.to_str().unwrap(), "TOOL")
+                    .replace(it.l4t("rootfs").to_str().unwrap(), "ROOTFS")
             })
             .collect()
     }

@@ -44,6 +44,7 @@ struct JsonRecord<'a> {
     manifest_sha256: Option<&'a str>,
     manifest: Option<&'a str>,
     changed: u64,
+    unsure: u64,
     kept: u64,
     initramfs: Option<&'a str>,
 }
@@ -66,6 +67,7 @@ impl<'a> JsonRecord<'a> {
             manifest_sha256: begin.manifest_sha256.as_deref(),
             manifest: begin.manifest.as_deref(),
             changed: record.changed(),
+            unsure: record.unsure(),
             kept: record.kept(),
             initramfs: end.and_then(|end| end.initramfs.as_deref()),
         }
@@ -76,23 +78,28 @@ fn words(record: &Record) -> String {
     let begin = &record.begin;
     let what = match begin.to {
         Some(to) => format!("back to {to}"),
-        None => begin.overlay.clone().unwrap_or_default(),
+        None => {
+            let manifest = begin
+                .manifest_sha256
+                .as_deref()
+                .and_then(|sum| sum.get(..7));
+            format!(
+                "{}, manifest {}",
+                begin.overlay.as_deref().unwrap_or_default(),
+                manifest.unwrap_or("(absent)")
+            )
+        }
+    };
+    let changed = match record.unsure() {
+        0 => record.changed().to_string(),
+        more => format!("{} to {}", record.changed(), record.changed() + more),
     };
     printable(&format!(
-        "{} {} {} {} by {}: {what}, {} changed, {}",
+        "{} {} {} by {}: {what}, {changed} changed, {}",
         begin.id,
         begin.started,
         begin.action,
-        begin
-            .manifest_sha256
-            .as_deref()
-            .and_then(|sum| sum.get(..7))
-            .map_or_else(
-                || "(no manifest)".to_owned(),
-                |sum| format!("(manifest {sum})")
-            ),
         begin.user,
-        record.changed(),
         record.state()
     ))
 }
@@ -177,11 +184,11 @@ fn status_words(out: &mut Out, report: &StatusReport) -> Result<()> {
             HeldState::Missing => "missing",
             HeldState::Unreadable => "unreadable",
         };
-        out.line(&format!(
-            "{word}: {} (promote {})",
-            shown(&file.path),
-            file.id
-        ))?;
+        let mut line = format!("{word}: {} (promote {})", shown(&file.path), file.id);
+        if file.state == HeldState::Unreadable {
+            line += ", only root can tell";
+        }
+        out.line(&line)?;
     }
     match &report.last {
         Some(record) => out.line(&format!("last: {}", words(record)))?,
@@ -271,7 +278,10 @@ fn rollback_words(
     } else {
         "put back"
     };
-    out.line(&format!("as after promote {}", report.to))?;
+    out.line(&match report.to {
+        0 => "as before all promotes".to_owned(),
+        to => format!("as after promote {to}"),
+    })?;
     out.line(&format!("files: {restored} {verb}, {identical} identical"))?;
     for path in &report.edited {
         out.line(&format!("note: {} was edited by hand", shown(path)))?;

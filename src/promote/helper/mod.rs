@@ -1,7 +1,8 @@
 //! The one process with privilege of a run, and how it is asked.
 //!
 //! It is this same program, started once by sudo, whose own prompt asks for the
-//! password. It is handed `rootfs/` as an open directory, makes that its root, drops
+//! password. It is handed `rootfs/` as an open directory, which must be the one that its
+//! argument names, so that a rule of sudo can say which; makes that its root, drops
 //! the capabilities that it does not need, and then does what [`Hands`] offers, with
 //! sources that come as open files. It ends when this process does.
 
@@ -54,6 +55,8 @@ impl Helper {
                 .advice("promote as root instead")
         };
         let program = std::env::current_exe().map_err(failed)?;
+        // Without symlinks, which the helper does not follow.
+        let named = shown.canonicalize().map_err(failed)?;
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -65,6 +68,7 @@ impl Helper {
             .arg("--")
             .arg(&program)
             .arg(COMMAND)
+            .arg(&named)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .spawn();
@@ -87,12 +91,12 @@ impl Helper {
         match helper.exchange(&greeting, Some(rootfs.as_fd())) {
             Ok(Some((Reply::Done, _))) => Ok(helper),
             Ok(Some(_)) => Err(failed(io::ErrorKind::InvalidData.into())),
-            Ok(None) | Err(_) => Err(helper.refused(shown)),
+            Ok(None) | Err(_) => Err(helper.refused(shown, &named)),
         }
     }
 
     /// sudo has said why, on the terminal.
-    fn refused(&mut self, shown: &Path) -> Error {
+    fn refused(&mut self, shown: &Path, named: &Path) -> Error {
         self.socket = None;
         let how = match self.child.wait() {
             Ok(status) => format!("sudo did not start the helper ({status})"),
@@ -102,8 +106,9 @@ impl Helper {
             .doing("writing to")
             .path(shown)
             .advice(format!(
-                "let sudo run \"{} {COMMAND}\", or promote as root",
-                std::env::current_exe().unwrap_or_default().display()
+                "let sudo run \"{} {COMMAND} {}\", or promote as root",
+                std::env::current_exe().unwrap_or_default().display(),
+                named.display()
             ))
     }
 

@@ -24,11 +24,13 @@ const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::SETFCAP);
 
-/// Serves whoever is at the other end of standard input until they are gone.
+/// Serves whoever is at the other end of standard input until they are gone: they hand
+/// over the directory `named`, and nothing else is written to.
 ///
 /// # Errors
-/// Standard input is no such socket, this is not root, or the confinement fails.
-pub fn serve() -> Result<()> {
+/// Standard input is no such socket, this is not root, they hand over another directory,
+/// or the confinement fails.
+pub fn serve(named: &Path) -> Result<()> {
     let by_hand = |e: io::Error| {
         Error::io("talking on standard input", e).advice(
             "lbpayload promote starts this helper by itself; where sudo logs what is \
@@ -48,6 +50,27 @@ pub fn serve() -> Result<()> {
     let Some((greeting, Some(rootfs))) = greeting else {
         return Ok(());
     };
+    let host = Tree::open(Path::new("/"), Bounds::AsRoot).map_err(by_hand)?;
+    let is_named = named
+        .strip_prefix("/")
+        .map_err(|_| io::ErrorKind::InvalidInput.into())
+        .and_then(|place| host.is_directory_at(place, &rootfs));
+    match is_named {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(Error::new(
+                Kind::Refused,
+                "the directory that was handed over is another one",
+            )
+            .path(named)
+            .advice("name it by its path without symlinks"));
+        }
+        Err(e) => {
+            return Err(Error::io("opening", e)
+                .path(named)
+                .advice("name the rootfs by its path without symlinks"));
+        }
+    }
     let tree = confine(rootfs, &greeting.rootfs).map_err(|e| {
         Error::io("confining the helper to", e)
             .path(&greeting.rootfs)

@@ -1,0 +1,66 @@
+//! `mount --index FILE`: what the headers said, kept for the next mount.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter};
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::durable::NewFile;
+use crate::error::{Error, Kind, Result};
+use crate::mount::{Answers, Unfit};
+use crate::payload::Payload;
+
+/// The answers by the index in `file`; `None` where it is to be made anew.
+///
+/// # Errors
+/// It is a file of another kind, which is not to be replaced.
+pub(super) fn read(
+    file: &Path,
+    payload: &Payload,
+    base: u64,
+    changed: SystemTime,
+) -> Result<Option<Answers>> {
+    let foreign = || {
+        Error::new(Kind::Refused, Unfit::Foreign.to_string())
+            .doing("reading the index")
+            .path(file)
+            .advice("name another file: an index that does not fit is replaced")
+    };
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    let opened = match file.metadata() {
+        Ok(meta) if !meta.is_file() => return Err(foreign()),
+        // As mktemp(1) makes it.
+        Ok(meta) if meta.len() == 0 => return Ok(None),
+        Ok(_) => File::open(file),
+        Err(e) => Err(e),
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => {
+            log::warn!("{}", Error::io("reading the index", e).path(file));
+            return Ok(None);
+        }
+    };
+    match Answers::from_index(payload.clone(), base, changed, BufReader::new(opened)) {
+        Ok(answers) => Ok(Some(answers)),
+        Err(Unfit::Foreign) => Err(foreign()),
+        Err(unfit) => {
+            log::info!("{}: making the index anew: {unfit}", file.display());
+            Ok(None)
+        }
+    }
+}
+
+/// Writes one. The mount does without where that fails, and says so.
+pub(super) fn write(file: &Path, answers: &Answers, changed: SystemTime) {
+    let written = NewFile::create(file).and_then(|mut new| {
+        let failed = |e| Error::io("writing", e).path(file);
+        let out = BufWriter::new(&mut new);
+        answers.write_index(changed, out).map_err(failed)?;
+        new.commit()
+    });
+    if let Err(e) = written {
+        log::warn!("no index for the next mount: {e}");
+    }
+}

@@ -1,0 +1,224 @@
+//! A tree kept in a file of its own, for the next mount of the same image: the headers
+//! form a chain, and on a cold spinning disk each costs a seek.
+//!
+//! What is read back is believed as little as an image. Where data lies is not kept but
+//! follows from the sizes, within the source; names are checked as the image's are; some
+//! headers are compared at once ([`read_index`]), each of the others when its file is
+//! first read ([`Confirmed`]).
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 8 | `LBPINDX1` |
+//! | 8 | length of the source, in bytes |
+//! | 12 | when the source was changed: seconds since 1970, nanoseconds; 0 of a device |
+//! | 1, 8 | the dialect (32 or 64), the number of files |
+//! | for each file: 1, 8 | length of the name, size of the file, both in bytes |
+//! | that length | the name |
+//! | 32 | SHA-256 of all that |
+//!
+//! Integers are little-endian.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use byteorder::{LittleEndian, ReadBytesExt, WriteBytesExt};
+use sha2::{Digest, Sha256};
+
+use crate::format::{Dialect, Name};
+use crate::payload::Payload;
+
+use super::tree::{Node, Tree};
+
+const MAGIC: &[u8; 8] = b"LBPINDX1";
+
+/// Headers that are compared before an index is used, the first and the last among them.
+const COMPARED: u64 = 64;
+
+/// Why an index is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// The file is something else, which nobody wants replaced.
+    #[error("it is no index of a payload")]
+    Foreign,
+    /// It is of another image, or of this one before it was changed.
+    #[error("it is of another image, or of this one as it was")]
+    Other,
+    /// It cannot be read, or ends early.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Which files' headers have been seen to be as an index says.
+#[derive(Debug)]
+pub(super) struct Confirmed(Vec<AtomicU64>);
+
+impl Confirmed {
+    fn none(files: u64) -> Self {
+        let words = files.div_ceil(64) as usize;
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Whether the header of `node` is in `payload` where the tree says; it is read once.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn confirm(&self, payload: &Payload, node: &Node<'_>) -> io::Result<bool> {
+        let (word, bit) = ((node.index / 64) as usize, 1 << (node.index % 64));
+        let Some(word) = self.0.get(word) else {
+            return Ok(false);
+        };
+        if word.load(Ordering::Relaxed) & bit != 0 {
+            return Ok(true);
+        }
+        let is_there = payload.has_header(node.index, node.data_offset, node.name, node.size)?;
+        if is_there {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(is_there)
+    }
+}
+
+/// Writes an index of `tree`, which was made of the whole of `payload` without a problem.
+///
+/// # Errors
+/// What `out` says.
+pub(super) fn write_index(
+    tree: &Tree,
+    payload: &Payload,
+    changed: SystemTime,
+    out: impl Write,
+) -> io::Result<()> {
+    let mut out = Summed::new(out);
+    out.write_all(MAGIC)?;
+    out.write_all(&key(payload, changed)?)?;
+    for node in tree.from(0) {
+        let len = u8::try_from(node.name.len()).map_err(io::Error::other)?;
+        out.write_u8(len)?;
+        out.write_u64::<LittleEndian>(node.size)?;
+        out.write_all(node.name)?;
+    }
+    let sum = std::mem::take(&mut out.sum).finalize();
+    out.inner.write_all(&sum)?;
+    out.inner.flush()
+}
+
+/// Reads back an index of `payload`.
+///
+/// # Errors
+/// It is of something else, or damaged; some of the payload's headers differ from it, or
+/// cannot be read.
+pub(super) fn read_index(
+    payload: &Payload,
+    changed: SystemTime,
+    from: impl Read,
+) -> Result<(Tree, Confirmed), Unfit> {
+    let mut from = Summed::new(from);
+    let mut magic = [0; MAGIC.len()];
+    match from.read_exact(&mut magic) {
+        Ok(()) if magic == *MAGIC => {}
+        Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e.into()),
+        _ => return Err(Unfit::Foreign),
+    }
+    let expected = key(payload, changed)?;
+    let mut found = vec![0; expected.len()];
+    from.read_exact(&mut found)?;
+    if found != expected {
+        return Err(Unfit::Other);
+    }
+    let tree = read_files(payload, &mut from)?;
+    let sum = std::mem::take(&mut from.sum).finalize();
+    let mut written = [0; 32];
+    from.inner.read_exact(&mut written)?;
+    if *sum != written || from.inner.read(&mut [0])? != 0 {
+        return Err(Unfit::Other);
+    }
+    let confirmed = Confirmed::none(tree.files());
+    for node in some(&tree) {
+        if !confirmed.confirm(payload, &node)? {
+            return Err(Unfit::Other);
+        }
+    }
+    Ok((tree, confirmed))
+}
+
+fn read_files(payload: &Payload, from: &mut impl Read) -> Result<Tree, Unfit> {
+    let mut tree = Tree::default();
+    let source_len = payload.source().len();
+    let head = payload.dialect().entry_header_len();
+    let mut at = payload.dialect().header_len();
+    // Not more than the file holds: each takes bytes of it.
+    for _ in 0..payload.claimed_files() {
+        let mut name = [0; u8::MAX as usize];
+        let name = &mut name[..from.read_u8()?.into()];
+        let size = from.read_u64::<LittleEndian>()?;
+        from.read_exact(name)?;
+        let data_offset = at + head + name.len() as u64;
+        let end = data_offset.checked_add(size).ok_or(Unfit::Other)?;
+        let fits = end <= source_len && tree.files() < Tree::MAX_FILES;
+        if !fits || Name::new(name).is_err() || tree.push(name, data_offset, size).is_err() {
+            return Err(Unfit::Other);
+        }
+        at = end;
+    }
+    tree.settle();
+    Ok(tree)
+}
+
+/// Files all over the tree, the first and the last among them.
+fn some(tree: &Tree) -> impl Iterator<Item = Node<'_>> {
+    let files = tree.files();
+    let step = files.div_ceil(COMPARED).max(1);
+    let places = (0..files).step_by(step as usize);
+    places
+        .chain(files.checked_sub(1))
+        .filter_map(|n| tree.at(n))
+}
+
+fn key(payload: &Payload, changed: SystemTime) -> io::Result<Vec<u8>> {
+    let since = changed.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or(Duration::ZERO);
+    let mut key = Vec::new();
+    key.write_u64::<LittleEndian>(payload.source().len())?;
+    key.write_u64::<LittleEndian>(since.as_secs())?;
+    key.write_u32::<LittleEndian>(since.subsec_nanos())?;
+    key.write_u8(match payload.dialect() {
+        Dialect::U32 => 32,
+        Dialect::U64 => 64,
+    })?;
+    key.write_u64::<LittleEndian>(payload.claimed_files())?;
+    Ok(key)
+}
+
+/// Sums what goes through it.
+struct Summed<T> {
+    inner: T,
+    sum: Sha256,
+}
+
+impl<T> Summed<T> {
+    fn new(inner: T) -> Self {
+        let sum = Sha256::new();
+        Self { inner, sum }
+    }
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.sum.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(bytes)?;
+        self.sum.update(&bytes[..n]);
+        Ok(n)
+    }
+}

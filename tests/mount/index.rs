@@ -1,0 +1,280 @@
+//! `--index`: what the headers said, kept for the next mount, and how little of it is
+//! believed.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lbpayload::block::Source;
+use lbpayload::mount::{Answers, Unfit};
+use lbpayload::payload::Payload;
+use sha2::{Digest, Sha256};
+
+use crate::bare::strict_answers;
+use crate::place::{Place, attribute, sample};
+use crate::support::memory::Memory;
+use crate::support::{Image, Ran, noise, tree};
+
+const CHANGED: SystemTime = SystemTime::UNIX_EPOCH;
+
+/// More files than are compared beforehand.
+fn many() -> Image {
+    let file = |n: u64| {
+        (
+            format!("file-{n:03}").into_bytes(),
+            noise(n, n as usize % 7),
+        )
+    };
+    Image {
+        wide: true,
+        files: (0..200).map(file).collect(),
+    }
+}
+
+fn index_of(image: &Image) -> Vec<u8> {
+    let mut index = Vec::new();
+    let answers = strict_answers(image.bytes());
+    answers.write_index(CHANGED, &mut index).unwrap();
+    index
+}
+
+fn by_index(source: Memory, changed: SystemTime, index: &[u8]) -> Result<Answers, Unfit> {
+    let source: Arc<dyn Source> = Arc::new(source);
+    let payload = Payload::open_whatever_its_count(source).unwrap();
+    Answers::from_index(payload, 0, changed, index)
+}
+
+fn files(answers: &Answers) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let of = |ino| answers.read(ino, 0, 1 << 22, <[u8]>::to_vec).unwrap();
+    let nodes = answers.tree().from(0);
+    nodes
+        .map(|node| (node.name.to_vec(), of(node.ino())))
+        .collect()
+}
+
+/// With the right sum behind it, as whoever means us ill would make it.
+fn sealed(mut index: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    index.truncate(index.len() - 32);
+    change(&mut index);
+    let sum = Sha256::digest(&index);
+    [index, sum.to_vec()].concat()
+}
+
+/// Where the first file of an index starts.
+const FILES: usize = 8 + 8 + 12 + 1 + 8;
+
+#[test]
+fn by_an_index_the_files_are_those_of_the_image() {
+    let empty = Image::new(&[]);
+    for image in [many(), many().narrow(), empty, sample()] {
+        let answers = by_index(Memory::new(image.bytes()), CHANGED, &index_of(&image)).unwrap();
+        assert!(files(&answers) == image.files);
+        let walked = strict_answers(image.bytes());
+        assert_eq!(answers.tree().bytes(), walked.tree().bytes());
+        for node in walked.tree().from(0) {
+            assert_eq!(answers.tree().named(node.name), Some(node));
+        }
+    }
+}
+
+#[test]
+fn an_index_that_is_cut_off_or_has_a_wrong_bit_is_not_used() {
+    let image = many();
+    let index = index_of(&image);
+    let refused = |index: &[u8]| by_index(Memory::new(image.bytes()), CHANGED, index).is_err();
+    for len in 0..index.len() {
+        assert!(refused(&index[..len]), "cut off at {len}");
+        let mut flipped = index.clone();
+        flipped[len] ^= 1 << (len % 8);
+        assert!(refused(&flipped), "a bit of byte {len}");
+    }
+    assert!(refused(&[&index[..], b"x"].concat()));
+    assert!(!refused(&index));
+}
+
+#[test]
+fn an_index_of_another_image_is_not_used() {
+    let index = index_of(&many());
+    let refused =
+        |image: &Image, changed| by_index(Memory::new(image.bytes()), changed, &index).is_err();
+    assert!(!refused(&many(), CHANGED));
+    assert!(refused(&many(), CHANGED + Duration::from_nanos(1)));
+    assert!(refused(&many().narrow(), CHANGED));
+    let mut other = many();
+    other.files.pop();
+    assert!(refused(&other, CHANGED), "fewer files");
+    for place in [0, 199] {
+        let mut other = many();
+        other.files[place].0[0] = b'F';
+        assert!(refused(&other, CHANGED), "another name at {place}");
+    }
+    // As long as it, with other sizes.
+    let mut other = many();
+    (other.files[100].1, other.files[101].1) = (vec![], vec![0; 5]);
+    assert_eq!(other.bytes().len(), many().bytes().len());
+    assert!(refused(&other, CHANGED));
+}
+
+#[test]
+fn a_file_whose_header_is_not_as_the_index_says_cannot_be_read_and_the_others_can() {
+    let index = index_of(&many());
+    let mut other = many();
+    // None of those that are compared beforehand: each fourth is, and the last.
+    other.files[101].0[0] = b'F';
+    let answers = by_index(Memory::new(other.bytes()), CHANGED, &index).unwrap();
+    for (n, (_, data)) in other.files.iter().enumerate() {
+        let read = answers.read(n as u64 + 2, 0, 100, <[u8]>::to_vec);
+        // Nothing is read of an empty one.
+        if n == 101 && !data.is_empty() {
+            assert!(read.is_err());
+            assert!(answers.sum(103).is_err());
+            let problem = answers.problem(103).unwrap().unwrap();
+            assert!(
+                problem.contains("is of another image: remove it"),
+                "{problem}"
+            );
+        } else {
+            assert_eq!(read.unwrap(), *data, "{n}");
+        }
+    }
+    // Where a header cannot be read, so cannot its file.
+    let at = many().header_offsets()[101] as u64;
+    let source = Memory {
+        bad: at..at + 1,
+        ..Memory::new(many().bytes())
+    };
+    let answers = by_index(source, CHANGED, &index).unwrap();
+    assert!(answers.read(103, 0, 100, |_| ()).is_err());
+    assert!(answers.read(101, 0, 100, |_| ()).is_ok());
+}
+
+#[test]
+fn an_index_that_means_ill_leads_nowhere() {
+    type Change = fn(&mut Vec<u8>);
+    let index = index_of(&many());
+    let changes: [(&str, Change); 7] = [
+        ("a name with a slash", |index| index[FILES + 9] = b'/'),
+        ("a name of nothing", |index| index[FILES] = 0),
+        ("a size without end", |index| {
+            index[FILES + 1..FILES + 9].fill(0xff)
+        }),
+        ("a size past the end", |index| index[FILES + 3] = 1),
+        ("a name twice", |index| {
+            let first = index[FILES..FILES + 17].to_vec();
+            // The second has one byte; the size is its own.
+            let second = FILES + 17;
+            index[second + 9..second + 17].copy_from_slice(&first[9..]);
+        }),
+        ("one file less", |index| index.truncate(index.len() - 17)),
+        ("a file more", |index| {
+            index.extend_from_within(FILES..FILES + 17)
+        }),
+    ];
+    for (what, change) in changes {
+        let index = sealed(index.clone(), change);
+        let refused = by_index(Memory::new(many().bytes()), CHANGED, &index);
+        assert!(refused.is_err(), "{what}");
+    }
+    assert!(by_index(Memory::new(many().bytes()), CHANGED, &sealed(index, |_| ())).is_ok());
+}
+
+#[test]
+fn a_count_that_the_image_only_claims_takes_neither_memory_nor_time() {
+    let mut bytes = many().bytes();
+    bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+    bytes[12..16].fill(0);
+    let index = sealed(index_of(&many()), |index| {
+        index[FILES - 8..FILES].copy_from_slice(&bytes[8..16]);
+    });
+    assert!(by_index(Memory::new(bytes), CHANGED, &index).is_err());
+}
+
+/// Whether the mount goes by an index: one that walks meets the header that was damaged
+/// since.
+fn damaged_behind_its_back(place: &Place, image: &Image) {
+    let time = place.image.metadata().unwrap().modified().unwrap();
+    let mut bytes = image.bytes();
+    bytes[image.header_offsets()[101]..][..8].fill(0xff);
+    std::fs::write(&place.image, bytes).unwrap();
+    let file = File::options().write(true).open(&place.image).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+#[test]
+fn the_second_mount_reads_the_index_that_the_first_has_left() {
+    needs_fuse!();
+    let image = many();
+    let place = Place::new(&image);
+    let index = place.dir().join("the index");
+    let arg = index.to_str().unwrap();
+    place.mounted(&["--index", arg]);
+    let seen = tree(&place.point);
+    place.unmount(&[]).exits(0);
+    damaged_behind_its_back(&place, &image);
+    place.mount(&[]).exits(1).says("entry 101");
+    place.mounted(&["-o", &format!("index={arg}")]);
+    let (name, _) = &image.files[101];
+    let name = std::str::from_utf8(name).unwrap();
+    let error = std::fs::read(place.file(name)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    let problem = attribute(&place.file(name), "problem").unwrap();
+    assert!(problem.contains("remove it, and mount again"), "{problem}");
+    for (name, data) in seen.iter().filter(|(other, _)| other != name) {
+        assert_eq!(std::fs::read(place.file(name)).unwrap(), *data);
+    }
+    place.unmount(&[]).exits(0);
+    // The image has changed, and says so: its index is made anew, if it can be.
+    let before = std::fs::read(&index).unwrap();
+    std::fs::write(&place.image, sample().bytes()).unwrap();
+    place.mounted(&["--index", arg]);
+    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
+    place.unmount(&[]).exits(0);
+    assert_ne!(std::fs::read(&index).unwrap(), before);
+    place.is_clean();
+}
+
+#[test]
+fn an_image_with_a_problem_leaves_no_index() {
+    needs_fuse!();
+    let mut image = many();
+    image.files[7].0 = b"a/b".to_vec();
+    let place = Place::new(&image);
+    let index = place.dir().join("index");
+    let arg = index.to_str().unwrap();
+    place.mount(&["--index", arg]).exits(1);
+    place.mount(&["--lenient", "--index", arg]).exits(0);
+    assert!(!index.exists());
+    place.unmount(&[]).exits(0);
+}
+
+#[test]
+fn a_file_that_is_no_index_is_refused_and_stays() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let mine = place.dir().join("mine");
+    std::fs::write(&mine, "mine").unwrap();
+    let fifo = place.dir().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for file in [&mine, &fifo, &place.image, &place.point] {
+        let ran = place.mount(&["--index", file.to_str().unwrap()]).exits(1);
+        ran.says("it is no index of a payload")
+            .says("name another file");
+        assert!(!crate::place::is_mounted(&place.point));
+    }
+    assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
+    // As mktemp makes it.
+    std::fs::write(&mine, "").unwrap();
+    place.mounted(&["--index", mine.to_str().unwrap()]);
+    assert!(std::fs::read(&mine).unwrap().starts_with(b"LBPINDX1"));
+    place.unmount(&[]).exits(0);
+}
+
+#[test]
+fn where_no_index_can_be_written_the_mount_says_so_and_goes_on() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    let ran: Ran = place.mount(&["--index", "/proc/no/index"]).exits(0);
+    ran.says("warning: no index for the next mount");
+    assert_eq!(tree(&place.point).len(), 5);
+    place.unmount(&[]).exits(0);
+}

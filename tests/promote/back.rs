@@ -1,0 +1,122 @@
+//! What the journal keeps for going back, and what stands in the way.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::Path;
+
+use crate::faults::killed_at;
+use crate::needs_root;
+use crate::workspace::Workspace;
+
+/// Changes a byte of a file, which stays the same file.
+fn edit_in_place(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"X", 0).unwrap();
+}
+
+#[test]
+fn an_edit_of_a_file_that_a_cut_off_run_did_not_replace_leaves_its_backup_alone() {
+    needs_root!();
+    let name = "rootfs/etc/nvpmodel/nvpmodel.conf";
+    for n in 1.. {
+        let it = Workspace::new();
+        assert!(killed_at(&it, "renameat", n), "it never kept anything");
+        let kept = it.l4t(".lbpayload/backups/1");
+        if !kept.exists() {
+            continue;
+        }
+        assert_eq!(it.read(name), "as shipped\n");
+        for backup in fs::read_dir(kept).unwrap() {
+            let meta = backup.unwrap().metadata().unwrap();
+            assert_eq!((meta.nlink(), meta.mode() & 0o777), (1, 0o600));
+        }
+        edit_in_place(&it.l4t(name));
+        it.action(&["rollback", "0"]).exits(0);
+        assert_eq!(it.read(name), "as shipped\n");
+        break;
+    }
+}
+
+#[test]
+fn a_backup_that_is_not_what_was_replaced_is_found_before_anything_is_written() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let backup = it.l4t(".lbpayload/backups/1/0");
+    edit_in_place(&backup);
+    let before = it.everything_and_when();
+    for args in [&["rollback"][..], &["rollback", "--dry-run"]] {
+        let ran = it.action(args).exits(1);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        ran.says("backups/1/0: this backup is not what promote 1 replaced")
+            .says("; go back less far");
+        assert_eq!(it.everything_and_when(), before);
+    }
+}
+
+#[test]
+fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_it() {
+    needs_root!();
+    for by_link in [false, true] {
+        let it = Workspace::new();
+        it.write_overlay("rootfs/opt/new/deep/tool", "tool\n");
+        it.commit("a tool");
+        it.promote(&[]).exits(0);
+        let obstacle = || {
+            fs::create_dir_all(it.l4t("rootfs/opt")).unwrap();
+            if by_link {
+                symlink("/etc", it.l4t("rootfs/opt/new")).unwrap();
+            } else {
+                fs::write(it.l4t("rootfs/opt/new"), "mine\n").unwrap();
+            }
+        };
+        fs::remove_dir_all(it.l4t("rootfs/opt/new")).unwrap();
+        obstacle();
+        it.action(&["status"]).exits(1);
+        let ran = it.action(&["rollback", "0"]).exits(0);
+        let line = "note: rootfs/opt/new/deep/tool was edited by hand\n";
+        assert!(ran.stdout.contains(line), "{}", ran.stdout);
+        assert!(it.l4t("rootfs/opt/new").symlink_metadata().is_ok());
+        it.action(&["status"]).exits(0);
+        // To promote it again takes the directory.
+        if !by_link {
+            let ran = it.promote(&[]).exits(1);
+            ran.says("deep/tool: something in it is no directory; remove that");
+        }
+        fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
+        it.promote(&[]).exits(0);
+        it.action(&["rollback", "0"]).exits(0);
+        obstacle();
+        // And so does the way back.
+        let before = it.everything_and_when();
+        let ran = it.action(&["rollback"]).exits(1);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        ran.says("deep/tool: something in it that was a directory is a file or a symlink")
+            .says("; remove that, and try again");
+        assert_eq!(it.everything_and_when(), before);
+        fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
+        it.action(&["rollback"]).exits(0);
+        assert_eq!(it.read("rootfs/opt/new/deep/tool"), "tool\n");
+    }
+}
+
+#[test]
+fn what_was_taken_back_by_hand_is_not_missing_after_the_rollback() {
+    needs_root!();
+    let it = Workspace::new();
+    fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
+    it.promote(&["--no-initramfs"]).exits(0);
+    fs::write(it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf"), "as shipped\n").unwrap();
+    fs::write(it.l4t("rootfs/boot/Image"), "old kernel\n").unwrap();
+    for new in ["bootloader/board.conf", "kernel/dtb/custom.dtbo"] {
+        fs::remove_file(it.l4t(new)).unwrap();
+    }
+    it.action(&["status"]).exits(1);
+    it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
+    let ran = it.action(&["status"]);
+    assert!(ran.stdout.contains("0 edited, 0 missing"), "{}", ran.stdout);
+    // Which is told once.
+    let once = it.everything_and_when();
+    it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
+}

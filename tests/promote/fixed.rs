@@ -1,0 +1,130 @@
+//! An image that cannot be written to is told before anything is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::needs_root;
+use crate::refusals::refused;
+use crate::support::{Mounted, Ran, check};
+use crate::user::User;
+use crate::workspace::{MODULES, Workspace};
+
+/// A mount that is gone on drop.
+struct Bound(PathBuf);
+
+impl Bound {
+    /// Mounts `dir` on itself, with `options`.
+    fn new(dir: PathBuf, options: &str) -> Self {
+        check(Command::new("mount").arg("--bind").args([&dir, &dir]));
+        let options = format!("remount,bind,{options}");
+        check(Command::new("mount").args(["-o", &options]).arg(&dir));
+        Self(dir)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// An attribute that is gone on drop.
+struct Attribute<'a>(&'a Path, char);
+
+impl<'a> Attribute<'a> {
+    fn set(path: &'a Path, letter: char) -> Self {
+        check(Command::new("chattr").arg(format!("+{letter}")).arg(path));
+        Self(path, letter)
+    }
+}
+
+impl Drop for Attribute<'_> {
+    fn drop(&mut self) {
+        let take = format!("-{}", self.1);
+        let _ = Command::new("chattr").arg(take).arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_rootfs_that_is_mounted_read_only() {
+    needs_root!();
+    let it = Workspace::new();
+    let mount = Bound::new(it.l4t("rootfs"), "ro");
+    for args in [&[][..], &["--dry-run"]] {
+        refused(&it, args, "rootfs/", "read-only file system; mount that");
+    }
+    drop(mount);
+    // So is a part of it, or all.
+    for dir in ["rootfs/etc", ""] {
+        let _mount = Bound::new(it.l4t(dir), "ro");
+        refused(&it, &[], "read-only file system", "mount that read-write");
+    }
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn a_file_or_a_directory_that_is_immutable() {
+    needs_root!();
+    let it = Workspace::new();
+    let disk = Mounted::make("ext4", &it.path(""), 64 << 20);
+    check(
+        Command::new("cp")
+            .arg("-a")
+            .args([it.path("Image"), disk.path.join("Image")]),
+    );
+    fs::rename(it.path("Image"), it.path("moved")).unwrap();
+    std::os::unix::fs::symlink(disk.path.join("Image"), it.path("Image")).unwrap();
+    for path in [
+        "rootfs",
+        "rootfs/etc/nvpmodel",
+        "rootfs/etc/nvpmodel/nvpmodel.conf",
+        "rootfs/usr/lib/modules/6.8.12-tegra/updates",
+        "bootloader",
+        "kernel/Image",
+        "",
+    ] {
+        let path = it.l4t(path);
+        for letter in ['i', 'a'] {
+            let _attribute = Attribute::set(&path, letter);
+            refused(&it, &[], "is immutable or may only be added to", "lsattr");
+        }
+    }
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn a_place_where_something_else_is_mounted() {
+    needs_root!();
+    let it = Workspace::new();
+    let name = "rootfs/etc/nvpmodel";
+    for path in [name.to_owned(), format!("{name}/nvpmodel.conf")] {
+        let _mount = Bound::new(it.l4t(&path), "rw");
+        refused(
+            &it,
+            &[],
+            "another file system is mounted there",
+            "unmount it",
+        );
+    }
+    it.promote(&[]).exits(0);
+}
+
+#[test]
+fn a_user_is_told_too_also_of_what_only_the_helper_sees() {
+    needs_root!();
+    let it = Workspace::new();
+    it.write_overlay("rootfs/root/deep/.profile", "mine");
+    fs::create_dir(it.l4t("rootfs/root/deep")).unwrap();
+    it.commit("for root");
+    let user = User::new(&it, Some("NOPASSWD: ALL"));
+    for dir in ["rootfs", "rootfs/root/deep", &format!("{MODULES}/updates")] {
+        let _mount = Bound::new(it.l4t(dir), "ro");
+        let before = it.everything_and_when();
+        let ran = Ran::of(&mut user.promote(&it)).exits(1);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        ran.says("it is on a read-only file system");
+        assert_eq!(it.everything_and_when(), before, "{dir}");
+    }
+    Ran::of(&mut user.promote(&it)).exits(0);
+}

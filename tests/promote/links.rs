@@ -1,0 +1,119 @@
+//! Symlinks of the overlay that change where other destinations lie.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::needs_root;
+use crate::refusals::refused;
+use crate::support::Ran;
+use crate::user::User;
+use crate::workspace::Workspace;
+
+fn link(it: &Workspace, rel: &str, target: &str) {
+    let path = it.overlay().join(rel);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    symlink(target, path).unwrap();
+}
+
+/// Promotes twice; the second run writes nothing.
+fn settles(it: &Workspace) {
+    it.promote(&[]).exits(0);
+    let once = it.everything_and_when();
+    it.promote(&[]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
+}
+
+#[test]
+fn a_file_behind_a_symlink_of_the_same_run_lies_where_that_will_lead() {
+    needs_root!();
+    let it = Workspace::new();
+    for dir in ["opt/v1", "opt/v2"] {
+        fs::create_dir_all(it.l4t("rootfs").join(dir)).unwrap();
+    }
+    symlink("v1", it.l4t("rootfs/opt/now")).unwrap();
+    symlink("dtb", it.l4t("kernel/trees")).unwrap();
+    link(&it, "rootfs/opt/now", "v2");
+    // A symlink that itself lies behind another, one to what is not there yet, and one
+    // outside rootfs.
+    link(&it, "rootfs/usr/lib64", "lib");
+    link(&it, "rootfs/lib", "usr/lib64");
+    link(&it, "rootfs/srv/data", "/var/data");
+    link(&it, "kernel/trees", "newer");
+    it.commit("links");
+    it.manifest(&[
+        ("rootfs/opt/now/tool", "oot_module", "tool\n"),
+        ("rootfs/lib/modules/a.ko", "oot_module", "module\n"),
+        ("rootfs/srv/data/x", "oot_module", "data\n"),
+        ("kernel/trees/a.dtb", "dtb", "tree\n"),
+    ]);
+    settles(&it);
+    assert_eq!(it.read("rootfs/opt/v2/tool"), "tool\n");
+    assert!(!it.l4t("rootfs/opt/v1/tool").exists());
+    assert_eq!(it.read("rootfs/usr/lib/modules/a.ko"), "module\n");
+    assert_eq!(it.read("rootfs/var/data/x"), "data\n");
+    assert_eq!(it.read("kernel/newer/a.dtb"), "tree\n");
+    assert!(!it.l4t("kernel/dtb/a.dtb").exists());
+    it.action(&["status"]).exits(0);
+    it.action(&["rollback", "0"]).exits(0);
+    let now = fs::read_link(it.l4t("rootfs/opt/now")).unwrap();
+    assert_eq!(now, Path::new("v1"));
+    assert!(!it.l4t("rootfs/opt/v2/tool").exists());
+}
+
+#[test]
+fn so_it_does_where_only_root_may_look() {
+    needs_root!();
+    let it = Workspace::new();
+    fs::create_dir_all(it.l4t("rootfs/root/v1")).unwrap();
+    symlink("v1", it.l4t("rootfs/root/now")).unwrap();
+    link(&it, "rootfs/root/now", "v2");
+    it.commit("links");
+    it.manifest(&[("rootfs/root/now/tool", "oot_module", "tool\n")]);
+    let user = User::new(&it, Some("NOPASSWD: ALL"));
+    Ran::of(&mut user.promote(&it)).exits(0);
+    assert_eq!(it.read("rootfs/root/v2/tool"), "tool\n");
+    assert!(!it.l4t("rootfs/root/v1/tool").exists());
+    let once = it.everything_and_when();
+    Ran::of(&mut user.promote(&it)).exits(0);
+    assert_eq!(it.everything_and_when(), once);
+}
+
+#[test]
+fn a_destination_that_is_a_symlink_of_the_overlay_and_built_is_what_was_built() {
+    needs_root!();
+    let it = Workspace::new();
+    link(&it, "rootfs/etc/both", "hostname");
+    it.commit("a link");
+    it.manifest(&[("rootfs/etc/both", "oot_module", "built\n")]);
+    let ran = it.promote(&["--dry-run"]).exits(0);
+    let line = "copy rootfs/etc/both (manifest), shadows the overlay's, as root\n";
+    assert!(ran.stdout.contains(line), "{}", ran.stdout);
+    settles(&it);
+    assert_eq!(it.read("rootfs/etc/both"), "built\n");
+    assert_eq!(it.read("rootfs/etc/hostname"), "tegra\n");
+}
+
+#[test]
+fn symlinks_of_the_overlay_that_lead_nowhere_are_refused() {
+    needs_root!();
+    let it = Workspace::new();
+    link(&it, "kernel/out", "/tmp");
+    link(&it, "rootfs/etc/a", "b");
+    link(&it, "rootfs/etc/b", "a");
+    it.commit("links");
+    it.manifest(&[("kernel/out/x", "dtb", "x")]);
+    refused(
+        &it,
+        &[],
+        "kernel/out/x: a symlink in it leads out",
+        "remove",
+    );
+    it.manifest(&[("rootfs/etc/a/x", "oot_module", "x")]);
+    refused(&it, &[], "rootfs/etc/a/x: its symlinks go round", "remove");
+    it.manifest(&[]);
+    fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
+    link(&it, "kernel/Image", "Image.gz");
+    it.commit("the kernel");
+    refused(&it, &[], "tracks it as a symlink", "track the file itself");
+}
