@@ -17,7 +17,8 @@ class Case:
     shows: str
     # Whether it is part of the test command.
     quick: bool
-    run: Callable[["lab.Lab"], None]  # noqa: F821 - a case imports the lab, not this module
+    # What it returns is told behind PASS: figures.
+    run: Callable[["lab.Lab"], str | None]  # noqa: F821 - a case imports the lab, not this module
 
 
 _cases: dict[str, Case] = {}

@@ -33,9 +33,9 @@ class Lab:
             images.resize(path, size)
         return payload
 
-    def destination(self, kind: str = "ext3", size: int = 320 * MIB, **how) -> Destination:
+    def destination(self, kind: str = "ext3", size: int = 320 * MIB, name: str = "", **how) -> Destination:
         """An empty file system on an image of its own."""
-        return filesystems.make(self.directory / f"{kind}.img", kind, size, **how)
+        return filesystems.make(self.directory / f"{name or kind}.img", kind, size, **how)
 
     def blank(self, name: str = "blank", size: int = 8 * MIB) -> Path:
         """A disk of zeroes."""

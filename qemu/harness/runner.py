@@ -27,8 +27,7 @@ def _run(case: Case) -> str:
     directory.mkdir(parents=True)
     start = time.monotonic()
     try:
-        case.run(Lab(directory))
-        outcome, why = "passed", ""
+        outcome, why = "passed", case.run(Lab(directory)) or ""
     except Skipped as e:
         outcome, why = "skipped", str(e)
     except Failed as e:
