@@ -12,7 +12,7 @@ from .outcome import Failed, Skipped
 from .places import WORK
 
 _thread = threading.Lock()
-_PACKAGES = "initramfs-tools,dracut-core,busybox,kmod,udev"
+_PACKAGES = "initramfs-tools,dracut-core,busybox,kmod,udev,nbd-client"
 
 
 @contextmanager
@@ -26,12 +26,13 @@ def debian():
         yield place
 
 
-def run(root: Path, *words: str) -> None:
-    """Runs a command in there, which is to succeed."""
+def run(root: Path, *words: str) -> str:
+    """Runs a command in there, which is to succeed; its output."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
     done = subprocess.run(["chroot", root, *words], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise Failed(f"{' '.join(words)} in {root}: status {done.returncode}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
 
 
 def _make(place: Path) -> None:
