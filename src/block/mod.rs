@@ -16,6 +16,10 @@ mod source;
 mod sys;
 mod threads;
 mod udev;
+#[cfg(target_pointer_width = "64")]
+mod uring;
+#[cfg(not(target_pointer_width = "64"))]
+#[path = "no_uring.rs"]
 mod uring;
 mod window;
 
@@ -28,7 +32,8 @@ pub use part::Part;
 pub use queue::{Completion, Job, Outcome, Queue, Sink};
 pub use source::{DirectPolicy, ReadMode, Source, read_exact_at, read_to_fault};
 pub use sys::{
-    Room, allocate, direct_alignment, drop_cached, inherited, is_in_memory, room, write_uncached,
+    Room, allocate, direct_alignment, drop_cached, inherited, is_in_memory, names_hold_sizes, room,
+    write_uncached,
 };
 pub use threads::ThreadQueue;
 pub use udev::{Properties, properties};

@@ -160,15 +160,29 @@ pub fn is_in_memory(file: BorrowedFd<'_>) -> bool {
     // linux/magic.h
     const TMPFS_MAGIC: u32 = 0x0102_1994;
     const RAMFS_MAGIC: u32 = 0x8584_58f6;
+    matches!(magic(file), Some(TMPFS_MAGIC | RAMFS_MAGIC))
+}
+
+/// Whether the file system of `file` keeps a file's size and place with its name
+/// (FAT). Linux writes a renamed file's new name with size 0 at first, whatever was
+/// synced under the old one; the rest follows when the file itself is written back.
+/// False where it cannot be asked.
+pub fn names_hold_sizes(file: BorrowedFd<'_>) -> bool {
+    // linux/magic.h
+    const MSDOS_SUPER_MAGIC: u32 = 0x4d44;
+    magic(file) == Some(MSDOS_SUPER_MAGIC)
+}
+
+/// The file system's magic number, as statfs(2) has it.
+fn magic(file: BorrowedFd<'_>) -> Option<u32> {
     // SAFETY: statfs64 is plain integers, for which all zeros is a value.
     let mut buf: libc::statfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is borrowed and `buf` is a whole statfs64 to fill.
     if unsafe { libc::fstatfs64(file.as_raw_fd(), &raw mut buf) } != 0 {
-        return false;
+        return None;
     }
     // The type's width and sign differ between architectures; the magic has 32 bits.
-    let magic = buf.f_type as u32;
-    magic == TMPFS_MAGIC || magic == RAMFS_MAGIC
+    Some(buf.f_type as u32)
 }
 
 /// The open file with the number `fd` that whoever started this process has left to

@@ -111,6 +111,10 @@ impl ThreadQueue {
     }
 
     /// Completions that are there already.
+    #[cfg_attr(
+        not(target_pointer_width = "64"),
+        expect(dead_code, reason = "the io_uring queue asks, which is not there")
+    )]
     pub(super) fn ready(&mut self) -> Vec<Completion> {
         let ready: Vec<Completion> = self.done.try_iter().collect();
         self.in_flight -= ready.len();

@@ -12,9 +12,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that are left to everything else.
 const SPARE: u64 = 256;
@@ -137,13 +137,17 @@ fn grow_table(dir: BorrowedFd<'_>, max: usize) {
 }
 
 /// Raises the soft limit of open files as far as it is of use to us, and returns
-/// what it is then.
+/// what it is then. (By rustix: nix's limits have 32 bits on i686.)
 fn raise_limit() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return 0;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // None is no limit.
+    let soft = current.unwrap_or(u64::MAX);
+    let wanted = maximum.unwrap_or(u64::MAX).min(ENOUGH);
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum,
     };
-    let wanted = hard.min(ENOUGH);
-    if wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
+    if wanted > soft && setrlimit(Resource::Nofile, raised).is_ok() {
         return wanted;
     }
     soft

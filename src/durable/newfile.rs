@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::block::drop_cached;
+use crate::block::{drop_cached, names_hold_sizes};
 use crate::error::{Error, Kind, Result};
 
 use super::directory::sync_parent;
@@ -104,8 +104,13 @@ impl NewFile {
         temp.as_file()
             .sync_all()
             .map_err(|e| Error::io("syncing", e).path(temp.path()))?;
-        temp.persist(&path)
+        let file = temp
+            .persist(&path)
             .map_err(|e| Error::io("renaming to", e.error).path(&path))?;
+        if names_hold_sizes(file.as_fd()) {
+            file.sync_all()
+                .map_err(|e| Error::io("syncing", e).path(&path))?;
+        }
         sync_parent(&path)
     }
 }

@@ -14,7 +14,7 @@ use nix::unistd::{UnlinkatFlags, faccessat, syncfs, unlinkat};
 
 use crate::block::{
     AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, drop_cached, is_in_memory,
-    write_uncached,
+    names_hold_sizes, write_uncached,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -118,6 +118,7 @@ pub struct Staging {
     mode: WriteMode,
     sync_each: bool,
     in_memory: bool,
+    names_hold_sizes: bool,
     uncached: bool,
     nameless: Option<Nameless>,
 }
@@ -144,6 +145,7 @@ impl Staging {
         })?;
         let dir = dir.file().try_clone().map_err(|e| failed("opening", e))?;
         let in_memory = is_in_memory(staging.as_fd());
+        let names_hold_sizes = names_hold_sizes(staging.as_fd());
         let mut this = Self {
             dir,
             staging,
@@ -151,6 +153,7 @@ impl Staging {
             // Memory has nothing to be synced to.
             sync_each: !in_memory && !syncfs_reports(),
             in_memory,
+            names_hold_sizes,
             uncached: false,
             nameless: None,
         };
@@ -187,13 +190,18 @@ impl Staging {
     }
 
     /// Removes the staging directory and whatever a failure left in it. That needs
-    /// no sync: should it come back, the next run removes it.
+    /// no sync: should it come back, the next run removes it. But on FAT it could come
+    /// back with clusters that are another file's by then.
     ///
     /// # Errors
     /// What the system says.
     pub fn remove(self) -> io::Result<()> {
         self.empty()?;
-        Ok(unlinkat(&self.dir, STAGING_NAME, UnlinkatFlags::RemoveDir)?)
+        unlinkat(&self.dir, STAGING_NAME, UnlinkatFlags::RemoveDir)?;
+        if self.names_hold_sizes {
+            syncfs(&self.dir)?;
+        }
+        Ok(())
     }
 
     fn empty(&self) -> io::Result<u64> {
@@ -409,6 +417,9 @@ impl Store for Staging {
     }
 
     fn flush_names(&self) -> io::Result<()> {
+        if self.names_hold_sizes {
+            syncfs(&self.staging)?;
+        }
         self.dir.sync_all()?;
         // The names left this directory; on some file systems that is its own change.
         Ok(nix::unistd::fsync(&self.staging)?)

@@ -78,6 +78,18 @@ impl IntoIterator for Problems {
     }
 }
 
+/// What to do when a device has left the machine.
+const GONE: &str = "the device was taken away, or made smaller (the kernel's log may say why): \
+                    see to its connection, and run it again";
+
+/// Whether that is how the kernel says that a device has left the machine.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENODEV | libc::ENXIO | libc::ENOMEDIUM)
+    )
+}
+
 /// What is wrong.
 #[derive(Debug)]
 pub enum Cause {
@@ -158,6 +170,9 @@ impl Problem {
 
     fn advice(&self, source: &dyn Source) -> &'static str {
         let ends_early = match &self.cause {
+            // A stick that is pulled out has, to the kernel, no bytes left.
+            Cause::Shrunk if source.is_device() => return GONE,
+            Cause::Io(e) if source.is_device() && is_gone(e) => return GONE,
             Cause::Io(_) if source.is_device() => {
                 return "the drive cannot read this place; save what it still gives with ddrescue \
                         and import from the copy";
@@ -204,5 +219,58 @@ impl Problem {
         } else {
             "the image is cut off or damaged; get it, or pack it, again"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::block::ReadMode;
+
+    /// Nothing of it is read: whether it is a device is all that counts.
+    struct Named(bool);
+
+    impl Source for Named {
+        fn path(&self) -> &Path {
+            Path::new("/dev/sdb")
+        }
+        fn len(&self) -> u64 {
+            0
+        }
+        fn granule(&self) -> usize {
+            1
+        }
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+            Ok(0)
+        }
+        fn mode(&self) -> ReadMode {
+            ReadMode::Buffered
+        }
+        fn is_device(&self) -> bool {
+            self.0
+        }
+    }
+
+    fn said(cause: Cause, is_device: bool) -> String {
+        let problem = Problem {
+            index: Some(3),
+            name: Some("gcc.tar.xz".into()),
+            offset: 5 << 20,
+            cause,
+        };
+        problem.into_error(&Named(is_device)).to_string()
+    }
+
+    #[test]
+    fn of_a_device_that_ends_early_or_is_gone_nobody_is_told_that_something_writes_to_it() {
+        let errno = |n| Cause::Io(io::Error::from_raw_os_error(n));
+        for cause in [Cause::Shrunk, errno(libc::ENODEV), errno(libc::ENXIO)] {
+            let said = said(cause, true);
+            assert!(said.contains("the device was taken away"), "{said}");
+        }
+        assert!(said(errno(libc::EIO), true).contains("ddrescue"));
+        assert!(said(Cause::Shrunk, false).contains("let nothing write to the source"));
     }
 }

@@ -136,6 +136,74 @@ fn a_sparse_payload_of_5_gib_is_listed_and_catted_without_reading_its_data() {
     assert_eq!(tree(&place.dest), [("me".to_owned(), b"tiny".to_vec())]);
 }
 
+/// Where numbers of 31 and 32 bits end, in a file that goes on behind.
+const EDGES: [u64; 4] = [2 * GIB - 4, 2 * GIB, 4 * GIB - 4, 4 * GIB];
+
+#[test]
+fn a_file_of_more_than_4_gib_and_what_follows_it_arrive_whole() {
+    let place = Place::new(&Image::new(&[]));
+    let size = 4 * GIB + 12_293;
+    let file = File::create(&place.image).unwrap();
+    file.write_all_at(b"LBPAYLD1\x02\0\0\0\0\0\0\0", 0).unwrap();
+    let mut at = 16;
+    for (name, size) in [("big", size), ("far", 5)] {
+        let head = [(name.len() as u64).to_le_bytes(), size.to_le_bytes()].concat();
+        file.write_all_at(&head, at).unwrap();
+        file.write_all_at(name.as_bytes(), at + 16).unwrap();
+        at += 19;
+        for edge in EDGES.into_iter().filter(|edge| *edge < size) {
+            file.write_all_at(&edge.to_be_bytes()[4..], at + edge)
+                .unwrap();
+        }
+        at += size;
+        file.write_all_at(b"there", at - 5).unwrap();
+    }
+    let sums = place.file("SUMS", format!("{}  far\n", sha256sum(b"there")));
+    let ran = lb!["verify", "--checksums", &sums, &place.image].exits(0);
+    assert_eq!(ran.stdout.lines().next(), Some("far: OK"));
+
+    let ran = lb![
+        "import",
+        "--json",
+        "--device",
+        &place.image,
+        "--checksums",
+        &sums,
+        &place.dest
+    ];
+    assert_eq!(json(&ran.exits(0))["bytes"], size + 5);
+    let big = File::open(place.dest.join("big")).unwrap();
+    assert_eq!(big.metadata().unwrap().len(), size);
+    for (place, expected) in EDGES
+        .map(|edge| (edge, edge.to_be_bytes()[4..].to_vec()))
+        .into_iter()
+        .chain([(size - 5, b"there".to_vec())])
+    {
+        let mut bytes = vec![0; expected.len()];
+        big.read_exact_at(&mut bytes, place).unwrap();
+        assert_eq!(bytes, expected, "at {place}");
+    }
+    assert_eq!(std::fs::read(place.dest.join("far")).unwrap(), b"there");
+    // What is there is compared to its end.
+    let big = File::options()
+        .write(true)
+        .open(place.dest.join("big"))
+        .unwrap();
+    big.write_all_at(b"x", 4 * GIB + 9).unwrap();
+    assert!(
+        place
+            .import()
+            .exits(0)
+            .stdout
+            .contains("1 of them replaced another")
+    );
+
+    // The last byte is damaged on the way.
+    file.write_all_at(b"X", at - 1).unwrap();
+    let ran = lb!["verify", "--checksums", &sums, &place.image].exits(1);
+    assert!(ran.stdout.contains("far: FAILED"), "{}", ran.stdout);
+}
+
 fn name(i: usize) -> String {
     format!("tiny-file-{i:06}")
 }

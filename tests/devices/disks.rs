@@ -203,7 +203,7 @@ pub struct Unattached {
 
 impl Unattached {
     pub fn make() -> Self {
-        let number = 4000 + libc::c_long::from(std::process::id() % 1000);
+        let number = 4000 + (std::process::id() % 1000) as libc::c_long;
         let this = Self {
             path: PathBuf::from(format!("/dev/loop{number}")),
             number,

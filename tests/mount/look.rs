@@ -176,7 +176,8 @@ fn df_shows_the_bytes_and_files_that_are_there_and_no_room() {
     place.mounted(&[]);
     let stat = nix::sys::statvfs::statvfs(&place.point).unwrap();
     let bytes: usize = image.files.iter().map(|f| f.1.len()).sum();
-    let shown = stat.blocks() * stat.fragment_size();
+    #[allow(clippy::useless_conversion)] // both have 32 bits on i686
+    let shown = u64::from(stat.blocks()) * u64::from(stat.fragment_size());
     assert_eq!(shown, bytes.next_multiple_of(512) as u64);
     // What statfs(2) counts blocks in, and what statvfs(3) does.
     assert_eq!(stat.block_size(), stat.fragment_size());

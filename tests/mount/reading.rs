@@ -63,11 +63,11 @@ fn reads_at_any_place_and_of_any_size_give_the_bytes() {
             (2_499_999, 100),
             (2_500_000, 1),
             (2_500_001, 1),
-            (1 << 40, 10),
+            (1_u64 << 40, 10),
         ] {
             let mut buf = vec![0; size];
-            let n = file.read_at(&mut buf, offset as u64).unwrap();
-            let start = offset.min(data.len());
+            let n = file.read_at(&mut buf, offset).unwrap();
+            let start = offset.min(data.len() as u64) as usize;
             let end = (start + size).min(data.len());
             assert!(buf[..n] == data[start..end], "{how:?} {offset} {size} {n}");
         }
@@ -161,14 +161,15 @@ fn sendfile_splice_and_copy_file_range_give_the_bytes() {
             "{how:?}"
         );
         let mut from = File::open(place.file("large")).unwrap();
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let (mut reader, writer) = (File::from(reader), File::from(writer));
         // A file into a pipe: splice or sendfile.
         let sent = std::thread::spawn(move || {
             let mut writer = writer;
             std::io::copy(&mut from, &mut writer).unwrap()
         });
         let mut got = Vec::new();
-        { reader }.read_to_end(&mut got).unwrap();
+        reader.read_to_end(&mut got).unwrap();
         assert_eq!(sent.join().unwrap(), got.len() as u64);
         assert!(got == data(&image, "large"), "{how:?}");
     }

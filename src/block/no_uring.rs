@@ -1,0 +1,60 @@
+//! Stands for `uring.rs` where the io-uring crate has no kernel structures: on
+//! processors of 32 bits.
+
+use std::convert::Infallible;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buffer::AlignedBuf;
+use super::queue::{Completion, Job, Queue, Sink};
+use super::source::Source;
+
+/// A queue that there never is.
+pub struct UringQueue(Infallible);
+
+impl UringQueue {
+    /// Always fails.
+    ///
+    /// # Errors
+    /// There is no io_uring in this program.
+    pub fn new(_threads: usize) -> io::Result<Self> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this program is for a processor of 32 bits, and has no io_uring",
+        ))
+    }
+}
+
+impl Queue for UringQueue {
+    fn read(&mut self, _: u64, _: &Arc<dyn Source>, _: AlignedBuf, _: usize, _: u64) {
+        match self.0 {}
+    }
+
+    fn write(&mut self, _: u64, _: &Arc<dyn Sink>, _: AlignedBuf, _: usize, _: u64) {
+        match self.0 {}
+    }
+
+    fn write_shared(
+        &mut self,
+        _: u64,
+        _: &Arc<dyn Sink>,
+        _: &Arc<AlignedBuf>,
+        _: Range<usize>,
+        _: u64,
+    ) {
+        match self.0 {}
+    }
+
+    fn run(&mut self, _: u64, _: Job) {
+        match self.0 {}
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        match self.0 {}
+    }
+
+    fn in_flight(&self) -> usize {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,24 @@
+//! docs/qemu.md tells of the cases that qemu/run has. (They run by scripts/test.)
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn the_page_has_the_table_that_qemu_run_lists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let listed = match Command::new(root.join("qemu/run")).arg("--list").output() {
+        Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(e) => {
+            // Past the capture, as all skips. Nobody to tell means nobody to mislead.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: qemu/run --list: {e}");
+            return;
+        }
+    };
+    let page = std::fs::read_to_string(root.join("docs/qemu.md")).unwrap();
+    assert!(
+        page.contains(&listed),
+        "put the output of `qemu/run --list` in place of the table in docs/qemu.md:\n{listed}"
+    );
+}
