@@ -227,7 +227,7 @@ impl<'a> Writer<'a> {
         for zone in &zones {
             self.ask(*zone, &Request::Flush, None)?;
         }
-        let mut result = Ok(());
+        let (mut result, mut unsure) = (Ok(()), 0);
         for (slot, at) in staged {
             let item = &items[at];
             let place = item.place.path.clone();
@@ -236,6 +236,8 @@ impl<'a> Writer<'a> {
                 _ => Request::Publish { slot, place },
             };
             if let Err(e) = self.ask(item.place.zone, &request, None) {
+                // A helper that is gone may have done it before.
+                unsure = u64::from(self.is_lost(item.place.zone, &e));
                 result = Err(self.explain(item, &e));
                 break;
             }
@@ -243,10 +245,17 @@ impl<'a> Writer<'a> {
             self.progress.file_done(&item.dst.to_string());
         }
         for zone in &zones {
-            self.ask(*zone, &Request::FlushNames, None)?;
+            let flushed = self.ask(*zone, &Request::FlushNames, None);
+            result = result.and(flushed.map(drop));
         }
-        self.journal.named(*done)?;
-        result
+        // Whatever failed: what is there is in the record, so that it can be taken back.
+        let noted = self.journal.named(*done, unsure);
+        result.and(noted)
+    }
+
+    /// Whether `error` is that nobody answered, rather than an answer.
+    fn is_lost(&self, zone: Zone, error: &Error) -> bool {
+        zone == Zone::Rootfs && !self.trees.as_root() && error.io_error().is_some()
     }
 
     fn clear(&mut self) -> Result<()> {

@@ -235,8 +235,13 @@ impl Objects {
         use std::io::BufRead;
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
         let input = self.child.stdin.as_mut().ok_or_else(broken)?;
-        writeln!(input, "{oid}")?;
-        input.flush()?;
+        // Its end is no closed pipe, which would count as success.
+        let ended = |e: io::Error| match e.kind() {
+            io::ErrorKind::BrokenPipe => io::ErrorKind::UnexpectedEof.into(),
+            _ => e,
+        };
+        let asked = writeln!(input, "{oid}").and_then(|()| input.flush());
+        asked.map_err(ended)?;
         let output = self.output.as_mut().ok_or_else(broken)?;
         let mut head = String::new();
         output.read_line(&mut head)?;

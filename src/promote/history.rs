@@ -23,6 +23,8 @@ pub struct Record {
     pub end: Option<End>,
     /// How many files it is known to have made, replaced or removed.
     named: u64,
+    /// How many more it may have, by what it said itself.
+    unsure: u64,
 }
 
 impl Record {
@@ -31,7 +33,7 @@ impl Record {
         self.named
     }
 
-    /// How many more it may have, as it was cut off.
+    /// How many more it may have, as it, or the helper, was cut off.
     pub fn unsure(&self) -> u64 {
         self.planned() - self.named
     }
@@ -53,7 +55,7 @@ impl Record {
         let mut at = 0;
         self.entries.retain(|entry| {
             at += u64::from(!entry.kept);
-            entry.kept || at <= self.named
+            entry.kept || at <= self.named + self.unsure
         });
         self.end = Some(end);
     }
@@ -123,6 +125,7 @@ fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
                     made: Vec::new(),
                     end: None,
                     named: 0,
+                    unsure: 0,
                 });
             }
             (Line::File(entry), Some(record)) => {
@@ -134,7 +137,10 @@ fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
                 record.made.extend(made);
                 record.entries.push(*entry);
             }
-            (Line::Named { files }, Some(record)) => record.named = files.min(record.planned()),
+            (Line::Named { files, unsure }, Some(record)) => {
+                record.named = files.min(record.planned());
+                record.unsure = unsure.min(record.planned() - record.named);
+            }
             (Line::End(end), Some(record)) => record.ended(end),
             _ => return Err(serde::de::Error::custom("a line in the wrong place")),
         }

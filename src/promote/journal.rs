@@ -33,11 +33,19 @@ pub(super) const KEPT: u64 = 10;
 pub(super) enum Line {
     Begin(Box<Begin>),
     File(Box<Entry>),
-    /// So many of the files above that are no [`Entry::kept`] ones have their names.
+    /// So many of the files above that are no [`Entry::kept`] ones have their names, and
+    /// so many more may have: whoever was asked to is gone.
     Named {
         files: u64,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        unsure: u64,
     },
     End(End),
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a run is.
@@ -297,10 +305,10 @@ impl Journal {
         Ok(Backup { sha256, name })
     }
 
-    /// Notes that the first `files` have their names. It need not last: without it they
-    /// are looked at.
-    pub(super) fn named(&mut self, files: u64) -> Result<()> {
-        self.line(&Line::Named { files })?;
+    /// Notes that the first `files` have their names, and `unsure` more may have. It need
+    /// not last where the run is cut off: without it they are looked at.
+    pub(super) fn named(&mut self, files: u64, unsure: u64) -> Result<()> {
+        self.line(&Line::Named { files, unsure })?;
         self.file
             .flush()
             .map_err(|e| Error::io("writing the journal", e).path(&self.path))

@@ -14,6 +14,7 @@ mod faults;
 mod fixed;
 mod freshness;
 mod git;
+mod helper;
 mod journal;
 mod links;
 mod privilege;

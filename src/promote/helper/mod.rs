@@ -131,8 +131,11 @@ impl Hands for Helper {
         request: &Request,
         file: Option<BorrowedFd<'_>>,
     ) -> Result<(Reply, Option<OwnedFd>)> {
+        // Its end is no closed pipe, which would count as success.
         let gone = |e: io::Error| {
-            Error::io("asking the helper", e).advice("promote again; what was copied is kept")
+            Error::io("asking the helper", e)
+                .kind_is(Kind::Io)
+                .advice("promote again; what was copied is kept")
         };
         match self.exchange(request, file).map_err(gone)? {
             Some((Reply::Failed { message, kind }, _)) => {

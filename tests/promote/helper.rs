@@ -1,0 +1,79 @@
+//! A run whose helper is killed at its work.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::needs_root;
+use crate::support::Ran;
+use crate::user::User;
+use crate::workspace::Workspace;
+
+/// From now on the helper dies at its `n`th `call`, before that is done.
+fn dies_at(it: &Workspace, call: &str, n: u32) {
+    let wrapper = format!(
+        "#!/bin/sh\ncase \"$*\" in *promote-helper*)\nshift\n\
+         exec /usr/bin/sudo -- strace -qq -o /dev/null -e trace={call} \
+         -e inject={call}:signal=KILL:when={n} \"$@\"\nesac\nexec /usr/bin/sudo \"$@\"\n"
+    );
+    lives_on(it, &wrapper);
+}
+
+fn lives_on(it: &Workspace, wrapper: &str) {
+    let path = it.path("bin/sudo");
+    fs::write(&path, wrapper).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The image, whichever number the user has.
+fn image(it: &Workspace, user: &User) -> BTreeMap<PathBuf, String> {
+    let mut all = it.image_now();
+    all.retain(|path, _| !path.ends_with(".lbpayload-staging"));
+    for what in all.values_mut() {
+        *what = what.replace(&format!("{0}:{0}", user.uid), "the user's");
+    }
+    all
+}
+
+#[test]
+fn a_helper_that_is_killed_anywhere_fails_the_run_which_can_be_taken_back_or_run_again() {
+    needs_root!();
+    let clean = Workspace::new();
+    let user = User::new(&clean, Some("NOPASSWD: ALL"));
+    Ran::of(&mut user.promote(&clean)).exits(0);
+    let expected = image(&clean, &user);
+    let mut kills = 0;
+    // It answers with sendmsg: by then it has done what it was asked for.
+    for (call, step) in [
+        ("sendmsg", 3),
+        ("renameat", 1),
+        ("fsync", 2),
+        ("unlinkat", 1),
+    ] {
+        for n in (1..).step_by(step) {
+            let it = Workspace::new();
+            let user = User::new(&it, Some("NOPASSWD: ALL"));
+            let before = image(&it, &user);
+            dies_at(&it, call, n);
+            let ran = Ran::of(&mut user.promote(&it));
+            if image(&it, &user) == expected {
+                break;
+            }
+            kills += 1;
+            let ran = ran.exits(1);
+            assert_eq!(ran.stderr.lines().count(), 1, "{call} {n}: {}", ran.stderr);
+            lives_on(&it, "#!/bin/sh\nexec /usr/bin/sudo \"$@\"\n");
+            // Then there is a record, of all that was done.
+            if image(&it, &user) != before {
+                it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
+                assert_eq!(image(&it, &user), before, "{call} {n}");
+                it.action(&["rollback", "1", "--no-initramfs"]).exits(0);
+            }
+            Ran::of(&mut user.promote(&it)).exits(0);
+            assert_eq!(image(&it, &user), expected, "{call} {n}");
+            assert!(!user.is_running());
+        }
+    }
+    assert!(kills > 15, "{kills} places to be killed at");
+}
