@@ -2,9 +2,12 @@
 
 use std::fs::{File, Metadata};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{Timespec, Timestamps, XattrFlags, fgetxattr, flistxattr, fsetxattr};
+use rustix::fs::{
+    Timespec, Timestamps, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr,
+};
 use rustix::io::Errno;
 
 /// What a staged file is given besides its bytes.
@@ -92,6 +95,17 @@ fn read_xattrs(file: &File) -> io::Result<Vec<(String, Vec<u8>)>> {
         found.push((name.to_owned(), value));
     }
     Ok(found)
+}
+
+/// Takes away what a directory would hand down to the files that are made in it.
+///
+/// # Errors
+/// What the system says, other than that there is nothing.
+pub(super) fn remove_default_acl(dir: impl AsFd) -> io::Result<()> {
+    match fremovexattr(dir, "system.posix_acl_default") {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Sets them.

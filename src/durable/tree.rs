@@ -22,6 +22,9 @@ use super::directory::{single_component, syncfs_reports};
 use super::staging::STAGING_NAME;
 use super::walk::{self, Bounds};
 
+/// A directory that is being made; no slot has this name.
+const NEW_DIR: &str = "new";
+
 /// Directories that are kept open, at most.
 const OPEN_DIRS: usize = 128;
 
@@ -89,7 +92,13 @@ impl Tree {
             let entry = entry?;
             let name = entry.file_name();
             if name != c"." && name != c".." {
-                unlinkat(&staging, name, AtFlags::empty())?;
+                match unlinkat(&staging, name, AtFlags::empty()) {
+                    // A directory that was being made.
+                    Err(Errno::ISDIR | Errno::PERM) => {
+                        unlinkat(&staging, name, AtFlags::REMOVEDIR)?;
+                    }
+                    other => other?,
+                }
             }
         }
         unlinkat(&self.root, STAGING_NAME, AtFlags::REMOVEDIR)?;
@@ -182,8 +191,8 @@ impl Tree {
         Ok(fsync(&*staging)?)
     }
 
-    /// Makes the directories above `place` that are missing, with mode 0755, and says
-    /// which they are.
+    /// Makes the directories above `place` that are missing, with mode 0755 whatever the
+    /// umask and the directory above are, and says which they are.
     ///
     /// # Errors
     /// What the system says.
@@ -201,12 +210,20 @@ impl Tree {
         for made in &missing {
             let above = self.dir(parent(made))?;
             let name = made.file_name().unwrap_or_default();
-            match mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
+            // Cut off between making it and its mode, it would keep a wrong one for good.
+            let staging = self.staging()?;
+            match mkdirat(&*staging, NEW_DIR, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(e.into()),
             }
-            // Whatever the umask is.
-            fchmod(&*self.dir(made)?, Mode::from_raw_mode(0o755))?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let new = openat(&*staging, NEW_DIR, flags, Mode::empty())?;
+            fchmod(&new, Mode::from_raw_mode(0o755))?;
+            match renameat(&*staging, NEW_DIR, &*above, name) {
+                // Somebody else made one meanwhile, and uses it.
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
             lock(&self.changed).insert(parent(made).to_path_buf());
         }
         Ok(missing)
@@ -290,6 +307,7 @@ impl Tree {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = Arc::new(openat(&self.root, STAGING_NAME, flags, Mode::empty())?);
+        attributes::remove_default_acl(&fd)?;
         *staging = Some(Arc::clone(&fd));
         Ok(fd)
     }

@@ -38,10 +38,12 @@ pub(crate) fn killed_at(it: &Workspace, call: &str, n: u32) -> bool {
     !out.status.success()
 }
 
-/// Runs with `fault` in `call`s of the main thread; see strace(1).
+/// Runs with `fault` in `call`s of the main thread, see strace(1), and a umask that lets
+/// nobody else in.
 fn injected(it: &Workspace, args: &[&str], call: &str, fault: &str) -> Output {
     let command = it.command();
-    Command::new("strace")
+    Command::new("sh")
+        .args(["-c", "umask 077; exec strace \"$@\"", "sh"])
         .args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
         .args(["-e", &format!("inject={call}:{fault}")])
         .arg(command.get_program())

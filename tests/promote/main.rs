@@ -15,6 +15,7 @@ mod fixed;
 mod freshness;
 mod git;
 mod helper;
+mod inherited;
 mod journal;
 mod links;
 mod privilege;
