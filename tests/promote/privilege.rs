@@ -353,6 +353,12 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     }
     assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     assert_eq!(fs::read_link(proc.join("root")).unwrap(), it.l4t("rootfs"));
+    // Nor has it a directory of the host open, from which a path would lead there.
+    for fd in fs::read_dir(proc.join("fd")).unwrap() {
+        let open = fs::read_link(fd.unwrap().path()).unwrap();
+        let inside = open.starts_with(it.l4t("rootfs"));
+        assert!(inside || !open.is_dir(), "{}", open.display());
+    }
 
     // Nothing outside can be named.
     let outside = it.put("outside", "precious");

@@ -50,12 +50,7 @@ pub fn serve(named: &Path) -> Result<()> {
     let Some((greeting, Some(rootfs))) = greeting else {
         return Ok(());
     };
-    let host = Tree::open(Path::new("/"), Bounds::AsRoot).map_err(by_hand)?;
-    let is_named = named
-        .strip_prefix("/")
-        .map_err(|_| io::ErrorKind::InvalidInput.into())
-        .and_then(|place| host.is_directory_at(place, &rootfs));
-    match is_named {
+    match is_at(named, &rootfs) {
         Ok(true) => {}
         Ok(false) => {
             return Err(Error::new(
@@ -92,6 +87,15 @@ pub fn serve(named: &Path) -> Result<()> {
             Err(e) => answer(&failure(&e), None)?,
         }
     }
+}
+
+/// Whether `directory` is the one at `named`, without symlinks. The host's `/` is open no
+/// longer than that.
+fn is_at(named: &Path, directory: &OwnedFd) -> io::Result<bool> {
+    let place = named
+        .strip_prefix("/")
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    Tree::open(Path::new("/"), Bounds::AsRoot)?.is_directory_at(place, directory)
 }
 
 fn failure(error: &Error) -> Reply {
