@@ -130,12 +130,12 @@ impl<'a> Writer<'a> {
         };
         let after = match (&item.content, &opened) {
             (Content::Absent, _) => After::Nothing,
-            (Content::Link(target, time), _) => {
-                let owner = (zone == Zone::Rootfs).then_some((0, 0));
+            (Content::Link(target, given), _) => {
+                let may_give = zone == Zone::Rootfs || self.trees.as_root();
+                let roots = (zone == Zone::Rootfs).then_some((0, 0));
                 let attributes = Attributes {
-                    mtime: (*time, 0),
-                    owner,
-                    ..Attributes::default()
+                    owner: given.owner.filter(|_| may_give).or(roots),
+                    ..given.clone()
                 };
                 let target = LinkTarget(target.clone());
                 let request = Request::Stage {

@@ -25,8 +25,8 @@ pub enum Content {
         /// The commit's time, in seconds since 1970.
         time: i64,
     },
-    /// A symlink, and the time that it is given.
-    Link(PathBuf, i64),
+    /// A symlink, and what it is given: its time, and perhaps its owner.
+    Link(PathBuf, Attributes),
     /// The `kernel/Image` that is in the image already, by its place.
     StagedKernel(PathBuf),
     /// A file that an earlier promote replaced, kept by the journal, with what it had.

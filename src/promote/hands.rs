@@ -126,6 +126,8 @@ pub(super) enum Was {
     Symlink {
         target: LinkTarget,
         mtime: (i64, u32),
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<(u32, u32)>,
     },
     Other,
 }
@@ -298,9 +300,14 @@ fn look(tree: &Tree, place: &Path) -> io::Result<(Was, Option<File>)> {
             (was, Some(file))
         }
         Seen::Symlink(target, meta) => {
-            let mtime = Attributes::without_xattrs(&meta).mtime;
+            let Attributes { mtime, owner, .. } = Attributes::without_xattrs(&meta);
             let target = LinkTarget(target);
-            (Was::Symlink { target, mtime }, None)
+            let was = Was::Symlink {
+                target,
+                mtime,
+                owner,
+            };
+            (was, None)
         }
         Seen::Directory | Seen::Special(_) => (Was::Other, None),
     })

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use crate::durable::Attributes;
 use crate::error::{Error, Kind, Result, printable};
 
 use super::content::{Content, Spool};
@@ -143,13 +144,21 @@ pub(super) fn probe_head(git: &Git, head: Option<&str>) -> Result<(Scope, Vec<Tr
             "120000" => {
                 let link = git.dir().join(&entry.name);
                 let target = std::fs::read_link(&link).map_err(|e| unreadable(e, &link))?;
-                Content::Link(target, scope.time)
+                Content::Link(target, made_at(scope.time))
             }
             _ => Content::Tracked(entry.name.into()),
         };
         files.push(Tracked { dst, content });
     }
     Ok((scope, files))
+}
+
+/// What a symlink of a commit of that time is given.
+fn made_at(time: i64) -> Attributes {
+    Attributes {
+        mtime: (time, 0),
+        ..Attributes::default()
+    }
 }
 
 fn unreadable(e: io::Error, path: &std::path::Path) -> Error {
@@ -219,7 +228,7 @@ pub(super) fn probe_reference(
         let content = if entry.mode == "120000" {
             let mut target = Vec::new();
             objects.copy(&entry.oid, &mut target)?;
-            Content::Link(OsString::from_vec(target).into(), time)
+            Content::Link(OsString::from_vec(target).into(), made_at(time))
         } else {
             Content::Blob {
                 path: spool.keep(&entry.oid, |out| objects.copy(&entry.oid, out))?,

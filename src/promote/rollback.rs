@@ -180,7 +180,21 @@ fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<
     };
     let content = match (&entry.before, &entry.backup) {
         (Was::Nothing, _) => Content::Absent,
-        (Was::Symlink { target, mtime }, _) => Content::Link(target.0.clone(), mtime.0),
+        (
+            Was::Symlink {
+                target,
+                mtime,
+                owner,
+            },
+            _,
+        ) => {
+            let attributes = Attributes {
+                mtime: *mtime,
+                owner: *owner,
+                ..Attributes::default()
+            };
+            Content::Link(target.0.clone(), attributes)
+        }
         (Was::File { attributes, .. }, Some(backup)) => {
             let path = sidecar.backups(id).join(&backup.name);
             check_backup(&path, &backup.sha256, id).map_err(|e| e.or_advice("go back less far"))?;

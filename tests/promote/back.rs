@@ -1,11 +1,14 @@
 //! What the journal keeps for going back, and what stands in the way.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, lchown, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use crate::faults::killed_at;
 use crate::needs_root;
+use crate::support::{Ran, check};
+use crate::user::User;
 use crate::workspace::Workspace;
 
 /// Changes a byte of a file, which stays the same file.
@@ -119,4 +122,36 @@ fn what_was_taken_back_by_hand_is_not_missing_after_the_rollback() {
     let once = it.everything_and_when();
     it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
     assert_eq!(it.everything_and_when(), once);
+}
+
+#[test]
+fn a_symlink_comes_back_with_its_owner_and_its_time() {
+    needs_root!();
+    let it = Workspace::new();
+    let links = ["rootfs/etc/resolv.conf", "bootloader/link"];
+    symlink("initrd", it.l4t(links[1])).unwrap();
+    let looks = || {
+        links.map(|link| {
+            let meta = it.l4t(link).symlink_metadata().unwrap();
+            let time = (meta.mtime(), meta.mtime_nsec());
+            (fs::read_link(it.l4t(link)).unwrap(), meta.uid(), time)
+        })
+    };
+    for link in links {
+        lchown(it.l4t(link), Some(1234), Some(1234)).unwrap();
+        let time = ["-hd", "@1500000000.123456789"];
+        check(Command::new("touch").args(time).arg(it.l4t(link)));
+        let ours = it.overlay().join(link);
+        fs::create_dir_all(ours.parent().unwrap()).unwrap();
+        symlink("/elsewhere", ours).unwrap();
+    }
+    let before = looks();
+    it.commit("links");
+    it.promote(&[]).exits(0);
+    assert_eq!(
+        fs::read_link(it.l4t(links[0])).unwrap(),
+        Path::new("/elsewhere")
+    );
+    it.action(&["rollback"]).exits(0);
+    assert_eq!(looks(), before);
 }
