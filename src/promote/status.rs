@@ -138,11 +138,13 @@ pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
     let Some(place) = newest.map(|put| &put.entry.place.path) else {
         return Ok((HeldState::Intact, None));
     };
+    let nothing = newest.is_some_and(|put| put.entry.after == After::Nothing);
     let now = tree.look(place).and_then(|seen| {
         Ok(match seen {
             Seen::Nothing => Some(None),
             Seen::File(file, _) => Some(Some(sum(&file)?)),
             Seen::Symlink(target, _) => Some(Some(link_sum(&target))),
+            Seen::Directory if nothing => Some(None),
             Seen::Directory | Seen::Special(_) => None,
         })
     });
@@ -153,7 +155,6 @@ pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
         }
         // A symlink has come into the path, or a file: it does not lead there any more.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
-            let nothing = newest.is_some_and(|put| put.entry.after == After::Nothing);
             nothing.then_some(None)
         }
         Err(e) => return Err(Error::io("looking at", e).path(tree.path().join(place))),

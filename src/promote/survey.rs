@@ -127,10 +127,15 @@ fn look(item: &Item, trees: &Trees, opener: &Opener) -> Result<(Found, u64)> {
     let file = opened.as_ref().map(|opened| &opened.file);
     let mut found = compare(tree, &item.place.path, file, link)
         .map_err(|e| Error::io("comparing with", e).path(tree.path().join(&item.place.path)))?;
-    if item.content == Content::Absent && matches!(found, Found::Missing | Found::NoWay) {
+    if item.content == Content::Absent && is_gone(found) {
         found = Found::Same;
     }
     Ok((found, opened.map_or(0, |opened| opened.len)))
+}
+
+/// Whether a file that is to go away is gone; a directory in its place is another thing.
+fn is_gone(found: Found) -> bool {
+    matches!(found, Found::Missing | Found::NoWay | Found::Directory)
 }
 
 fn ask(item: &Item, trees: &mut Trees, opener: &Opener) -> Result<Found> {
@@ -145,7 +150,7 @@ fn ask(item: &Item, trees: &mut Trees, opener: &Opener) -> Result<Found> {
     };
     let file = opened.as_ref().map(|o| std::os::fd::AsFd::as_fd(&o.file));
     match trees.hands(item.place.zone)?.ask(&request, file)? {
-        (Reply::Found(Found::Missing | Found::NoWay), _) if item.content == Content::Absent => {
+        (Reply::Found(found), _) if item.content == Content::Absent && is_gone(found) => {
             Ok(Found::Same)
         }
         (Reply::Found(found), _) => Ok(found),

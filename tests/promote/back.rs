@@ -155,3 +155,25 @@ fn a_symlink_comes_back_with_its_owner_and_its_time() {
     it.action(&["rollback"]).exits(0);
     assert_eq!(looks(), before);
 }
+
+#[test]
+fn a_directory_where_a_file_was_new_is_no_obstacle_to_going_back_before_it() {
+    needs_root!();
+    let it = Workspace::new();
+    let before = it.image_now();
+    it.write_overlay("rootfs/opt/tool", "a tool\n");
+    it.commit("a file");
+    it.promote(&["--no-initramfs"]).exits(0);
+    fs::remove_file(it.overlay().join("rootfs/opt/tool")).unwrap();
+    it.write_overlay("rootfs/opt/tool/bin", "a tool in a directory\n");
+    it.commit("a directory");
+    fs::remove_file(it.l4t("rootfs/opt/tool")).unwrap();
+    it.promote(&["--no-initramfs"]).exits(0);
+    fs::write(it.l4t("rootfs/opt/tool/mine"), "mine\n").unwrap();
+    it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
+    assert_eq!(it.read("rootfs/opt/tool/mine"), "mine\n");
+    let ran = it.action(&["status"]);
+    assert!(ran.stdout.contains("0 edited, 0 missing"), "{}", ran.stdout);
+    fs::remove_dir_all(it.l4t("rootfs/opt")).unwrap();
+    assert_eq!(it.image_now(), before);
+}
