@@ -93,7 +93,9 @@ pub(super) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
         }
     }
     files.sort();
-    let next = files.last().map_or(1, |(id, _)| id + 1);
+    // A number whose record was moved away still has its backups.
+    let last = files.last().map_or(0, |(id, _)| *id);
+    let next = last.max(sidecar.last_backups()).saturating_add(1);
     let mut records = Vec::new();
     for (_, path) in files {
         let text = std::fs::read(&path).map_err(failed)?;

@@ -17,7 +17,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{Directory, NewFile, settle};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 use super::bytes;
 use super::hands::{LinkTarget, Was};
@@ -150,6 +150,15 @@ impl Sidecar {
         self.path("backups").join(id.to_string())
     }
 
+    /// The last run that has backups; 0 for none.
+    pub(super) fn last_backups(&self) -> u64 {
+        let dirs = std::fs::read_dir(self.path("backups"));
+        let dirs = dirs.into_iter().flatten().flatten();
+        dirs.filter_map(|dir| dir.file_name().to_str()?.parse().ok())
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Makes the folder `name` in it, as the one whose image it is may use it.
     pub(super) fn make(&self, name: &str) -> Result<PathBuf> {
         let failed = |e| {
@@ -174,7 +183,15 @@ impl Sidecar {
                         .and_then(|dir| dir.sync_all())
                         .map_err(failed)?;
                 }
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    // Behind a symlink it would write, and prune, as root perhaps, where
+                    // whoever made that wants.
+                    if !at.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+                        return Err(Error::new(Kind::Refused, "it is no directory")
+                            .path(at)
+                            .advice("move it away, and promote again"));
+                    }
+                }
                 Err(e) => return Err(failed(e)),
             }
         }
@@ -224,7 +241,7 @@ impl Sidecar {
         };
         for dir in dirs.flatten() {
             let id = dir.file_name().to_str().and_then(|n| n.parse::<u64>().ok());
-            if id.is_some_and(|id| id + KEPT <= newest) {
+            if id.is_some_and(|id| id.saturating_add(KEPT) <= newest) {
                 if let Err(e) = std::fs::remove_dir_all(dir.path()) {
                     log::warn!("removing old backups in {}: {e}", dir.path().display());
                 }

@@ -23,8 +23,9 @@ pub(super) fn probe(trees: &Trees, items: &[Item], journal: bool) -> Result<Vec<
         check(elsewhere, place)?;
     }
     if journal {
-        for name in [SIDECAR, ".lbpayload/journal", ".lbpayload/journal/x"] {
-            check(elsewhere, Path::new(name))?;
+        let folders = ["", "journal", "journal/x", "backups", "backups/x"];
+        for folder in folders {
+            check(elsewhere, &Path::new(SIDECAR).join(folder))?;
         }
     }
     let mut unknown = Vec::new();
@@ -91,6 +92,10 @@ pub(super) fn explain(e: io::Error, path: &Path) -> Error {
         Some(libc::EXDEV) => (
             "another file system is mounted there",
             "unmount it, and promote again",
+        ),
+        Some(libc::ELOOP | libc::ENOTDIR) => (
+            "something in its path is no directory, but a file or a symlink",
+            "move that away, and promote again",
         ),
         _ => {
             let folder = path.ancestors().skip(1).find(|folder| folder.is_dir());

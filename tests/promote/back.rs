@@ -177,3 +177,43 @@ fn a_directory_where_a_file_was_new_is_no_obstacle_to_going_back_before_it() {
     fs::remove_dir_all(it.l4t("rootfs/opt")).unwrap();
     assert_eq!(it.image_now(), before);
 }
+
+#[test]
+fn a_record_that_was_moved_away_leaves_its_number_and_its_backups_alone() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let record = it.l4t(".lbpayload/journal/000001.jsonl");
+    fs::write(&record, "no record\n").unwrap();
+    it.write_overlay("bootloader/board.conf", "second board\n");
+    it.commit("second");
+    it.promote(&[]).exits(1).says("move the record away");
+    fs::rename(&record, it.path("aside")).unwrap();
+    it.promote(&[]).exits(0);
+    let ran = it.action(&["history"]).exits(0);
+    assert!(ran.stdout.starts_with("2 "), "{}", ran.stdout);
+    // One that nobody can count on from.
+    let last = it.l4t(format!(".lbpayload/journal/{}.jsonl", u64::MAX));
+    fs::copy(it.l4t(".lbpayload/journal/000002.jsonl"), &last).unwrap();
+    it.write_overlay("bootloader/board.conf", "third board\n");
+    it.commit("third");
+    it.promote(&[]).exits(1).says("File exists");
+}
+
+#[test]
+fn folders_of_the_journal_that_are_symlinks_are_not_followed() {
+    needs_root!();
+    for folder in ["", "journal", "backups"] {
+        let it = Workspace::new();
+        let path = it.l4t(".lbpayload").join(folder);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // What is pruned goes with all that is in it.
+        it.put("elsewhere/0/precious", "precious\n");
+        symlink(it.path("elsewhere"), path.components().as_path()).unwrap();
+        let before = it.everything_and_when();
+        let ran = it.promote(&[]).exits(1);
+        ran.says("no directory, but a file or a symlink; move that away");
+        assert_eq!(it.everything_and_when(), before, "{folder}");
+        assert_eq!(fs::read_dir(it.path("elsewhere")).unwrap().count(), 1);
+    }
+}
