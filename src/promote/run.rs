@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::durable::{Directory, Tree};
+use crate::durable::{Directory, Seen, Tree};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
@@ -173,8 +173,12 @@ impl<'a> Run<'a> {
                 initramfs: self.foretell(due),
             });
         }
+        let empty_dirs: Vec<&Place> = empty_dirs.iter().filter(|dir| self.is_there(dir)).collect();
         let rootfs = |item: &Item| item.is_to_be_written() && item.place.zone == Zone::Rootfs;
-        if items.iter().any(rootfs) || leftovers.contains(&Zone::Rootfs) {
+        if items.iter().any(rootfs)
+            || leftovers.contains(&Zone::Rootfs)
+            || records && empty_dirs.iter().any(|dir| dir.zone == Zone::Rootfs)
+        {
             self.trees.hands(Zone::Rootfs)?;
             writable::ask(&mut self.trees, unknown)?;
         }
@@ -218,7 +222,7 @@ impl<'a> Run<'a> {
         let untouched = |item: &Item| stamps.is_untouched(&item.place, before.there(&item.place));
         let result = marked
             .and_then(|()| self.note_kept(items, &mut journal, &untouched))
-            .and_then(|()| self.write(items, empty_dirs, &mut journal, due, &mut ran));
+            .and_then(|()| self.write(items, &empty_dirs, &mut journal, due, &mut ran));
         journal.end(End {
             state: match &result {
                 Ok(()) => "done",
@@ -235,6 +239,15 @@ impl<'a> Run<'a> {
             log::warn!("{e}; the next promote will take longer");
         }
         Ok(ran)
+    }
+
+    /// Whether a directory may be at `place`.
+    fn is_there(&self, place: &Place) -> bool {
+        let tree = self.trees.tree(place.zone);
+        tree.is_ok_and(|tree| match tree.look(&place.path) {
+            Ok(seen) => matches!(seen, Seen::Directory),
+            Err(e) => e.kind() == std::io::ErrorKind::PermissionDenied,
+        })
     }
 
     fn foretell(&self, due: bool) -> InitramfsOutcome {
@@ -296,7 +309,7 @@ impl<'a> Run<'a> {
     fn write(
         &mut self,
         items: &mut [Item],
-        empty_dirs: &[Place],
+        empty_dirs: &[&Place],
         journal: &mut Journal,
         due: bool,
         ran: &mut Ran,

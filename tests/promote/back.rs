@@ -217,3 +217,24 @@ fn folders_of_the_journal_that_are_symlinks_are_not_followed() {
         assert_eq!(fs::read_dir(it.path("elsewhere")).unwrap().count(), 1);
     }
 }
+
+#[test]
+fn a_rollback_that_has_only_directories_to_take_from_root_asks_for_privilege_first() {
+    needs_root!();
+    let it = Workspace::new();
+    fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
+    it.write_overlay("rootfs/opt/new/tool", "tool\n");
+    fs::remove_dir_all(it.overlay().join("rootfs/etc")).unwrap();
+    it.commit("a tool");
+    let user = User::new(&it, None);
+    it.promote(&[]).exits(0);
+    fs::remove_file(it.l4t("rootfs/opt/new/tool")).unwrap();
+    let before = it.everything_and_when();
+    let ran = Ran::of(user.promote(&it).args(["rollback", "0"])).exits(1);
+    ran.says("sudo did not start the helper");
+    assert_eq!(it.everything_and_when(), before);
+    // Nor is anything asked for where they are gone already.
+    fs::remove_dir_all(it.l4t("rootfs/opt")).unwrap();
+    Ran::of(user.promote(&it).args(["rollback", "0"])).exits(0);
+    assert!(!it.l4t("bootloader/board.conf").exists());
+}
