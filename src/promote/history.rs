@@ -98,7 +98,7 @@ pub(super) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let next = last.max(sidecar.last_backups()).saturating_add(1);
     let mut records = Vec::new();
     for (_, path) in files {
-        let text = std::fs::read(&path).map_err(failed)?;
+        let text = std::fs::read(&path).map_err(|e| failed(e).path(&path))?;
         let parsed = parse(&text).map_err(|e| {
             Error::new(Kind::Syntax, printable(&e.to_string()))
                 .doing("reading the journal")

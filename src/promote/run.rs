@@ -223,7 +223,7 @@ impl<'a> Run<'a> {
         let result = marked
             .and_then(|()| self.note_kept(items, &mut journal, &untouched))
             .and_then(|()| self.write(items, &empty_dirs, &mut journal, due, &mut ran));
-        journal.end(End {
+        let ended = journal.end(End {
             state: match &result {
                 Ok(()) => "done",
                 Err(e) if e.kind() == Kind::Interrupted => "interrupted",
@@ -233,8 +233,9 @@ impl<'a> Run<'a> {
             finished: now(),
             message: result.as_ref().err().map(ToString::to_string),
             initramfs: Some(ran.initramfs.to_string()),
-        })?;
-        result?;
+        });
+        // What failed first is what is told: a full disk takes the record, too.
+        result.and(ended)?;
         if let Err(e) = Stamps::write(&self.sidecar, &self.trees, items, &before) {
             log::warn!("{e}; the next promote will take longer");
         }

@@ -227,6 +227,22 @@ fn what_a_run_that_was_cut_off_may_have_done_is_looked_at() {
 }
 
 #[test]
+fn what_failed_first_is_told_where_the_record_fails_too() {
+    needs_root!();
+    let mut told = Vec::new();
+    for n in 1.. {
+        let it = Workspace::new();
+        let out = injected(&it, &[], "fsync", &format!("error=EIO:when={n}+"));
+        if out.status.success() {
+            break;
+        }
+        told.push(String::from_utf8_lossy(&out.stderr).into_owned());
+    }
+    let of_the_image = |said: &String| !said.contains(".lbpayload");
+    assert!(told.iter().any(of_the_image), "{told:?}");
+}
+
+#[test]
 fn a_run_in_which_any_one_call_fails_and_run_again_is_as_one_clean_run() {
     needs_root!();
     let clean = workspace();
