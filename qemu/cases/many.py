@@ -96,7 +96,7 @@ def many_nbd(lab):
             ip link set eth0 up
             mknod /dev/nbd0 b 43 0
             # Its own libraries, so that the guest needs none.
-            /case/nbd/loader --library-path /case/nbd /case/nbd/nbd-client 10.0.2.2 {port} /dev/nbd0 -N "" -nofork &
+            /case/nbd/loader --library-path /case/nbd /case/nbd/nbd-client 10.0.2.2 {port} /dev/nbd0 -N ""
             while [ "$(cat /sys/block/nbd0/size)" = 0 ]; do usleep 50000; done
             rm /dev/nbd0
         """
