@@ -15,6 +15,7 @@ use crate::block::{DirectPolicy, FileSource, Part, Source, inherited};
 use crate::error::{Error, Kind, Result};
 use crate::mount::{
     Answers, Look, MountPoint, Served, Server, Stopper, Strictness, in_background, in_foreground,
+    open_files,
 };
 use crate::payload::Payload;
 
@@ -28,6 +29,8 @@ const NAMED_PROBLEMS: u64 = 10;
 
 pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcome> {
     // First: see `inherited`.
+    let mut strangers = open_files();
+    strangers.retain(|fd| Some(*fd) != args.ready_fd);
     let ready = args.ready_fd.map(ready_file).transpose()?;
     let mut options = Options::default();
     for text in &args.options {
@@ -41,6 +44,7 @@ pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcom
     let way = Way {
         foreground: args.foreground,
         ready,
+        strangers,
         form,
         ..Way::default()
     };
@@ -70,6 +74,8 @@ pub(super) struct Way {
     pub foreground: bool,
     /// Where to write a line once it answers.
     pub ready: Option<File>,
+    /// Open files that whoever started us has left, and we have no use for.
+    pub strangers: Vec<i32>,
     /// How to show progress.
     pub form: Option<ProgressForm>,
     /// The mount namespace to mount in (mount_namespaces(7)), if not this one.
@@ -111,7 +117,7 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
     let server = if way.foreground {
         in_foreground(answers, point, look, settings, listen)?
     } else {
-        match in_background(answers, point, look, settings, listen)? {
+        match in_background(answers, point, look, settings, &way.strangers, listen)? {
             Served::Caller => return Ok(Outcome::Done),
             Served::Server(server) => server,
         }

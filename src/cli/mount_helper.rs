@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser};
 
 use crate::error::Result;
+use crate::mount::open_files;
 
 use super::exit::{self, Outcome};
 use super::mount_options::Options;
@@ -68,6 +69,7 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
 }
 
 fn run(helper: &Helper) -> Result<Outcome> {
+    let strangers = open_files();
     let mut options = Options::default();
     for text in &helper.options {
         if helper.sloppy {
@@ -84,6 +86,7 @@ fn run(helper: &Helper) -> Result<Outcome> {
     let way = mount::Way {
         namespace: helper.namespace.as_deref().map(namespace),
         fake: helper.fake,
+        strangers,
         ..mount::Way::default()
     };
     mount::mount(&helper.source, &helper.dir, &options, way)

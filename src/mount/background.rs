@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::adapter::Look;
 use super::answers::Answers;
-use super::daemon::{Side, close_all_but, detach, fork, leave};
+use super::daemon::{Side, close_all_but, close_files, detach, fork, leave};
 use super::point::{MountPoint, Users, is_dead, unmount_path};
 use super::session::{Server, Settings, Stopper};
 
@@ -25,7 +25,8 @@ pub enum Served {
 }
 
 /// Mounts, and serves in a process of its own, where `hand_out` is called with what
-/// ends it before anything is mounted. Must be called with a single thread.
+/// ends it before anything is mounted, and `strangers` are closed: files that the caller
+/// was started with (a lock perhaps) and nobody uses. Must be called with a single thread.
 ///
 /// # Errors
 /// As [`Server::start`]; no memory for a process.
@@ -34,6 +35,7 @@ pub fn in_background(
     point: MountPoint,
     look: Look,
     settings: &Settings,
+    strangers: &[i32],
     hand_out: impl FnOnce(Stopper) -> Result<()>,
 ) -> Result<Served> {
     let failed = |e: io::Error| Error::io("starting the server", e);
@@ -68,6 +70,7 @@ pub fn in_background(
         }
         Side::Child => {
             drop(from_server);
+            close_files(strangers);
             let started = with_watcher(answers, point, look, settings, hand_out)
                 .and_then(|server| detach().map(|()| server).map_err(failed));
             // Where the caller is gone, nobody needs the answer.

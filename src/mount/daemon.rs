@@ -58,6 +58,34 @@ pub(super) fn leave(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// The files above the standard streams that are open, where /proc can tell: called
+/// before any is opened, those that were inherited.
+pub fn open_files() -> Vec<i32> {
+    const OURS: &str = "/proc/self/fd";
+    let numbers: Vec<i32> = std::fs::read_dir(OURS).map_or_else(
+        |_| Vec::new(),
+        |list| {
+            let names = list.flatten().map(|entry| entry.file_name());
+            names.filter_map(|n| n.to_str()?.parse().ok()).collect()
+        },
+    );
+    // One of them was the directory's.
+    let is_open = |fd: &i32| std::fs::symlink_metadata(format!("{OURS}/{fd}")).is_ok();
+    numbers
+        .into_iter()
+        .filter(|fd| *fd > 2 && is_open(fd))
+        .collect()
+}
+
+/// Closes `files`: of [`open_files`], those that nobody here uses.
+pub(super) fn close_files(files: &[i32]) {
+    for fd in files {
+        // SAFETY: touches no memory; they were open before anything here could own
+        // them, and whoever took one has left it out.
+        unsafe { libc::close(*fd) };
+    }
+}
+
 /// Closes what this process has inherited but for the standard streams and `kept`:
 /// whoever owns it here must never use or drop it again, only [`leave`].
 pub(super) fn close_all_but(kept: &impl AsRawFd) {

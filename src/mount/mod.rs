@@ -21,6 +21,7 @@ pub use adapter::Look;
 pub use answers::{Answer, Answers, Row, What};
 pub use attributes::{PID, attribute, attribute_names};
 pub use background::{Served, in_background, in_foreground};
+pub use daemon::open_files;
 pub use end::unmount;
 pub use errno::Refusal;
 pub use point::{MountPoint, Users};
