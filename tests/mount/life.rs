@@ -100,7 +100,7 @@ fn a_mount_point_that_is_missing_is_made_and_removed_again() {
     needs_fuse!();
     type Way = fn(&std::path::Path);
     let ways: [Way; 3] = [
-        |point| drop(Ran::of(lbpayload().arg("unmount").arg(point)).exits(0)),
+        |point| drop(Ran::when_free(lbpayload().arg("unmount").arg(point)).exits(0)),
         |point| drop(check(Command::new("umount").arg(point))),
         |point| drop(check(Command::new("fusermount3").arg("-u").arg(point))),
     ];
@@ -134,7 +134,7 @@ fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
     ] {
         let run = |args: &[&str]| {
             let mut command = lbpayload();
-            Ran::of(command.args(args).current_dir(place.dir())).exits(0)
+            Ran::when_free(command.args(args).current_dir(place.dir())).exits(0)
         };
         run(&["mount", "external.img", mount]);
         assert_eq!(
@@ -308,11 +308,11 @@ fn unmount_leaves_alone_what_is_not_ours() {
     }
     check(Command::new("umount").arg(&place.point));
     let missing = place.dir().join("missing");
-    let ran = Ran::of(lbpayload().arg("unmount").arg(&missing)).exits(1);
+    let ran = Ran::when_free(lbpayload().arg("unmount").arg(&missing)).exits(1);
     ran.says("missing: No such file or directory");
     place.mounted(&[]);
     let file = place.file("medium");
-    let ran = Ran::of(lbpayload().arg("unmount").arg(&file)).exits(1);
+    let ran = Ran::when_free(lbpayload().arg("unmount").arg(&file)).exits(1);
     ran.says("no payload is mounted there");
     assert!(is_mounted(&place.point));
     place.unmount(&[]).exits(0);
@@ -359,7 +359,7 @@ fn one_image_serves_several_mounts_and_one_mount_another() {
     );
     place.unmount_in_use(&[]).exits(1).says("busy");
     for point in [&nested, &again, &place.point] {
-        Ran::of(lbpayload().arg("unmount").arg(point)).exits(0);
+        Ran::when_free(lbpayload().arg("unmount").arg(point)).exits(0);
     }
     place.is_clean();
 }

@@ -81,18 +81,9 @@ impl Place {
         Foreground::start(command.arg(&self.image).arg(&self.point), &self.point)
     }
 
-    /// Nobody may use the mount. A command that another test starts holds for a moment
-    /// what any of us has open, so an answer of "busy" is asked for again.
+    /// Nobody may use the mount.
     pub(crate) fn unmount(&self, args: &[&str]) -> Ran {
-        let mut ran = self.unmount_in_use(args);
-        for _ in 0..20 {
-            if !ran.stderr.contains("os error 16") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-            ran = self.unmount_in_use(args);
-        }
-        ran
+        Ran::when_free(lbpayload().arg("unmount").args(args).arg(&self.point))
     }
 
     pub(crate) fn unmount_in_use(&self, args: &[&str]) -> Ran {
