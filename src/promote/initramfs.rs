@@ -23,6 +23,9 @@ const MARK: &str = "initramfs-pending";
 const LOG: &str = "initramfs.log";
 const TOOL: &str = "tools/l4t_update_initrd.sh";
 
+/// What it writes, below `Linux_for_Tegra/`.
+pub(super) const OUTPUTS: [&str; 2] = ["bootloader/l4t_initrd.img", "rootfs/boot/initrd"];
+
 /// The initramfs of an image.
 #[derive(Debug)]
 pub(super) struct Initramfs {

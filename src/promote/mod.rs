@@ -47,6 +47,7 @@ use git::Git;
 use journal::{Begin, Sidecar};
 use manifest::{BuildState, Manifest};
 use overlay::{Scope, Status};
+use plan::Item;
 use run::{Manner, Run};
 
 pub use collision::Collision;
@@ -151,7 +152,8 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
         ..Begin::default()
     };
     let ran = run.execute(&mut items, begin, &[])?;
-    let notes = notes(&workspace, &kernel, manifest.as_ref(), &scope);
+    let mut notes = notes(&workspace, &kernel, manifest.as_ref(), &scope);
+    notes.extend(detect_overwritten(&items));
     Ok(Report {
         id: ran.id,
         dry_run: options.dry_run,
@@ -233,6 +235,17 @@ fn notes(
         ));
     }
     notes
+}
+
+/// What is promoted to where the initramfs tool writes as well.
+fn detect_overwritten(items: &[Item]) -> impl Iterator<Item = String> {
+    let places = items.iter().map(|item| item.place.in_image());
+    places
+        .filter(|place| initramfs::OUTPUTS.iter().any(|out| place == Path::new(out)))
+        .map(|place| {
+            let place = place.to_string_lossy();
+            format!("{place} is what the initramfs tool writes, over what is promoted there")
+        })
 }
 
 /// The `Linux_for_Tegra/` of `image`, which may name it or the folder that holds it.
