@@ -1,6 +1,6 @@
 //! Extended attributes: what a person with `dd` and a hex editor wants to know.
 
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::answers::{Answer, Answers};
 use super::errno::Refusal;
@@ -10,6 +10,9 @@ const PREFIX: &str = "user.lbpayload.";
 
 /// The attribute of the directory that tells the server's process.
 pub const PID: &str = "user.lbpayload.pid";
+
+/// The one that tells in which PID namespace that number counts; not there without /proc.
+pub(super) const PID_NAMESPACE: &str = "user.lbpayload.pid_namespace";
 
 /// The attribute that takes time to answer, unless it is known already.
 pub(super) const SHA256: &str = "user.lbpayload.sha256";
@@ -41,7 +44,7 @@ pub fn attribute(answers: &Answers, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
 pub fn attribute_names(answers: &Answers, ino: u64) -> Answer<Vec<u8>> {
     answers.what(ino)?;
     let mut names = if ino == ROOT {
-        vec!["source", "dialect", "files", "pid"]
+        vec!["source", "dialect", "files", "pid", "pid_namespace"]
     } else {
         vec!["index", "data_offset"]
     };
@@ -56,6 +59,9 @@ pub fn attribute_names(answers: &Answers, ino: u64) -> Answer<Vec<u8>> {
     if has_problem {
         names.push("problem");
     }
+    if pid_namespace().is_none() {
+        names.retain(|name| *name != "pid_namespace");
+    }
     let mut list = Vec::new();
     for name in names {
         list.extend_from_slice(PREFIX.as_bytes());
@@ -65,6 +71,12 @@ pub fn attribute_names(answers: &Answers, ino: u64) -> Answer<Vec<u8>> {
     Ok(list)
 }
 
+/// This process's PID namespace, as /proc names it.
+pub(super) fn pid_namespace() -> Option<Vec<u8>> {
+    let name = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(name.into_os_string().into_vec())
+}
+
 fn of_the_directory(answers: &Answers, name: &str) -> Option<Vec<u8>> {
     let payload = answers.payload();
     Some(match name {
@@ -72,6 +84,7 @@ fn of_the_directory(answers: &Answers, name: &str) -> Option<Vec<u8>> {
         "dialect" => payload.dialect().to_string().into_bytes(),
         "files" => answers.tree().files().to_string().into_bytes(),
         "pid" => std::process::id().to_string().into_bytes(),
+        "pid_namespace" => pid_namespace()?,
         "problem" => match answers.problems() {
             (1, Some(first)) => first.to_owned().into_bytes(),
             (count, Some(first)) => format!("{count} problems; the first: {first}").into_bytes(),

@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
 use crate::error::{Error, Kind, Result};
 
-use super::attributes::PID;
+use super::attributes::{PID, PID_NAMESPACE, pid_namespace};
 use super::point::{Users, means_dead, unmount_path};
 
 /// How often a kernel without pidfd (before 5.3) is asked.
@@ -17,7 +17,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Unmounts the payload on `dir` and waits until its server has ended: then nothing
 /// holds the image or the device any more. A mount whose server has died is cleared
-/// away.
+/// away; a server in another PID namespace is not waited for.
 ///
 /// # Errors
 /// No payload is mounted there; somebody uses it ([`Kind::Busy`]); we may not.
@@ -48,6 +48,15 @@ pub fn unmount(dir: &Path, users: Users) -> Result<()> {
                 .advice("name the mount point itself; umount(8) takes other mounts"));
         }
     };
+    if is_of_another_namespace(dir) {
+        unmount_path(dir, users)?;
+        log::warn!(
+            "{}: its server, process {pid} of another PID namespace, cannot be waited for: it may \
+             hold the image a moment longer",
+            dir.display()
+        );
+        return Ok(());
+    }
     // Before it is unmounted: afterwards the number may be another process's.
     let handle = pidfd_open(pid, PidfdFlags::empty());
     unmount_path(dir, users)?;
@@ -64,6 +73,16 @@ pub fn unmount(dir: &Path, users: Users) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the server's number counts in another PID namespace than this one, where it
+/// is another process's or nobody's. False where nobody can tell.
+fn is_of_another_namespace(dir: &Path) -> bool {
+    let mut theirs = [0; 64];
+    let Ok(len) = rustix::fs::getxattr(dir, PID_NAMESPACE, &mut theirs) else {
+        return false;
+    };
+    pid_namespace().is_some_and(|ours| ours != theirs[..len])
 }
 
 fn server_of(dir: &Path) -> io::Result<Pid> {

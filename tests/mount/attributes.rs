@@ -110,7 +110,10 @@ fn the_directory_tells_of_the_whole() {
     needs_fuse!();
     let place = Place::new(&sample().narrow());
     place.mounted(&[]);
-    assert_eq!(names(&place.point), ["source", "dialect", "files", "pid"]);
+    assert_eq!(
+        names(&place.point),
+        ["source", "dialect", "files", "pid", "pid_namespace"]
+    );
     let source = place.image.to_str().unwrap().to_owned();
     assert_eq!(attribute(&place.point, "source"), Ok(source));
     assert_eq!(attribute(&place.point, "dialect"), Ok("u32".to_owned()));

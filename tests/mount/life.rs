@@ -461,3 +461,28 @@ fn a_signal_that_comes_once_the_command_has_returned_is_heeded() {
         .arg(&place.point);
     drop(Foreground::start(&mut command, &place.point));
 }
+
+#[test]
+fn a_server_in_another_pid_namespace_is_unmounted_and_not_waited_for() {
+    needs_fuse!();
+    let place = Place::new(&sample());
+    // Its first process stays, and with it the namespace.
+    let script = "\"$0\" mount \"$1\" \"$2\" && echo mounted && exec sleep 1000";
+    let mut namespace = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "sh", "-c", script])
+        .arg(env!("CARGO_BIN_EXE_lbpayload"))
+        .args([&place.image, &place.point])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 8];
+    std::io::Read::read_exact(&mut namespace.stdout.take().unwrap(), &mut said).unwrap();
+    // A number that is another process's here: it would be waited for without end.
+    let mut unmount = Command::new("timeout");
+    unmount.arg("60").arg(env!("CARGO_BIN_EXE_lbpayload"));
+    let ran = Ran::when_free(unmount.arg("unmount").arg(&place.point)).exits(0);
+    ran.says("of another PID namespace");
+    assert!(!is_mounted(&place.point));
+    namespace.kill().unwrap();
+    namespace.wait().unwrap();
+}
