@@ -15,6 +15,7 @@ mod newfile;
 mod staged;
 mod staging;
 mod stamp;
+mod store;
 mod tree;
 mod walk;
 
@@ -22,7 +23,8 @@ pub use attributes::Attributes;
 pub use directory::{Directory, Existing, Found, settle};
 pub use look::Seen;
 pub use newfile::NewFile;
-pub use staging::{STAGING_NAME, Staging, Store, WriteMode};
+pub use staging::{STAGING_NAME, Staging};
 pub use stamp::Stamp;
+pub use store::{Store, WriteMode};
 pub use tree::Tree;
 pub use walk::{Bounds, Last};

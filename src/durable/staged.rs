@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::block::{self, Sink};
 
-use super::staging::WriteMode;
+use super::store::WriteMode;
 
 /// A staged file, written in one of the modes.
 #[derive(Debug)]
