@@ -6,8 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
@@ -17,6 +16,7 @@ use fuser::{
     WriteFlags,
 };
 
+use super::activity::Activity;
 use super::answers::{Answer, Answers, What};
 use super::attributes::{SHA256, attribute, attribute_names};
 use super::errno::{Refusal, errno};
@@ -41,33 +41,6 @@ pub struct Look {
     pub umask: u16,
     /// All their times: the image has none of its own.
     pub time: SystemTime,
-}
-
-/// When the kernel last asked for something.
-#[derive(Debug)]
-pub(super) struct Activity {
-    start: Instant,
-    last_ms: AtomicU64,
-}
-
-impl Activity {
-    pub(super) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            last_ms: AtomicU64::new(0),
-        }
-    }
-
-    pub(super) fn note(&self) {
-        let now = self.start.elapsed().as_millis() as u64;
-        self.last_ms.store(now, Ordering::Relaxed);
-    }
-
-    /// For how long nobody has asked for anything.
-    pub(super) fn idle(&self) -> Duration {
-        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-        self.start.elapsed().saturating_sub(last)
-    }
 }
 
 /// What fuser calls.

@@ -44,7 +44,7 @@ pub fn attribute(answers: &Answers, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
 pub fn attribute_names(answers: &Answers, ino: u64) -> Answer<Vec<u8>> {
     answers.what(ino)?;
     let mut names = if ino == ROOT {
-        vec!["source", "dialect", "files", "pid", "pid_namespace"]
+        vec!["source", "dialect", "files", "pid"]
     } else {
         vec!["index", "data_offset"]
     };
@@ -59,8 +59,8 @@ pub fn attribute_names(answers: &Answers, ino: u64) -> Answer<Vec<u8>> {
     if has_problem {
         names.push("problem");
     }
-    if pid_namespace().is_none() {
-        names.retain(|name| *name != "pid_namespace");
+    if ino == ROOT && pid_namespace().is_some() {
+        names.push("pid_namespace");
     }
     let mut list = Vec::new();
     for name in names {

@@ -4,6 +4,7 @@
 //! are the filesystem without a kernel; a thin adapter puts them into fuser's types.
 //! Around them the session mounts, serves and ends.
 
+mod activity;
 mod adapter;
 mod answers;
 mod attributes;

@@ -15,7 +15,8 @@ use nix::unistd::{getgid, getuid};
 
 use crate::error::{Error, Kind, Result};
 
-use super::adapter::{Activity, Adapter, Look};
+use super::activity::Activity;
+use super::adapter::{Adapter, Look};
 use super::answers::Answers;
 use super::point::{MountPoint, Users, unmount_path};
 
