@@ -2,39 +2,86 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use memmap2::MmapMut;
+use memmap2::{Advice, MmapMut};
 
 /// The alignment of every [`AlignedBuf`], in bytes. No device on Linux asks for
 /// more than a page.
 pub const PAGE: usize = 4096;
 
 /// A page-aligned buffer: an anonymous map, never a map of a file.
+///
+/// A buffer of at least one huge page is aligned to huge pages and asks for them. The
+/// kernel pins a buffer page by page for each direct read or write, and splits the
+/// request where a device takes only so many pieces: with huge pages it does neither.
 #[derive(Debug)]
-pub struct AlignedBuf(MmapMut);
+pub struct AlignedBuf {
+    map: MmapMut,
+    /// Where the buffer starts in the map, and its length.
+    start: usize,
+    len: usize,
+}
 
 impl AlignedBuf {
-    /// A zeroed buffer of `len` bytes, rounded up to a whole page.
+    /// Makes a zeroed buffer of `len` bytes, rounded up to a whole page.
     ///
     /// # Errors
     /// When the system has no memory for it.
     pub fn new(len: usize) -> io::Result<Self> {
-        MmapMut::map_anon(len.max(1).next_multiple_of(PAGE)).map(Self)
+        Self::with_huge_pages(len.max(1).next_multiple_of(PAGE), huge_page_bytes())
     }
+
+    fn with_huge_pages(len: usize, huge: usize) -> io::Result<Self> {
+        let map = MmapMut::map_anon(len)?;
+        let mut buf = Self { map, start: 0, len };
+        if len < huge {
+            return Ok(buf);
+        }
+        if buf.map.as_ptr() as usize % huge != 0 {
+            // Before Linux 6.7 a map starts at any page. What lies around the aligned
+            // part is never touched, and so costs addresses but no memory.
+            match MmapMut::map_anon(len + huge) {
+                Ok(map) => {
+                    let start =
+                        (map.as_ptr() as usize).next_multiple_of(huge) - map.as_ptr() as usize;
+                    buf = Self { map, start, len };
+                }
+                // Too few addresses: small pages work too.
+                Err(_) => return Ok(buf),
+            }
+        }
+        // A kernel that was built without huge pages refuses, and has small ones.
+        if let Err(e) = buf.map.advise_range(Advice::HugePage, buf.start, len) {
+            log::debug!("no huge pages: {e}");
+        }
+        Ok(buf)
+    }
+}
+
+/// The size of a huge page in bytes, as the kernel says; 2 MiB where /sys is missing.
+fn huge_page_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let said = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+        let bytes = said.ok().and_then(|text| text.trim().parse().ok());
+        bytes
+            .filter(|bytes: &usize| bytes.is_power_of_two() && *bytes >= PAGE)
+            .unwrap_or(2 << 20)
+    })
 }
 
 impl Deref for AlignedBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.map[self.start..self.start + self.len]
     }
 }
 
@@ -116,6 +163,21 @@ mod tests {
             assert_eq!(buf.as_ptr() as usize % PAGE, 0);
             assert_eq!(buf.len() % PAGE, 0);
             assert!(buf.len() >= len);
+        }
+    }
+
+    #[test]
+    fn a_buffer_of_a_huge_page_starts_on_one() {
+        // Several at once: not all of them are aligned by chance.
+        for huge in [2 << 20, 4 << 20] {
+            let bufs: Vec<_> = (0..4)
+                .map(|n| AlignedBuf::with_huge_pages(huge + n * PAGE, huge).unwrap())
+                .collect();
+            for (n, mut buf) in bufs.into_iter().enumerate() {
+                assert_eq!(buf.as_ptr() as usize % huge, 0);
+                assert_eq!(buf.len(), huge + n * PAGE);
+                buf.fill(1);
+            }
         }
     }
 

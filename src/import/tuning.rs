@@ -27,10 +27,12 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            block_bytes: 1 << 20,
-            reads: 6,
-            held: 6,
-            writes: 6,
+            // A huge page. More of them gain nothing on a disk, and in memory they
+            // no longer stay in the processor's cache.
+            block_bytes: 2 << 20,
+            reads: 3,
+            held: 3,
+            writes: 3,
             small_max: 64 * 1024,
             small_writers: 1,
             hashers: std::thread::available_parallelism()
@@ -42,25 +44,38 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// What fits a budget of `bytes` for everything: a third of it for the blocks,
-    /// which are smaller and fewer where it is less than the default's 64 MiB.
+    /// What fits a memory limit of `bytes`: a third of it is for the blocks. Where that
+    /// is too little for the default's, they are smaller than a huge page, and more of
+    /// them are in flight.
     pub fn for_memory(bytes: u64) -> Self {
         let default = Self::default();
-        let blocks = (default.reads + default.held + default.writes + 1) as u64;
-        // Larger blocks gain nothing, and smaller ones than 16 KiB only cost.
-        let room = (bytes / 3 / blocks).clamp(16 << 10, 1 << 20);
-        // The largest power of two that fits.
-        let block_bytes = 1_usize << room.ilog2();
-        Self {
-            block_bytes,
-            small_max: default.small_max.min(block_bytes as u64),
-            due: Due {
-                // Of two batches: the page cache is memory too.
-                cached_bytes: default.due.cached_bytes.min(bytes / 8),
-                ..default.due
-            },
-            ..default
+        let due = Due {
+            // Of two batches: the page cache is memory too.
+            cached_bytes: default.due.cached_bytes.min(bytes / 8),
+            ..default.due
+        };
+        let room = bytes / 3;
+        if room >= default.blocks() * default.block_bytes as u64 {
+            return Self { due, ..default };
         }
+        let mut tuning = Self {
+            reads: 6,
+            held: 6,
+            writes: 6,
+            due,
+            ..default
+        };
+        // The largest power of two that fits; less than 16 KiB would only cost.
+        let block = (room / tuning.blocks()).clamp(16 << 10, 1 << 20);
+        tuning.block_bytes = 1 << block.ilog2();
+        tuning.small_max = default.small_max.min(tuning.block_bytes as u64);
+        tuning
+    }
+
+    /// Blocks in memory at most: those that are read, held and written, and the one
+    /// that is being filled.
+    fn blocks(&self) -> u64 {
+        (self.reads + self.held + self.writes + 1) as u64
     }
 
     /// Reads and writes at once.
@@ -72,5 +87,25 @@ impl Tuning {
     /// commit's two steps, shared blocks.
     pub fn jobs(&self) -> usize {
         2 * self.small_writers + self.hashers + 2 + SHARED_WRITES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_take_a_third_of_the_memory_limit_at_most() {
+        for mib in [4, 8, 16, 32, 63, 64, 65, 128, 1024] {
+            let tuning = Tuning::for_memory(mib << 20);
+            let bytes = tuning.blocks() * tuning.block_bytes as u64;
+            assert!(bytes * 3 <= mib << 20, "{mib} MiB: {bytes}");
+            assert!(tuning.block_bytes.is_power_of_two());
+            assert!(tuning.small_max <= tuning.block_bytes as u64);
+        }
+        assert_eq!(
+            Tuning::for_memory(64 << 20).block_bytes,
+            Tuning::default().block_bytes
+        );
     }
 }
