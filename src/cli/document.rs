@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 
-use crate::durable::NewFile;
+use crate::durable::AtomicFile;
 use crate::error::{Error, Result};
 
 use super::args::Cli;
@@ -47,7 +47,7 @@ fn page(command: &clap::Command) -> Result<Vec<u8>> {
 
 fn write_page(dir: &Path, name: &str, text: &[u8]) -> Result<()> {
     let path = dir.join(name);
-    let mut file = NewFile::create(&path)?;
+    let mut file = AtomicFile::create(&path)?;
     file.write_all(text)
         .map_err(|e| Error::io("writing", e).path(&path))?;
     file.commit()

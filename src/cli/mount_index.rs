@@ -5,7 +5,7 @@ use std::io::{self, BufReader, BufWriter};
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::durable::NewFile;
+use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::mount::{Answers, Unfit};
 use crate::payload::Payload;
@@ -54,7 +54,7 @@ pub(super) fn read(
 
 /// Writes one. The mount does without where that fails, and says so.
 pub(super) fn write(file: &Path, answers: &Answers, changed: SystemTime) {
-    let written = NewFile::create(file).and_then(|mut new| {
+    let written = AtomicFile::create(file).and_then(|mut new| {
         let failed = |e| Error::io("writing", e).path(file);
         let out = BufWriter::new(&mut new);
         answers.write_index(changed, out).map_err(failed)?;

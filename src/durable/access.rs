@@ -26,12 +26,12 @@ impl Tree {
             Access::WRITE_OK | Access::EXEC_OK,
             AtFlags::EACCESS,
         )?;
-        let Some(top) = look(&self.root, Path::new(""))? else {
+        let Some(top) = stat(&self.root, Path::new(""))? else {
             return Ok(());
         };
-        let mut there = vec![look(&dir, Path::new(""))?];
+        let mut there = vec![stat(&dir, Path::new(""))?];
         if let (Some(name), true) = (place.file_name(), is_parent) {
-            there.push(look(&dir, Path::new(name))?);
+            there.push(stat(&dir, Path::new(name))?);
         }
         for stat in there.into_iter().flatten() {
             let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
@@ -61,7 +61,7 @@ impl Tree {
 }
 
 /// What is there; `None` for nothing, or before Linux 4.11, which cannot tell.
-fn look(dir: &OwnedFd, name: &Path) -> io::Result<Option<Statx>> {
+fn stat(dir: &OwnedFd, name: &Path) -> io::Result<Option<Statx>> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     match statx(dir, name, flags, StatxFlags::MNT_ID) {
         Ok(stat) => Ok(Some(stat)),

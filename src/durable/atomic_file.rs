@@ -23,14 +23,14 @@ const SUFFIX: &str = ".part";
 
 /// A file written beside its final name; dropped, it is gone.
 #[derive(Debug)]
-pub struct NewFile {
+pub struct AtomicFile {
     temp: NamedTempFile,
     path: PathBuf,
     written: u64,
     dropped: u64,
 }
 
-impl NewFile {
+impl AtomicFile {
     /// Starts a file that will be `path`. Where `path` is a symlink, the file that
     /// it leads to is replaced.
     ///
@@ -115,7 +115,7 @@ impl NewFile {
     }
 }
 
-impl Write for NewFile {
+impl Write for AtomicFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let n = self.temp.as_file_mut().write(buf)?;
         self.written += n as u64;
@@ -145,12 +145,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         std::fs::write(&path, "old").unwrap();
-        let mut file = NewFile::create(&path).unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
         file.write_all(b"new").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         drop(file);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        let mut file = NewFile::create(&path).unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
         file.write_all(b"new").unwrap();
         file.commit().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
@@ -161,7 +161,7 @@ mod tests {
     fn a_device_a_directory_and_a_fifo_are_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         for path in [Path::new("/dev/null"), dir.path()] {
-            let error = NewFile::create(path).unwrap_err();
+            let error = AtomicFile::create(path).unwrap_err();
             assert!(error.to_string().contains("name a file"), "{error}");
         }
     }

@@ -1,17 +1,19 @@
 //! A destination directory, held open so that no path leads elsewhere meanwhile.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::Mode;
-use nix::unistd::syncfs;
+use rustix::fs::{Dir, FlockOperation, flock, syncfs};
+use rustix::io::Errno;
 
 use crate::block::Room;
 use crate::error::{Error, Kind, Result};
+
+use super::lookup::{Lookup, lookup};
+use super::staging_dir::syncfs_reports;
 
 /// A directory that files are put into. Everything goes through its descriptor,
 /// by names of one component.
@@ -19,74 +21,6 @@ use crate::error::{Error, Kind, Result};
 pub struct Directory {
     file: File,
     path: PathBuf,
-    lock: Option<Flock<File>>,
-}
-
-/// What a name in a directory is, without following a symlink.
-#[derive(Debug)]
-pub enum Found {
-    /// Nothing has the name.
-    Nothing,
-    /// A regular file, open for reading.
-    File(Existing),
-    /// A directory, which nothing of ours replaces.
-    Directory,
-    /// A symlink, a device, a socket, or a file that cannot be read.
-    Other,
-}
-
-/// A regular file that is there already.
-#[derive(Debug)]
-pub struct Existing {
-    file: File,
-    meta: Metadata,
-}
-
-impl Existing {
-    /// Its length in bytes.
-    pub fn len(&self) -> u64 {
-        self.meta.len()
-    }
-
-    /// Whether it is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What it is.
-    pub fn metadata(&self) -> &Metadata {
-        &self.meta
-    }
-
-    /// Syncs it where flushing the whole directory would not tell of a failure.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn settle(&self) -> io::Result<()> {
-        settle(&self.file)
-    }
-
-    /// Whether its bytes at `offset` are exactly `bytes`. What was read is
-    /// dropped from the page cache again. `scratch` is overwritten.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn holds(&self, bytes: &[u8], offset: u64, scratch: &mut [u8]) -> io::Result<bool> {
-        use std::os::unix::fs::FileExt;
-        let mut done = 0;
-        while done < bytes.len() {
-            let want = scratch.len().min(bytes.len() - done);
-            let n = self
-                .file
-                .read_at(&mut scratch[..want], offset + done as u64)?;
-            if n == 0 || scratch[..n] != bytes[done..done + n] {
-                return Ok(false);
-            }
-            done += n;
-        }
-        crate::block::drop_cached(self.file.as_fd(), offset, done as u64);
-        Ok(true)
-    }
 }
 
 impl Directory {
@@ -103,7 +37,6 @@ impl Directory {
         Ok(Self {
             file,
             path: path.to_path_buf(),
-            lock: None,
         })
     }
 
@@ -124,28 +57,23 @@ impl Directory {
     }
 
     /// Tries to become the only one that works in this directory, as flock(2) has
-    /// it: the lock goes with the process, however that ends. False when another
-    /// has it. On a file system without locks nobody is kept out.
+    /// it: the lock goes with the open directory, however the process ends. False when
+    /// another has it. On a file system without locks nobody is kept out.
     ///
     /// # Errors
     /// What the system says.
-    pub fn try_lock(&mut self) -> Result<bool> {
-        let failed = |e: io::Error| Error::io("locking", e).path(&self.path);
-        let file = self.file.try_clone().map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => {
-                self.lock = Some(lock);
-                Ok(true)
-            }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(false),
-            Err((_, nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS)) => {
+    pub fn try_lock(&self) -> Result<bool> {
+        match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 log::warn!(
                     "{}: no locks here; do not import twice at once",
                     self.path.display()
                 );
                 Ok(true)
             }
-            Err((_, e)) => Err(failed(e.into())),
+            Err(e) => Err(Error::io("locking", e.into()).path(&self.path)),
         }
     }
 
@@ -177,58 +105,26 @@ impl Directory {
     /// # Errors
     /// What the system says.
     pub fn is_empty(&self) -> Result<bool> {
-        let failed = |e: io::Error| Error::io("listing", e).path(&self.path);
-        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = openat(&self.file, ".", flags, Mode::empty()).map_err(|e| failed(e.into()))?;
-        let mut dir = nix::dir::Dir::from_fd(fd).map_err(|e| failed(e.into()))?;
-        for entry in dir.iter() {
-            let entry = entry.map_err(|e| failed(e.into()))?;
-            if entry.file_name() != c"." && entry.file_name() != c".." {
-                return Ok(false);
+        let empty = || -> io::Result<bool> {
+            for entry in Dir::read_from(&self.file)? {
+                let entry = entry?;
+                if entry.file_name() != c"." && entry.file_name() != c".." {
+                    return Ok(false);
+                }
             }
-        }
-        Ok(true)
+            Ok(true)
+        };
+        empty().map_err(|e| Error::io("listing", e).path(&self.path))
     }
 
-    /// What `name` is in it.
+    /// Looks up `name` in it.
     ///
     /// # Errors
     /// What the system says, other than that nothing has the name.
-    pub fn find(&self, name: &str) -> Result<Found> {
-        let failed = |e: io::Error| Error::io("looking at", e).path(self.path.join(name));
-        single_component(name).map_err(failed)?;
-        // O_PATH first: opening a device or a FIFO would do something to it.
-        let open = |flags| {
-            openat(
-                &self.file,
-                name,
-                flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE,
-                Mode::empty(),
-            )
-        };
-        let place = match open(OFlag::O_PATH) {
-            Ok(fd) => File::from(fd),
-            Err(nix::errno::Errno::ENOENT) => return Ok(Found::Nothing),
-            Err(e) => return Err(failed(e.into())),
-        };
-        let meta = place.metadata().map_err(failed)?;
-        if meta.is_dir() {
-            return Ok(Found::Directory);
-        }
-        if !meta.is_file() {
-            return Ok(Found::Other);
-        }
-        match open(OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
-            Ok(fd) => {
-                let file = File::from(fd);
-                let meta = file.metadata().map_err(failed)?;
-                if !meta.is_file() {
-                    return Ok(Found::Other);
-                }
-                Ok(Found::File(Existing { file, meta }))
-            }
-            Err(_) => Ok(Found::Other),
-        }
+    pub fn lookup(&self, name: &str) -> Result<Lookup> {
+        single_component(name)
+            .and_then(|()| lookup(&self.file, name))
+            .map_err(|e| Error::io("looking at", e).path(self.path.join(name)))
     }
 
     pub(super) fn file(&self) -> &File {
@@ -239,12 +135,6 @@ impl Directory {
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
-    }
-}
-
-impl AsRawFd for Directory {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.file.as_raw_fd()
     }
 }
 
@@ -259,19 +149,6 @@ pub fn settle(file: &File) -> io::Result<()> {
     } else {
         file.sync_all()
     }
-}
-
-/// Since Linux 5.8 syncfs(2) reports that a file could not be written back.
-/// Before, each file must be synced for that.
-pub(super) fn syncfs_reports() -> bool {
-    let Ok(uname) = nix::sys::utsname::uname() else {
-        return false;
-    };
-    let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|n| n.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
 
 /// Refuses what could name anything but an entry of the directory itself.

@@ -3,28 +3,31 @@
 //! [`Directory`] is a destination, held by a descriptor and a lock. [`Store`] is
 //! what a copy needs of one: files are staged in it, flushed together, and then
 //! get their names; [`Staging`] is the real one, and tests put a failing one in
-//! its place. [`NewFile`] is the same promise for a single file, and [`Tree`] for files
+//! its place. [`AtomicFile`] is the same promise for a single file, and [`Tree`] for files
 //! at any depth of a tree whose symlinks are not the host's.
 
+mod access;
+mod atomic_file;
 mod attributes;
 mod directory;
-mod look;
-mod may;
-mod nameless;
-mod newfile;
+mod lookup;
+mod resolve;
 mod staged;
 mod staging;
-mod stamp;
+mod staging_dir;
+mod stat_key;
 mod store;
+mod tmpfile;
 mod tree;
-mod walk;
+mod tree_read;
 
+pub use atomic_file::AtomicFile;
 pub use attributes::Attributes;
-pub use directory::{Directory, Existing, Found, settle};
-pub use look::Seen;
-pub use newfile::NewFile;
-pub use staging::{STAGING_NAME, Staging};
-pub use stamp::Stamp;
+pub use directory::{Directory, settle};
+pub use lookup::Lookup;
+pub use resolve::{Bounds, Last};
+pub use staging::Staging;
+pub use staging_dir::STAGING_NAME;
+pub use stat_key::StatKey;
 pub use store::{Store, WriteMode};
 pub use tree::Tree;
-pub use walk::{Bounds, Last};

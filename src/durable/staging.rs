@@ -2,14 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, faccessat, syncfs, unlinkat};
+use rustix::fs::{Mode, OFlags, syncfs};
+use rustix::io::Errno;
 
 use crate::block::{
     AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, drop_cached, is_in_memory,
@@ -17,14 +15,17 @@ use crate::block::{
 };
 use crate::error::{Error, Kind, Result};
 
-use super::directory::{Directory, single_component, syncfs_reports};
-use super::nameless::Nameless;
+use super::directory::{Directory, single_component};
 use super::staged::StagedFile;
+use super::staging_dir::{STAGING_NAME, StagingDir, slot_name, syncfs_reports};
 use super::store::{Store, WriteMode};
+use super::tmpfile::TmpFiles;
 
-/// The directory inside the destination that holds incomplete files, and nothing
-/// else: what a run that was cut off leaves there, the next removes.
-pub const STAGING_NAME: &str = ".lbpayload-staging";
+/// 0666 less the umask, as the reference importer's fopen(3).
+const MODE: Mode = Mode::from_bits_truncate(0o666);
+
+/// The name of a file on which a mode is tried out. No slot has it.
+const PROBE: &str = "probe";
 
 /// Preallocating a file saves work from this size on, in bytes.
 const ALLOCATE_FROM: u64 = 256 * 1024;
@@ -33,13 +34,13 @@ const ALLOCATE_FROM: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Staging {
     dir: File,
-    staging: OwnedFd,
+    staging: StagingDir,
     mode: WriteMode,
     sync_each: bool,
     in_memory: bool,
     names_hold_sizes: bool,
     uncached: bool,
-    nameless: Option<Nameless>,
+    tmpfiles: Option<TmpFiles>,
 }
 
 impl Staging {
@@ -51,13 +52,8 @@ impl Staging {
     pub fn prepare(dir: &Directory, policy: DirectPolicy) -> Result<Self> {
         let path = dir.path().join(STAGING_NAME);
         let failed = |doing: &str, e: io::Error| Error::io(doing, e).path(&path);
-        match mkdirat(dir, STAGING_NAME, Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(e) => return Err(failed("making", e.into())),
-        }
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let staging = openat(dir, STAGING_NAME, flags, Mode::empty()).map_err(|e| {
-            failed("opening", e.into()).advice(format!(
+        let staging = StagingDir::open_or_make(dir).map_err(|e| {
+            failed("opening", e).advice(format!(
                 "lbpayload keeps incomplete files in a directory of this name; move {} away",
                 path.display()
             ))
@@ -74,9 +70,9 @@ impl Staging {
             in_memory,
             names_hold_sizes,
             uncached: false,
-            nameless: None,
+            tmpfiles: None,
         };
-        let left = this.empty().map_err(|e| {
+        let left = this.staging.empty().map_err(|e| {
             failed("emptying", e)
                 .advice("only import's incomplete files belong there; move it away")
         })?;
@@ -86,7 +82,7 @@ impl Staging {
                 path.display()
             );
         }
-        this.nameless = Nameless::try_in(this.staging.as_fd());
+        this.tmpfiles = TmpFiles::try_in(this.staging.as_fd());
         let first = |e| failed("writing a first file in", e);
         this.uncached = !in_memory && this.can_write_uncached().map_err(first)?;
         this.mode = this
@@ -115,30 +111,11 @@ impl Staging {
     /// # Errors
     /// What the system says.
     pub fn remove(self) -> io::Result<()> {
-        self.empty()?;
-        unlinkat(&self.dir, STAGING_NAME, UnlinkatFlags::RemoveDir)?;
+        self.staging.remove_from(&self.dir)?;
         if self.names_hold_sizes {
             syncfs(&self.dir)?;
         }
         Ok(())
-    }
-
-    fn empty(&self) -> io::Result<u64> {
-        let mut left = 0;
-        let mut dir = nix::dir::Dir::from_fd(openat(
-            &self.staging,
-            ".",
-            OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?)?;
-        for entry in dir.iter() {
-            let entry = entry?;
-            if entry.file_name() != c"." && entry.file_name() != c".." {
-                unlinkat(&self.staging, entry.file_name(), UnlinkatFlags::NoRemoveDir)?;
-                left += 1;
-            }
-        }
-        Ok(left)
     }
 
     /// Tries the modes on a file that is removed again: what statx(2) says, and
@@ -151,9 +128,9 @@ impl Staging {
         if policy != DirectPolicy::Never {
             let page = AlignedBuf::new(PAGE)?;
             let direct = self.attempt(
-                OFlag::O_DIRECT,
+                OFlags::DIRECT,
                 &|file| match direct_alignment(file.as_fd()) {
-                    Some(n) if n == 0 || n as usize > PAGE => Err(Errno::EINVAL.into()),
+                    Some(n) if n == 0 || n as usize > PAGE => Err(Errno::INVAL.into()),
                     _ => file.write_all_at(&page, 0),
                 },
             );
@@ -172,7 +149,7 @@ impl Staging {
 
     fn can_write_uncached(&self) -> io::Result<bool> {
         let write = |file: &File| write_uncached(file.as_fd(), &[0; 512], 0).map(drop);
-        match self.attempt(OFlag::empty(), &write) {
+        match self.attempt(OFlags::empty(), &write) {
             Ok(()) => Ok(true),
             Err(e) if is_unsupported(&e) => Ok(false),
             Err(e) => Err(e),
@@ -180,26 +157,15 @@ impl Staging {
     }
 
     /// Writes to a file that is removed again.
-    fn attempt(&self, flags: OFlag, write: &dyn Fn(&File) -> io::Result<()>) -> io::Result<()> {
-        let name = "probe";
-        let result = self.open_new(name, flags).and_then(|file| write(&file));
-        match unlinkat(&self.staging, name, UnlinkatFlags::NoRemoveDir) {
+    fn attempt(&self, flags: OFlags, write: &dyn Fn(&File) -> io::Result<()>) -> io::Result<()> {
+        let file = self.staging.create_named(PROBE, MODE, flags);
+        let result = file.and_then(|file| write(&file));
+        match self.staging.discard_named(PROBE) {
+            Ok(()) => result,
             // open(2) may refuse the flag with or without having made the file.
-            Ok(()) | Err(Errno::ENOENT) => result,
-            Err(e) => Err(e.into()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => result,
+            Err(e) => Err(e),
         }
-    }
-
-    fn open_new(&self, name: &str, flags: OFlag) -> io::Result<File> {
-        let flags = flags
-            | OFlag::O_WRONLY
-            | OFlag::O_LARGEFILE
-            | OFlag::O_CREAT
-            | OFlag::O_EXCL
-            | OFlag::O_CLOEXEC;
-        // 0666 less the umask, as the reference importer's fopen(3).
-        let mode = Mode::from_bits_truncate(0o666);
-        Ok(File::from(openat(&self.staging, name, flags, mode)?))
     }
 }
 
@@ -211,10 +177,6 @@ fn is_unsupported(e: &io::Error) -> bool {
     )
 }
 
-fn slot_name(slot: u64) -> String {
-    format!("{slot:x}")
-}
-
 impl Store for Staging {
     fn mode(&self) -> WriteMode {
         self.mode
@@ -222,10 +184,10 @@ impl Store for Staging {
 
     fn create(&self, slot: u64, size: u64) -> io::Result<Arc<dyn Sink>> {
         let flags = match self.mode {
-            WriteMode::Direct => OFlag::O_DIRECT,
-            WriteMode::Uncached | WriteMode::Buffered => OFlag::empty(),
+            WriteMode::Direct => OFlags::DIRECT,
+            WriteMode::Uncached | WriteMode::Buffered => OFlags::empty(),
         };
-        let file = self.open_new(&slot_name(slot), flags)?;
+        let file = self.staging.create(slot, MODE, flags)?;
         if size >= ALLOCATE_FROM && !self.in_memory {
             // To whole pages, so that the padded last write does not extend it.
             match allocate(file.as_fd(), size.next_multiple_of(PAGE as u64)) {
@@ -243,17 +205,17 @@ impl Store for Staging {
     }
 
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
-        let nameless = self.nameless.as_ref();
-        let (file, named) = match nameless.and_then(|n| n.open(self.staging.as_fd())) {
+        let tmpfiles = self.tmpfiles.as_ref();
+        let (file, named) = match tmpfiles.and_then(|t| t.open(self.staging.as_fd())) {
             Some(file) => (file, false),
-            None => (self.open_new(&slot_name(slot), OFlag::empty())?, true),
+            None => (self.staging.create(slot, MODE, OFlags::empty())?, true),
         };
         file.write_all_at(bytes, 0)?;
         if self.sync_each {
             file.sync_data()?;
         }
-        match nameless {
-            Some(nameless) if !named => nameless.hold(slot, file),
+        match tmpfiles {
+            Some(tmpfiles) if !named => tmpfiles.hold(slot, file),
             _ => {}
         }
         Ok(())
@@ -263,75 +225,46 @@ impl Store for Staging {
         if self.in_memory {
             return;
         }
-        if let Some(file) = self.nameless.as_ref().and_then(|n| n.get(slot)) {
+        if let Some(file) = self.tmpfiles.as_ref().and_then(|t| t.get(slot)) {
             drop_cached(file.as_fd(), 0, 0);
             return;
         }
         // Another open costs less than writing uncached, which starts the disk for
         // each file.
-        let flags = OFlag::O_RDONLY | OFlag::O_LARGEFILE | OFlag::O_CLOEXEC;
-        if let Ok(file) = openat(&self.staging, &*slot_name(slot), flags, Mode::empty()) {
+        if let Ok(file) = self.staging.open_file(slot) {
             drop_cached(file.as_fd(), 0, 0);
         }
     }
 
     fn discard(&self, slot: u64) -> io::Result<()> {
-        if self.nameless.as_ref().is_some_and(|n| n.drop_file(slot)) {
+        if self.tmpfiles.as_ref().is_some_and(|t| t.drop_file(slot)) {
             return Ok(());
         }
-        Ok(unlinkat(
-            &self.staging,
-            &*slot_name(slot),
-            UnlinkatFlags::NoRemoveDir,
-        )?)
+        self.staging.discard(slot)
     }
 
     fn flush(&self) -> io::Result<()> {
-        if !self.sync_each {
-            syncfs(&self.staging)?;
-        }
-        // Some file systems' syncfs leaves the drive's own cache alone; fsync
-        // never does, and it makes the staged names last.
-        Ok(nix::unistd::fsync(&self.staging)?)
+        self.staging.flush()
     }
 
     fn publish(&self, slot: u64, name: &str, replace: bool) -> io::Result<()> {
         single_component(name)?;
-        let from = slot_name(slot);
-        if let Some(nameless) = &self.nameless {
+        if let Some(tmpfiles) = &self.tmpfiles {
             if !replace {
-                if let Some(done) = nameless.publish(slot, self.dir.as_fd(), name) {
+                if let Some(done) = tmpfiles.publish(slot, self.dir.as_fd(), name) {
                     return done;
                 }
-            } else if let Some(staged) = nameless.publish(slot, self.staging.as_fd(), &from) {
+            } else if let Some(staged) =
+                tmpfiles.publish(slot, self.staging.as_fd(), &slot_name(slot))
+            {
                 // Only a rename replaces; for that it needs a name first.
                 staged?;
             }
         }
         if replace {
-            return Ok(renameat(&self.staging, &*from, &self.dir, name)?);
-        }
-        let rename = renameat2(
-            &self.staging,
-            &*from,
-            &self.dir,
-            name,
-            RenameFlags::RENAME_NOREPLACE,
-        );
-        match rename {
-            Err(Errno::EINVAL | Errno::ENOSYS) => {
-                let there = faccessat(
-                    &self.dir,
-                    name,
-                    nix::unistd::AccessFlags::F_OK,
-                    AtFlags::AT_SYMLINK_NOFOLLOW,
-                );
-                match there {
-                    Ok(()) => Err(Errno::EEXIST.into()),
-                    _ => Ok(renameat(&self.staging, &*from, &self.dir, name)?),
-                }
-            }
-            other => Ok(other?),
+            self.staging.publish(slot, &self.dir, name)
+        } else {
+            self.staging.publish_new(slot, self.dir.as_fd(), name)
         }
     }
 
@@ -341,14 +274,14 @@ impl Store for Staging {
         }
         self.dir.sync_all()?;
         // The names left this directory; on some file systems that is its own change.
-        Ok(nix::unistd::fsync(&self.staging)?)
+        self.staging.flush_names()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::durable::Found;
+    use crate::durable::Lookup;
 
     fn staging() -> (tempfile::TempDir, Directory, Staging) {
         let temp = tempfile::tempdir().unwrap();
@@ -367,7 +300,7 @@ mod tests {
         sink.finish(5000).unwrap();
         staging.put(1, b"small").unwrap();
         staging.flush().unwrap();
-        assert!(matches!(dir.find("large").unwrap(), Found::Nothing));
+        assert!(matches!(dir.lookup("large").unwrap(), Lookup::Nothing));
         staging.publish(0, "large", false).unwrap();
         staging.publish(1, "small", false).unwrap();
         staging.flush_names().unwrap();
@@ -414,7 +347,7 @@ mod tests {
         staging.put(0, b"x").unwrap();
         for name in ["..", ".", "", "a/b", "/etc/x", "a\0b"] {
             assert!(staging.publish(0, name, true).is_err(), "{name:?}");
-            assert!(dir.find(name).is_err(), "{name:?}");
+            assert!(dir.lookup(name).is_err(), "{name:?}");
         }
     }
 
@@ -425,7 +358,7 @@ mod tests {
         let victim = outside.path().join("victim");
         std::fs::write(&victim, "precious").unwrap();
         std::os::unix::fs::symlink(&victim, temp.path().join("link")).unwrap();
-        assert!(matches!(dir.find("link").unwrap(), Found::Other));
+        assert!(matches!(dir.lookup("link").unwrap(), Lookup::Symlink(..)));
         staging.put(0, b"new").unwrap();
         staging.publish(0, "link", true).unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
@@ -435,8 +368,8 @@ mod tests {
     #[test]
     fn two_descriptions_of_one_directory_do_not_both_get_the_lock() {
         let temp = tempfile::tempdir().unwrap();
-        let mut first = Directory::open(temp.path()).unwrap();
-        let mut second = Directory::open(temp.path()).unwrap();
+        let first = Directory::open(temp.path()).unwrap();
+        let second = Directory::open(temp.path()).unwrap();
         assert!(first.try_lock().unwrap());
         assert!(!second.try_lock().unwrap());
         drop(first);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Inode, length in bytes, and the times of the last modification and of the last
 /// change of anything, in seconds since 1970 and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub struct StatKey {
     /// The inode.
     pub inode: u64,
     /// The length in bytes.
@@ -20,7 +20,7 @@ pub struct Stamp {
     pub changed: (i64, i64),
 }
 
-impl Stamp {
+impl StatKey {
     /// That of a regular file; `None` of anything else.
     pub fn of(meta: &Metadata) -> Option<Self> {
         meta.is_file().then(|| Self {
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_file_that_could_change_within_the_same_tick_is_not_old() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let at = |seconds, nanoseconds| Stamp {
+        let at = |seconds, nanoseconds| StatKey {
             inode: 1,
             bytes: 1,
             modified: (0, 0),

@@ -11,9 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
-use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that are left to everything else.
@@ -35,13 +33,13 @@ enum Way {
 
 /// Files that have no name yet, by slot.
 #[derive(Debug)]
-pub(super) struct Nameless {
+pub(super) struct TmpFiles {
     way: Way,
     max: usize,
     held: Mutex<HashMap<u64, Arc<File>>>,
 }
 
-impl Nameless {
+impl TmpFiles {
     /// Tries it out in the directory `dir`; `None` where it does not work.
     pub(super) fn try_in(dir: BorrowedFd<'_>) -> Option<Self> {
         let file = open(dir).ok()?;
@@ -49,7 +47,7 @@ impl Nameless {
         let way = [Way::Descriptor, Way::Proc]
             .into_iter()
             .find(|&way| link(way, &file, dir, name).is_ok())?;
-        unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).ok()?;
+        unlinkat(dir, name, AtFlags::empty()).ok()?;
         let max = usize::try_from(raise_limit().saturating_sub(SPARE)).ok()?;
         grow_table(dir, max);
         (max > 0).then(|| Self {
@@ -104,22 +102,18 @@ impl Nameless {
 }
 
 fn open(dir: BorrowedFd<'_>) -> io::Result<File> {
-    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_LARGEFILE | OFlag::O_CLOEXEC;
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     // 0666 less the umask, as the reference importer's fopen(3).
-    Ok(File::from(openat(
-        dir,
-        ".",
-        flags,
-        Mode::from_bits_truncate(0o666),
-    )?))
+    let mode = Mode::from_bits_truncate(0o666);
+    Ok(File::from(openat(dir, ".", flags, mode)?))
 }
 
 fn link(way: Way, file: &File, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     match way {
-        Way::Descriptor => linkat(file.as_fd(), "", dir, name, AtFlags::AT_EMPTY_PATH)?,
+        Way::Descriptor => linkat(file.as_fd(), "", dir, name, AtFlags::EMPTY_PATH)?,
         Way::Proc => {
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            linkat(dir, &*path, dir, name, AtFlags::AT_SYMLINK_FOLLOW)?;
+            linkat(dir, &*path, dir, name, AtFlags::SYMLINK_FOLLOW)?;
         }
     }
     Ok(())
@@ -130,9 +124,7 @@ fn link(way: Way, file: &File, dir: BorrowedFd<'_>, name: &str) -> io::Result<()
 fn grow_table(dir: BorrowedFd<'_>, max: usize) {
     if let Ok(highest) = i32::try_from(max) {
         // Closed again at once. Where it fails the table grows later.
-        if let Ok(fd) = fcntl(dir, FcntlArg::F_DUPFD_CLOEXEC(highest)) {
-            let _ = nix::unistd::close(fd);
-        }
+        drop(rustix::io::fcntl_dupfd_cloexec(dir, highest));
     }
 }
 

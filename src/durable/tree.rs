@@ -1,6 +1,6 @@
 //! A tree of directories into which files are put at any depth.
 //!
-//! What is written lies in [`STAGING_NAME`] at the top of the tree until it is
+//! What is written lies in the staging directory at the top of the tree until it is
 //! complete and flushed; then it is renamed to its place. So a run that is cut off
 //! leaves nothing elsewhere, and the next one knows where to clear up.
 
@@ -13,14 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fsync, futimens, mkdirat, openat,
-    renameat, symlinkat, unlinkat, utimensat,
+    renameat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::attributes::{self, Attributes, times};
-use super::directory::{single_component, syncfs_reports};
-use super::staging::STAGING_NAME;
-use super::walk::{self, Bounds};
+use super::resolve::{self, Bounds};
+use super::staging_dir::{StagingDir, slot_name, syncfs_reports};
 
 /// A directory that is being made; no slot has this name.
 const NEW_DIR: &str = "new";
@@ -36,7 +35,7 @@ pub struct Tree {
     pub(super) bounds: Bounds,
     /// Symlinks that are to be made, by their places.
     pub(super) expected: Mutex<HashMap<PathBuf, PathBuf>>,
-    staging: Mutex<Option<Arc<OwnedFd>>>,
+    staging: Mutex<Option<Arc<StagingDir>>>,
     dirs: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
     /// Directories whose names changed since the last [`Tree::flush_names`].
     changed: Mutex<BTreeSet<PathBuf>>,
@@ -73,7 +72,7 @@ impl Tree {
 
     /// Whether a run that was cut off left something.
     pub fn has_leftovers(&self) -> bool {
-        rustix::fs::statat(&self.root, STAGING_NAME, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        StagingDir::is_in(&self.root)
     }
 
     /// Removes what is staged, by this run or by one that was cut off.
@@ -82,26 +81,11 @@ impl Tree {
     /// What the system says.
     pub fn clear(&self) -> io::Result<()> {
         *lock(&self.staging) = None;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let staging = match openat(&self.root, STAGING_NAME, flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
-        for entry in rustix::fs::Dir::read_from(&staging)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name != c"." && name != c".." {
-                match unlinkat(&staging, name, AtFlags::empty()) {
-                    // A directory that was being made.
-                    Err(Errno::ISDIR | Errno::PERM) => {
-                        unlinkat(&staging, name, AtFlags::REMOVEDIR)?;
-                    }
-                    other => other?,
-                }
-            }
+        match StagingDir::open(&self.root) {
+            Ok(staging) => staging.remove_from(&self.root)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
         }
-        unlinkat(&self.root, STAGING_NAME, AtFlags::REMOVEDIR)?;
         Ok(fsync(&self.root)?)
     }
 
@@ -110,14 +94,8 @@ impl Tree {
     /// # Errors
     /// What the system says.
     pub fn stage(&self, slot: u64) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(File::from(openat(
-            &*self.staging()?,
-            slot_name(slot),
-            flags,
-            mode,
-        )?))
+        self.staging()?.create(slot, mode, OFlags::empty())
     }
 
     /// Gives a staged file its attributes, and syncs it where flushing the file
@@ -152,7 +130,7 @@ impl Tree {
     ) -> io::Result<()> {
         let staging = self.staging()?;
         let name = slot_name(slot);
-        symlinkat(target, &*staging, &name)?;
+        staging.symlink(slot, target)?;
         let itself = AtFlags::SYMLINK_NOFOLLOW;
         if let Some((user, group)) = attributes.owner {
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
@@ -171,11 +149,7 @@ impl Tree {
     /// # Errors
     /// What the system says.
     pub fn discard(&self, slot: u64) -> io::Result<()> {
-        Ok(unlinkat(
-            &*self.staging()?,
-            slot_name(slot),
-            AtFlags::empty(),
-        )?)
+        self.staging()?.discard(slot)
     }
 
     /// Brings everything that is staged onto stable storage.
@@ -183,12 +157,7 @@ impl Tree {
     /// # Errors
     /// What the system says.
     pub fn flush(&self) -> io::Result<()> {
-        let staging = self.staging()?;
-        if syncfs_reports() {
-            rustix::fs::syncfs(&*staging)?;
-        }
-        // Some file systems' syncfs leaves the drive's own cache alone; fsync never.
-        Ok(fsync(&*staging)?)
+        self.staging()?.flush()
     }
 
     /// Makes the directories above `place` that are missing, with mode 0755 whatever the
@@ -237,7 +206,7 @@ impl Tree {
     pub fn publish(&self, slot: u64, place: &Path) -> io::Result<()> {
         let name = place.file_name().ok_or(Errno::ISDIR)?;
         let dir = self.dir(parent(place))?;
-        renameat(&*self.staging()?, slot_name(slot), &*dir, name)?;
+        self.staging()?.publish(slot, &*dir, name)?;
         lock(&self.changed).insert(parent(place).to_path_buf());
         Ok(())
     }
@@ -295,19 +264,13 @@ impl Tree {
         Ok(())
     }
 
-    fn staging(&self) -> io::Result<Arc<OwnedFd>> {
+    fn staging(&self) -> io::Result<Arc<StagingDir>> {
         let mut staging = lock(&self.staging);
         if let Some(fd) = &*staging {
             return Ok(Arc::clone(fd));
         }
-        single_component(STAGING_NAME)?;
-        match mkdirat(&self.root, STAGING_NAME, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = Arc::new(openat(&self.root, STAGING_NAME, flags, Mode::empty())?);
-        attributes::remove_default_acl(&fd)?;
+        let fd = Arc::new(StagingDir::open_or_make(&self.root)?);
+        attributes::remove_default_acl(&*fd)?;
         *staging = Some(Arc::clone(&fd));
         Ok(fd)
     }
@@ -318,10 +281,10 @@ impl Tree {
             return Ok(Arc::clone(fd));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = match walk::open(self.root.as_fd(), path, flags) {
+        let fd = match resolve::open(self.root.as_fd(), path, flags) {
             // One that may be entered, not listed, serves for looking.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                walk::open(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY)?
+                resolve::open(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY)?
             }
             other => other?,
         };
@@ -349,17 +312,13 @@ pub(super) fn parent(place: &Path) -> &Path {
     place.parent().unwrap_or(Path::new(""))
 }
 
-fn slot_name(slot: u64) -> String {
-    format!("{slot:x}")
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
-    use crate::durable::{Last, Seen};
+    use crate::durable::{Last, Lookup};
 
     fn tree() -> (tempfile::TempDir, Tree) {
         let dir = tempfile::tempdir().unwrap();
@@ -383,7 +342,7 @@ mod tests {
         };
         put(&tree, 0, "new", &attributes);
         let place = Path::new("usr/lib/modules/a.ko");
-        assert!(matches!(tree.look(place).unwrap(), Seen::Nothing));
+        assert!(matches!(tree.lookup(place).unwrap(), Lookup::Nothing));
         tree.flush().unwrap();
         let made = tree.make_parents(place).unwrap();
         assert_eq!(
@@ -430,8 +389,8 @@ mod tests {
         put(&tree, 0, "new", &Attributes::default());
         assert!(tree.publish(0, Path::new("etc")).is_err());
         assert!(matches!(
-            tree.look(Path::new("etc")).unwrap(),
-            Seen::Directory
+            tree.lookup(Path::new("etc")).unwrap(),
+            Lookup::Directory
         ));
     }
 }

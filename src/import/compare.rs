@@ -1,9 +1,13 @@
 //! Whether a file that is there already is the payload's.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
 use sha2::{Digest, Sha256};
 
-use crate::block::Window;
-use crate::durable::Existing;
+use crate::block::{Window, drop_cached};
 use crate::error::{Error, Result};
 use crate::payload::{Cause, Entry, Payload, Problem, Sha256Sum, read_entry};
 use crate::progress::Progress;
@@ -23,17 +27,19 @@ pub(super) enum Comparison {
     Different,
 }
 
-/// Compares a file that is there with the payload's.
+/// Compares a file that is there, of `len` bytes, with the payload's.
+#[allow(clippy::too_many_arguments)] // each is another thing
 pub(super) fn compare(
     payload: &Payload,
     entry: &Entry,
-    file: &Existing,
+    file: &File,
+    len: u64,
     sum: Option<Sha256Sum>,
     window: &mut Window<'_>,
     scratch: &mut [u8],
     progress: &dyn Progress,
 ) -> Result<Comparison> {
-    if file.len() != entry.size {
+    if len != entry.size {
         return Ok(Comparison::Different);
     }
     if entry.size <= SMALL_MAX as u64 {
@@ -46,7 +52,7 @@ pub(super) fn compare(
                     .problem(entry.data_offset, Cause::Io(e))
                     .into_error(&**payload.source())
             })?;
-        if bytes.len() as u64 != entry.size || !file.holds(bytes, 0, scratch).unwrap_or(false) {
+        if bytes.len() as u64 != entry.size || !holds(file, bytes, 0, scratch).unwrap_or(false) {
             return Ok(Comparison::Different);
         }
         return Ok(judge(entry, sum, sum.map(|_| Sha256Sum::of(bytes))));
@@ -59,7 +65,7 @@ pub(super) fn compare(
             return Err(Error::interrupted());
         }
         // A file that is there and cannot be read is replaced.
-        same = file.holds(bytes, at, scratch).unwrap_or(false);
+        same = holds(file, bytes, at, scratch).unwrap_or(false);
         if !same {
             // Only to stop reading; the comparison is over.
             return Err(Error::interrupted());
@@ -84,4 +90,20 @@ fn judge(entry: &Entry, expected: Option<Sha256Sum>, found: Option<Sha256Sum>) -
         }
         _ => Comparison::Same,
     }
+}
+
+/// Whether the bytes of `file` at `offset` are exactly `bytes`. What was read is
+/// dropped from the page cache again. `scratch` is overwritten.
+fn holds(file: &File, bytes: &[u8], offset: u64, scratch: &mut [u8]) -> io::Result<bool> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let want = scratch.len().min(bytes.len() - done);
+        let n = file.read_at(&mut scratch[..want], offset + done as u64)?;
+        if n == 0 || scratch[..n] != bytes[done..done + n] {
+            return Ok(false);
+        }
+        done += n;
+    }
+    drop_cached(file.as_fd(), offset, done as u64);
+    Ok(true)
 }

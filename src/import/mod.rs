@@ -114,8 +114,8 @@ pub fn import(
             other => other?,
         }
     }
-    let mut dest = open_destination(&options)?;
-    if let (Some(dest), false) = (&mut dest, options.dry_run) {
+    let dest = open_destination(&options)?;
+    if let (Some(dest), false) = (&dest, options.dry_run) {
         wait_for_lock(dest, progress)?;
     }
     let mut plan = Plan::make(
@@ -242,8 +242,8 @@ fn open_destination(options: &Options) -> Result<Option<Directory>> {
 }
 
 fn remove_leftovers(dest: &Directory) -> Result<()> {
-    use crate::durable::{Found, STAGING_NAME};
-    if matches!(dest.find(STAGING_NAME)?, Found::Directory) {
+    use crate::durable::{Lookup, STAGING_NAME};
+    if matches!(dest.lookup(STAGING_NAME)?, Lookup::Directory) {
         let staging = Staging::prepare(dest, DirectPolicy::Never)?;
         staging
             .remove()
@@ -253,7 +253,7 @@ fn remove_leftovers(dest: &Directory) -> Result<()> {
 }
 
 /// Two imports into one directory would tread on each other's staged files.
-fn wait_for_lock(dest: &mut Directory, progress: &dyn Progress) -> Result<()> {
+fn wait_for_lock(dest: &Directory, progress: &dyn Progress) -> Result<()> {
     let mut said = false;
     while !dest.try_lock()? {
         if !said {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::block::Window;
-use crate::durable::{Directory, Found, STAGING_NAME};
+use crate::durable::{Directory, Lookup, STAGING_NAME, settle};
 use crate::error::{Error, Kind, Result, printable};
 use crate::payload::{Checksums, Entries, Entry, Index, Payload, Problems};
 use crate::progress::Progress;
@@ -161,19 +161,19 @@ impl Plan {
                 None => {}
             }
             let found = match dest {
-                Some(dest) if !nothing_there => dest.find(&name)?,
-                _ => Found::Nothing,
+                Some(dest) if !nothing_there => dest.lookup(&name)?,
+                _ => Lookup::Nothing,
             };
             let replaces = match found {
-                Found::Nothing => false,
-                Found::Directory => {
+                Lookup::Nothing => false,
+                Lookup::Directory => {
                     return Err(
                         Error::new(Kind::Refused, "a directory has the name of an entry")
                             .path(dest.map_or(Path::new(""), Directory::path).join(&name))
                             .advice("move it away"),
                     );
                 }
-                Found::File(file) if payload.source().is_file(file.metadata()) => {
+                Lookup::File(_, meta) if payload.source().is_file(&meta) => {
                     return Err(Error::new(
                         Kind::Refused,
                         "it is the image itself, and an entry has its name",
@@ -181,18 +181,19 @@ impl Plan {
                     .path(dest.map_or(Path::new(""), Directory::path).join(&name))
                     .advice("move the image elsewhere"));
                 }
-                Found::File(file) => {
+                Lookup::File(file, meta) => {
                     match compare(
                         payload,
                         &entry,
                         &file,
+                        meta.len(),
                         sum,
                         &mut window,
                         &mut scratch,
                         progress,
                     )? {
                         Comparison::Same => {
-                            file.settle().map_err(|e| {
+                            settle(&file).map_err(|e| {
                                 Error::io("syncing", e)
                                     .path(dest.map_or(Path::new(""), Directory::path).join(&name))
                             })?;
@@ -206,7 +207,8 @@ impl Plan {
                         Comparison::Different => true,
                     }
                 }
-                Found::Other => true,
+                // What cannot be compared is replaced.
+                Lookup::Unreadable(_) | Lookup::Symlink(..) | Lookup::Special => true,
             };
             if replaces {
                 match existing {

@@ -13,7 +13,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::block::drop_cached;
-use crate::durable::NewFile;
+use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name};
 use crate::payload::{PayloadWriter, Sha256Sum, sum_line};
@@ -43,7 +43,7 @@ const BLOCK: usize = 1 << 20;
 /// What the plan's inputs or the file system say; then the file is what it was.
 pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Report> {
     plan.refuse_output_among_inputs(path)?;
-    let file = NewFile::create(path)?;
+    let file = AtomicFile::create(path)?;
     let named = |e: Error| {
         if e.io_error().is_some() {
             e.path(path)

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::durable::NewFile;
+use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
 use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, bootstrap_sources, sum_line};
@@ -249,7 +249,7 @@ fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
                     .advice("name the files, or move it away"));
                 }
                 let name = name_of(&path)?;
-                if NewFile::is_leftover(name.as_str()) {
+                if AtomicFile::is_leftover(name.as_str()) {
                     return Err(
                         Error::new(Kind::Refused, "a pack that was killed left it behind")
                             .path(&path)

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::durable::{Attributes, Seen, Tree};
+use crate::durable::{Attributes, Lookup, Tree};
 use crate::error::{Error, Kind, Result};
 
 use super::hands::{Found, LinkTarget, Reply};
@@ -23,7 +23,7 @@ pub(super) fn compare(
     file: Option<&File>,
     link: Option<&Path>,
 ) -> io::Result<Found> {
-    let seen = match tree.look(place) {
+    let seen = match tree.lookup(place) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(Found::Denied),
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
             return Ok(Found::NoWay);
@@ -31,12 +31,12 @@ pub(super) fn compare(
         other => other?,
     };
     Ok(match seen {
-        Seen::Nothing => Found::Missing,
-        Seen::Directory => Found::Directory,
-        Seen::Special(_) => Found::Special,
-        Seen::Symlink(target, _) if link == Some(target.as_path()) => Found::Same,
-        Seen::Symlink(..) => Found::Differs,
-        Seen::File(there, meta) => match file {
+        Lookup::Nothing => Found::Missing,
+        Lookup::Directory => Found::Directory,
+        Lookup::Special | Lookup::Unreadable(_) => Found::Special,
+        Lookup::Symlink(target, _) if link == Some(target.as_path()) => Found::Same,
+        Lookup::Symlink(..) => Found::Differs,
+        Lookup::File(there, meta) => match file {
             Some(file) if same(file, &there, &meta)? => Found::Same,
             _ => Found::Differs,
         },

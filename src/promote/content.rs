@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::durable::{Attributes, Bounds, Seen, Tree};
+use crate::durable::{Attributes, Bounds, Lookup, Tree};
 use crate::error::{Error, Kind, Result};
 
 /// What is to be in a destination.
@@ -80,9 +80,9 @@ impl Opener {
                 };
                 let path = tracker.path().join(rel);
                 let advice = "check it out again, or promote with --overlay-ref HEAD";
-                match tracker.look(rel) {
-                    Ok(Seen::File(file, meta)) => (file, meta, path),
-                    Ok(Seen::Nothing) => {
+                match tracker.lookup(rel) {
+                    Ok(Lookup::File(file, meta)) => (file, meta, path),
+                    Ok(Lookup::Nothing) => {
                         return Err(gone("it is tracked, and not there", &path, advice));
                     }
                     Ok(_) => return Err(gone("it is no regular file", &path, advice)),
@@ -93,8 +93,8 @@ impl Opener {
             }
             Content::StagedKernel(place) => {
                 let path = self.image.path().join(place);
-                match self.image.look(place) {
-                    Ok(Seen::File(file, meta)) => (file, meta, path),
+                match self.image.lookup(place) {
+                    Ok(Lookup::File(file, meta)) => (file, meta, path),
                     Ok(_) => return Err(gone("it is no regular file", &path, "init the image")),
                     Err(e) => return Err(Error::io("opening", e).path(path)),
                 }

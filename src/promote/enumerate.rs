@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::durable::{Last, Seen};
+use crate::durable::{Last, Lookup};
 use crate::error::{Error, Kind, Result};
 
 use super::content::Content;
@@ -92,8 +92,8 @@ fn mirror(trees: &mut Trees, items: &mut Vec<Item>) -> Result<()> {
     let kernel = trees.resolve(&name, Last::Follow)?;
     let there = trees
         .tree(Zone::Elsewhere)?
-        .look(&kernel.path)
-        .is_ok_and(|seen| !matches!(seen, Seen::Nothing));
+        .lookup(&kernel.path)
+        .is_ok_and(|seen| !matches!(seen, Lookup::Nothing));
     let comes = |item: &Item| item.place == kernel || item.dst == name;
     if there || items.iter().any(comes) {
         let boot = named("rootfs/boot/Image")?;

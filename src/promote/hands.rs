@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{Attributes, Last, Seen, Tree};
+use crate::durable::{Attributes, Last, Lookup, Tree};
 use crate::error::{Error, Result};
 
 use super::bytes::{compare, stage};
@@ -290,16 +290,16 @@ pub(super) fn perform(
 }
 
 fn look(tree: &Tree, place: &Path) -> io::Result<(Was, Option<File>)> {
-    Ok(match tree.look(place)? {
-        Seen::Nothing => (Was::Nothing, None),
-        Seen::File(file, meta) => {
+    Ok(match tree.lookup(place)? {
+        Lookup::Nothing => (Was::Nothing, None),
+        Lookup::File(file, meta) => {
             let was = Was::File {
                 attributes: (&Attributes::of(&file, &meta)?).into(),
                 bytes: meta.len(),
             };
             (was, Some(file))
         }
-        Seen::Symlink(target, meta) => {
+        Lookup::Symlink(target, meta) => {
             let Attributes { mtime, owner, .. } = Attributes::without_xattrs(&meta);
             let target = LinkTarget(target);
             let was = Was::Symlink {
@@ -309,7 +309,7 @@ fn look(tree: &Tree, place: &Path) -> io::Result<(Was, Option<File>)> {
             };
             (was, None)
         }
-        Seen::Directory | Seen::Special(_) => (Was::Other, None),
+        Lookup::Directory | Lookup::Special | Lookup::Unreadable(_) => (Was::Other, None),
     })
 }
 

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{Directory, NewFile, settle};
+use crate::durable::{AtomicFile, Directory, settle};
 use crate::error::{Error, Kind, Result};
 
 use super::bytes;
@@ -226,7 +226,7 @@ impl Sidecar {
     pub(super) fn put(&self, name: &str, text: &[u8]) -> Result<()> {
         self.make("")?;
         let path = self.path(name);
-        let mut file = NewFile::create(&path)?;
+        let mut file = AtomicFile::create(&path)?;
         self.give(file.file(), 0o644)
             .map_err(|e| Error::io("making the journal's file", e).path(&path))?;
         file.write_all(text)

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::durable::{Directory, Seen, Tree};
+use crate::durable::{Directory, Lookup, Tree};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
@@ -66,7 +66,7 @@ impl<'a> Run<'a> {
         let lock = if manner.dry_run {
             None
         } else {
-            let mut dir = Directory::open(image)?;
+            let dir = Directory::open(image)?;
             if !dir.try_lock()? {
                 return Err(Error::new(
                     Kind::Busy,
@@ -245,8 +245,8 @@ impl<'a> Run<'a> {
     /// Whether a directory may be at `place`.
     fn is_there(&self, place: &Place) -> bool {
         let tree = self.trees.tree(place.zone);
-        tree.is_ok_and(|tree| match tree.look(&place.path) {
-            Ok(seen) => matches!(seen, Seen::Directory),
+        tree.is_ok_and(|tree| match tree.lookup(&place.path) {
+            Ok(seen) => matches!(seen, Lookup::Directory),
             Err(e) => e.kind() == std::io::ErrorKind::PermissionDenied,
         })
     }
@@ -302,7 +302,7 @@ impl<'a> Run<'a> {
         let replaced = items.iter().filter(|item| item.is_to_be_written());
         let bytes = |item: &Item| {
             let tree = self.trees.tree(item.place.zone).ok()?;
-            Some(tree.stamp(&item.place.path).ok()?.bytes)
+            Some(tree.stat_key(&item.place.path).ok()?.bytes)
         };
         replaced.filter_map(bytes).fold(0, u64::saturating_add)
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::durable::Stamp;
+use crate::durable::StatKey;
 use crate::error::Result;
 
 use super::content::{Content, Opener};
@@ -28,14 +28,14 @@ const TICK: Duration = Duration::from_millis(25);
 #[derive(Serialize, Deserialize)]
 struct Line {
     place: Place,
-    source: Option<Stamp>,
-    there: Stamp,
+    source: Option<StatKey>,
+    there: StatKey,
 }
 
 /// The stamps of both sides, by place; of the image's alone where the source is made for
 /// each run.
 #[derive(Debug, Default)]
-pub(super) struct Stamps(HashMap<Place, (Option<Stamp>, Stamp)>);
+pub(super) struct Stamps(HashMap<Place, (Option<StatKey>, StatKey)>);
 
 impl Stamps {
     /// Those that the last run noted; none where they cannot be read, which only takes
@@ -68,7 +68,7 @@ impl Stamps {
     }
 
     /// Whether what is at `place` now is what was there when it was the same.
-    pub(super) fn is_untouched(&self, place: &Place, now: Option<&Stamp>) -> bool {
+    pub(super) fn is_untouched(&self, place: &Place, now: Option<&StatKey>) -> bool {
         let noted = self.0.get(place).map(|(_, there)| there);
         noted.is_some() && noted == now
     }
@@ -91,7 +91,7 @@ impl Stamps {
             let Some((source, was)) = before.stamps.get(&item.place) else {
                 continue;
             };
-            let there = trees.tree(item.place.zone)?.stamp(&item.place.path);
+            let there = trees.tree(item.place.zone)?.stat_key(&item.place.path);
             let Ok(there) = there else { continue };
             let is_same = if item.is_to_be_written() {
                 // What somebody wrote into since has the time of that, not its source's.
@@ -120,7 +120,7 @@ impl Stamps {
 /// The stamps of both sides before anything is read.
 pub(super) struct Before {
     time: SystemTime,
-    stamps: HashMap<Place, (Option<Stamp>, Option<Stamp>)>,
+    stamps: HashMap<Place, (Option<StatKey>, Option<StatKey>)>,
 }
 
 impl Before {
@@ -128,7 +128,7 @@ impl Before {
         let both = |item: &Item| {
             let source = of_source(&item.content, opener);
             let tree = trees.tree(item.place.zone).ok();
-            let there = tree.and_then(|tree| tree.stamp(&item.place.path).ok());
+            let there = tree.and_then(|tree| tree.stat_key(&item.place.path).ok());
             (item.place.clone(), (source, there))
         };
         Self {
@@ -138,13 +138,13 @@ impl Before {
     }
 
     /// That of what was at `place`.
-    pub(super) fn there(&self, place: &Place) -> Option<&Stamp> {
+    pub(super) fn there(&self, place: &Place) -> Option<&StatKey> {
         self.stamps.get(place)?.1.as_ref()
     }
 }
 
 /// The modification time that a file is given which is written from `content`.
-fn modified(content: &Content, source: Option<&Stamp>) -> Option<(i64, i64)> {
+fn modified(content: &Content, source: Option<&StatKey>) -> Option<(i64, i64)> {
     match content {
         Content::Blob { time, .. } => Some((*time, 0)),
         Content::Backup(_, attributes) => {
@@ -155,11 +155,11 @@ fn modified(content: &Content, source: Option<&Stamp>) -> Option<(i64, i64)> {
     }
 }
 
-fn of_source(content: &Content, opener: &Opener) -> Option<Stamp> {
+fn of_source(content: &Content, opener: &Opener) -> Option<StatKey> {
     match content {
-        Content::Tracked(rel) => opener.tracker.as_ref()?.stamp(rel).ok(),
-        Content::Built(path) => Stamp::of(&path.metadata().ok()?),
-        Content::StagedKernel(place) => opener.image.stamp(place).ok(),
+        Content::Tracked(rel) => opener.tracker.as_ref()?.stat_key(rel).ok(),
+        Content::Built(path) => StatKey::of(&path.metadata().ok()?),
+        Content::StagedKernel(place) => opener.image.stat_key(place).ok(),
         // These are made anew for each run, or cost nothing to compare.
         Content::Blob { .. } | Content::Backup(..) | Content::Link(..) | Content::Absent => None,
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::durable::{Bounds, Seen, Tree};
+use crate::durable::{Bounds, Lookup, Tree};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -93,7 +93,7 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
             (Zone::Rootfs, Ok(tree)) => match state(tree, held)? {
                 // What was the same when it was last compared, and was not touched since.
                 (HeldState::Unreadable, put) if held.unsure.is_empty() => {
-                    let now = tree.stamp(&place.path).ok();
+                    let now = tree.stat_key(&place.path).ok();
                     match stamps.is_untouched(place, now.as_ref()) {
                         true => (HeldState::Intact, put),
                         false => (HeldState::Unreadable, put),
@@ -139,13 +139,13 @@ pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
         return Ok((HeldState::Intact, None));
     };
     let nothing = newest.is_some_and(|put| put.entry.after == After::Nothing);
-    let now = tree.look(place).and_then(|seen| {
+    let now = tree.lookup(place).and_then(|seen| {
         Ok(match seen {
-            Seen::Nothing => Some(None),
-            Seen::File(file, _) => Some(Some(sum(&file)?)),
-            Seen::Symlink(target, _) => Some(Some(link_sum(&target))),
-            Seen::Directory if nothing => Some(None),
-            Seen::Directory | Seen::Special(_) => None,
+            Lookup::Nothing => Some(None),
+            Lookup::File(file, _) => Some(Some(sum(&file)?)),
+            Lookup::Symlink(target, _) => Some(Some(link_sum(&target))),
+            Lookup::Directory if nothing => Some(None),
+            Lookup::Directory | Lookup::Special | Lookup::Unreadable(_) => None,
         })
     });
     let now = match now {

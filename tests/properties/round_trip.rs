@@ -140,7 +140,7 @@ proptest! {
 fn a_destination_is_never_left_locked() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..3 {
-        let mut dest = Directory::open(dir.path()).unwrap();
+        let dest = Directory::open(dir.path()).unwrap();
         assert!(dest.try_lock().unwrap());
     }
 }

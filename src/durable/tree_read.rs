@@ -1,0 +1,93 @@
+//! What is in a tree, without changing it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
+
+use super::lookup::{Lookup, lookup};
+use super::resolve::{self, Last};
+use super::stat_key::StatKey;
+use super::tree::{Tree, lock, parent};
+
+impl Tree {
+    /// The place that `path` means; see [`Bounds`].
+    ///
+    /// # Errors
+    /// EXDEV where it leaves the tree, ELOOP, ENOTDIR, and what else the system says.
+    pub fn resolve(&self, path: &Path, last: Last) -> io::Result<PathBuf> {
+        let expected = lock(&self.expected);
+        resolve::resolve(self.root.as_fd(), path, self.bounds, last, &expected)
+    }
+
+    /// Lets a symlink to `target` count in [`Tree::resolve`] as if it were at `place`.
+    pub fn expect(&self, place: PathBuf, target: PathBuf) {
+        lock(&self.expected).insert(place, target);
+    }
+
+    /// Lets only count what is there.
+    pub fn expect_nothing(&self) {
+        lock(&self.expected).clear();
+    }
+
+    /// Whether a symlink is at `place`, or expected there.
+    ///
+    /// # Errors
+    /// What the system says, other than that nothing is there: ENOTDIR where something
+    /// above it is no directory.
+    pub fn is_symlink(&self, place: &Path) -> io::Result<bool> {
+        if lock(&self.expected).contains_key(place) {
+            return Ok(true);
+        }
+        match readlinkat(&self.root, place, Vec::new()) {
+            Ok(_) => Ok(true),
+            Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Looks up `place`, which [`Tree::resolve`] gave.
+    ///
+    /// # Errors
+    /// What the system says, other than that nothing is there: also where a regular file
+    /// cannot be opened for reading.
+    pub fn lookup(&self, place: &Path) -> io::Result<Lookup> {
+        let dir = match self.dir(parent(place)) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Nothing),
+            Err(e) => return Err(e),
+        };
+        let Some(name) = place.file_name() else {
+            return Ok(Lookup::Directory);
+        };
+        match lookup(&*dir, name)? {
+            Lookup::Unreadable(e) => Err(e),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether `directory` is the one at `place`, a path without symlinks.
+    ///
+    /// # Errors
+    /// What the system says: ELOOP where a symlink is in it.
+    pub fn is_directory_at(&self, place: &Path, directory: &impl AsFd) -> io::Result<bool> {
+        let there = rustix::fs::fstat(&*self.dir(place)?)?;
+        let given = rustix::fs::fstat(directory)?;
+        Ok((there.st_dev, there.st_ino) == (given.st_dev, given.st_ino))
+    }
+
+    /// Returns what tells whether the regular file at `place` was touched.
+    ///
+    /// # Errors
+    /// What the system says; InvalidInput for what is no regular file.
+    pub fn stat_key(&self, place: &Path) -> io::Result<StatKey> {
+        let name = place.file_name().ok_or(Errno::ISDIR)?;
+        let dir = self.dir(parent(place))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let there = File::from(openat(&dir, name, flags, Mode::empty())?);
+        StatKey::of(&there.metadata()?).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
