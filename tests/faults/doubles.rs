@@ -1,6 +1,7 @@
-//! Stand-ins: a store that fails or remembers, a queue that hands things back in
-//! the worst order.
+//! Stand-ins: a store that fails or remembers, queues that hand things back in a
+//! chosen order.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -209,6 +210,74 @@ impl Queue for LastFirst {
     }
 }
 
+/// Does everything in the order in which it was submitted, each thing only when it
+/// is waited for: what is read ahead comes back as late as it can. One thread, so
+/// each run is like the last.
+#[derive(Default)]
+pub struct FirstFirst(VecDeque<(u64, Box<dyn FnOnce() -> Outcome>)>);
+
+impl FirstFirst {
+    fn later(&mut self, token: u64, act: impl FnOnce() -> Outcome + 'static) {
+        self.0.push_back((token, Box::new(act)));
+    }
+}
+
+impl Queue for FirstFirst {
+    fn read(
+        &mut self,
+        token: u64,
+        source: &Arc<dyn Source>,
+        mut buf: AlignedBuf,
+        len: usize,
+        at: u64,
+    ) {
+        let source = Arc::clone(source);
+        self.later(token, move || {
+            let result = source.read_at(&mut buf[..len], at);
+            Outcome::Read(buf, result)
+        });
+    }
+
+    fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
+        let sink = Arc::clone(sink);
+        self.later(token, move || {
+            let result = sink.write_all_at(&buf[..len], at);
+            Outcome::Write(buf, result)
+        });
+    }
+
+    fn write_shared(
+        &mut self,
+        token: u64,
+        sink: &Arc<dyn Sink>,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        offset: u64,
+    ) {
+        let (sink, block) = (Arc::clone(sink), Arc::clone(block));
+        self.later(token, move || {
+            Outcome::WriteShared(sink.write_all_at(&block[range], offset))
+        });
+    }
+
+    fn run(&mut self, token: u64, job: Job) {
+        self.later(token, move || {
+            job();
+            Outcome::Job
+        });
+    }
+
+    fn wait(&mut self) -> Option<Completion> {
+        let (token, act) = self.0.pop_front()?;
+        let outcome = act();
+        Some(Completion { token, outcome })
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// io_uring, with the writes that it is given logged as they come back, and the
 /// failure put in there.
 struct Counting {
@@ -258,15 +327,27 @@ impl Queue for Counting {
     }
 }
 
+/// What carries out a trial's reads, writes and jobs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Threads,
+    LastFirst,
+    FirstFirst,
+    Uring,
+}
+
 /// A copy of `source` into `dest`, through stand-ins.
 pub struct Trial<'a> {
     pub source: Arc<dyn Source>,
     pub dest: &'a Path,
+    /// Which files; all where it is empty.
+    pub files: &'a [&'a str],
     pub sums: &'a str,
     pub tuning: Tuning,
     pub fail: Option<(&'static str, usize)>,
-    pub last_first: bool,
-    pub uring: bool,
+    pub engine: Engine,
+    /// Called when the headers have been read and the copy starts.
+    pub before_copy: &'a dyn Fn(),
 }
 
 impl<'a> Trial<'a> {
@@ -274,11 +355,12 @@ impl<'a> Trial<'a> {
         Self {
             source,
             dest,
+            files: &[],
             sums: "",
             tuning: tiny(),
             fail: None,
-            last_first: false,
-            uring: false,
+            engine: Engine::Threads,
+            before_copy: &|| (),
         }
     }
 
@@ -289,11 +371,13 @@ impl<'a> Trial<'a> {
         let dest = Directory::open(self.dest).unwrap();
         let mut sums = Checksums::new();
         sums.add_lines(self.sums.as_bytes(), "sums").unwrap();
+        let files: Vec<String> = self.files.iter().map(|&name| name.into()).collect();
+        let selection = Selection::find(&index, &payload, &files).unwrap();
         let policy = ExistingPolicy::Replace;
         let plan = Plan::make(
             &index,
             &payload,
-            &Selection::All,
+            &selection,
             Some(&dest),
             &mut sums,
             policy,
@@ -308,21 +392,20 @@ impl<'a> Trial<'a> {
         });
         let store = Arc::new(Watched {
             inner,
-            by_queue: self.uring,
+            by_queue: self.engine == Engine::Uring,
             log: Arc::clone(&log),
         });
         let threads = self.tuning.in_flight() + self.tuning.jobs();
-        let queue: Box<dyn Queue> = if self.uring {
-            let inner = UringQueue::new(self.tuning.jobs()).expect("io_uring on this kernel");
-            Box::new(Counting {
-                inner,
+        let queue: Box<dyn Queue> = match self.engine {
+            Engine::Threads => Box::new(ThreadQueue::new(threads).unwrap()),
+            Engine::LastFirst => Box::new(LastFirst::new(threads)),
+            Engine::FirstFirst => Box::new(FirstFirst::default()),
+            Engine::Uring => Box::new(Counting {
+                inner: UringQueue::new(self.tuning.jobs()).expect("io_uring on this kernel"),
                 log: Arc::clone(&log),
-            })
-        } else if self.last_first {
-            Box::new(LastFirst::new(threads))
-        } else {
-            Box::new(ThreadQueue::new(threads).unwrap())
+            }),
         };
+        (self.before_copy)();
         let result = copy(
             &payload,
             &index,

@@ -3,7 +3,7 @@
 
 use lbpayload::import::Tuning;
 
-use crate::doubles::{Trial, tiny};
+use crate::doubles::{Engine, Trial, tiny};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise, sha256sum, tree};
 
@@ -44,11 +44,11 @@ fn tunings() -> Vec<Tuning> {
 #[test]
 fn hashing_that_holds_every_buffer_and_reordered_completions_do_not_deadlock() {
     let (image, sums) = image();
-    for last_first in [false, true] {
+    for engine in [Engine::Threads, Engine::LastFirst, Engine::FirstFirst] {
         for tuning in tunings() {
             let dir = tempfile::tempdir().unwrap();
             let mut trial = Trial::new(Memory::new(image.bytes()).shared(), dir.path());
-            (trial.sums, trial.tuning, trial.last_first) = (&sums, tuning, last_first);
+            (trial.sums, trial.tuning, trial.engine) = (&sums, tuning, engine);
             let copied = trial.run().0.unwrap_or_else(|e| panic!("{tuning:?}: {e}"));
             assert_eq!(copied.files, 30, "{tuning:?}");
             assert_eq!(copied.failed.len(), 0, "{tuning:?}");

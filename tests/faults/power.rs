@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::doubles::{Op, Trial, direct_source};
+use crate::doubles::{Engine, Op, Trial, direct_source};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise};
 
@@ -82,10 +82,10 @@ fn at_any_cut_every_file_under_its_final_name_is_complete() {
         .enumerate()
         .map(|(slot, (_, data))| (slot as u64, data.len().div_ceil(4096)))
         .collect::<HashMap<_, _>>();
-    for last_first in [false, true] {
+    for engine in [Engine::Threads, Engine::LastFirst, Engine::FirstFirst] {
         let dir = tempfile::tempdir().unwrap();
         let mut trial = Trial::new(Memory::new(Image::new(&given).bytes()).shared(), dir.path());
-        trial.last_first = last_first;
+        trial.engine = engine;
         let (result, ops) = trial.run();
         assert_eq!(result.unwrap().files, 40);
         let flushes = ops.iter().filter(|op| **op == Op::Flush).count();
@@ -98,7 +98,7 @@ fn at_any_cut_every_file_under_its_final_name_is_complete() {
     };
     let dir = tempfile::tempdir().unwrap();
     let mut trial = Trial::new(source, dir.path());
-    trial.uring = true;
+    trial.engine = Engine::Uring;
     let (result, ops) = trial.run();
     assert_eq!(result.unwrap().files, 40);
     assert_complete_at_every_cut(&ops, &pieces);

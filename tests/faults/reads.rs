@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use lbpayload::block::Source;
+use lbpayload::error::Kind;
+use lbpayload::import::Tuning;
 use lbpayload::payload::{Cause, Checksums, Index, Payload};
 use lbpayload::progress::Silent;
 use lbpayload::verify::verify;
 
-use crate::doubles::Trial;
+use crate::doubles::{Engine, Trial, tiny};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise, tree};
 
@@ -20,7 +22,11 @@ fn image() -> Image {
 }
 
 fn device(bad: std::ops::Range<u64>) -> Arc<dyn Source> {
-    let mut bytes = image().bytes();
+    device_with(&image(), bad)
+}
+
+fn device_with(image: &Image, bad: std::ops::Range<u64>) -> Arc<dyn Source> {
+    let mut bytes = image.bytes();
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     let mut memory = Memory::new(bytes);
     memory.granule = 512;
@@ -34,6 +40,23 @@ struct Late {
     good: Arc<dyn Source>,
     bad: Arc<dyn Source>,
     armed: std::sync::atomic::AtomicBool,
+    /// Reads since it was armed: a test fails rather than hangs.
+    reads: std::sync::atomic::AtomicUsize,
+}
+
+impl Late {
+    fn new(image: &Image, bad: std::ops::Range<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            good: device_with(image, 0..0),
+            bad: device_with(image, bad),
+            armed: false.into(),
+            reads: 0.into(),
+        })
+    }
+
+    fn arm(&self) {
+        self.armed.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
 }
 
 impl Source for Late {
@@ -47,8 +70,12 @@ impl Source for Late {
         self.good.granule()
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        let armed = self.armed.load(std::sync::atomic::Ordering::SeqCst);
-        if armed { &self.bad } else { &self.good }.read_at(buf, offset)
+        if !self.armed.load(std::sync::atomic::Ordering::SeqCst) {
+            return self.good.read_at(buf, offset);
+        }
+        let reads = self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        assert!(reads < 10_000, "it reads the same again and again");
+        self.bad.read_at(buf, offset)
     }
     fn mode(&self) -> lbpayload::block::ReadMode {
         self.good.mode()
@@ -118,16 +145,10 @@ fn a_sector_between_two_files_that_goes_bad_later_is_not_missed_by_anyone() {
     let image = image();
     for header in image.header_offsets() {
         let at = header as u64 / 512 * 512;
-        let source = Arc::new(Late {
-            good: device(0..0),
-            bad: device(at..at + 1),
-            armed: false.into(),
-        });
+        let source = Late::new(&image, at..at + 1);
         let payload = Payload::open(Arc::clone(&source) as Arc<dyn Source>).unwrap();
         Index::strict(&payload, &Silent).unwrap();
-        source
-            .armed
-            .store(true, std::sync::atomic::Ordering::SeqCst);
+        source.arm();
         let report = verify(&payload, Checksums::new(), &Silent, &mut |_, _| ());
         // The headers are walked again and fail, or a file's data does: it ends,
         // and it does not say that all is well.
@@ -136,6 +157,62 @@ fn a_sector_between_two_files_that_goes_bad_later_is_not_missed_by_anyone() {
             "header at {header}"
         );
     }
+}
+
+/// Two files, and between them one that the tests below do not ask for.
+fn between() -> Image {
+    Image::new(&[
+        ("first", &noise(1, 9000)),
+        ("unwanted", &noise(2, 20_000)),
+        ("last", &noise(3, 30_000)),
+    ])
+}
+
+#[test]
+fn a_bad_sector_in_a_file_that_is_not_wanted_changes_no_byte_of_the_others() {
+    // Reads of what lies behind the sector are in flight when the copy goes on
+    // with the next file, and come back while it waits for that one.
+    let image = between();
+    let start = image.header_offsets()[1] + 16 + "unwanted".len();
+    let sectors = (start.div_ceil(512)..(start + 20_000) / 512).step_by(3);
+    for sector in sectors.map(|n| n as u64 * 512) {
+        for engine in [Engine::FirstFirst, Engine::LastFirst] {
+            for reads in [1, 2, 3, 5] {
+                let dir = tempfile::tempdir().unwrap();
+                let source = device_with(&image, sector..sector + 1);
+                let mut trial = Trial::new(source, dir.path());
+                (trial.files, trial.engine) = (&["first", "last"], engine);
+                trial.tuning = Tuning { reads, ..tiny() };
+                let copied = trial.run().0.unwrap();
+                assert_eq!(copied.files, 2);
+                for at in [0, 2] {
+                    let (name, expected) = &image.files[at];
+                    let name = std::str::from_utf8(name).unwrap();
+                    let found = std::fs::read(dir.path().join(name)).unwrap();
+                    assert!(found == *expected, "{name}, {reads} reads, {sector}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bad_sector_that_starts_before_a_wanted_file_and_reaches_into_it_is_an_error() {
+    let image = between();
+    let data = (image.header_offsets()[2] + 16 + "last".len()) as u64;
+    let sector = data / 512 * 512;
+    assert!(sector < data, "the sector starts before the data");
+    let source = Late::new(&image, sector..sector + 1);
+    let dir = tempfile::tempdir().unwrap();
+    let mut trial = Trial::new(Arc::clone(&source) as Arc<dyn Source>, dir.path());
+    (trial.files, trial.engine) = (&["first", "last"], Engine::FirstFirst);
+    let arm = || source.arm();
+    trial.before_copy = &arm;
+    let error = trial.run().0.unwrap_err();
+    assert_eq!((error.kind(), error.offset()), (Kind::Io, Some(data)));
+    assert!(error.names_entry());
+    let (_, first) = &image.files[0];
+    assert!(tree(dir.path()) == [("first".into(), first.clone())]);
 }
 
 #[test]

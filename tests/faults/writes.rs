@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::doubles::{Trial, direct_source};
+use crate::doubles::{Engine, Trial, direct_source};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise, tree};
 
@@ -107,7 +107,7 @@ fn io_uring_leaves_old_or_new_too_whichever_operation_fails() {
                 std::fs::write(dir.path().join(name), content).unwrap();
             }
             let mut trial = Trial::new(Arc::clone(&source), dir.path());
-            (trial.fail, trial.uring) = (Some((kind, n)), true);
+            (trial.fail, trial.engine) = (Some((kind, n)), Engine::Uring);
             let (result, _) = trial.run();
             assert_old_or_new(dir.path(), &image, old, &format!("{kind} {n}"));
             if result.is_ok() {
