@@ -4,4 +4,5 @@
 mod support;
 
 mod damage;
+mod names;
 mod round_trip;

@@ -1,0 +1,34 @@
+//! Names that repeat are found in any number of passes over the headers.
+
+use lbpayload::format::Fault;
+use lbpayload::payload::{Cause, Index, Payload};
+use lbpayload::progress::Silent;
+
+use crate::support::Image;
+use crate::support::memory::Memory;
+
+#[test]
+fn every_name_that_repeats_is_found_with_little_memory_for_the_index() {
+    // A pass takes 65,536 names with the least memory, so these take four. Which
+    // name is looked at in which pass is random: the repeated ones are in all.
+    const FILES: usize = 200_000;
+    const REPEATED: u64 = 100;
+    let mut names: Vec<String> = (0..FILES).map(|n| n.to_string()).collect();
+    names.extend((0..REPEATED).map(|n| n.to_string()));
+    let files: Vec<(&str, &[u8])> = names.iter().map(|n| (n.as_str(), &b""[..])).collect();
+    let source = Memory::new(Image::new(&files).bytes()).shared();
+    let payload = Payload::open(source).unwrap().with_index_memory(1 << 20);
+    let mut found = Vec::new();
+    let index = Index::scan(&payload, &Silent, &mut |problem| {
+        let Cause::Fault(Fault::Repeated { first }) = problem.cause else {
+            panic!("another problem: {problem:?}");
+        };
+        found.push((problem.index.unwrap() - FILES as u64, first));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(index.files(), names.len() as u64);
+    found.sort_unstable();
+    let expected: Vec<_> = (0..REPEATED).map(|n| (n, n)).collect();
+    assert_eq!(found, expected);
+}
