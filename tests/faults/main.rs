@@ -8,4 +8,5 @@ mod doubles;
 mod order;
 mod power;
 mod reads;
+mod syncs;
 mod writes;

@@ -1,0 +1,144 @@
+//! What the program asks of the kernel, and in which order, as strace sees it. A
+//! sync that is missing shows nowhere else, unless the power goes on a file system
+//! that needed it.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Image, Ran, lbpayload, noise};
+
+/// Calls that succeeded, in the order in which they ended.
+struct Calls(Vec<String>);
+
+impl Calls {
+    /// Runs the program with these arguments, which must succeed. `None` (said aloud)
+    /// where programs cannot be traced.
+    fn of(args: &[&Path]) -> Option<Self> {
+        let mut attempt = Command::new("strace");
+        let why = match attempt.args(["-o", "/dev/null", "true"]).output() {
+            Ok(out) if out.status.success() => None,
+            Ok(out) => Some(String::from_utf8_lossy(&out.stderr).into_owned()),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(why) = why {
+            let _ = writeln!(std::io::stderr(), "SKIPPED: strace: {}", why.trim_end());
+            return None;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let trace = temp.path().join("trace");
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-y", "-e", "trace=%file,%desc", "-o"])
+            .arg(&trace)
+            .arg(lbpayload().get_program())
+            .args(args)
+            .env_remove("RUST_LOG");
+        Ran::of(&mut command).exits(0);
+        Some(Self::parse(&std::fs::read_to_string(&trace).unwrap()))
+    }
+
+    /// Lines are `PID call(...) = result`. Where threads mix, a call takes two of them:
+    /// `PID call(... <unfinished ...>` and `PID <... call resumed>...) = result`.
+    fn parse(trace: &str) -> Self {
+        let mut calls = Vec::new();
+        let mut unfinished: HashMap<&str, &str> = HashMap::new();
+        for line in trace.lines() {
+            let (pid, text) = line.split_once(' ').unwrap();
+            let text = text.trim_start();
+            if let Some(start) = text.strip_suffix("<unfinished ...>") {
+                unfinished.insert(pid, start);
+                continue;
+            }
+            let call = match text.split_once(" resumed>") {
+                Some((_, end)) if text.starts_with("<... ") => {
+                    unfinished.remove(pid).unwrap_or_default().to_owned() + end
+                }
+                _ => text.to_owned(),
+            };
+            let result = call.rsplit_once(" = ").map_or("-", |(_, result)| result);
+            if !result.starts_with('-') {
+                calls.push(call);
+            }
+        }
+        Self(calls)
+    }
+
+    /// The places of the calls that have one of these names and this text in them;
+    /// there is one at least.
+    #[track_caller]
+    fn find(&self, names: &[&str], text: &str) -> Vec<usize> {
+        let is = |call: &str| {
+            let name = call.split('(').next().unwrap_or_default();
+            names.contains(&name) && call.contains(text)
+        };
+        let found: Vec<usize> = (0..self.0.len()).filter(|&at| is(&self.0[at])).collect();
+        assert!(!found.is_empty(), "no {names:?} of {text}: {:#?}", self.0);
+        found
+    }
+
+    /// Asserts that one of `between` lies behind all of `first` and before all of `last`.
+    #[track_caller]
+    fn assert_order(&self, first: &[usize], between: &[usize], last: &[usize]) {
+        let (after, before) = (first.iter().max().unwrap(), last.iter().min().unwrap());
+        assert!(
+            between.iter().any(|at| after < at && at < before),
+            "{first:?}, then {between:?}, then {last:?}: {:#?}",
+            self.0
+        );
+    }
+}
+
+const WRITES: &[&str] = &["write", "pwrite64", "pwritev2"];
+const SYNCS: &[&str] = &["fsync", "fdatasync"];
+const NAMINGS: &[&str] = &["rename", "renameat", "renameat2", "link", "linkat"];
+
+/// `path` as strace shows what a descriptor is open on.
+fn open_on(path: &Path) -> String {
+    format!("<{}>", path.canonicalize().unwrap().display())
+}
+
+#[test]
+fn a_packed_image_is_synced_before_it_has_its_name_and_its_name_afterwards() {
+    let temp = tempfile::tempdir().unwrap();
+    let (input, out) = (temp.path().join("input"), temp.path().join("out"));
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(&input, noise(1, 100_000)).unwrap();
+    let image = out.join("image");
+    let args = [Path::new("pack"), Path::new("-o"), &image, &input];
+    let Some(calls) = Calls::of(&args) else {
+        return;
+    };
+    let written = calls.find(WRITES, ".part>");
+    let synced = calls.find(SYNCS, ".part>");
+    let named = calls.find(NAMINGS, "/image\"");
+    let name_synced = calls.find(SYNCS, &open_on(&out));
+    calls.assert_order(&written, &synced, &named);
+    calls.assert_order(&named, &name_synced, &[calls.0.len()]);
+}
+
+#[test]
+fn imported_files_are_synced_before_they_have_their_names_and_the_names_afterwards() {
+    let temp = tempfile::tempdir().unwrap();
+    let (image, dest) = (temp.path().join("image"), temp.path().join("dest"));
+    let files: &[(&str, &[u8])] = &[("large", &noise(1, 300_000)), ("small", b"x")];
+    Image::new(files).write(&image);
+    std::fs::create_dir(&dest).unwrap();
+    let args = ["import", "--device"].map(Path::new);
+    let Some(calls) = Calls::of(&[args[0], args[1], &image, &dest]) else {
+        return;
+    };
+    let dest = dest.canonicalize().unwrap();
+    let staging = dest.join(lbpayload::durable::STAGING_NAME);
+    // What io_uring writes is not seen here.
+    let written = calls.find(WRITES, &format!("<{}/", staging.display()));
+    let staging_synced = calls.find(SYNCS, &format!("<{}>", staging.display()));
+    let named = calls.find(NAMINGS, &format!("{}, \"", open_on(&dest)));
+    assert_eq!(named.len(), files.len(), "{:#?}", calls.0);
+    let names_synced = calls.find(SYNCS, &open_on(&dest));
+    let told = calls.find(&["write"], "write(1<");
+    calls.assert_order(&written, &staging_synced, &named);
+    calls.assert_order(&named, &names_synced, &told);
+    calls.assert_order(&named, &staging_synced, &told);
+}
