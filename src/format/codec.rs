@@ -160,8 +160,10 @@ impl Header {
     /// As [`Header::parse`], and takes any count: a source that was cut off has fewer
     /// files than its header says.
     ///
-    /// Bytes 12 to 16 are zero in a u64 image (the upper half of its count) and
-    /// the first name's length, never 0, in a u32 image.
+    /// Bytes 12 to 16 are the upper half of the count in a u64 image, and the length
+    /// of the first name, never 0, in a u32 image. Where only the lower half of the
+    /// count is 0, it is a u64 count that is too large: the other reading, a u32
+    /// payload without files, would call a damaged image intact.
     ///
     /// # Errors
     /// The magic is another, or the header is cut off.
@@ -190,7 +192,7 @@ impl Header {
                 files: 0,
             });
         }
-        if bytes[12..16] != [0; 4] {
+        if narrow != 0 && bytes[12..16] != [0; 4] {
             return Ok(Self {
                 dialect: Dialect::U32,
                 files: narrow,
@@ -269,11 +271,24 @@ mod tests {
     fn a_payload_without_entries_reads_as_such_however_it_was_written() {
         let narrow = bytes(Dialect::U32, &[]);
         assert_eq!(Header::parse(&narrow, 12).unwrap().files, 0);
-        let mut on_a_disk = narrow.clone();
-        on_a_disk.extend_from_slice(&[0xAA; 4]);
+        let on_a_disk = [&narrow[..], &[0; 4]].concat();
         assert_eq!(Header::parse(&on_a_disk, 512).unwrap().files, 0);
         let wide = bytes(Dialect::U64, &[]);
         assert_eq!(Header::parse(&wide, 16).unwrap().files, 0);
+    }
+
+    #[test]
+    fn a_count_whose_lower_half_is_zero_is_a_u64_count_that_is_too_large() {
+        for upper in [1_u32, 4, 0x0100_0000, u32::MAX] {
+            let mut image = bytes(Dialect::U64, &[("name", 0)]);
+            image[8..12].fill(0);
+            image[12..16].copy_from_slice(&upper.to_le_bytes());
+            let fault = Header::parse(&image, image.len() as u64).unwrap_err();
+            assert_eq!(fault.slug(), "count-too-large", "{upper}");
+            let header = Header::parse_whatever_its_count(&image).unwrap();
+            let (dialect, files) = (Dialect::U64, u64::from(upper) << 32);
+            assert_eq!(header, Header { dialect, files });
+        }
     }
 
     #[test]

@@ -147,6 +147,19 @@ fn probe_calls_a_broken_image_corrupt_and_anything_else_no_payload() {
 }
 
 #[test]
+fn the_drop_in_s_probe_asks_for_the_magic_and_for_nothing_else() {
+    for case in all() {
+        let place = case.place();
+        let link = place.dir().join("payload-import");
+        std::os::unix::fs::symlink(lbpayload().get_program(), &link).unwrap();
+        let mut command = std::process::Command::new(&link);
+        let ran = Ran::of(command.arg("--probe").arg(&place.image));
+        let status = i32::from(case.kind == "wrong-magic");
+        assert_eq!(ran.status, Some(status), "{}", case.label);
+    }
+}
+
+#[test]
 fn the_drop_in_imports_nothing_of_a_broken_image() {
     for case in all() {
         let place = case.place();

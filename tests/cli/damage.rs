@@ -157,6 +157,18 @@ pub(crate) fn all() -> Vec<Broken> {
             true,
             "the header counts 4294967295 files (u32), and the 32 bytes",
         ),
+        counting(
+            "count of 2^32, which is no u32 payload without files",
+            1 << 32,
+            false,
+            "the header counts 4294967296 files (u64), and the 40 bytes",
+        ),
+        counting(
+            "count of 7 * 2^56",
+            7 << 56,
+            false,
+            "the header counts 504403158265495552 files (u64), and the 40 bytes",
+        ),
         bad_number("name length 0", 0, 0, "name-length"),
         bad_number("name length 1025", 0, 1025, "name-length"),
         bad_number("name length 2^64 - 1", 0, u64::MAX, "name-length"),

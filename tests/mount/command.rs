@@ -141,7 +141,10 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
     oversized.files[1].0 = b"c".to_vec();
     let mut name_length = oversized.bytes();
     name_length[at..at + 8].copy_from_slice(&5000_u64.to_le_bytes());
+    let mut count = cut.clone();
+    count[8..16].copy_from_slice(&(1_u64 << 32).to_le_bytes());
     vec![
+        ("a count of 2^32", count),
         ("a file that is cut off", cut[..cut.len() - 3000].to_vec()),
         ("a header that is cut off", cut[..150].to_vec()),
         ("a name length", name_length),

@@ -96,6 +96,17 @@ fn of_many_small_files_those_before_the_cut_are_shown() {
 }
 
 #[test]
+fn of_a_count_that_is_a_multiple_of_2_to_the_32_all_files_are_shown() {
+    let mut bytes = named(&[b"a", b"b"]).bytes();
+    bytes[8..16].copy_from_slice(&(3_u64 << 32).to_le_bytes());
+    assert_eq!(strict(bytes.clone()).kind(), Kind::Format);
+    let (answers, told) = lenient(bytes);
+    assert_eq!(told, ["count-too-large", "cut-off"]);
+    assert_eq!(names(&answers), [b"a", b"b"]);
+    assert_eq!(content(&answers, 3), b"data 1");
+}
+
+#[test]
 fn a_name_that_stands_twice_is_shown_twice_under_two_names() {
     let (answers, told) = lenient(named(&[b"a", b"b", b"a", b"a"]).bytes());
     assert_eq!(names(&answers), [&b"a"[..], b"b", b"a%2", b"a%3"]);
