@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::payload::{Checksums, bootstrap_sources};
 
 /// Reads every `--checksums FILE`, and the sources of `--live-bootstrap DIR`.
@@ -13,19 +13,11 @@ pub(super) fn read(files: &[PathBuf], bootstrap: Option<&Path>) -> Result<Checks
     }
     if let Some(dir) = bootstrap {
         let sources = bootstrap_sources(dir)?;
-        for (name, sum) in &sources.files {
-            sums.add(name.as_str(), *sum)
-                .map_err(|e| e.path(dir.join("steps").join("manifest")))?;
-        }
-        sums.settle().map_err(|name| {
-            Error::new(
-                Kind::Checksum,
-                format!(
-                    "--checksums and the sources of {} disagree on {name}",
-                    dir.display()
-                ),
-            )
-        })?;
+        let named = sources
+            .files
+            .iter()
+            .map(|(name, sum)| (name.as_str(), *sum));
+        sums.add(named, &dir.join("steps").join("manifest"))?;
     }
     Ok(sums)
 }

@@ -100,20 +100,18 @@ pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
                     dir.display()
                 );
             }
+            let named = sources
+                .files
+                .iter()
+                .map(|(name, sum)| (name.as_str(), *sum));
             let sums = checksums.get_or_insert_default();
-            let mut inputs = Vec::new();
-            for (name, sum) in sources.files {
-                sums.add(name.as_str(), sum)?;
-                let path = dir.join("distfiles").join(name.as_str());
-                inputs.push(input(name, path)?);
-            }
-            sums.settle().map_err(|name| {
-                Error::new(
-                    Kind::Checksum,
-                    format!("--checksums and the sources disagree on {name}"),
-                )
-            })?;
-            inputs
+            sums.add(named, &dir.join("steps").join("manifest"))?;
+            let distfiles = dir.join("distfiles");
+            sources
+                .files
+                .into_keys()
+                .map(|name| input(name.clone(), distfiles.join(name.as_str())))
+                .collect::<Result<_>>()?
         }
     };
     refuse_repeats(&inputs, options.embed)?;

@@ -14,14 +14,16 @@ pub const EMBEDDED_SUMS_MAX_BYTES: u64 = 24 << 20;
 /// The longest line that is read: a sum and the longest path.
 const LINE_MAX_BYTES: u64 = 8192;
 
+const TOO_MANY: &str = "more checksums than can be held";
+
 /// Checksums by name.
 ///
-/// Packed tightly: the names one behind the other, and sorted references to them.
+/// Packed tightly: the names one behind the other, and references to them, which are
+/// sorted by name whenever a public function returns.
 #[derive(Debug, Default)]
 pub struct Checksums {
     names: String,
     sums: Vec<Sum>,
-    sorted: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +77,30 @@ impl Checksums {
     ///
     /// # Errors
     /// As [`Checksums::add_file`].
-    pub fn add_lines(&mut self, mut text: impl BufRead, origin: &str) -> Result<()> {
+    pub fn add_lines(&mut self, text: impl BufRead, origin: &str) -> Result<()> {
+        let pushed = self.push_lines(text, origin);
+        let sorted = self.sort(origin);
+        pushed.and(sorted)
+    }
+
+    /// Adds these checksums by name; `origin` names them in errors.
+    ///
+    /// # Errors
+    /// A name has two sums, or there are more than can be held: 4 GiB of names.
+    pub fn add<'a>(
+        &mut self,
+        sums: impl IntoIterator<Item = (&'a str, Sha256Sum)>,
+        origin: &Path,
+    ) -> Result<()> {
+        let mut sums = sums.into_iter();
+        let pushed = sums.try_for_each(|(name, sum)| self.push(name, sum));
+        let sorted = self.sort(origin);
+        pushed
+            .ok_or_else(|| Error::new(Kind::Refused, TOO_MANY).path(origin))
+            .and(sorted)
+    }
+
+    fn push_lines(&mut self, mut text: impl BufRead, origin: &str) -> Result<()> {
         let mut line = Vec::new();
         for number in 1_u64.. {
             line.clear();
@@ -104,27 +129,12 @@ impl Checksums {
                 let shown: String = text.chars().take(60).collect();
                 bad(&format!("no checksum: \"{}\"", printable(&shown)))
             })?;
-            self.push(name, sum)
-                .ok_or_else(|| bad("more checksums than can be held"))?;
+            self.push(name, sum).ok_or_else(|| bad(TOO_MANY))?;
         }
-        self.settle().map_err(|name| {
-            Error::new(
-                Kind::Checksum,
-                format!("\"{}\" has two different checksums", printable(&name)),
-            )
-            .path(origin)
-        })
+        Ok(())
     }
 
-    /// Adds one. [`Checksums::settle`] follows the last.
-    ///
-    /// # Errors
-    /// When there are more than can be held: 4 GiB of names.
-    pub fn add(&mut self, name: &str, sum: Sha256Sum) -> Result<()> {
-        self.push(name, sum)
-            .ok_or_else(|| Error::new(Kind::Refused, "more checksums than can be held"))
-    }
-
+    /// Adds one at the end; `None` where there are more than can be held.
     fn push(&mut self, name: &str, sum: Sha256Sum) -> Option<()> {
         let at = u32::try_from(self.names.len()).ok()?;
         let len = u32::try_from(name.len()).ok()?;
@@ -136,15 +146,14 @@ impl Checksums {
             sum,
             seen: false,
         });
-        self.sorted = false;
         Some(())
     }
 
-    /// Orders them by name, so that they can be looked up.
+    /// Sorts them by name, so that they can be looked up.
     ///
     /// # Errors
-    /// The name that has two different ones.
-    pub fn settle(&mut self) -> std::result::Result<(), String> {
+    /// A name has two sums.
+    fn sort(&mut self, origin: impl AsRef<Path>) -> Result<()> {
         let names = std::mem::take(&mut self.names);
         let name = |s: &Sum| &names[s.at as usize..(s.at + s.len) as usize];
         self.sums.sort_unstable_by(|a, b| name(a).cmp(name(b)));
@@ -152,11 +161,14 @@ impl Checksums {
             .sums
             .windows(2)
             .find(|pair| name(&pair[0]) == name(&pair[1]) && pair[0].sum != pair[1].sum)
-            .map(|pair| name(&pair[0]).to_owned());
+            .map(|pair| printable(name(&pair[0])));
         self.sums.dedup_by(|a, b| name(a) == name(b));
         self.names = names;
-        self.sorted = true;
-        clash.map_or(Ok(()), Err)
+        let Some(name) = clash else {
+            return Ok(());
+        };
+        let what = format!("\"{name}\" has two different checksums");
+        Err(Error::new(Kind::Checksum, what).path(origin))
     }
 
     /// The checksum of `name`.
@@ -177,7 +189,6 @@ impl Checksums {
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        debug_assert!(self.sorted || self.sums.is_empty());
         self.sums.binary_search_by(|s| self.name(s).cmp(name)).ok()
     }
 
@@ -244,6 +255,33 @@ mod tests {
                 .contains("SUMS: line 2: no checksum: \"rubbish\""),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_stands_before_a_bad_line_can_be_looked_up() {
+        let sum = Sha256Sum::of(b"x");
+        let text = format!("{sum}  c\n{sum}  a\n{sum}  b\nrubbish\n");
+        let mut sums = Checksums::new();
+        sums.add_lines(text.as_bytes(), "SUMS").unwrap_err();
+        for name in ["a", "b", "c"] {
+            assert_eq!(sums.get(name), Some(sum), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_added_can_be_looked_up_at_once_in_whatever_order_it_came() {
+        let (a, b) = (Sha256Sum::of(b"a"), Sha256Sum::of(b"b"));
+        let mut sums = read(&format!("{b}  z\n{a}  m\n")).unwrap();
+        let origin = Path::new("manifest");
+        sums.add([("x", a), ("c", b), ("m", a)], origin).unwrap();
+        for (name, sum) in [("z", b), ("m", a), ("x", a), ("c", b)] {
+            assert_eq!(sums.get(name), Some(sum), "{name}");
+        }
+        let error = sums
+            .add([("y", a), ("b", a), ("z", a)], origin)
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Checksum);
+        assert_eq!(sums.get("b"), Some(a));
     }
 
     #[test]

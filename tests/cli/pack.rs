@@ -280,6 +280,26 @@ fn pack_warns_where_the_manifest_has_no_import() {
 }
 
 #[test]
+fn checksums_that_disagree_with_the_sources_of_live_bootstrap_are_refused() {
+    let place = Place::new(&Image::new(&[("a.tar", b"a")]));
+    let before = std::fs::read(&place.image).unwrap();
+    let source = format!("f https://x/a.tar {}\n", sha256sum(b"a"));
+    let root = checkout(place.dir(), "build: a\n", &[("a", &source)]);
+    std::fs::write(root.join("distfiles/a.tar"), "a").unwrap();
+    let sums = place.file("SUMS", format!("{}  a.tar\n", sha256sum(b"b")));
+    let given = |command: &str| {
+        let mut given = lbpayload();
+        given.arg(command).arg("--checksums").arg(&sums);
+        given.arg("--live-bootstrap").arg(&root);
+        given
+    };
+    for command in [given("pack").arg("-o"), &mut given("verify")] {
+        Ran::of(command.arg(&place.image)).exits(1).says("a.tar");
+        assert!(std::fs::read(&place.image).unwrap() == before);
+    }
+}
+
+#[test]
 fn pack_follows_a_symlink_to_its_output_and_keeps_the_link() {
     let (place, dir) = place();
     let link = place.dir().join("link.img");
