@@ -114,6 +114,7 @@ fn every_link_to_a_file_leads_to_one() {
         "ARCHITECTURE.md",
         "SEMANTICS.md",
         "FORMAT.md",
+        "SECURITY.md",
     ] {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         for link in text
