@@ -20,12 +20,24 @@ def scaled(table: dict) -> str:
     return f" (shrunk by --scale {table['scale']:g})" if table["scale"] != 1 else ""
 
 
-def made_on(run: dict) -> list[str]:
-    facts = run["machine"]
-    lines = [
-        f"Made on {run['date']} with", "", "    " + run["command"], "",
-        f"on {facts['cpu']} ({facts['cpus']} processors, {facts['memory'] / (1 << 30):.0f} GiB), "
-        f"{facts['system']}, Linux {facts['kernel']}; the disk place is {facts['disk_fs']} on {facts['disk']}. "
-        f"Source {facts['commit']}.", "",
-    ]
-    return lines + [f"- {version}" for version in facts["versions"]] + [""]
+def grid(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """A table whose first column is words and whose others are numbers."""
+    lines = [f"| {' | '.join(heads)} |".replace("|  |", "| |"), "| --- |" + " ---: |" * (len(heads) - 1)]
+    return lines + ["| " + " | ".join(cells) + " |" for cells in rows]
+
+
+def conditions(runs: list[dict]) -> list[str]:
+    """On what machine and with which commands; each machine and its programs once."""
+    lines = ["## Conditions", ""]
+    known = []
+    for run in runs:
+        if run["machine"] not in known:
+            known.append(run["machine"])
+    for facts in known:
+        lines += [
+            f"{facts['cpu']} ({facts['cpus']} processors, {facts['memory'] / (1 << 30):.0f} GiB), "
+            f"{facts['system']}, Linux {facts['kernel']}; the disk place is {facts['disk_fs']} on {facts['disk']}. "
+            f"Source {facts['commit']}. {', '.join(facts['versions'])}. Made on", "",
+        ]
+        lines += [f"- {run['date']} with `{run['command']}`" for run in runs if run["machine"] == facts] + [""]
+    return lines

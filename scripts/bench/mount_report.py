@@ -109,11 +109,8 @@ def cpu_cell(table: dict, peer: str, row: str) -> str:
 
 def grid(table: dict, heads: list[str], peers: list[str], cells: list) -> list[str]:
     """`cells`: for each column a function of the peer."""
-    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    for peer in peers:
-        label = table["peers"][peer]["label"]
-        lines.append(f"| {label} | " + " | ".join(column(peer) for column in cells) + " |")
-    return lines
+    rows = [[table["peers"][peer]["label"], *(column(peer) for column in cells)] for peer in peers]
+    return figures.grid(["", *heads], rows)
 
 
 def by_row(table: dict, function) -> list:
@@ -124,12 +121,15 @@ def heads(table: dict, units: bool) -> list[str]:
     return [row["title"] + f", {row['unit']}" * units for row in table["rows"].values()]
 
 
+def where(table: dict) -> str:
+    return "on tmpfs" if table["place"] == "memory" else "on the disk"
+
+
 def section(table: dict) -> list[str]:
     peers = [peer for peer in table["peers"] if any(run["peer"] == peer for run in table["runs"])]
-    where = "on tmpfs" if table["place"] == "memory" else "on the disk"
     steal = max((run.get("steal", 0) for run in table["runs"]), default=0)
     lines = [
-        f"## Images {where}", "",
+        f"## Images {where(table)}", "",
         f"{table['title']}{figures.scaled(table)}, in one directory. {table['rounds']} "
         f"round{'s' * (table['rounds'] > 1)}. Before it began, others used {table['background']:.0%} of the "
         f"machine; the host took away at most {steal:.2f} s in a run.", "",
@@ -138,8 +138,8 @@ def section(table: dict) -> list[str]:
                   by_row(table, cell) + [lambda peer: memory(table, peer)])
     lines += [""] + [f"- Not run: {reason}." for reason in table["skipped"]]
     lines += [f"- **Failed**: {reason}." for reason in table["failed"]] + [""]
-    for base in (peer for peer in peers if peer.startswith("ours")):
-        others = [peer for peer in peers if not peer.startswith("ours")]
+    others = [peer for peer in peers if not peer.startswith("ours")]
+    for base in (peer for peer in peers if others and peer.startswith("ours")):
         lines += [f"How many times as fast {table['peers'][base]['label']} is, by the medians, and in "
                   "parentheses by each round:", ""]
         lines += grid(table, heads(table, False), others,
@@ -152,12 +152,34 @@ def section(table: dict) -> list[str]:
     return lines + grid(table, heads(table, False), peers, by_row(table, cpu_cell)) + [""]
 
 
+def answer(tables: list[dict]) -> list[str]:
+    """How fast it is, against what one would use instead: of the first table that has others."""
+    for table in tables:
+        others = [peer for peer in table["peers"] if not peer.startswith("ours")]
+        if others and "ours" in table["peers"]:
+            break
+    else:
+        return []
+    def against(peer: str, row: str) -> str:
+        times = ahead(table, "ours", peer, row)
+        if times is None:
+            return cell(table, peer, row)
+        return f"{times:.2f} x" if times < 100 else f"{times:.0f} x"
+
+    rows = [[f"{about['title']}, {about['unit']}", cell(table, "ours", row), *(against(peer, row) for peer in others)]
+            for row, about in table["rows"].items()]
+    labels = [table["peers"][peer]["label"] for peer in others]
+    return [
+        f"What `lbpayload mount` reaches, images {where(table)}, and how many times as fast it is as the others "
+        "(above 1: lbpayload is faster).", "",
+        *figures.grid(["", "lbpayload", *labels], rows), "",
+    ]
+
+
 def markdown(runs: list[dict]) -> str:
-    lines = ["# Mount, compared", "", "![The medians as bars](mount.svg)", ""]
-    for run in runs:
-        lines += figures.made_on(run)
-    lines += ["How to read the tables:", "", READING]
-    for run in runs:
-        for table in run["tables"]:
-            lines += section(table)
+    tables = [table for run in runs for table in run["tables"]]
+    lines = ["# Mount, compared", "", *answer(tables), "![The medians as bars](mount.svg)", ""]
+    for table in tables:
+        lines += section(table)
+    lines += ["## How to read the tables", "", READING, *figures.conditions(runs)]
     return "\n".join(lines).rstrip() + "\n"
