@@ -14,7 +14,7 @@ from harness.disks import Disk
 from harness.images import MIB
 from harness.lab import IMPORT, imported_from
 from harness.machine import Setup
-from harness.outcome import Failed, Skipped
+from harness.outcome import Failed, NotSetUp
 
 _GUESTS = 8
 _MEMORY_MIB = 160
@@ -32,7 +32,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 def _export(lab, image: Path):
     """Serves an image read-only by qemu-nbd; gives the port on this machine."""
     if not shutil.which("qemu-nbd"):
-        raise Skipped("qemu-nbd is not installed; scripts/setup qemu installs it, as root")
+        raise NotSetUp("qemu-nbd is not installed; scripts/setup qemu installs it, as root")
     # It is handed the socket as by systemd, so that the system chooses the port.
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

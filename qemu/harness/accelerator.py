@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from .kernels import kernel
-from .outcome import Skipped
+from .outcome import NotSetUp, Skipped
 from .places import WORK
 
 _LIMIT_SECONDS = 15
@@ -19,7 +19,7 @@ def emulator() -> str:
         raise Skipped(f"the guests are x86, and the host's side of it runs on x86_64, not {platform.machine()}")
     found = shutil.which("qemu-system-x86_64")
     if not found:
-        raise Skipped("qemu-system-x86_64 is not installed; scripts/setup qemu installs it, as root")
+        raise NotSetUp("qemu-system-x86_64 is not installed; scripts/setup qemu installs it, as root")
     return found
 
 

@@ -8,7 +8,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from .outcome import Failed, Skipped
+from .outcome import Failed, NotSetUp, Skipped
 from .places import WORK
 
 _thread = threading.Lock()
@@ -37,9 +37,9 @@ def run(root: Path, *words: str) -> str:
 
 def _make(place: Path) -> None:
     if os.geteuid() != 0:
-        raise Skipped("debootstrap takes root")
+        raise NotSetUp("debootstrap takes root")
     if not shutil.which("debootstrap"):
-        raise Skipped("debootstrap is not installed; scripts/setup qemu installs it, as root")
+        raise NotSetUp("debootstrap is not installed; scripts/setup qemu installs it, as root")
     fresh = place.with_suffix(".part")
     shutil.rmtree(fresh, ignore_errors=True)
     words = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", *_suite_and_mirror(fresh)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .images import copy
-from .outcome import Failed, Skipped
+from .outcome import Failed, NotSetUp, Skipped
 
 _LABEL = "destination"
 
@@ -178,12 +178,12 @@ def _by_mtools(image: Path):
 def _by_mount(destination: Destination):
     """The host's kernel recovers the journal, as the guest's would."""
     if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
-        raise Skipped(f"reading {destination.kind} back takes root and loop devices")
+        raise NotSetUp(f"reading {destination.kind} back takes root and loop devices")
     if destination.kind not in Path("/proc/filesystems").read_text().split():
         subprocess.run(["modprobe", destination.kind], capture_output=True)
     done = subprocess.run(["losetup", "--find", "--show", destination.path], capture_output=True, text=True)
     if done.returncode:
-        raise Skipped(f"reading {destination.kind} back takes a loop device: {done.stderr.strip()}")
+        raise NotSetUp(f"reading {destination.kind} back takes a loop device: {done.stderr.strip()}")
     device = done.stdout.strip()
     top = Path(tempfile.mkdtemp(dir=destination.path.parent))
     try:
@@ -221,4 +221,4 @@ def _ran(words: list, **environment: str) -> None:
 
 def _there(command: str) -> None:
     if not shutil.which(command):
-        raise Skipped(f"{command} is not installed; scripts/setup qemu installs it, as root")
+        raise NotSetUp(f"{command} is not installed; scripts/setup qemu installs it, as root")

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use serde_json::json;
 
 use crate::sample::{Place, as_tree, json, sample};
-use crate::support::{Image, check, tree};
+use crate::support::{Image, Lacks, check, skip, tree};
 
 #[test]
 fn import_copies_every_file_and_makes_the_destination() {
@@ -384,8 +384,7 @@ fn either_engine_and_any_memory_give_the_same_files() {
         &["--io", "threads", "--memory", "1G"],
     ] {
         if options.contains(&"uring") && lbpayload::block::UringQueue::new(1).is_err() {
-            use std::io::Write;
-            let _ = writeln!(std::io::stderr(), "SKIPPED: no io_uring on this kernel");
+            skip(Lacks::Machine, "no io_uring on this kernel");
             continue;
         }
         let place = Place::new(&sample());

@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::unistd::geteuid;
 
 use crate::sample::{Place, as_tree, sample};
-use crate::support::{Image, Ran, lbpayload, tree};
+use crate::support::{Image, Lacks, Ran, lbpayload, skip, tree};
 
 #[test]
 fn import_refuses_a_destination_that_is_a_file() {
@@ -66,11 +66,9 @@ fn import_into_a_read_only_directory_fails_and_names_it() {
     if geteuid().is_root() && ran.status != Some(1) && ran.stderr.contains("unshare: ")
         || ran.status == Some(77)
     {
-        use std::io::Write;
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no mount namespace here: {}",
-            ran.stderr
+        skip(
+            Lacks::Setup,
+            &format!("no mount namespace here: {}", ran.stderr),
         );
         return;
     }

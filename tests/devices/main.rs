@@ -29,10 +29,3 @@ fn alone() -> MutexGuard<'static, ()> {
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
-
-/// Says aloud, past the test harness's capture, that a test was left out.
-fn skipped(why: &str) {
-    use std::io::Write;
-    // Nobody to tell means nobody to mislead.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
-}

@@ -7,9 +7,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::disks::{Partitioned, Unattached, disk, name, number, open_error, size};
-use crate::support::{Image, Loop, noise, run};
+use crate::support::{Image, Lacks, Loop, noise, run, skip};
 use crate::view::{Listing, View};
-use crate::{alone, needs_devices, skipped};
+use crate::{alone, needs_devices};
 
 /// The report on one named device.
 #[track_caller]
@@ -254,11 +254,11 @@ fn a_device_that_cannot_be_opened_is_unreadable_and_stops_nothing() {
     needs_devices!();
     let _alone = alone();
     let Some(vda) = Some(Path::new("/dev/vda")).filter(|p| p.exists()) else {
-        skipped("no /dev/vda");
+        skip(Lacks::Machine, "no /dev/vda");
         return;
     };
     let Some(error) = open_error(vda) else {
-        skipped("/dev/vda can be opened");
+        skip(Lacks::Machine, "/dev/vda can be opened");
         return;
     };
     is_broken(vda, "unreadable", &["opening /dev/vda", &error.to_string()]);

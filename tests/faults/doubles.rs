@@ -19,6 +19,8 @@ use lbpayload::import::{Copied, Due, ExistingPolicy, Plan, Selection, Tuning, co
 use lbpayload::payload::{Checksums, Index, Payload};
 use lbpayload::progress::Silent;
 
+use crate::support::{Lacks, skip};
+
 /// What was done to a store, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
@@ -452,11 +454,7 @@ pub fn direct_source(dir: &Path, bytes: &[u8]) -> Option<Arc<dyn Source>> {
     let source = FileSource::open(&path, DirectPolicy::Auto).unwrap();
     let uring = UringQueue::new(1);
     if source.fd().is_none() || uring.is_err() {
-        use std::io::Write;
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no io_uring here, or no direct I/O"
-        );
+        skip(Lacks::Machine, "no io_uring here, or no direct I/O");
         return None;
     }
     Some(Arc::new(source))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::place::{Place, called, is_mounted, mount_lines, sample, until};
-use crate::support::{Ran, check, tree};
+use crate::support::{Lacks, Ran, check, skip, tree};
 
 const NAMES: [&str; 2] = ["mount.lbpayload", "mount.fuse.lbpayload"];
 
@@ -18,7 +18,9 @@ impl Helper {
         match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lbpayload"), &path) {
             Ok(()) => Some(Self(path)),
             Err(e) => {
-                crate::place::skipped(&format!("a helper of mount(8): {}: {e}", path.display()));
+                // Installed on this machine, or another run of the tests is at it.
+                let reason = format!("a helper of mount(8): {}: {e}", path.display());
+                skip(Lacks::Machine, &reason);
                 None
             }
         }

@@ -2,7 +2,6 @@
 //! mounted or running is gone with it.
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,22 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Image, Ran, TempDir, lbpayload, noise};
 
-/// Whether nothing can be mounted here. Says why, past the harness's capture.
+/// Whether nothing can be mounted here, which is then a skip.
+#[track_caller]
 pub(crate) fn cannot_mount() -> bool {
-    let why = if !nix::unistd::geteuid().is_root() {
-        "not root"
-    } else if !Path::new("/dev/fuse").exists() {
-        "no /dev/fuse"
-    } else {
-        return false;
-    };
-    skipped(why);
-    true
-}
-
-pub(crate) fn skipped(why: &str) {
-    // Nobody to tell means nobody to mislead.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    crate::support::cannot_use("/dev/fuse", "no /dev/fuse")
 }
 
 /// An image, and a directory to mount it on.

@@ -11,7 +11,7 @@ use memmap2::{Advice, MmapOptions};
 use rustix::fs::SeekFrom as To;
 
 use crate::place::{Foreground, Place, data, sample, sh};
-use crate::support::{Image, check, lbpayload, noise};
+use crate::support::{Image, Lacks, check, lbpayload, noise, skip};
 
 const HOWS: [&[&str]; 3] = [
     &[],
@@ -230,7 +230,10 @@ fn loader() -> Option<&'static str> {
     let known = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
     let found = known.into_iter().find(|path| Path::new(path).exists());
     if found.is_none() {
-        crate::place::skipped("running the loader: it is none of those known here");
+        skip(
+            Lacks::Machine,
+            "running the loader: it is none of those known here",
+        );
     }
     found
 }

@@ -7,8 +7,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::place::{Place, cannot_mount, sample, skipped, until, users_of};
-use crate::support::Ran;
+use crate::place::{Place, cannot_mount, sample, until, users_of};
+use crate::support::{Lacks, Ran, skip};
 
 const PREAMBLE: &str = r#"
 set -eu
@@ -48,7 +48,8 @@ fn unavailable() -> bool {
     ];
     let missing = programs.iter().find(|path| !Path::new(path).exists());
     if let Some(missing) = missing {
-        skipped(&format!("mounts of ordinary users: no {missing}"));
+        let reason = format!("mounts of ordinary users: no {missing}");
+        skip(Lacks::Setup, &reason);
     }
     missing.is_some()
 }

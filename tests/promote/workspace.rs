@@ -368,8 +368,7 @@ pub(crate) fn capability(path: &Path) -> String {
 macro_rules! needs_root {
     () => {
         if !nix::unistd::geteuid().is_root() {
-            use std::io::Write;
-            let _ = writeln!(std::io::stderr(), "SKIPPED: not root");
+            $crate::support::skip($crate::support::Lacks::Setup, "not root");
             return;
         }
     };

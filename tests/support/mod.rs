@@ -3,11 +3,14 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part of it
 
 pub mod memory;
+pub mod skip;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+#[allow(unused_imports)]
+pub use skip::{Lacks, skip};
 #[allow(unused_imports)]
 pub use tempfile::TempDir;
 
@@ -194,27 +197,31 @@ pub fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Why device tests cannot run here, if they cannot. Prints it, so that a skip is
-/// seen; on a machine with root and loop devices there is none.
-pub fn cannot_use_devices() -> Option<&'static str> {
+/// Whether device tests cannot run here, which is then a skip.
+#[track_caller]
+pub fn cannot_use_devices() -> bool {
+    cannot_use("/dev/loop-control", "no loop devices")
+}
+
+/// Whether a test cannot run that needs root and `device`, which is then a skip.
+#[track_caller]
+pub fn cannot_use(device: &str, without: &str) -> bool {
     let why = if !nix::unistd::geteuid().is_root() {
         "not root"
-    } else if !Path::new("/dev/loop-control").exists() {
-        "no loop devices"
+    } else if !Path::new(device).exists() {
+        without
     } else {
-        return None;
+        return false;
     };
-    // Past the test harness's capture, which hides it when the test passes.
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
-    Some(why)
+    skip(Lacks::Setup, why);
+    true
 }
 
 /// Skips the rest of a test, visibly, where devices cannot be used.
 #[macro_export]
 macro_rules! needs_devices {
     () => {
-        if $crate::support::cannot_use_devices().is_some() {
+        if $crate::support::cannot_use_devices() {
             return;
         }
     };
