@@ -211,4 +211,14 @@ mod tests {
         assert_eq!(window.at(1000, 100).unwrap().len(), 100);
         assert!(window.at(4096, 100).is_err());
     }
+
+    #[test]
+    fn it_also_moves_back() {
+        let source = Counted::new(1 << 20, u64::MAX);
+        let mut window = Window::new(&source).unwrap();
+        for at in [5000, 3, 900_000, 4999] {
+            let got = window.at(at, 10).unwrap();
+            assert_eq!((got.len(), u64::from(got[0])), (10, at % 251));
+        }
+    }
 }

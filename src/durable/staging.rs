@@ -375,4 +375,13 @@ mod tests {
         drop(first);
         assert!(second.try_lock().unwrap());
     }
+
+    #[test]
+    fn a_directory_is_empty_until_something_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        assert!(directory.is_empty().unwrap());
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(!directory.is_empty().unwrap());
+    }
 }

@@ -144,3 +144,26 @@ fn raise_limit() -> u64 {
     }
     soft
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn no_more_files_are_open_than_there_are_descriptors_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = File::open(dir.path()).unwrap();
+        // Not every file system has files without a name.
+        let Some(mut files) = TmpFiles::try_in(opened.as_fd()) else {
+            return;
+        };
+        files.max = 1;
+        let file = files.open(opened.as_fd()).unwrap();
+        files.hold(0, file);
+        assert!(files.open(opened.as_fd()).is_none());
+        assert!(files.drop_file(0));
+        assert!(files.open(opened.as_fd()).is_some());
+    }
+}

@@ -393,4 +393,11 @@ mod tests {
             Lookup::Directory
         ));
     }
+
+    #[test]
+    fn removing_a_directory_fails_where_there_is_another_reason_than_its_use() {
+        let (_dir, tree) = tree();
+        let refused = tree.remove_empty_dir(Path::new("")).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EISDIR));
+    }
 }

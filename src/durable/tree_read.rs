@@ -91,3 +91,32 @@ impl Tree {
         StatKey::of(&there.metadata()?).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::durable::Bounds;
+
+    #[test]
+    fn a_fifo_in_the_middle_of_a_path_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let tree = Tree::open(dir.path(), Bounds::AsRoot).unwrap();
+        // Opening it for reading would wait for a writer.
+        let refused = tree.lookup(Path::new("fifo/file")).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOTDIR));
+    }
+
+    #[test]
+    fn programs_that_are_started_do_not_inherit_what_was_looked_up() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let tree = Tree::open(dir.path(), Bounds::AsRoot).unwrap();
+        let Lookup::File(file, _) = tree.lookup(Path::new("file")).unwrap() else {
+            panic!("a regular file is there");
+        };
+        let flags = rustix::io::fcntl_getfd(&file).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}

@@ -282,3 +282,36 @@ fn no_name(e: std::io::Error, file: &Complete) -> Error {
         error
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_full_at_any_of_its_limits_and_not_before() {
+        let due = Due {
+            files: 2,
+            bytes: 100,
+            cached_bytes: 10,
+            after: Duration::MAX,
+        };
+        let batch = |files: usize, bytes, cached_bytes| {
+            let complete = |slot| Complete {
+                slot,
+                name: String::new(),
+                size: 0,
+                replaces: false,
+                cached: false,
+            };
+            Batch {
+                files: (0..files as u64).map(complete).collect(),
+                bytes,
+                cached_bytes,
+            }
+        };
+        assert!(!batch(1, 99, 9).is_full(&due));
+        for full in [batch(2, 99, 9), batch(1, 100, 9), batch(1, 99, 10)] {
+            assert!(full.is_full(&due));
+        }
+    }
+}

@@ -108,4 +108,28 @@ mod tests {
             Tuning::default().block_bytes
         );
     }
+
+    #[test]
+    fn every_block_and_every_thread_is_counted() {
+        let tuning = Tuning {
+            reads: 1,
+            held: 2,
+            writes: 4,
+            small_writers: 8,
+            hashers: 16,
+            ..Tuning::default()
+        };
+        assert_eq!(tuning.blocks(), 1 + 2 + 4 + 1);
+        assert_eq!(tuning.in_flight(), 1 + 4);
+        assert_eq!(tuning.jobs(), 2 * 8 + 16 + 2 + SHARED_WRITES);
+    }
+
+    #[test]
+    fn two_batches_in_the_page_cache_take_a_quarter_of_the_memory_limit_at_most() {
+        for mib in [4, 64, 1024] {
+            let cached = Tuning::for_memory(mib << 20).due.cached_bytes;
+            assert!(cached <= Due::default().cached_bytes);
+            assert!(2 * cached <= (mib << 20) / 4, "{mib} MiB: {cached}");
+        }
+    }
 }
