@@ -98,6 +98,12 @@ impl Error {
         Self::new(Kind::Interrupted, "interrupted")
     }
 
+    /// Something that cannot happen has happened.
+    pub(crate) fn bug(what: &str) -> Self {
+        let message = format!("{what}; this is a bug in lbpayload, please report it");
+        Self::new(Kind::Io, message)
+    }
+
     /// Names what was being done, for an error made with [`Error::new`].
     #[must_use]
     pub fn doing(mut self, doing: impl Into<String>) -> Self {

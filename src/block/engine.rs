@@ -48,11 +48,11 @@ impl fmt::Display for IoEngine {
 ///
 /// # Errors
 /// Threads cannot be started; io_uring is demanded and not to be had.
-pub fn open_queue(
+pub fn open_queue<T: Send + 'static>(
     engine: IoEngine,
     in_flight: usize,
     jobs: usize,
-) -> io::Result<(Box<dyn Queue>, IoEngine)> {
+) -> io::Result<(Box<dyn Queue<T>>, IoEngine)> {
     if engine != IoEngine::Threads {
         match UringQueue::new(jobs) {
             Ok(queue) => return Ok((Box::new(queue), IoEngine::Uring)),

@@ -6,6 +6,8 @@
 //! what the machine has.
 
 mod buffer;
+#[cfg(test)]
+mod contract;
 mod devices;
 mod engine;
 mod file;
@@ -29,7 +31,7 @@ pub use engine::{IoEngine, open_queue};
 pub use file::{FileSource, is_held, open_exclusive_for_writing};
 pub use node::Node;
 pub use part::Part;
-pub use queue::{Completion, Job, Outcome, Queue, Sink};
+pub use queue::{Completion, Job, Queue, Sink};
 pub use source::{DirectPolicy, ReadMode, Source, read_exact_at, read_to_fault};
 pub use sys::{
     Room, allocate, direct_alignment, drop_cached, inherited, is_in_memory, names_hold_sizes, room,

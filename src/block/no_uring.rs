@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,9 +12,9 @@ use super::queue::{Completion, Job, Queue, Sink};
 use super::source::Source;
 
 /// A queue that there never is.
-pub struct UringQueue(Infallible);
+pub struct UringQueue<T>(Infallible, PhantomData<T>);
 
-impl UringQueue {
+impl<T> UringQueue<T> {
     /// Always fails.
     ///
     /// # Errors
@@ -26,7 +27,7 @@ impl UringQueue {
     }
 }
 
-impl Queue for UringQueue {
+impl<T> Queue<T> for UringQueue<T> {
     fn read(&mut self, _: u64, _: &Arc<dyn Source>, _: AlignedBuf, _: usize, _: u64) {
         match self.0 {}
     }
@@ -46,11 +47,11 @@ impl Queue for UringQueue {
         match self.0 {}
     }
 
-    fn run(&mut self, _: u64, _: Job) {
+    fn run(&mut self, _: Job<T>) {
         match self.0 {}
     }
 
-    fn wait(&mut self) -> Option<Completion> {
+    fn wait(&mut self) -> Option<Completion<T>> {
         match self.0 {}
     }
 

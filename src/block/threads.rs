@@ -3,38 +3,37 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::buffer::AlignedBuf;
-use super::queue::{Completion, Job, Outcome, Queue, Sink};
+use super::queue::{Completion, Job, Queue, Sink, check, guarded};
 use super::source::{Source, read_exact_at};
 
 /// Small stacks: on a machine of 64 MiB sixteen of the default size would count.
 const STACK_BYTES: usize = 128 * 1024;
 
-enum Request {
-    Read(Arc<dyn Source>, AlignedBuf, usize, u64),
-    Write(Arc<dyn Sink>, AlignedBuf, usize, u64),
-    WriteShared(Arc<dyn Sink>, Arc<AlignedBuf>, Range<usize>, u64),
-    Job(Job),
+enum Request<T> {
+    Read(u64, Arc<dyn Source>, AlignedBuf, usize, u64),
+    Write(u64, Arc<dyn Sink>, AlignedBuf, usize, u64),
+    WriteShared(u64, Arc<dyn Sink>, Arc<AlignedBuf>, Range<usize>, u64),
+    Job(Job<T>),
 }
 
 /// Called from the threads.
 type Notice = Arc<dyn Fn() + Send + Sync>;
 
-#[derive(Default)]
-struct Inbox {
-    state: Mutex<(VecDeque<(u64, Request)>, bool)>,
+/// Requests that wait for a thread, and whether no more will come.
+struct Inbox<T> {
+    state: Mutex<(VecDeque<Request<T>>, bool)>,
     changed: Condvar,
 }
 
-impl Inbox {
-    fn put(&self, token: u64, request: Request) {
+impl<T> Inbox<T> {
+    fn put(&self, request: Request<T>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0.push_back((token, request));
+        state.0.push_back(request);
         drop(state);
         self.changed.notify_one();
     }
@@ -44,7 +43,7 @@ impl Inbox {
         self.changed.notify_all();
     }
 
-    fn take(&self) -> Option<(u64, Request)> {
+    fn take(&self) -> Option<Request<T>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(request) = state.0.pop_front() {
@@ -62,14 +61,14 @@ impl Inbox {
 }
 
 /// A [`Queue`] made of threads.
-pub struct ThreadQueue {
-    inbox: Arc<Inbox>,
-    done: Receiver<Completion>,
+pub struct ThreadQueue<T> {
+    inbox: Arc<Inbox<T>>,
+    done: Receiver<Completion<T>>,
     in_flight: usize,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl ThreadQueue {
+impl<T: Send + 'static> ThreadQueue<T> {
     /// Starts `threads` threads, at least one.
     ///
     /// # Errors
@@ -81,7 +80,10 @@ impl ThreadQueue {
     /// As [`ThreadQueue::new`]; `notice` is called after each completion, for an
     /// owner that waits elsewhere.
     pub(super) fn with_notice(threads: usize, notice: Notice) -> io::Result<Self> {
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let (send, done) = mpsc::channel();
         let mut started = Vec::new();
         for n in 0..threads.max(1) {
@@ -109,99 +111,94 @@ impl ThreadQueue {
             threads: started,
         })
     }
+}
 
+impl<T> ThreadQueue<T> {
     /// Completions that are there already.
     #[cfg_attr(
         not(target_pointer_width = "64"),
         expect(dead_code, reason = "the io_uring queue asks, which is not there")
     )]
-    pub(super) fn ready(&mut self) -> Vec<Completion> {
-        let ready: Vec<Completion> = self.done.try_iter().collect();
+    pub(super) fn ready(&mut self) -> Vec<Completion<T>> {
+        let ready: Vec<Completion<T>> = self.done.try_iter().collect();
         self.in_flight -= ready.len();
         ready
     }
 
-    fn put(&mut self, token: u64, request: Request) {
+    fn put(&mut self, request: Request<T>) {
         self.in_flight += 1;
-        self.inbox.put(token, request);
+        self.inbox.put(request);
     }
 }
 
-fn work(inbox: &Inbox, done: &Sender<Completion>, notice: &(dyn Fn() + Send + Sync)) {
-    while let Some((token, request)) = inbox.take() {
-        let outcome = match request {
-            Request::Read(source, mut buf, len, offset) => {
-                let result = read_exact_at(&*source, &mut buf[..len], offset);
-                Outcome::Read(buf, result)
+fn work<T>(inbox: &Inbox<T>, done: &Sender<Completion<T>>, notice: &(dyn Fn() + Send + Sync)) {
+    while let Some(request) = inbox.take() {
+        let completion = match request {
+            Request::Read(id, source, mut buf, len, offset) => {
+                let result = check(&(0..len), buf.len(), offset)
+                    .and_then(|()| guarded(|| read_exact_at(&*source, &mut buf[..len], offset)));
+                Completion::Read { id, buf, result }
             }
-            Request::Write(sink, buf, len, offset) => {
-                let result = sink.write_all_at(&buf[..len], offset);
-                Outcome::Write(buf, result)
+            Request::Write(id, sink, buf, len, offset) => {
+                let result = write(&*sink, &buf, 0..len, offset);
+                Completion::Write { id, buf, result }
             }
-            Request::WriteShared(sink, block, range, offset) => {
-                let result = sink.write_all_at(&block[range], offset);
+            Request::WriteShared(id, sink, block, range, offset) => {
+                let result = write(&*sink, &block, range, offset);
                 drop(block);
-                Outcome::WriteShared(result)
+                Completion::WriteShared { id, result }
             }
-            Request::Job(job) => {
-                // A job that panics must still come back, or its owner would
-                // wait for ever; what it did not send tells the owner.
-                if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                    log::error!("a job panicked; this is a bug in lbpayload");
-                }
-                Outcome::Job
-            }
+            Request::Job(job) => match guarded(|| Ok(job())) {
+                Ok(done) => Completion::Job(done),
+                Err(_) => Completion::Panicked,
+            },
         };
-        if done.send(Completion { token, outcome }).is_err() {
+        if done.send(completion).is_err() {
             return;
         }
         notice();
     }
 }
 
-impl Queue for ThreadQueue {
+fn write(sink: &dyn Sink, block: &[u8], range: Range<usize>, offset: u64) -> io::Result<()> {
+    check(&range, block.len(), offset)?;
+    guarded(|| sink.write_all_at(&block[range], offset))
+}
+
+impl<T> Queue<T> for ThreadQueue<T> {
     fn read(
         &mut self,
-        token: u64,
+        id: u64,
         source: &Arc<dyn Source>,
         buf: AlignedBuf,
         len: usize,
         offset: u64,
     ) {
-        self.put(token, Request::Read(Arc::clone(source), buf, len, offset));
+        self.put(Request::Read(id, Arc::clone(source), buf, len, offset));
     }
 
-    fn write(
-        &mut self,
-        token: u64,
-        sink: &Arc<dyn Sink>,
-        buf: AlignedBuf,
-        len: usize,
-        offset: u64,
-    ) {
-        self.put(token, Request::Write(Arc::clone(sink), buf, len, offset));
+    fn write(&mut self, id: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, offset: u64) {
+        self.put(Request::Write(id, Arc::clone(sink), buf, len, offset));
     }
 
     fn write_shared(
         &mut self,
-        token: u64,
+        id: u64,
         sink: &Arc<dyn Sink>,
         block: &Arc<AlignedBuf>,
         range: Range<usize>,
         offset: u64,
     ) {
         let block = Arc::clone(block);
-        self.put(
-            token,
-            Request::WriteShared(Arc::clone(sink), block, range, offset),
-        );
+        let sink = Arc::clone(sink);
+        self.put(Request::WriteShared(id, sink, block, range, offset));
     }
 
-    fn run(&mut self, token: u64, job: Job) {
-        self.put(token, Request::Job(job));
+    fn run(&mut self, job: Job<T>) {
+        self.put(Request::Job(job));
     }
 
-    fn wait(&mut self) -> Option<Completion> {
+    fn wait(&mut self) -> Option<Completion<T>> {
         if self.in_flight == 0 {
             return None;
         }
@@ -215,7 +212,7 @@ impl Queue for ThreadQueue {
     }
 }
 
-impl Drop for ThreadQueue {
+impl<T> Drop for ThreadQueue<T> {
     fn drop(&mut self) {
         self.inbox.close();
         for thread in self.threads.drain(..) {
@@ -233,17 +230,8 @@ mod tests {
     fn waiting_with_nothing_in_flight_says_so_instead_of_waiting() {
         let mut queue = ThreadQueue::new(2).unwrap();
         assert!(queue.wait().is_none());
-        queue.run(7, Box::new(|| ()));
-        assert_eq!(queue.wait().unwrap().token, 7);
+        queue.run(Box::new(|| 7));
+        assert!(matches!(queue.wait(), Some(Completion::Job(7))));
         assert!(queue.wait().is_none());
-    }
-
-    #[test]
-    fn a_job_that_panics_still_comes_back() {
-        let mut queue = ThreadQueue::new(1).unwrap();
-        queue.run(1, Box::new(|| panic!("expected by this test")));
-        queue.run(2, Box::new(|| ()));
-        assert_eq!(queue.wait().unwrap().token, 1);
-        assert_eq!(queue.wait().unwrap().token, 2);
     }
 }

@@ -6,14 +6,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use io_uring::{IoUring, Probe, opcode, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::buffer::AlignedBuf;
-use super::queue::{Completion, Job, Outcome, Queue, Sink};
+use super::queue::{Completion, Job, Queue, Sink, check, guarded};
 use super::source::Source;
 use super::threads::ThreadQueue;
 
@@ -31,6 +31,8 @@ enum Bytes {
     Shared(Arc<AlignedBuf>, usize),
 }
 
+/// Held so that the descriptor stays open for as long as the kernel has the request.
+#[allow(dead_code)]
 enum Target {
     Read(Arc<dyn Source>),
     Write(Arc<dyn Sink>),
@@ -38,8 +40,12 @@ enum Target {
 
 /// A request that the kernel has.
 struct Pending {
-    token: u64,
+    id: u64,
     target: Target,
+    /// The target's, which is open for as long as the target is there.
+    fd: RawFd,
+    /// What a read's end is a multiple of, but for the last.
+    granule: usize,
     bytes: Bytes,
     len: usize,
     done: usize,
@@ -48,18 +54,18 @@ struct Pending {
 
 /// A [`Queue`] that gives reads and writes to io_uring, and to a few threads what
 /// has no descriptor, and jobs.
-pub struct UringQueue {
+pub struct UringQueue<T> {
     ring: IoUring,
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
     in_ring: usize,
-    ready: VecDeque<Completion>,
-    threads: ThreadQueue,
+    ready: VecDeque<Completion<T>>,
+    threads: ThreadQueue<T>,
     wake: Arc<EventFd>,
     wake_armed: bool,
 }
 
-impl UringQueue {
+impl<T: Send + 'static> UringQueue<T> {
     /// A ring, and `threads` threads beside it.
     ///
     /// # Errors
@@ -97,18 +103,16 @@ impl UringQueue {
             wake_armed: false,
         })
     }
+}
 
+impl<T> UringQueue<T> {
     fn submit(&mut self, pending: Pending) {
-        let room = match &pending.bytes {
-            Bytes::Own(buf) => buf.len(),
-            Bytes::Shared(block, start) => block.len().saturating_sub(*start),
-        };
-        // What the kernel is told must be ours, whoever calls.
-        assert!(
-            pending.len <= room,
-            "{} bytes do not fit {room}",
-            pending.len
-        );
+        let slot = self.keep(pending);
+        self.push(slot);
+    }
+
+    /// Counts a request as the kernel's; returns its slot.
+    fn keep(&mut self, pending: Pending) -> usize {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -118,7 +122,7 @@ impl UringQueue {
         };
         self.in_ring += 1;
         self.pending[slot] = Some(pending);
-        self.push(slot);
+        slot
     }
 
     /// Gives the kernel what is left of the request in `slot`.
@@ -129,12 +133,7 @@ impl UringQueue {
         let len = u32::try_from(request.len - request.done).unwrap_or(u32::MAX);
         let offset = request.offset + request.done as u64;
         let done = request.done;
-        let fd = match &request.target {
-            Target::Read(source) => source.fd().map(|fd| fd.as_raw_fd()),
-            Target::Write(sink) => sink.fd().map(|fd| fd.as_raw_fd()),
-        };
-        // Requests without a descriptor never come here.
-        let fd = types::Fd(fd.unwrap_or(-1));
+        let fd = types::Fd(request.fd);
         let entry = match (&request.target, &mut request.bytes) {
             (Target::Read(_), Bytes::Own(buf)) => {
                 opcode::Read::new(fd, buf[done..].as_mut_ptr(), len)
@@ -158,9 +157,10 @@ impl UringQueue {
         loop {
             // SAFETY: the entry's memory and descriptor belong to the `Pending` in
             // its slot (an owned map that does not move, or an `Arc` of one, and
-            // an `Arc` of the source or sink), which is dropped only after its
-            // completion has been taken; `submit` has asserted that `len` bytes lie within
-            // it, and `done` is at most that.
+            // an `Arc` of the source or sink, which keeps the descriptor open), which is
+            // dropped only after its completion has been taken; a `Pending` is made
+            // only of what `check` has found to lie within its memory, and `done` is
+            // at most `len`.
             // The poll's descriptor lives as long as the ring.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 break;
@@ -214,7 +214,7 @@ impl UringQueue {
                 let whole = request.done == request.len;
                 let goes_on = match &request.target {
                     // A direct read that stops within a sector has met the end.
-                    Target::Read(source) => n > 0 && request.done % source.granule() == 0,
+                    Target::Read(_) => n > 0 && request.done % request.granule == 0,
                     Target::Write(_) => n > 0,
                 };
                 if !whole && goes_on {
@@ -232,94 +232,107 @@ impl UringQueue {
             Ok(n) if n < request.len => Err(io::ErrorKind::WriteZero.into()),
             other => other.map(drop),
         };
-        let outcome = match (request.target, request.bytes) {
-            (Target::Read(_), Bytes::Own(buf)) => Outcome::Read(buf, result),
-            (_, Bytes::Own(buf)) => Outcome::Write(buf, written(result)),
+        let id = request.id;
+        self.ready.push_back(match (request.target, request.bytes) {
+            (Target::Read(_), Bytes::Own(buf)) => Completion::Read { id, buf, result },
+            (_, Bytes::Own(buf)) => {
+                let result = written(result);
+                Completion::Write { id, buf, result }
+            }
             (_, Bytes::Shared(block, _)) => {
                 drop(block);
-                Outcome::WriteShared(written(result))
+                let result = written(result);
+                Completion::WriteShared { id, result }
             }
-        };
-        self.ready.push_back(Completion {
-            token: request.token,
-            outcome,
         });
     }
 }
 
-impl Queue for UringQueue {
+fn descriptor(sink: &Arc<dyn Sink>) -> io::Result<Option<RawFd>> {
+    guarded(|| Ok(sink.fd().map(|fd| fd.as_raw_fd())))
+}
+
+impl<T> Queue<T> for UringQueue<T> {
     fn read(
         &mut self,
-        token: u64,
+        id: u64,
         source: &Arc<dyn Source>,
         buf: AlignedBuf,
         len: usize,
         offset: u64,
     ) {
-        if source.fd().is_none() {
-            return self.threads.read(token, source, buf, len, offset);
+        let ask = || Ok(source.fd().map(|fd| (fd.as_raw_fd(), source.granule())));
+        match check(&(0..len), buf.len(), offset).and_then(|()| guarded(ask)) {
+            Ok(Some((fd, granule))) => self.submit(Pending {
+                id,
+                target: Target::Read(Arc::clone(source)),
+                fd,
+                granule: granule.max(1),
+                bytes: Bytes::Own(buf),
+                len,
+                done: 0,
+                offset,
+            }),
+            Ok(None) => self.threads.read(id, source, buf, len, offset),
+            Err(e) => {
+                let result = Err(e);
+                self.ready.push_back(Completion::Read { id, buf, result });
+            }
         }
-        let target = Target::Read(Arc::clone(source));
-        self.submit(Pending {
-            token,
-            target,
-            bytes: Bytes::Own(buf),
-            len,
-            done: 0,
-            offset,
-        });
     }
 
-    fn write(
-        &mut self,
-        token: u64,
-        sink: &Arc<dyn Sink>,
-        buf: AlignedBuf,
-        len: usize,
-        offset: u64,
-    ) {
-        if sink.fd().is_none() {
-            return self.threads.write(token, sink, buf, len, offset);
+    fn write(&mut self, id: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, offset: u64) {
+        match check(&(0..len), buf.len(), offset).and_then(|()| descriptor(sink)) {
+            Ok(Some(fd)) => self.submit(Pending {
+                id,
+                target: Target::Write(Arc::clone(sink)),
+                fd,
+                granule: 1,
+                bytes: Bytes::Own(buf),
+                len,
+                done: 0,
+                offset,
+            }),
+            Ok(None) => self.threads.write(id, sink, buf, len, offset),
+            Err(e) => {
+                let result = Err(e);
+                self.ready.push_back(Completion::Write { id, buf, result });
+            }
         }
-        let target = Target::Write(Arc::clone(sink));
-        self.submit(Pending {
-            token,
-            target,
-            bytes: Bytes::Own(buf),
-            len,
-            done: 0,
-            offset,
-        });
     }
 
     fn write_shared(
         &mut self,
-        token: u64,
+        id: u64,
         sink: &Arc<dyn Sink>,
         block: &Arc<AlignedBuf>,
         range: Range<usize>,
         offset: u64,
     ) {
-        if sink.fd().is_none() {
-            return self.threads.write_shared(token, sink, block, range, offset);
+        match check(&range, block.len(), offset).and_then(|()| descriptor(sink)) {
+            Ok(Some(fd)) => self.submit(Pending {
+                id,
+                target: Target::Write(Arc::clone(sink)),
+                fd,
+                granule: 1,
+                bytes: Bytes::Shared(Arc::clone(block), range.start),
+                len: range.len(),
+                done: 0,
+                offset,
+            }),
+            Ok(None) => self.threads.write_shared(id, sink, block, range, offset),
+            Err(e) => {
+                let result = Err(e);
+                self.ready.push_back(Completion::WriteShared { id, result });
+            }
         }
-        let target = Target::Write(Arc::clone(sink));
-        let bytes = Bytes::Shared(Arc::clone(block), range.start);
-        self.submit(Pending {
-            token,
-            target,
-            bytes,
-            len: range.len(),
-            done: 0,
-            offset,
-        });
     }
 
-    fn run(&mut self, token: u64, job: Job) {
-        self.threads.run(token, job);
+    fn run(&mut self, job: Job<T>) {
+        self.threads.run(job);
     }
 
-    fn wait(&mut self) -> Option<Completion> {
+    fn wait(&mut self) -> Option<Completion<T>> {
         loop {
             if let Some(completion) = self.ready.pop_front() {
                 return Some(completion);
@@ -349,7 +362,7 @@ impl Queue for UringQueue {
     }
 }
 
-impl Drop for UringQueue {
+impl<T> Drop for UringQueue<T> {
     /// The kernel writes into buffers that are ours: none may go before it is done.
     fn drop(&mut self) {
         while self.in_ring > 0 {
@@ -365,7 +378,7 @@ mod tests {
     use crate::block::{DirectPolicy, FileSource};
 
     /// `None`, said aloud, where there is no io_uring.
-    fn queue() -> Option<UringQueue> {
+    fn queue() -> Option<UringQueue<()>> {
         use std::io::Write;
         let tell = |e: &io::Error| writeln!(io::stderr(), "SKIPPED: no io_uring here: {e}");
         UringQueue::new(2).inspect_err(|e| drop(tell(e))).ok()
@@ -383,17 +396,17 @@ mod tests {
         for n in 0..16 {
             let buf = AlignedBuf::new(64 * 1024).unwrap();
             queue.read(n, &source, buf, 64 * 1024, n * 64 * 1024);
-            queue.run(100 + n, Box::new(|| ()));
+            queue.run(Box::new(|| ()));
         }
         let (mut seen, mut jobs) = (vec![0; bytes.len()], 0);
         while let Some(completion) = queue.wait() {
-            match completion.outcome {
-                Outcome::Read(buf, result) => {
-                    let at = completion.token as usize * 64 * 1024;
+            match completion {
+                Completion::Read { id, buf, result } => {
+                    let at = id as usize * 64 * 1024;
                     let n = result.unwrap();
                     seen[at..at + n].copy_from_slice(&buf[..n]);
                 }
-                Outcome::Job => jobs += 1,
+                Completion::Job(()) => jobs += 1,
                 other => panic!("{other:?}"),
             }
         }
@@ -402,18 +415,56 @@ mod tests {
         assert_eq!(queue.in_flight(), 0);
     }
 
+    /// A file that is read through its descriptor whatever it is on.
+    struct Plain(std::fs::File);
+
+    impl Source for Plain {
+        fn path(&self) -> &std::path::Path {
+            std::path::Path::new("plain")
+        }
+        fn len(&self) -> u64 {
+            4
+        }
+        fn granule(&self) -> usize {
+            1
+        }
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn mode(&self) -> crate::block::ReadMode {
+            crate::block::ReadMode::Buffered
+        }
+        fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+            Some(self.0.as_fd())
+        }
+    }
+
     #[test]
-    fn a_read_longer_than_its_buffer_never_reaches_the_kernel() {
+    fn a_read_that_the_kernel_could_not_do_now_is_tried_again() {
+        use std::io::Write;
         let Some(mut queue) = queue() else { return };
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        std::fs::write(&path, vec![1; 1 << 16]).unwrap();
-        let source: Arc<dyn Source> =
-            Arc::new(FileSource::open(&path, DirectPolicy::Auto).unwrap());
-        let buf = AlignedBuf::new(4096).unwrap();
-        let read = || queue.read(1, &source, buf, 16_384, 0);
-        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_err());
-        assert_eq!(queue.in_flight(), 0);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"read").unwrap();
+        let source: Arc<dyn Source> = Arc::new(Plain(file));
+        for errno in [libc::EAGAIN, libc::EINTR] {
+            // As if the kernel had taken it and answered.
+            let slot = queue.keep(Pending {
+                id: 1,
+                fd: source.fd().unwrap().as_raw_fd(),
+                target: Target::Read(Arc::clone(&source)),
+                granule: 1,
+                bytes: Bytes::Own(AlignedBuf::new(4096).unwrap()),
+                len: 4,
+                done: 0,
+                offset: 0,
+            });
+            queue.finish(slot, -errno);
+            let Some(Completion::Read { buf, result, .. }) = queue.wait() else {
+                panic!("not a read")
+            };
+            assert_eq!(result.unwrap(), 4);
+            assert_eq!(&buf[..4], b"read");
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         engine: args.io,
         tuning: Tuning::for_memory(memory),
     };
-    let report = import(&payload, options, &*progress, &mut |_| ());
+    let report = import(&payload, options, &*progress, None);
     drop(progress);
     let report = report?;
     let mut out = Out::new();

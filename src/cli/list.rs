@@ -30,7 +30,7 @@ struct JsonReport<'a> {
 }
 
 /// The entries, which stream out one by one.
-struct JsonEntries<'a>(&'a Index, &'a Payload);
+struct JsonEntries<'a>(&'a Index);
 
 #[derive(Serialize)]
 struct JsonEntry<'a> {
@@ -43,7 +43,7 @@ struct JsonEntry<'a> {
 impl Serialize for JsonEntries<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let mut seq = serializer.serialize_seq(Some(self.0.files() as usize))?;
-        for entry in self.0.entries(self.1).map_err(S::Error::custom)? {
+        for entry in self.0.entries().map_err(S::Error::custom)? {
             let entry = entry.map_err(S::Error::custom)?;
             seq.serialize_element(&JsonEntry {
                 index: entry.index,
@@ -71,11 +71,11 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
             files: payload.claimed_files(),
             payload_bytes: index.payload_bytes(),
             source_bytes: payload.source().len(),
-            entries: JsonEntries(&index, &payload),
+            entries: JsonEntries(&index),
             problems: problems.iter().map(JsonProblem::new).collect(),
         })?;
     } else {
-        for entry in index.entries(&payload)? {
+        for entry in index.entries()? {
             let entry = entry?;
             out.line(&format!(
                 "{:>12} {}",

@@ -136,11 +136,12 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
         tuning: Tuning::default(),
     };
     let progress = progress::shown(Some(ProgressForm::None));
-    let result = import(&payload, options, &*progress, &mut |name| {
+    let mut tell = |name: &str| {
         if said.is_ok() {
             said = out.line(&format!("{NAME}: {name}"));
         }
-    });
+    };
+    let result = import(&payload, options, &*progress, Some(&mut tell));
     let ended = out.end();
     result?;
     // The reference never looks at what became of its lines, and the files are there.

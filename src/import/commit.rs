@@ -1,14 +1,11 @@
 //! Names for what is complete: flush, rename, flush, each step for many files.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use crate::block::Queue;
 use crate::durable::Store;
 use crate::error::{Error, Result};
-
-use super::bug;
 
 /// How much makes a flush due: what a run that is cut off has to do again. Few
 /// enough flushes that they cost little.
@@ -57,7 +54,6 @@ pub(super) struct Complete {
 /// ended before the rename.
 pub(super) struct Committer {
     store: Arc<dyn Store>,
-    token: u64,
     due: Due,
     open: Batch,
     flushing: bool,
@@ -70,8 +66,6 @@ pub(super) struct Committer {
     /// A flush failed: what is staged may be incomplete on the disk, and since the
     /// system tells that once, no later flush can be believed.
     doubtful: bool,
-    send: Sender<Step>,
-    done: Receiver<Step>,
 }
 
 #[derive(Default)]
@@ -90,7 +84,7 @@ impl Batch {
 }
 
 /// What a job has done.
-enum Step {
+pub(super) enum Step {
     Flushed {
         batch: Vec<Complete>,
         settled: Vec<Complete>,
@@ -111,11 +105,9 @@ pub(super) struct Committed {
 }
 
 impl Committer {
-    pub(super) fn new(store: Arc<dyn Store>, token: u64, due: Due) -> Self {
-        let (send, done) = mpsc::channel();
+    pub(super) fn new(store: Arc<dyn Store>, due: Due) -> Self {
         Self {
             store,
-            token,
             due,
             open: Batch::default(),
             flushing: false,
@@ -124,8 +116,6 @@ impl Committer {
             named: Vec::new(),
             since: Instant::now(),
             doubtful: false,
-            send,
-            done,
         }
     }
 
@@ -156,7 +146,7 @@ impl Committer {
     }
 
     /// Starts to flush what is there, unless a batch before it is not far enough.
-    pub(super) fn start(&mut self, queue: &mut dyn Queue) {
+    pub(super) fn start<T: From<Step> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         if !self.can_flush() {
             return;
         }
@@ -168,7 +158,7 @@ impl Committer {
         self.run(queue, move |store| flush(store, batch, named));
     }
 
-    fn start_naming(&mut self, queue: &mut dyn Queue) {
+    fn start_naming<T: From<Step> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         if self.naming {
             return;
         }
@@ -178,27 +168,21 @@ impl Committer {
         }
     }
 
-    fn run(&self, queue: &mut dyn Queue, step: impl FnOnce(&dyn Store) -> Step + Send + 'static) {
-        let (store, send) = (Arc::clone(&self.store), self.send.clone());
-        queue.run(
-            self.token,
-            Box::new(move || {
-                let done = step(&*store);
-                drop(store);
-                let _ = send.send(done);
-            }),
-        );
+    fn run<T: From<Step> + Send + 'static>(
+        &self,
+        queue: &mut dyn Queue<T>,
+        step: impl FnOnce(&dyn Store) -> Step + Send + 'static,
+    ) {
+        let store = Arc::clone(&self.store);
+        queue.run(Box::new(move || step(&*store).into()));
     }
 
-    /// Takes the completion of a step, and starts what it makes possible.
-    ///
-    /// # Errors
-    /// When the job was lost.
-    pub(super) fn complete(&mut self, queue: &mut dyn Queue) -> Result<Committed> {
-        let step = self
-            .done
-            .try_recv()
-            .map_err(|_| bug("the thread that commits died"))?;
+    /// Takes what a step has come to, and starts what that makes possible.
+    pub(super) fn complete<T: From<Step> + Send + 'static>(
+        &mut self,
+        step: Step,
+        queue: &mut dyn Queue<T>,
+    ) -> Committed {
         let committed = match step {
             Step::Flushed {
                 batch,
@@ -225,7 +209,7 @@ impl Committer {
         if self.open.is_full(&self.due) {
             self.start(queue);
         }
-        Ok(committed)
+        committed
     }
 }
 

@@ -12,8 +12,6 @@ use crate::error::{Error, Result};
 use crate::payload::{Cause, Entry, Payload, Problem, Sha256Sum, read_entry};
 use crate::progress::Progress;
 
-use super::mismatch;
-
 /// Files up to this size, in bytes, are compared whole.
 pub(super) const SMALL_MAX: usize = 64 * 1024;
 
@@ -86,7 +84,7 @@ pub(super) fn compare(
 fn judge(entry: &Entry, expected: Option<Sha256Sum>, found: Option<Sha256Sum>) -> Comparison {
     match (expected, found) {
         (Some(expected), Some(found)) if expected != found => {
-            Comparison::SameAndWrong(mismatch(entry, expected, found))
+            Comparison::SameAndWrong(entry.mismatch(expected, found))
         }
         _ => Comparison::Same,
     }

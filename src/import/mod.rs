@@ -3,9 +3,10 @@
 mod commit;
 mod compare;
 mod copy;
+mod in_order;
+mod large;
 mod plan;
 mod small;
-mod tell;
 mod tuning;
 
 use std::path::{Path, PathBuf};
@@ -15,14 +16,13 @@ use std::time::{Duration, Instant};
 use crate::block::{DirectPolicy, IoEngine, ReadMode, open_queue};
 use crate::durable::{Directory, Staging, Store, WriteMode};
 use crate::error::{Error, Kind, Result};
-use crate::format::EMBEDDED_SUMS;
-use crate::payload::{Cause, Checksums, Index, Payload, Problems, embedded_checksums};
+use crate::payload::{Checksums, Index, Payload, Problems, embedded_checksums};
 use crate::progress::Progress;
 
-use tell::InOrder;
+use in_order::InOrder;
 
 pub use commit::Due;
-pub use copy::{Copied, copy};
+pub use copy::{Copied, CopyJob, Done};
 pub use plan::{ExistingPolicy, Plan, Selection};
 pub use tuning::Tuning;
 
@@ -84,9 +84,9 @@ pub struct Report {
     pub failed: Problems,
 }
 
-/// Imports `payload`. `tell` hears the name of each file that is complete in the
-/// destination and on stable storage, those that were there already among them, in
-/// the order of the payload.
+/// Imports `payload`. `tell`, where there is one, hears the name of each file that is
+/// complete in the destination and on stable storage, those that were there already
+/// among them, in the order of the payload.
 ///
 /// # Errors
 /// A broken payload, a destination that refuses or is too small, a device that
@@ -96,15 +96,15 @@ pub fn import(
     payload: &Payload,
     mut options: Options,
     progress: &dyn Progress,
-    tell: &mut dyn FnMut(&str),
+    tell: Option<&mut dyn FnMut(&str)>,
 ) -> Result<Report> {
     let started = Instant::now();
     let index = Index::strict(payload, progress)?;
-    let selection = Selection::find(&index, payload, &options.files)?;
+    let selection = Selection::find(&index, &options.files)?;
     let mut sums = std::mem::take(&mut options.checksums);
     if options.use_embedded {
         let alone = sums.is_empty();
-        match embedded_checksums(&index, payload, &mut sums) {
+        match embedded_checksums(&index, &mut sums) {
             Err(e) if !alone && e.kind() == Kind::Syntax => {
                 log::warn!("only the checksums that were given count: {e}");
             }
@@ -120,7 +120,6 @@ pub fn import(
     }
     let mut plan = Plan::make(
         &index,
-        payload,
         &selection,
         dest.as_ref(),
         &mut sums,
@@ -146,52 +145,32 @@ pub fn import(
         failed: std::mem::take(&mut plan.failed),
     };
     if let (Some(dest), false) = (&dest, options.dry_run) {
-        let mut tell = InOrder::new(&plan, &index, payload, tell)?;
-        if plan.write_files == 0 {
+        let mut in_order = tell
+            .map(|tell| InOrder::new(&plan, &index, tell))
+            .transpose()?;
+        let result = if plan.write_files == 0 {
             // Nothing to stage; an interrupted run's leftovers go all the same.
-            remove_leftovers(dest)?;
-            tell.end();
+            remove_leftovers(dest)
         } else {
-            let staging = Arc::new(Staging::prepare(dest, options.direct)?);
-            report.write_mode = Some(staging.mode());
-            let mut tuning = options.tuning;
-            if staging.is_in_memory() {
-                tuning.small_writers = tuning.small_writers.max(tuning.hashers);
-            }
-            let (queue, engine) = open_queue(options.engine, tuning.in_flight(), tuning.jobs())
-                .map_err(|e| {
-                    Error::io(format!("starting the {} engine", options.engine), e)
-                        .advice("--io threads works everywhere")
-                })?;
-            report.engine = Some(engine);
-            let store: Arc<dyn Store> = Arc::clone(&staging) as Arc<dyn Store>;
-            let result = copy(
-                payload,
+            write(
                 &index,
                 &plan,
                 &sums,
-                store,
-                queue,
-                &tuning,
+                dest,
+                &options,
                 progress,
-                &mut |slot, _| tell.finished(slot),
-            );
-            if let Some(staging) = Arc::into_inner(staging) {
-                // Not empty after a failure that left something: the next run's.
-                if let Err(e) = staging.remove() {
-                    log::debug!("the staging directory stays for the next run: {e}");
-                }
-            }
-            tell.end();
-            let copied = result.map_err(|(error, mut copied)| {
-                copied.failed.append(std::mem::take(&mut report.failed));
-                explain(error, copied, &plan, payload, &options.dest)
-            })?;
-            report.bytes = copied.bytes;
-            report.written = copied.files;
-            report.replaced = copied.replaced;
-            report.failed.append(copied.failed);
+                &mut report,
+                &mut |number| {
+                    if let Some(in_order) = &mut in_order {
+                        in_order.finished(number);
+                    }
+                },
+            )
+        };
+        if let Some(in_order) = in_order {
+            in_order.end();
         }
+        result?;
     }
     if let (Some(dest), true) = (&dest, plan.kept > 0 && !options.dry_run) {
         // Who wrote them may have synced nothing, an earlier import's last moments
@@ -200,6 +179,57 @@ pub fn import(
     }
     report.elapsed = started.elapsed();
     Ok(report)
+}
+
+/// Stages the files that the plan writes, and gives them their names.
+#[allow(clippy::too_many_arguments)] // each is another thing; a struct would be their list again
+fn write(
+    index: &Index,
+    plan: &Plan,
+    sums: &Checksums,
+    dest: &Directory,
+    options: &Options,
+    progress: &dyn Progress,
+    report: &mut Report,
+    finished: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let staging = Arc::new(Staging::prepare(dest, options.direct)?);
+    report.write_mode = Some(staging.mode());
+    let mut tuning = options.tuning;
+    if staging.is_in_memory() {
+        tuning.small_writers = tuning.small_writers.max(tuning.hashers);
+    }
+    let (queue, engine) =
+        open_queue(options.engine, tuning.in_flight(), tuning.jobs()).map_err(|e| {
+            Error::io(format!("starting the {} engine", options.engine), e)
+                .advice("--io threads works everywhere")
+        })?;
+    report.engine = Some(engine);
+    let job = CopyJob {
+        index,
+        plan,
+        sums,
+        store: Arc::clone(&staging) as Arc<dyn Store>,
+        queue,
+        tuning,
+        progress,
+    };
+    let result = job.run(&mut |number, _| finished(number));
+    if let Some(staging) = Arc::into_inner(staging) {
+        // Not empty after a failure that left something: the next run's.
+        if let Err(e) = staging.remove() {
+            log::debug!("the staging directory stays for the next run: {e}");
+        }
+    }
+    let copied = result.map_err(|(error, mut copied)| {
+        copied.failed.append(std::mem::take(&mut report.failed));
+        explain(error, copied, plan, index.payload(), &options.dest)
+    })?;
+    report.bytes = copied.bytes;
+    report.written = copied.files;
+    report.replaced = copied.replaced;
+    report.failed.append(copied.failed);
+    Ok(())
 }
 
 /// Says what an error that came half-way left behind.
@@ -269,25 +299,4 @@ fn wait_for_lock(dest: &Directory, progress: &dyn Progress) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
-}
-
-/// The checksum of `entry` does not match.
-fn mismatch(
-    entry: &crate::payload::Entry,
-    expected: crate::payload::Sha256Sum,
-    found: crate::payload::Sha256Sum,
-) -> crate::payload::Problem {
-    entry.problem(entry.data_offset, Cause::Checksum { expected, found })
-}
-
-fn bug(what: &str) -> Error {
-    Error::new(
-        Kind::Io,
-        format!("{what}; this is a bug in lbpayload, please report it"),
-    )
-}
-
-/// Whether the entry of this name is the embedded checksums, which have none.
-fn is_embedded_sums(raw_name: &[u8]) -> bool {
-    raw_name == EMBEDDED_SUMS.as_bytes()
 }

@@ -7,11 +7,10 @@ use std::str::FromStr;
 use crate::block::Window;
 use crate::durable::{Directory, Lookup, STAGING_NAME, settle};
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Checksums, Entries, Entry, Index, Payload, Problems};
+use crate::payload::{Checksums, Entry, Index, Payload, Problems};
 use crate::progress::Progress;
 
 use super::compare::{Comparison, SMALL_MAX, compare};
-use super::is_embedded_sums;
 
 /// What to do where a file with other content has an entry's name. One with the
 /// same content is always kept.
@@ -53,13 +52,13 @@ impl Selection {
     ///
     /// # Errors
     /// When the payload has no file of a name.
-    pub fn find(index: &Index, payload: &Payload, names: &[String]) -> Result<Self> {
+    pub fn find(index: &Index, names: &[String]) -> Result<Self> {
         if names.is_empty() {
             return Ok(Self::All);
         }
         let wanted: HashSet<String> = names.iter().cloned().collect();
         let mut absent = wanted.clone();
-        for entry in index.entries(payload)? {
+        for entry in index.entries()? {
             absent.remove(&*entry?.shown_name());
         }
         let mut absent: Vec<String> = absent.into_iter().map(|n| printable(&n)).collect();
@@ -71,7 +70,7 @@ impl Selection {
                 Kind::Refused,
                 format!("no such file in the payload: {}", absent.join(", ")),
             )
-            .path(payload.source().path())
+            .path(index.payload().source().path())
             .advice("lbpayload list shows what is there"))
         }
     }
@@ -122,7 +121,6 @@ impl Plan {
     /// read, an interruption.
     pub fn make(
         index: &Index,
-        payload: &Payload,
         selection: &Selection,
         dest: Option<&Directory>,
         sums: &mut Checksums,
@@ -130,6 +128,7 @@ impl Plan {
         progress: &dyn Progress,
     ) -> Result<Self> {
         let mut plan = Self::default();
+        let payload = index.payload();
         let room = dest.map(Directory::room).transpose()?;
         let nothing_there = dest.map_or(Ok(true), Directory::is_empty)?;
         let mut scratch = vec![0; SMALL_MAX];
@@ -137,7 +136,7 @@ impl Plan {
             .map_err(|e| Error::io("getting memory to read", e).path(payload.source().path()))?;
         let has_sums = !sums.is_empty();
         progress.begin("comparing", index.data_bytes());
-        for entry in index.entries(payload)? {
+        for entry in index.entries()? {
             if progress.cancelled() {
                 return Err(Error::interrupted());
             }
@@ -157,7 +156,7 @@ impl Plan {
             plan.files += 1;
             match sum {
                 Some(_) => plan.checked += 1,
-                None if has_sums && !is_embedded_sums(&entry.raw_name) => plan.unlisted += 1,
+                None if has_sums && !entry.is_embedded_sums() => plan.unlisted += 1,
                 None => {}
             }
             let found = match dest {
@@ -270,17 +269,6 @@ impl Plan {
         self.keep.get(index)
     }
 
-    /// The entries to write, in order.
-    ///
-    /// # Errors
-    /// As [`Index::entries`].
-    pub fn entries<'a>(&'a self, index: &'a Index, payload: &'a Payload) -> Result<Planned<'a>> {
-        Ok(Planned {
-            plan: self,
-            entries: index.entries(payload)?,
-        })
-    }
-
     /// Refuses to start what cannot be finished.
     ///
     /// # Errors
@@ -305,36 +293,6 @@ impl Plan {
         )
         .path(path)
         .advice("nothing was written; make room, or name another destination"))
-    }
-}
-
-/// The entries that a plan writes.
-pub struct Planned<'a> {
-    plan: &'a Plan,
-    entries: Entries<'a>,
-}
-
-impl<'a> Planned<'a> {
-    /// The entries that are still to come, once more.
-    ///
-    /// # Errors
-    /// As [`Entries::fork`].
-    pub fn fork(&self) -> Result<Planned<'a>> {
-        Ok(Planned {
-            plan: self.plan,
-            entries: self.entries.fork()?,
-        })
-    }
-}
-
-impl Iterator for Planned<'_> {
-    type Item = Result<Entry>;
-
-    fn next(&mut self) -> Option<Result<Entry>> {
-        self.entries.find(|entry| match entry {
-            Ok(entry) => self.plan.writes(entry.index),
-            Err(_) => true,
-        })
     }
 }
 

@@ -3,15 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::block::{AlignedBuf, Queue};
 use crate::durable::Store;
-use crate::error::Result;
 use crate::payload::{Entry, Sha256Sum};
-
-use super::bug;
 
 /// Where a small file's bytes are.
 enum Bytes {
@@ -22,7 +18,7 @@ enum Bytes {
 }
 
 struct Small {
-    entry: Entry,
+    entry: Arc<Entry>,
     sum: Option<Sha256Sum>,
     bytes: Bytes,
 }
@@ -40,6 +36,9 @@ pub(super) enum Written {
     Failed(io::Error),
 }
 
+/// What came of a batch.
+pub(super) struct Batch(pub(super) Vec<(Arc<Entry>, Written)>);
+
 /// Files of a batch at most: a block may hold tens of thousands.
 const BATCH_FILES: usize = 512;
 /// Batches that may wait: with those in flight, what tiny files take in memory.
@@ -51,26 +50,21 @@ const WAITING_BATCHES: usize = 8;
 /// in flight, so an owner that waits on the queue always gets its blocks back.
 pub(super) struct SmallFiles {
     store: Arc<dyn Store>,
-    token: u64,
     writers: usize,
     /// As many as write at the same time.
     turns: Vec<Arc<Mutex<()>>>,
     started: usize,
     running: usize,
     open: Vec<Small>,
-    partial: Option<(Entry, Option<Sha256Sum>, Vec<u8>)>,
+    partial: Option<Vec<u8>>,
     waiting: VecDeque<Vec<Small>>,
-    send: Sender<Vec<(Entry, Written)>>,
-    done: Receiver<Vec<(Entry, Written)>>,
 }
 
 impl SmallFiles {
-    pub(super) fn new(store: Arc<dyn Store>, token: u64, writers: usize) -> Self {
-        let (send, done) = mpsc::channel();
+    pub(super) fn new(store: Arc<dyn Store>, writers: usize) -> Self {
         let writers = writers.max(1);
         Self {
             store,
-            token,
             writers,
             turns: std::iter::repeat_with(Arc::default).take(writers).collect(),
             started: 0,
@@ -78,54 +72,39 @@ impl SmallFiles {
             open: Vec::new(),
             partial: None,
             waiting: VecDeque::new(),
-            send,
-            done,
         }
     }
 
-    /// The next part of `entry`, which may be all of it.
+    /// The next bytes of `entry`, which may be all of them.
     pub(super) fn add(
         &mut self,
-        entry: &Entry,
+        entry: Arc<Entry>,
         sum: Option<Sha256Sum>,
-        block: &Arc<AlignedBuf>,
-        part: Range<usize>,
+        block: Arc<AlignedBuf>,
+        range: Range<usize>,
     ) {
-        if part.len() as u64 == entry.size {
-            let bytes = Bytes::InBlock(Arc::clone(block), part);
-            self.open.push(Small {
-                entry: entry.clone(),
-                sum,
-                bytes,
-            });
-            return;
-        }
-        let (_, _, bytes) = self
-            .partial
-            .get_or_insert_with(|| (entry.clone(), sum, Vec::new()));
-        bytes.extend_from_slice(&block[part]);
-        if bytes.len() as u64 == entry.size {
-            if let Some((entry, sum, bytes)) = self.partial.take() {
-                self.open.push(Small {
-                    entry,
-                    sum,
-                    bytes: Bytes::Own(bytes),
-                });
+        let bytes = if range.len() as u64 == entry.size {
+            Bytes::InBlock(block, range)
+        } else {
+            let mut bytes = self.partial.take().unwrap_or_default();
+            bytes.extend_from_slice(&block[range]);
+            if (bytes.len() as u64) < entry.size {
+                self.partial = Some(bytes);
+                return;
             }
-        }
+            Bytes::Own(bytes)
+        };
+        self.open.push(Small { entry, sum, bytes });
     }
 
     /// An entry without bytes.
-    pub(super) fn add_empty(&mut self, entry: &Entry, sum: Option<Sha256Sum>) {
-        self.open.push(Small {
-            entry: entry.clone(),
-            sum,
-            bytes: Bytes::Own(Vec::new()),
-        });
+    pub(super) fn add_empty(&mut self, entry: Arc<Entry>, sum: Option<Sha256Sum>) {
+        let bytes = Bytes::Own(Vec::new());
+        self.open.push(Small { entry, sum, bytes });
     }
 
     /// Ends the batch: at the end of each block.
-    pub(super) fn end_batch(&mut self, queue: &mut dyn Queue) {
+    pub(super) fn end_batch<T: From<Batch> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         if !self.open.is_empty() {
             self.waiting.push_back(std::mem::take(&mut self.open));
         }
@@ -147,45 +126,32 @@ impl SmallFiles {
         self.running == 0 && self.open.is_empty() && self.waiting.is_empty()
     }
 
-    /// Takes the completion of a batch.
-    ///
-    /// # Errors
-    /// When the job was lost.
-    pub(super) fn complete(&mut self, queue: &mut dyn Queue) -> Result<Vec<(Entry, Written)>> {
+    /// A batch has come back.
+    pub(super) fn complete<T: From<Batch> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         self.running -= 1;
         self.start(queue);
-        self.done
-            .try_recv()
-            .map_err(|_| bug("a thread that writes small files died"))
     }
 
-    fn start(&mut self, queue: &mut dyn Queue) {
+    fn start<T: From<Batch> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         // One more for each waits for its turn, so that no thread waits for the owner.
         while self.running < 2 * self.writers {
             let Some(batch) = self.waiting.pop_front() else {
                 return;
             };
             self.running += 1;
-            let (store, send) = (Arc::clone(&self.store), self.send.clone());
+            let store = Arc::clone(&self.store);
             let turn = Arc::clone(&self.turns[self.started % self.writers]);
             self.started += 1;
-            queue.run(
-                self.token,
-                Box::new(move || {
-                    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                    let results = batch
-                        .into_iter()
-                        .map(|small| write(&*store, small))
-                        .collect();
-                    drop(store);
-                    let _ = send.send(results);
-                }),
-            );
+            queue.run(Box::new(move || {
+                let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+                let written = batch.into_iter().map(|small| write(&*store, small));
+                Batch(written.collect()).into()
+            }));
         }
     }
 }
 
-fn write(store: &dyn Store, small: Small) -> (Entry, Written) {
+fn write(store: &dyn Store, small: Small) -> (Arc<Entry>, Written) {
     let bytes = match &small.bytes {
         Bytes::InBlock(block, range) => &block[range.clone()],
         Bytes::Own(bytes) => bytes,

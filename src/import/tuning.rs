@@ -1,7 +1,7 @@
 //! How large the pieces of a copy are, and how many are in flight.
 
 use super::commit::Due;
-use super::copy::SHARED_WRITES;
+use super::large::SHARED_WRITES;
 
 /// Sizes and depths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

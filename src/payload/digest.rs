@@ -5,12 +5,10 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
 
 use sha2::{Digest, Sha256};
 
 use crate::block::{AlignedBuf, Queue};
-use crate::error::{Error, Kind, Result};
 
 /// A SHA-256 sum.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,127 +69,102 @@ struct Lane {
     closed: bool,
 }
 
+/// What a hashing job has come to, for [`Lanes::complete`].
+#[derive(Debug)]
+pub struct Hashed {
+    id: u64,
+    hasher: Sha256,
+}
+
 /// Hashes several files at once, each in order: a lane a file, at most one job a
 /// lane at any time, run by whatever [`Queue`] the owner waits on.
 ///
 /// A lane holds the blocks that it has not hashed yet, so an owner whose buffers
 /// are all here must wait on the queue: while a block is held a job is in flight.
-pub struct Lanes {
-    token_bit: u64,
-    lanes: HashMap<u64, Lane>,
-    send: Sender<(u64, Sha256)>,
-    done: Receiver<(u64, Sha256)>,
-}
+#[derive(Default)]
+pub struct Lanes(HashMap<u64, Lane>);
 
 impl Lanes {
-    /// No lanes yet. Their jobs' tokens are the lanes' ids with `token_bit` set.
-    pub fn new(token_bit: u64) -> Self {
-        let (send, done) = mpsc::channel();
-        Self {
-            token_bit,
-            lanes: HashMap::new(),
-            send,
-            done,
-        }
-    }
-
-    /// Whether a completion with this token is one of its jobs.
-    pub fn owns(&self, token: u64) -> bool {
-        token & self.token_bit != 0
-    }
-
-    /// Opens the lane `id` (below the token bit).
+    /// Opens the lane `id`.
     pub fn open(&mut self, id: u64) {
         let lane = Lane {
             hasher: Some(Sha256::new()),
             pending: Vec::new(),
             closed: false,
         };
-        self.lanes.insert(id, lane);
+        self.0.insert(id, lane);
     }
 
     /// Hashes the next piece of lane `id`.
-    pub fn feed(
+    pub fn feed<T: From<Hashed> + Send + 'static>(
         &mut self,
         id: u64,
         block: &Arc<AlignedBuf>,
         range: Range<usize>,
-        queue: &mut dyn Queue,
+        queue: &mut dyn Queue<T>,
     ) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
+        if let Some(lane) = self.0.get_mut(&id) {
             lane.pending.push((Arc::clone(block), range));
+            start(id, lane, queue);
         }
-        self.start(id, queue);
     }
 
     /// Nothing more comes for lane `id`. Returns its sum when it is known already;
     /// else [`Lanes::complete`] will.
     pub fn close(&mut self, id: u64) -> Option<Sha256Sum> {
-        self.lanes.get_mut(&id)?.closed = true;
+        self.0.get_mut(&id)?.closed = true;
         self.finished(id)
     }
 
     /// Forgets lane `id`; what it has in flight ends by itself.
     pub fn abandon(&mut self, id: u64) {
-        self.lanes.remove(&id);
+        self.0.remove(&id);
     }
 
-    /// Takes the completion of a job: the lane and its sum, when that was the last.
-    ///
-    /// # Errors
-    /// When a job was lost, which would be a bug of ours.
-    pub fn complete(&mut self, queue: &mut dyn Queue) -> Result<Option<(u64, Sha256Sum)>> {
-        let Ok((id, hasher)) = self.done.try_recv() else {
-            return Err(Error::new(
-                Kind::Io,
-                "a hashing thread died; this is a bug in lbpayload, please report it",
-            ));
-        };
-        let Some(lane) = self.lanes.get_mut(&id) else {
-            return Ok(None);
-        };
-        lane.hasher = Some(hasher);
+    /// Takes the result of a job: the lane and its sum, when that was the last.
+    pub fn complete<T: From<Hashed> + Send + 'static>(
+        &mut self,
+        done: Hashed,
+        queue: &mut dyn Queue<T>,
+    ) -> Option<(u64, Sha256Sum)> {
+        let lane = self.0.get_mut(&done.id)?;
+        lane.hasher = Some(done.hasher);
         if !lane.pending.is_empty() {
-            self.start(id, queue);
-            return Ok(None);
+            start(done.id, lane, queue);
+            return None;
         }
-        Ok(self.finished(id).map(|sum| (id, sum)))
-    }
-
-    fn start(&mut self, id: u64, queue: &mut dyn Queue) {
-        let Some(lane) = self.lanes.get_mut(&id) else {
-            return;
-        };
-        let Some(mut hasher) = lane.hasher.take() else {
-            return;
-        };
-        let pieces = std::mem::take(&mut lane.pending);
-        let send = self.send.clone();
-        let job = move || {
-            for (block, range) in &pieces {
-                hasher.update(&block[range.clone()]);
-            }
-            // The blocks go back before the owner hears of it, so that it finds
-            // itself their only holder.
-            drop(pieces);
-            let _ = send.send((id, hasher));
-        };
-        queue.run(self.token_bit | id, Box::new(job));
+        self.finished(done.id).map(|sum| (done.id, sum))
     }
 
     fn finished(&mut self, id: u64) -> Option<Sha256Sum> {
-        let lane = self.lanes.get(&id)?;
+        let lane = self.0.get(&id)?;
         if !lane.closed || !lane.pending.is_empty() || lane.hasher.is_none() {
             return None;
         }
-        self.lanes.remove(&id)?.hasher.map(Sha256Sum::from_hasher)
+        self.0.remove(&id)?.hasher.map(Sha256Sum::from_hasher)
     }
+}
+
+fn start<T: From<Hashed> + Send + 'static>(id: u64, lane: &mut Lane, queue: &mut dyn Queue<T>) {
+    let Some(mut hasher) = lane.hasher.take() else {
+        return;
+    };
+    let pieces = std::mem::take(&mut lane.pending);
+    queue.run(Box::new(move || {
+        for (block, range) in &pieces {
+            hasher.update(&block[range.clone()]);
+        }
+        // The blocks go back before the owner hears of it, so that it finds itself
+        // their only holder.
+        drop(pieces);
+        Hashed { id, hasher }.into()
+    }));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::ThreadQueue;
+    use crate::block::{Completion, ThreadQueue};
 
     #[test]
     fn sums_are_read_and_written_as_sha256sum_does() {
@@ -205,8 +178,8 @@ mod tests {
 
     #[test]
     fn lanes_hash_interleaved_files_each_in_order() {
-        let mut queue = ThreadQueue::new(3).unwrap();
-        let mut lanes = Lanes::new(1 << 40);
+        let mut queue = ThreadQueue::<Hashed>::new(3).unwrap();
+        let mut lanes = Lanes::default();
         let mut buf = AlignedBuf::new(8192).unwrap();
         for (i, b) in buf.iter_mut().enumerate() {
             *b = (i * 7 % 256) as u8;
@@ -224,8 +197,8 @@ mod tests {
         let mut sums: Vec<_> = (0..5)
             .filter_map(|id| Some((id, lanes.close(id)?)))
             .collect();
-        while queue.wait().is_some() {
-            sums.extend(lanes.complete(&mut queue).unwrap());
+        while let Some(Completion::Job(done)) = queue.wait() {
+            sums.extend(lanes.complete(done, &mut queue));
         }
         assert_eq!(sums.len(), 5);
         for (id, sum) in sums {

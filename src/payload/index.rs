@@ -21,9 +21,9 @@ const SUSPECTS_A_PASS: usize = 65_536;
 /// However little memory there is, a pass looks at this many names.
 const LEAST_A_PASS: usize = 65_536;
 
-/// The entries of a payload, walked and checked once.
+/// A payload whose headers have been walked and checked once.
 pub struct Index {
-    dialect: Dialect,
+    payload: Payload,
     files: u64,
     payload_bytes: u64,
     data_bytes: u64,
@@ -48,7 +48,7 @@ impl Index {
         report: &mut dyn FnMut(Problem) -> Result<()>,
     ) -> Result<Self> {
         let mut index = Self {
-            dialect: payload.dialect(),
+            payload: payload.clone(),
             files: 0,
             payload_bytes: payload.dialect().header_len(),
             data_bytes: 0,
@@ -80,7 +80,7 @@ impl Index {
             index.longest_name = index.longest_name.max(entry.raw_name.len());
             index.keep(&entry);
         }
-        index.report_repeats(payload, names, progress, report)?;
+        index.report_repeats(names, progress, report)?;
         Ok(index)
     }
 
@@ -94,9 +94,14 @@ impl Index {
         })
     }
 
+    /// The payload itself.
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
     /// How wide the integers are.
     pub fn dialect(&self) -> Dialect {
-        self.dialect
+        self.payload.dialect()
     }
 
     /// Entries seen.
@@ -128,16 +133,16 @@ impl Index {
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub fn entries<'a>(&'a self, payload: &'a Payload) -> Result<Entries<'a>> {
+    pub fn entries(&self) -> Result<Entries<'_>> {
         Ok(Entries {
             left: self.files,
             next: 0,
-            offset: self.dialect.header_len(),
-            head: self.dialect.entry_header_len(),
-            payload,
+            offset: self.dialect().header_len(),
+            head: self.dialect().entry_header_len(),
+            payload: &self.payload,
             from: match &self.kept {
                 Some(kept) => From::Memory(kept),
-                None => From::Source(payload.walk()?),
+                None => From::Source(self.payload.walk()?),
             },
         })
     }
@@ -156,14 +161,13 @@ impl Index {
 
     fn report_repeats(
         &self,
-        payload: &Payload,
         mut names: Names,
         progress: &dyn Progress,
         report: &mut dyn FnMut(Problem) -> Result<()>,
     ) -> Result<()> {
         for pass in 0..names.passes {
             if pass > 0 {
-                for entry in self.entries(payload)? {
+                for entry in self.entries()? {
                     if progress.cancelled() {
                         return Err(Error::interrupted());
                     }
@@ -172,7 +176,7 @@ impl Index {
             }
             let suspects = names.take_suspects();
             for some in suspects.chunks(SUSPECTS_A_PASS) {
-                self.report_suspects(payload, &names.hasher, some, progress, report)?;
+                self.report_suspects(&names.hasher, some, progress, report)?;
             }
         }
         Ok(())
@@ -182,7 +186,6 @@ impl Index {
     /// Two keyed hashes of 64 bits each that are equal are equal names.
     fn report_suspects(
         &self,
-        payload: &Payload,
         hasher: &RandomState,
         suspects: &[u64],
         progress: &dyn Progress,
@@ -190,7 +193,7 @@ impl Index {
     ) -> Result<()> {
         let again = RandomState::new();
         let mut first: HashMap<(u64, u64), u64> = HashMap::new();
-        for entry in self.entries(payload)? {
+        for entry in self.entries()? {
             if progress.cancelled() {
                 return Err(Error::interrupted());
             }

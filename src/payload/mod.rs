@@ -3,19 +3,19 @@
 mod bootstrap;
 mod checksums;
 mod digest;
+mod entry_stream;
 mod index;
 mod problem;
 mod read;
-mod stream;
 mod walk;
 mod write;
 
 pub use bootstrap::{BootstrapSources, bootstrap_sources};
 pub use checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES, sum_line};
-pub use digest::{Lanes, Sha256Sum};
+pub use digest::{Hashed, Lanes, Sha256Sum};
+pub use entry_stream::{EntryStream, Piece, Reread};
 pub use index::{Entries, Index};
 pub use problem::{Cause, Problem, Problems};
 pub use read::{embedded_checksums, embedded_entry, read_entry};
-pub use stream::{Block, Stream};
 pub use walk::{Entry, Payload, Walker};
 pub use write::PayloadWriter;

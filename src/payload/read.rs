@@ -122,9 +122,9 @@ impl Read for AsRead<'_> {
 /// # Errors
 /// It is larger than [`EMBEDDED_SUMS_MAX_BYTES`], cannot be read, is not
 /// sha256sum's format, or contradicts what `sums` holds.
-pub fn embedded_checksums(index: &Index, payload: &Payload, sums: &mut Checksums) -> Result<()> {
-    match embedded_entry(index, payload)? {
-        Some(entry) => add_embedded(payload, &entry, sums),
+pub fn embedded_checksums(index: &Index, sums: &mut Checksums) -> Result<()> {
+    match embedded_entry(index)? {
+        Some(entry) => add_embedded(index.payload(), &entry, sums),
         None => Ok(()),
     }
 }
@@ -165,10 +165,10 @@ fn add_embedded(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Resul
 ///
 /// # Errors
 /// The headers cannot be read again.
-pub fn embedded_entry(index: &Index, payload: &Payload) -> Result<Option<Entry>> {
-    for entry in index.entries(payload)? {
+pub fn embedded_entry(index: &Index) -> Result<Option<Entry>> {
+    for entry in index.entries()? {
         let entry = entry?;
-        if entry.raw_name == EMBEDDED_SUMS.as_bytes() {
+        if entry.is_embedded_sums() {
             return Ok(Some(entry));
         }
     }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use crate::block::{Source, Window};
 use crate::error::{Error, Result};
 use crate::format::{
-    Dialect, Fault, Header, MAX_HEADER_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault,
+    Dialect, EMBEDDED_SUMS, Fault, Header, MAX_HEADER_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault,
 };
 
+use super::digest::Sha256Sum;
 use super::problem::{Cause, Problem};
 
 /// What an index may take unless told, in bytes.
@@ -227,6 +228,16 @@ impl Entry {
     /// cannot overflow.
     pub fn end(&self) -> u64 {
         self.data_offset + self.size
+    }
+
+    /// Whether it holds the embedded checksums, which have none themselves.
+    pub fn is_embedded_sums(&self) -> bool {
+        self.raw_name == EMBEDDED_SUMS.as_bytes()
+    }
+
+    /// The problem that its checksum is another.
+    pub fn mismatch(&self, expected: Sha256Sum, found: Sha256Sum) -> Problem {
+        self.problem(self.data_offset, Cause::Checksum { expected, found })
     }
 
     /// A problem with this entry, at `offset`.

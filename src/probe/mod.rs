@@ -216,7 +216,7 @@ impl Finding {
             return Ok(());
         }
         self.payload_bytes = Some(index.payload_bytes());
-        match fingerprint(&index, &payload) {
+        match fingerprint(&index) {
             Ok(sum) => {
                 self.fingerprint = Some(sum);
                 self.verdict = Verdict::Payload;
@@ -243,11 +243,11 @@ impl Finding {
 }
 
 /// A sum over what the headers say.
-fn fingerprint(index: &Index, payload: &Payload) -> Result<Sha256Sum> {
+fn fingerprint(index: &Index) -> Result<Sha256Sum> {
     let mut hasher = Sha256::new();
     hasher.update(index.dialect().to_string());
     hasher.update(index.files().to_le_bytes());
-    for entry in index.entries(payload)? {
+    for entry in index.entries()? {
         let entry = entry?;
         hasher.update((entry.raw_name.len() as u64).to_le_bytes());
         hasher.update(&entry.raw_name);

@@ -2,8 +2,6 @@
 
 mod reader;
 
-use std::sync::Arc;
-
 use crate::block::ThreadQueue;
 use crate::error::{Error, Result};
 use crate::format::Dialect;
@@ -75,8 +73,8 @@ pub fn verify(
     })?;
     report.files = index.files();
     report.payload_bytes = index.payload_bytes();
-    if let Some(entry) = embedded_entry(&index, payload)? {
-        if let Err(e) = embedded_checksums(&index, payload, &mut sums) {
+    if let Some(entry) = embedded_entry(&index)? {
+        if let Err(e) = embedded_checksums(&index, &mut sums) {
             // Something wrong with one entry keeps nobody from reading the others.
             let cause = Cause::BadSums(e.to_string());
             report.problems.add(entry.problem(entry.data_offset, cause));
@@ -86,7 +84,6 @@ pub fn verify(
         ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("starting threads", e))?;
     progress.begin("verifying", index.data_bytes());
     Reader::new(
-        payload,
         &index,
         &mut sums,
         Box::new(queue),
@@ -108,9 +105,4 @@ pub fn verify(
         }
     }
     Ok(report)
-}
-
-/// Shares ownership of a payload's source with a queue.
-fn source_of(payload: &Payload) -> Arc<dyn crate::block::Source> {
-    Arc::clone(payload.source())
 }

@@ -2,16 +2,16 @@
 //! cannot be read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::sync::Arc;
 
-use crate::block::{BufferPool, Outcome, Queue};
-use crate::error::{Error, Kind, Result};
+use crate::block::{Completion, Queue};
+use crate::error::{Error, Result};
 use crate::payload::{
-    Block, Cause, Checksums, Entries, Entry, Index, Lanes, Payload, Sha256Sum, Stream,
+    Cause, Checksums, Entry, EntryStream, Hashed, Index, Lanes, Piece, Reread, Sha256Sum,
 };
 use crate::progress::Progress;
 
-use super::{FileVerdict, Report, source_of};
+use super::{FileVerdict, Report};
 
 /// Blocks in flight.
 pub(super) const DEPTH: usize = 6;
@@ -21,23 +21,34 @@ const BLOCK_BYTES: usize = 1 << 20;
 const HASHING: usize = 8;
 /// Files up to this size that lie within a block are hashed on the spot: a lane
 /// each would cost more than the hashing.
-const SMALL_MAX: u64 = 64 * 1024;
-/// Tokens with this bit are hashing jobs.
-const LANE_TOKEN: u64 = 1 << 62;
+const SMALL_MAX: usize = 64 * 1024;
 
-type Extents<'a> = Box<dyn Iterator<Item = Result<Range<u64>>> + 'a>;
+/// What another thread has done.
+pub(super) enum Done {
+    Reread(Reread),
+    Hashed(Hashed),
+}
+
+impl From<Reread> for Done {
+    fn from(done: Reread) -> Self {
+        Self::Reread(done)
+    }
+}
+
+impl From<Hashed> for Done {
+    fn from(done: Hashed) -> Self {
+        Self::Hashed(done)
+    }
+}
 
 pub(super) struct Reader<'a> {
-    payload: &'a Payload,
     sums: &'a mut Checksums,
-    queue: Box<dyn Queue>,
-    pool: BufferPool,
-    stream: Stream<Extents<'a>>,
-    entries: Entries<'a>,
-    /// The entry that is being read, and how far.
-    current: Option<(Entry, u64)>,
+    queue: Box<dyn Queue<Done>>,
+    stream: EntryStream<'a>,
+    /// The number of the entry whose checksum was looked up last.
+    begun: Option<u64>,
     lanes: Lanes,
-    waiting: HashMap<u64, (Entry, Sha256Sum)>,
+    waiting: HashMap<u64, (Arc<Entry>, Sha256Sum)>,
     verdicts: InOrder<'a>,
     report: &'a mut Report,
     progress: &'a dyn Progress,
@@ -46,29 +57,20 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(
-        payload: &'a Payload,
         index: &'a Index,
         sums: &'a mut Checksums,
-        queue: Box<dyn Queue>,
+        queue: Box<dyn Queue<Done>>,
         report: &'a mut Report,
         tell: &'a mut dyn FnMut(&str, FileVerdict),
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         Ok(Self {
-            stream: Stream::new(
-                source_of(payload),
-                extents(None, index.entries(payload)?),
-                BLOCK_BYTES,
-                DEPTH,
-            ),
-            entries: index.entries(payload)?,
+            stream: EntryStream::new(index, |_| true, BLOCK_BYTES, DEPTH, HASHING)?,
             has_sums: !sums.is_empty(),
-            payload,
             sums,
             queue,
-            pool: BufferPool::new(DEPTH + HASHING, BLOCK_BYTES),
-            current: None,
-            lanes: Lanes::new(LANE_TOKEN),
+            begun: None,
+            lanes: Lanes::default(),
             waiting: HashMap::new(),
             verdicts: InOrder {
                 ready: BTreeMap::new(),
@@ -85,119 +87,92 @@ impl<'a> Reader<'a> {
             if self.progress.cancelled() {
                 return Err(Error::interrupted());
             }
-            self.stream.submit(&mut *self.queue, &mut self.pool)?;
-            let mut took = false;
-            while let Some(block) = self.stream.pop() {
-                self.take(block)?;
-                took = true;
+            self.stream.submit(&mut *self.queue)?;
+            if let Some(piece) = self.stream.next_piece()? {
+                self.take(piece);
+            } else if self.stream.is_done()? && self.waiting.is_empty() {
+                return Ok(());
+            } else {
+                self.wait()?;
             }
-            if took {
-                continue;
-            }
-            if self.stream.is_drained() && self.waiting.is_empty() {
-                break;
-            }
-            self.wait()?;
         }
-        // Entries without data behind the last block.
-        while self.next_entry()?.is_some() {
-            self.entry_read()?;
-        }
-        while !self.waiting.is_empty() {
-            self.wait()?;
-        }
-        Ok(())
     }
 
     fn wait(&mut self) -> Result<()> {
-        let Some(completion) = self.queue.wait() else {
-            return Err(Error::new(
-                Kind::Io,
-                "nothing is in flight and something is awaited; this is a bug in lbpayload",
-            ));
-        };
-        match completion.outcome {
-            Outcome::Read(buf, result) => {
-                if let Some(stale) = self.stream.complete(completion.token, buf, result) {
-                    self.pool.give(stale);
-                }
+        let queue = &mut *self.queue;
+        match queue.wait() {
+            Some(Completion::Read { id, buf, result }) => {
+                self.stream.complete_read(id, buf, result, queue);
             }
-            Outcome::Write(..) | Outcome::WriteShared(_) => {}
-            Outcome::Job => {
-                if let Some((id, found)) = self.lanes.complete(&mut *self.queue)? {
+            Some(Completion::Job(Done::Reread(done))) => self.stream.complete_reread(done),
+            Some(Completion::Job(Done::Hashed(done))) => {
+                if let Some((id, found)) = self.lanes.complete(done, queue) {
                     self.hashed(id, found);
                 }
             }
+            Some(Completion::Write { .. } | Completion::WriteShared { .. }) => {}
+            Some(Completion::Panicked) => return Err(Error::bug("a thread panicked")),
+            None => return Err(Error::bug("nothing is in flight and something is awaited")),
         }
         Ok(())
     }
 
-    fn take(&mut self, block: Block) -> Result<()> {
-        let end = block.start + block.len as u64;
-        while let Some((entry, at)) = self.next_entry()? {
-            let part = block.overlap(at..entry.end());
-            let (id, bytes) = (entry.index, part.len() as u64);
-            if bytes == entry.size && bytes <= SMALL_MAX {
+    fn take(&mut self, piece: Piece) {
+        match piece {
+            Piece::Empty(entry) => {
+                self.begin(&entry);
+                self.hashed(entry.index, Sha256Sum::of(b""));
+            }
+            Piece::Bytes {
+                entry,
+                offset,
+                block,
+                range,
+            } => {
+                self.begin(&entry);
+                let (id, bytes) = (entry.index, range.len() as u64);
                 self.progress.advance(bytes);
-                self.current = None;
-                self.lanes.abandon(id);
-                if self.waiting.contains_key(&id) {
-                    self.hashed(id, Sha256Sum::of(&block.data[part]));
+                if bytes == entry.size && range.len() <= SMALL_MAX {
+                    if self.waiting.contains_key(&id) {
+                        self.hashed(id, Sha256Sum::of(&block[range]));
+                    }
+                    return;
                 }
-                continue;
+                if offset == 0 && self.waiting.contains_key(&id) {
+                    self.lanes.open(id);
+                }
+                self.lanes.feed(id, &block, range, &mut *self.queue);
+                if offset + bytes == entry.size {
+                    if let Some(found) = self.lanes.close(id) {
+                        self.hashed(id, found);
+                    }
+                }
             }
-            if bytes > 0 {
-                self.lanes.feed(id, &block.data, part, &mut *self.queue);
-                self.progress.advance(bytes);
+            Piece::Unreadable { entry, at, cause } => {
+                self.begin(&entry);
+                self.unreadable(&entry, at, cause);
             }
-            let at = at + bytes;
-            if at < entry.end() {
-                self.current = Some((entry, at));
-                break;
-            }
-            self.current = Some((entry, at));
-            self.entry_read()?;
+            Piece::EndOfBlock => {}
         }
-        if let Some(fault) = block.fault {
-            self.unreadable(end, fault)?;
-        }
-        self.pool.give_shared(block.data);
-        Ok(())
     }
 
-    /// The entry to go on with, and from where. Opens its lane when it is a new one.
-    fn next_entry(&mut self) -> Result<Option<(Entry, u64)>> {
-        if self.current.is_none() {
-            let Some(entry) = self.entries.next().transpose()? else {
-                return Ok(None);
-            };
-            match self.sums.take(&entry.shown_name()) {
-                Some(expected) => {
-                    self.lanes.open(entry.index);
-                    self.waiting.insert(entry.index, (entry.clone(), expected));
-                }
-                None if self.has_sums
-                    && entry.raw_name != crate::format::EMBEDDED_SUMS.as_bytes() =>
-                {
-                    self.report.unlisted += 1;
-                    self.verdicts.put(&entry, Some(FileVerdict::Unlisted));
-                }
-                None => self.verdicts.put(&entry, None),
-            }
-            let at = entry.data_offset;
-            self.current = Some((entry, at));
+    /// Looks up the checksum of an entry whose first piece has come.
+    fn begin(&mut self, entry: &Arc<Entry>) {
+        if self.begun == Some(entry.index) {
+            return;
         }
-        Ok(self.current.clone())
-    }
-
-    /// The current entry has been read to its end.
-    fn entry_read(&mut self) -> Result<()> {
-        if let Some((entry, _)) = self.current.take() {
-            if let Some(found) = self.lanes.close(entry.index) {
-                self.hashed(entry.index, found);
+        self.begun = Some(entry.index);
+        match self.sums.take(&entry.shown_name()) {
+            Some(expected) => {
+                self.waiting
+                    .insert(entry.index, (Arc::clone(entry), expected));
             }
+            None if self.has_sums && !entry.is_embedded_sums() => {
+                self.report.unlisted += 1;
+                self.verdicts.put(entry, Some(FileVerdict::Unlisted));
+            }
+            None => self.verdicts.put(entry, None),
         }
-        Ok(())
     }
 
     fn hashed(&mut self, id: u64, found: Sha256Sum) {
@@ -208,58 +183,19 @@ impl<'a> Reader<'a> {
             self.report.matched += 1;
             FileVerdict::Ok
         } else {
-            let cause = Cause::Checksum { expected, found };
-            self.report
-                .problems
-                .add(entry.problem(entry.data_offset, cause));
+            self.report.problems.add(entry.mismatch(expected, found));
             FileVerdict::Failed
         };
         self.verdicts.put(&entry, Some(verdict));
     }
 
-    /// The source cannot be read at `at`: blames the entry that lies there, and
-    /// goes on at the next one.
-    fn unreadable(&mut self, at: u64, fault: std::io::Error) -> Result<()> {
-        let Some((entry, from)) = self.next_entry()? else {
-            return Ok(());
-        };
-        // A sector is bad as a whole, and may start before the entry does.
-        let sector = self.payload.source().granule() as u64;
-        let again = if at < entry.end() && at + sector > from {
-            let gone = fault.kind() == std::io::ErrorKind::UnexpectedEof;
-            self.blame(&entry, at.max(from), gone.then_some(()).ok_or(fault));
-            if gone {
-                // Nothing behind the end can be had either.
-                while let Some((entry, from)) = self.next_entry()? {
-                    self.blame(&entry, from, Ok(()));
-                }
-            }
-            None
-        } else {
-            // Between two entries: a header, which the index has read.
-            Some(entry.data_offset..entry.end())
-        };
-        self.stream.restart(extents(again, self.entries.fork()?));
-        Ok(())
-    }
-
-    /// The current entry cannot be read at `at`: the source has become shorter
-    /// (`Ok`), or fails.
-    fn blame(&mut self, entry: &Entry, at: u64, shrunk: std::result::Result<(), std::io::Error>) {
-        let cause = shrunk.map_or_else(Cause::Io, |()| Cause::Shrunk);
+    fn unreadable(&mut self, entry: &Entry, at: u64, cause: Cause) {
         self.report.problems.add(entry.problem(at, cause));
         self.lanes.abandon(entry.index);
         if self.waiting.remove(&entry.index).is_some() {
             self.verdicts.put(entry, Some(FileVerdict::Failed));
         }
-        self.current = None;
     }
-}
-
-/// Where the data of `again`, and then of `entries`, lies.
-fn extents<'a>(again: Option<Range<u64>>, entries: Entries<'a>) -> Extents<'a> {
-    let rest = entries.map(|entry| entry.map(|entry| entry.data_offset..entry.end()));
-    Box::new(again.map(Ok).into_iter().chain(rest))
 }
 
 /// Tells the verdicts in the order of the entries, whatever order they come in.

@@ -383,7 +383,7 @@ fn either_engine_and_any_memory_give_the_same_files() {
         &["--memory", "1M"],
         &["--io", "threads", "--memory", "1G"],
     ] {
-        if options.contains(&"uring") && lbpayload::block::UringQueue::new(1).is_err() {
+        if options.contains(&"uring") && lbpayload::block::UringQueue::<()>::new(1).is_err() {
             skip(Lacks::Machine, "no io_uring on this kernel");
             continue;
         }

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lbpayload::block::{
-    AlignedBuf, Completion, DirectPolicy, FileSource, Job, Outcome, Queue, Sink, Source,
-    ThreadQueue, UringQueue,
+    AlignedBuf, Completion, DirectPolicy, FileSource, Job, Queue, Sink, Source, ThreadQueue,
+    UringQueue,
 };
 use lbpayload::durable::{Directory, Staging, Store, WriteMode};
 use lbpayload::error::Error;
-use lbpayload::import::{Copied, Due, ExistingPolicy, Plan, Selection, Tuning, copy};
+use lbpayload::import::{Copied, CopyJob, Done, Due, ExistingPolicy, Plan, Selection, Tuning};
 use lbpayload::payload::{Checksums, Index, Payload};
 use lbpayload::progress::Silent;
 
@@ -163,8 +163,8 @@ impl Store for Watched {
 
 /// Collects everything that is in flight, and gives it back last first.
 pub struct LastFirst {
-    inner: ThreadQueue,
-    back: Vec<Completion>,
+    inner: ThreadQueue<Done>,
+    back: Vec<Completion<Done>>,
 }
 
 impl LastFirst {
@@ -176,31 +176,31 @@ impl LastFirst {
     }
 }
 
-impl Queue for LastFirst {
-    fn read(&mut self, token: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, at: u64) {
-        self.inner.read(token, source, buf, len, at);
+impl Queue<Done> for LastFirst {
+    fn read(&mut self, id: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, at: u64) {
+        self.inner.read(id, source, buf, len, at);
     }
 
-    fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
-        self.inner.write(token, sink, buf, len, at);
+    fn write(&mut self, id: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
+        self.inner.write(id, sink, buf, len, at);
     }
 
     fn write_shared(
         &mut self,
-        token: u64,
+        id: u64,
         sink: &Arc<dyn Sink>,
         block: &Arc<AlignedBuf>,
         range: Range<usize>,
         offset: u64,
     ) {
-        self.inner.write_shared(token, sink, block, range, offset);
+        self.inner.write_shared(id, sink, block, range, offset);
     }
 
-    fn run(&mut self, token: u64, job: Job) {
-        self.inner.run(token, job);
+    fn run(&mut self, job: Job<Done>) {
+        self.inner.run(job);
     }
 
-    fn wait(&mut self) -> Option<Completion> {
+    fn wait(&mut self) -> Option<Completion<Done>> {
         while let Some(completion) = self.inner.wait() {
             self.back.push(completion);
         }
@@ -216,63 +216,59 @@ impl Queue for LastFirst {
 /// is waited for: what is read ahead comes back as late as it can. One thread, so
 /// each run is like the last.
 #[derive(Default)]
-pub struct FirstFirst(VecDeque<(u64, Box<dyn FnOnce() -> Outcome>)>);
+pub struct FirstFirst(VecDeque<Box<dyn FnOnce() -> Completion<Done>>>);
 
 impl FirstFirst {
-    fn later(&mut self, token: u64, act: impl FnOnce() -> Outcome + 'static) {
-        self.0.push_back((token, Box::new(act)));
+    fn later(&mut self, act: impl FnOnce() -> Completion<Done> + 'static) {
+        self.0.push_back(Box::new(act));
     }
 }
 
-impl Queue for FirstFirst {
+impl Queue<Done> for FirstFirst {
     fn read(
         &mut self,
-        token: u64,
+        id: u64,
         source: &Arc<dyn Source>,
         mut buf: AlignedBuf,
         len: usize,
         at: u64,
     ) {
         let source = Arc::clone(source);
-        self.later(token, move || {
+        self.later(move || {
             let result = source.read_at(&mut buf[..len], at);
-            Outcome::Read(buf, result)
+            Completion::Read { id, buf, result }
         });
     }
 
-    fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
+    fn write(&mut self, id: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
         let sink = Arc::clone(sink);
-        self.later(token, move || {
+        self.later(move || {
             let result = sink.write_all_at(&buf[..len], at);
-            Outcome::Write(buf, result)
+            Completion::Write { id, buf, result }
         });
     }
 
     fn write_shared(
         &mut self,
-        token: u64,
+        id: u64,
         sink: &Arc<dyn Sink>,
         block: &Arc<AlignedBuf>,
         range: Range<usize>,
         offset: u64,
     ) {
         let (sink, block) = (Arc::clone(sink), Arc::clone(block));
-        self.later(token, move || {
-            Outcome::WriteShared(sink.write_all_at(&block[range], offset))
+        self.later(move || {
+            let result = sink.write_all_at(&block[range], offset);
+            Completion::WriteShared { id, result }
         });
     }
 
-    fn run(&mut self, token: u64, job: Job) {
-        self.later(token, move || {
-            job();
-            Outcome::Job
-        });
+    fn run(&mut self, job: Job<Done>) {
+        self.later(move || Completion::Job(job()));
     }
 
-    fn wait(&mut self) -> Option<Completion> {
-        let (token, act) = self.0.pop_front()?;
-        let outcome = act();
-        Some(Completion { token, outcome })
+    fn wait(&mut self) -> Option<Completion<Done>> {
+        self.0.pop_front().map(|act| act())
     }
 
     fn in_flight(&self) -> usize {
@@ -283,45 +279,44 @@ impl Queue for FirstFirst {
 /// io_uring, with the writes that it is given logged as they come back, and the
 /// failure put in there.
 struct Counting {
-    inner: UringQueue,
+    inner: UringQueue<Done>,
     log: Arc<Log>,
 }
 
-impl Queue for Counting {
-    fn read(&mut self, token: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, at: u64) {
+impl Queue<Done> for Counting {
+    fn read(&mut self, id: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, at: u64) {
         assert!(source.fd().is_some(), "this is about io_uring");
-        self.inner.read(token, source, buf, len, at);
+        self.inner.read(id, source, buf, len, at);
     }
 
-    fn write(&mut self, token: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
+    fn write(&mut self, id: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
         assert!(sink.fd().is_some(), "this is about io_uring");
-        self.inner.write(token, sink, buf, len, at);
+        self.inner.write(id, sink, buf, len, at);
     }
 
     fn write_shared(
         &mut self,
-        token: u64,
+        id: u64,
         sink: &Arc<dyn Sink>,
         block: &Arc<AlignedBuf>,
         range: Range<usize>,
         offset: u64,
     ) {
-        self.inner.write_shared(token, sink, block, range, offset);
+        self.inner.write_shared(id, sink, block, range, offset);
     }
 
-    fn run(&mut self, token: u64, job: Job) {
-        self.inner.run(token, job);
+    fn run(&mut self, job: Job<Done>) {
+        self.inner.run(job);
     }
 
-    fn wait(&mut self) -> Option<Completion> {
-        let mut completion = self.inner.wait()?;
-        if let Outcome::Write(buf, result) = completion.outcome {
-            // The slot is the token without its topmost bits.
-            let slot = completion.token & 0xffff_ffff;
-            let result = result.and_then(|()| self.log.step(Op::Write(slot), || Ok(())));
-            completion.outcome = Outcome::Write(buf, result);
-        }
-        Some(completion)
+    fn wait(&mut self) -> Option<Completion<Done>> {
+        Some(match self.inner.wait()? {
+            Completion::Write { id, buf, result } => {
+                let result = result.and_then(|()| self.log.step(Op::Write(id), || Ok(())));
+                Completion::Write { id, buf, result }
+            }
+            other => other,
+        })
     }
 
     fn in_flight(&self) -> usize {
@@ -374,18 +369,9 @@ impl<'a> Trial<'a> {
         let mut sums = Checksums::new();
         sums.add_lines(self.sums.as_bytes(), "sums").unwrap();
         let files: Vec<String> = self.files.iter().map(|&name| name.into()).collect();
-        let selection = Selection::find(&index, &payload, &files).unwrap();
+        let selection = Selection::find(&index, &files).unwrap();
         let policy = ExistingPolicy::Replace;
-        let plan = Plan::make(
-            &index,
-            &payload,
-            &selection,
-            Some(&dest),
-            &mut sums,
-            policy,
-            &Silent,
-        )
-        .unwrap();
+        let plan = Plan::make(&index, &selection, Some(&dest), &mut sums, policy, &Silent).unwrap();
         let inner = Staging::prepare(&dest, DirectPolicy::Auto).unwrap();
         let log = Arc::new(Log {
             ops: Mutex::default(),
@@ -398,7 +384,7 @@ impl<'a> Trial<'a> {
             log: Arc::clone(&log),
         });
         let threads = self.tuning.in_flight() + self.tuning.jobs();
-        let queue: Box<dyn Queue> = match self.engine {
+        let queue: Box<dyn Queue<Done>> = match self.engine {
             Engine::Threads => Box::new(ThreadQueue::new(threads).unwrap()),
             Engine::LastFirst => Box::new(LastFirst::new(threads)),
             Engine::FirstFirst => Box::new(FirstFirst::default()),
@@ -408,17 +394,16 @@ impl<'a> Trial<'a> {
             }),
         };
         (self.before_copy)();
-        let result = copy(
-            &payload,
-            &index,
-            &plan,
-            &sums,
-            Arc::clone(&store) as Arc<dyn Store>,
+        let job = CopyJob {
+            index: &index,
+            plan: &plan,
+            sums: &sums,
+            store: Arc::clone(&store) as Arc<dyn Store>,
             queue,
-            &self.tuning,
-            &Silent,
-            &mut |slot, _| log.ops.lock().unwrap().push(Op::Told(slot)),
-        );
+            tuning: self.tuning,
+            progress: &Silent,
+        };
+        let result = job.run(&mut |slot, _| log.ops.lock().unwrap().push(Op::Told(slot)));
         Arc::into_inner(store)
             .expect("nobody holds the store any more")
             .inner
@@ -452,7 +437,7 @@ pub fn direct_source(dir: &Path, bytes: &[u8]) -> Option<Arc<dyn Source>> {
     let path = dir.join("image");
     std::fs::write(&path, bytes).unwrap();
     let source = FileSource::open(&path, DirectPolicy::Auto).unwrap();
-    let uring = UringQueue::new(1);
+    let uring = UringQueue::<()>::new(1);
     if source.fd().is_none() || uring.is_err() {
         skip(Lacks::Machine, "no io_uring here, or no direct I/O");
         return None;

@@ -91,7 +91,7 @@ proptest! {
 
         let index = Index::strict(&payload, &Silent).unwrap();
         let mut seen = Model::new();
-        for entry in index.entries(&payload).unwrap() {
+        for entry in index.entries().unwrap() {
             let entry = entry.unwrap();
             let mut data = Vec::new();
             read_entry(&payload, &entry, &mut |part| { data.extend_from_slice(part); Ok(()) }).unwrap();
@@ -119,11 +119,11 @@ proptest! {
             engine,
             tuning: Tuning { block_bytes: block_kib * 1024, small_max, ..Tuning::default() },
         };
-        let report = import(&payload, options(), &Silent, &mut |_| ()).unwrap();
+        let report = import(&payload, options(), &Silent, None).unwrap();
         prop_assert_eq!(report.written, index.files());
         let imported: Model = tree(&dest).into_iter().filter(|(name, _)| name != "SHA256SUMS").collect();
         prop_assert_eq!(&imported, &model);
-        let again = import(&payload, options(), &Silent, &mut |_| ()).unwrap();
+        let again = import(&payload, options(), &Silent, None).unwrap();
         prop_assert_eq!((again.written, again.kept), (0, index.files()));
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::iter::Peekable;
 
 use crate::error::Result;
-use crate::payload::{Entries, Index, Payload};
+use crate::payload::{Entries, Index};
 
 use super::plan::Plan;
 
@@ -21,10 +21,9 @@ impl<'a> InOrder<'a> {
     pub(super) fn new(
         plan: &'a Plan,
         index: &'a Index,
-        payload: &'a Payload,
         tell: &'a mut dyn FnMut(&str),
     ) -> Result<Self> {
-        let entries = index.entries(payload)?.peekable();
+        let entries = index.entries()?.peekable();
         Ok(Self {
             plan,
             entries,

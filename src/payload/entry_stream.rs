@@ -1,0 +1,381 @@
+//! The bytes of the wanted entries, in order: the one way by which a job reads a payload
+//! from end to end.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::block::{AlignedBuf, BufferPool, PAGE, Queue, Source, read_to_fault};
+use crate::error::{Error, Result};
+
+use super::index::{Entries, Index};
+use super::problem::Cause;
+use super::walk::Entry;
+
+/// Gaps of up to this many bytes between wanted entries are read through: a
+/// request costs about as much as reading this much.
+const READ_THROUGH: u64 = 256 * 1024;
+
+/// What comes next of a stream.
+#[derive(Debug)]
+pub enum Piece {
+    /// An entry without data.
+    Empty(Arc<Entry>),
+    /// Bytes of an entry.
+    Bytes {
+        /// The entry.
+        entry: Arc<Entry>,
+        /// Where they belong, in bytes from the start of the entry's data.
+        offset: u64,
+        /// The block that holds them; it is read into again once nobody holds it.
+        block: Arc<AlignedBuf>,
+        /// Where they are in the block.
+        range: Range<usize>,
+    },
+    /// Nothing more comes of this entry: it cannot be read.
+    Unreadable {
+        /// The entry.
+        entry: Arc<Entry>,
+        /// The first byte that is missing, in bytes from the start of the source.
+        at: u64,
+        /// Why: [`Cause::Io`] or [`Cause::Shrunk`].
+        cause: Cause,
+    },
+    /// Everything in a block has been given out. Its reader should let go of it soon.
+    EndOfBlock,
+}
+
+/// A block that could not be read as a whole, read again up to the first bad sector:
+/// the result of a job, for [`EntryStream::complete_reread`].
+#[derive(Debug)]
+pub struct Reread {
+    id: u64,
+    buf: AlignedBuf,
+    len: usize,
+    fault: Option<io::Error>,
+}
+
+struct Block {
+    start: u64,
+    data: Arc<AlignedBuf>,
+    /// How many bytes are the source's.
+    len: usize,
+    /// Why the bytes behind `len` are missing, where some are.
+    fault: Option<io::Error>,
+}
+
+impl Block {
+    fn end(&self) -> u64 {
+        self.start + self.len as u64
+    }
+
+    /// The part of `wanted` (offsets in the source) that it holds, as a range of its bytes.
+    fn overlap(&self, wanted: Range<u64>) -> Range<usize> {
+        let from = wanted.start.clamp(self.start, self.end()) - self.start;
+        let to = wanted.end.clamp(self.start, self.end()) - self.start;
+        from as usize..to as usize
+    }
+}
+
+struct Slot {
+    id: u64,
+    start: u64,
+    want: usize,
+    block: Option<Block>,
+}
+
+/// Reads ahead over the wanted entries, several large blocks at a time, and gives out
+/// their bytes in order. An entry that cannot be read is named, and the stream goes on
+/// behind it.
+///
+/// It owns no queue: its owner calls [`EntryStream::submit`], hands in completions of
+/// reads and of [`Reread`] jobs, and takes what is there, so that one queue can serve
+/// reading, hashing and writing.
+pub struct EntryStream<'a> {
+    source: Arc<dyn Source>,
+    wanted: Box<dyn Fn(u64) -> bool + 'a>,
+    /// What is read, ahead of `entries`.
+    ahead: Ahead<'a>,
+    /// What is given out.
+    entries: Entries<'a>,
+    current: Option<(Arc<Entry>, u64)>,
+    block: Option<Block>,
+    slots: VecDeque<Slot>,
+    next_id: u64,
+    pool: BufferPool,
+    block_bytes: usize,
+    depth: usize,
+    /// The source has become shorter: nothing behind can be read.
+    shrunk: bool,
+}
+
+impl<'a> EntryStream<'a> {
+    /// A stream of the entries of `index` whose numbers are `wanted`, in blocks of
+    /// `block_bytes` (a multiple of a page): at most `depth` of them are being read or
+    /// wait to be taken, and `held` more are still in use by who took their bytes.
+    ///
+    /// # Errors
+    /// As [`Index::entries`].
+    pub fn new(
+        index: &'a Index,
+        wanted: impl Fn(u64) -> bool + 'a,
+        block_bytes: usize,
+        depth: usize,
+        held: usize,
+    ) -> Result<Self> {
+        debug_assert_eq!(block_bytes % PAGE, 0);
+        let depth = depth.max(1);
+        Ok(Self {
+            source: Arc::clone(index.payload().source()),
+            wanted: Box::new(wanted),
+            ahead: Ahead::new(index.entries()?, None),
+            entries: index.entries()?,
+            current: None,
+            block: None,
+            slots: VecDeque::new(),
+            next_id: 0,
+            pool: BufferPool::new(depth + held, block_bytes),
+            block_bytes,
+            depth,
+            shrunk: false,
+        })
+    }
+
+    /// Submits reads as far as the depth and the buffers allow.
+    ///
+    /// # Errors
+    /// The headers cannot be read again; no memory for a buffer.
+    pub fn submit<T>(&mut self, queue: &mut dyn Queue<T>) -> Result<()> {
+        while self.slots.len() < self.depth && !self.shrunk {
+            if !self.ahead.refill(&*self.wanted, self.block_bytes)? {
+                return Ok(());
+            }
+            let no_memory = |e| Error::io("getting a buffer to read", e).path(self.source.path());
+            let Some(buf) = self.pool.take().map_err(no_memory)? else {
+                return Ok(());
+            };
+            let alignment = self.source.granule() as u64;
+            let extent = &mut self.ahead.extent;
+            let start = extent.start - extent.start % alignment;
+            let end = extent.end.min(start + self.block_bytes as u64);
+            extent.start = end;
+            let want = (end - start) as usize;
+            let id = self.next_id;
+            self.next_id += 1;
+            let len = want.next_multiple_of(alignment as usize);
+            queue.read(id, &self.source, buf, len, start);
+            let block = None;
+            self.slots.push_back(Slot {
+                id,
+                start,
+                want,
+                block,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the completion of a read.
+    pub fn complete_read<T: From<Reread> + Send + 'static>(
+        &mut self,
+        id: u64,
+        buf: AlignedBuf,
+        result: io::Result<usize>,
+        queue: &mut dyn Queue<T>,
+    ) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.id == id) else {
+            return self.pool.give(buf);
+        };
+        let want = slot.want;
+        let (len, fault) = match result {
+            Ok(n) if n >= want => (want, None),
+            Ok(n) => (n, Some(io::ErrorKind::UnexpectedEof.into())),
+            Err(_) => {
+                // A large read fails as a whole; smaller ones tell where. A bad disk
+                // may take seconds for each, so others go on meanwhile.
+                let (source, start) = (Arc::clone(&self.source), slot.start);
+                return queue.run(Box::new(move || {
+                    let mut buf = buf;
+                    let (len, fault) = read_to_fault(&*source, &mut buf, want, start);
+                    Reread {
+                        id,
+                        buf,
+                        len,
+                        fault,
+                    }
+                    .into()
+                }));
+            }
+        };
+        self.complete_reread(Reread {
+            id,
+            buf,
+            len,
+            fault,
+        });
+    }
+
+    /// Takes the result of a job that read a block again.
+    pub fn complete_reread(&mut self, done: Reread) {
+        match self.slots.iter_mut().find(|slot| slot.id == done.id) {
+            Some(slot) => {
+                slot.block = Some(Block {
+                    start: slot.start,
+                    data: Arc::new(done.buf),
+                    len: done.len,
+                    fault: done.fault,
+                });
+            }
+            // Nobody wants the block any more.
+            None => self.pool.give(done.buf),
+        }
+    }
+
+    /// The next piece; `None` where it has not been read yet, or all has been given out.
+    ///
+    /// # Errors
+    /// The headers cannot be read again.
+    pub fn next_piece(&mut self) -> Result<Option<Piece>> {
+        let Some((entry, at)) = self.current()? else {
+            // Whatever else the last block holds is not wanted.
+            return Ok(self.end_block());
+        };
+        if self.shrunk {
+            return self.give_up(entry, at, Cause::Shrunk).map(Some);
+        }
+        if entry.size == 0 {
+            self.current = None;
+            return Ok(Some(Piece::Empty(entry)));
+        }
+        if self.block.is_none() && self.slots.front().is_some_and(|slot| slot.block.is_some()) {
+            self.block = self.slots.pop_front().and_then(|slot| slot.block);
+        }
+        let Some(block) = &mut self.block else {
+            return Ok(None);
+        };
+        let range = block.overlap(at..entry.end());
+        if !range.is_empty() {
+            let end = at + range.len() as u64;
+            self.current = (end < entry.end()).then(|| (Arc::clone(&entry), end));
+            return Ok(Some(Piece::Bytes {
+                offset: at - entry.data_offset,
+                block: Arc::clone(&block.data),
+                range,
+                entry,
+            }));
+        }
+        let bad_at = block.end();
+        let Some(fault) = block.fault.take() else {
+            return Ok(self.end_block());
+        };
+        // A sector is bad as a whole, and may start before the entry does.
+        let sector = self.source.granule() as u64;
+        if bad_at + sector <= at {
+            // It lies before the entry, where nothing is wanted.
+            return self.restart(Some(at..entry.end())).map(Some);
+        }
+        let cause = match fault.kind() {
+            io::ErrorKind::UnexpectedEof => Cause::Shrunk,
+            _ => Cause::Io(fault),
+        };
+        self.shrunk = matches!(cause, Cause::Shrunk);
+        self.give_up(entry, bad_at.max(at), cause).map(Some)
+    }
+
+    /// Whether every wanted entry has been given out.
+    ///
+    /// # Errors
+    /// The headers cannot be read again.
+    pub fn is_done(&mut self) -> Result<bool> {
+        Ok(self.block.is_none() && self.current()?.is_none())
+    }
+
+    /// The entry to go on with, and the offset in the source from which.
+    fn current(&mut self) -> Result<Option<(Arc<Entry>, u64)>> {
+        if self.current.is_none() {
+            let Some(entry) = next_wanted(&mut self.entries, &*self.wanted)? else {
+                return Ok(None);
+            };
+            let at = entry.data_offset;
+            self.current = Some((Arc::new(entry), at));
+        }
+        Ok(self.current.clone())
+    }
+
+    fn end_block(&mut self) -> Option<Piece> {
+        self.pool.give_shared(self.block.take()?.data);
+        Some(Piece::EndOfBlock)
+    }
+
+    /// Goes on behind `entry`.
+    fn give_up(&mut self, entry: Arc<Entry>, at: u64, cause: Cause) -> Result<Piece> {
+        self.current = None;
+        self.restart(None)?;
+        Ok(Piece::Unreadable { entry, at, cause })
+    }
+
+    /// Reads on from `first`, and then from the next entry. Reads that are in flight
+    /// come back and are not looked at.
+    fn restart(&mut self, first: Option<Range<u64>>) -> Result<Piece> {
+        self.ahead = Ahead::new(self.entries.fork()?, first);
+        for slot in self.slots.drain(..) {
+            if let Some(block) = slot.block {
+                self.pool.give_shared(block.data);
+            }
+        }
+        self.end_block();
+        Ok(Piece::EndOfBlock)
+    }
+}
+
+/// Where the wanted entries lie, joined where they are close.
+struct Ahead<'a> {
+    entries: Entries<'a>,
+    /// What is read next.
+    extent: Range<u64>,
+    /// What comes behind it, too far away to be joined.
+    upcoming: Option<Range<u64>>,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(entries: Entries<'a>, first: Option<Range<u64>>) -> Self {
+        Self {
+            entries,
+            extent: first.unwrap_or(0..0),
+            upcoming: None,
+        }
+    }
+
+    /// Makes the extent at least `block_bytes` long, as far as wanted entries lie close
+    /// enough together. False when nothing is left to read.
+    fn refill(&mut self, wanted: &dyn Fn(u64) -> bool, block_bytes: usize) -> Result<bool> {
+        while self.extent.end - self.extent.start < block_bytes as u64 {
+            let next = match self.upcoming.take() {
+                Some(extent) => extent,
+                None => match next_wanted(&mut self.entries, wanted)? {
+                    Some(entry) => entry.data_offset..entry.end(),
+                    None => break,
+                },
+            };
+            if next.is_empty() {
+                continue;
+            }
+            if self.extent.is_empty() {
+                self.extent = next;
+            } else if next.start - self.extent.end <= READ_THROUGH {
+                self.extent.end = next.end;
+            } else {
+                self.upcoming = Some(next);
+                break;
+            }
+        }
+        Ok(!self.extent.is_empty())
+    }
+}
+
+fn next_wanted(entries: &mut Entries<'_>, wanted: &dyn Fn(u64) -> bool) -> Result<Option<Entry>> {
+    entries
+        .find(|entry| entry.as_ref().map_or(true, |entry| wanted(entry.index)))
+        .transpose()
+}
