@@ -8,6 +8,7 @@
 mod buffer;
 #[cfg(test)]
 mod contract;
+mod device;
 mod devices;
 mod engine;
 mod file;
@@ -26,7 +27,8 @@ mod uring;
 mod window;
 
 pub use buffer::{AlignedBuf, BufferPool, PAGE};
-pub use devices::{Device, DeviceKind, Devices, Roots, mount_proc};
+pub use device::{Device, DeviceKind};
+pub use devices::{Devices, Roots, mount_proc};
 pub use engine::{IoEngine, open_queue};
 pub use file::{FileSource, is_held, open_exclusive_for_writing};
 pub use node::Node;

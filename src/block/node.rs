@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tempfile::TempDir;
 
-use super::devices::Device;
+use super::device::Device;
 use crate::error::{Error, Result};
 
 /// The path of a device's node. One that was made for us is removed again when

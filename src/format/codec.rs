@@ -1,47 +1,16 @@
 //! Headers to bytes and back, in both dialects.
 
-use std::fmt;
-use std::str::FromStr;
-
 use byteorder::{ByteOrder, LittleEndian, WriteBytesExt};
 
-use super::MAGIC;
+use super::dialect::Dialect;
 use super::fault::Fault;
 use super::name::{MAX_WALKABLE_NAME_LEN, Name};
 
+/// The first eight bytes of every payload.
+pub const MAGIC: &[u8; 8] = b"LBPAYLD1";
+
 /// The longest header of either dialect, in bytes: what tells them apart.
 pub const MAX_HEADER_LEN: usize = 16;
-
-/// The width of the three integers. Both carry the same magic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dialect {
-    /// The early images: 32 bits.
-    U32,
-    /// The current images: 64 bits.
-    U64,
-}
-
-impl fmt::Display for Dialect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::U32 => "u32",
-            Self::U64 => "u64",
-        })
-    }
-}
-
-impl FromStr for Dialect {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "u32" => Ok(Self::U32),
-            "u64" => Ok(Self::U64),
-            _ => Err("expected u64 or u32".into()),
-        }
-    }
-}
 
 /// A number that the u32 dialect has no room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! What can be wrong with an image, each with its own message.
 
-use super::codec::Dialect;
+use super::dialect::Dialect;
 use super::name::{MAX_WALKABLE_NAME_LEN, NameFault};
 
 /// A fault in an image. The caller adds the entry and the offset.

@@ -4,15 +4,14 @@
 //! proportion to a number that an image claims. FORMAT.md is the prose.
 
 mod codec;
+mod dialect;
 mod fault;
 mod name;
 
-pub use codec::{Dialect, DoesNotFit, EntryHeader, Header, MAX_HEADER_LEN};
+pub use codec::{DoesNotFit, EntryHeader, Header, MAGIC, MAX_HEADER_LEN};
+pub use dialect::Dialect;
 pub use fault::Fault;
 pub use name::{MAX_NAME_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault};
-
-/// The first eight bytes of every payload.
-pub const MAGIC: &[u8; 8] = b"LBPAYLD1";
 
 /// The entry that `pack --embed-checksums` adds: the others' SHA-256 sums, in
 /// the format of sha256sum(1).

@@ -3,7 +3,7 @@
 use crate::block::{Device, is_held};
 use crate::payload::Sha256Sum;
 
-use super::{Finding, is_stacked};
+use super::finding::Finding;
 
 /// For each finding, whether it counts: false for one whose bytes another of them
 /// shows.
@@ -50,7 +50,7 @@ fn hides(seen: &[Seen<'_>], upper: usize, lower: usize) -> bool {
         return upper < lower;
     }
     let no_sys = up.device.lower.is_empty() && low.device.lower.is_empty();
-    no_sys && is_stacked(up.device.kind) && !is_stacked(low.device.kind) && low.held
+    no_sys && up.device.kind.is_stacked() && !low.device.kind.is_stacked() && low.held
 }
 
 /// Whether `upper` is stacked on `lower`, perhaps with others in between. `depth`

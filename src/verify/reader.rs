@@ -11,7 +11,7 @@ use crate::payload::{
 };
 use crate::progress::Progress;
 
-use super::{FileVerdict, Report};
+use super::report::{FileVerdict, Report};
 
 /// Blocks in flight.
 pub(super) const DEPTH: usize = 6;
