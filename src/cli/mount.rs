@@ -28,7 +28,7 @@ use super::{mount_index, progress, signals};
 const NAMED_PROBLEMS: u64 = 10;
 
 pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcome> {
-    // First: see `inherited`.
+    // Before anything is opened.
     let mut strangers = open_files();
     strangers.retain(|fd| Some(*fd) != args.ready_fd);
     let ready = args.ready_fd.map(ready_file).transpose()?;
