@@ -415,42 +415,20 @@ mod tests {
         assert_eq!(queue.in_flight(), 0);
     }
 
-    /// A file that is read through its descriptor whatever it is on.
-    struct Plain(std::fs::File);
-
-    impl Source for Plain {
-        fn path(&self) -> &std::path::Path {
-            std::path::Path::new("plain")
-        }
-        fn len(&self) -> u64 {
-            4
-        }
-        fn granule(&self) -> usize {
-            1
-        }
-        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
-        fn mode(&self) -> crate::block::ReadMode {
-            crate::block::ReadMode::Buffered
-        }
-        fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-            Some(self.0.as_fd())
-        }
-    }
-
     #[test]
     fn a_read_that_the_kernel_could_not_do_now_is_tried_again() {
-        use std::io::Write;
         let Some(mut queue) = queue() else { return };
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"read").unwrap();
-        let source: Arc<dyn Source> = Arc::new(Plain(file));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"read").unwrap();
+        let source: Arc<dyn Source> =
+            Arc::new(FileSource::open(&path, DirectPolicy::Never).unwrap());
+        let file = std::fs::File::open(&path).unwrap();
         for errno in [libc::EAGAIN, libc::EINTR] {
             // As if the kernel had taken it and answered.
             let slot = queue.keep(Pending {
                 id: 1,
-                fd: source.fd().unwrap().as_raw_fd(),
+                fd: file.as_raw_fd(),
                 target: Target::Read(Arc::clone(&source)),
                 granule: 1,
                 bytes: Bytes::Own(AlignedBuf::new(4096).unwrap()),
