@@ -4,7 +4,7 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::{Ran, lbpayload, noise};
@@ -103,6 +103,73 @@ fn every_example_works() {
         );
     }
     assert!(dir.path().join("arrived/gcc.tar.xz").exists());
+}
+
+/// A copy of the scripts, around a program that builds at once.
+fn scratch() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    // What cargo's JSON escapes, among others.
+    let copy = dir.path().join("above").join("a \"copy\" \\ of it");
+    std::fs::create_dir_all(copy.join("src")).unwrap();
+    std::fs::create_dir(dir.path().join("cargo-home")).unwrap();
+    support::check(
+        Command::new("cp")
+            .arg("-r")
+            .arg(root().join("scripts"))
+            .arg(&copy),
+    );
+    let manifest = "[package]\nname = \"lbpayload\"\nversion = \"0.1.0\"\nedition = \"2021\"\n";
+    std::fs::write(copy.join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(copy.join("src/main.rs"), "fn main() {}\n").unwrap();
+    dir
+}
+
+#[test]
+fn scripts_find_what_was_built_wherever_cargo_puts_it() {
+    let config = |text: &str, at: &Path| {
+        std::fs::create_dir_all(at).unwrap();
+        std::fs::write(at.join("config.toml"), text).unwrap();
+    };
+    for case in ["nothing", "environment", "above", "home", "build-dir"] {
+        let dir = scratch();
+        let copy = dir.path().join("above/a \"copy\" \\ of it");
+        let elsewhere = dir.path().join("elsewhere");
+        let home = dir.path().join("cargo-home");
+        let in_text = elsewhere.to_str().unwrap();
+        let target_dir = format!("[build]\ntarget-dir = {in_text:?}\n");
+        let mut expected = elsewhere.clone();
+        let mut set = None;
+        match case {
+            "environment" => set = Some(("CARGO_TARGET_DIR", in_text)),
+            "above" => config(&target_dir, &dir.path().join("above/.cargo")),
+            "home" => config(&target_dir, &home),
+            "build-dir" => {
+                config(&target_dir.replace("target-dir", "build-dir"), &home);
+                expected = copy.join("target");
+            }
+            _ => expected = copy.join("target"),
+        }
+        let built = |args: &[&str]| {
+            let mut command = Command::new(copy.join("scripts/built"));
+            for name in [
+                "CARGO_TARGET_DIR",
+                "CARGO_BUILD_BUILD_DIR",
+                "CARGO_BUILD_TARGET",
+                "RUSTFLAGS",
+            ] {
+                command.env_remove(name);
+            }
+            command.env("CARGO_HOME", &home).envs(set).args(args);
+            PathBuf::from(support::check(&mut command).trim_end())
+        };
+        assert_eq!(built(&[]), expected, "{case}");
+        assert_eq!(
+            built(&["--release"]),
+            expected.join("release/lbpayload"),
+            "{case}"
+        );
+        assert!(expected.join("release/lbpayload").is_file(), "{case}");
+    }
 }
 
 #[test]

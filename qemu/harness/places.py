@@ -1,10 +1,11 @@
 """Where things lie."""
 
-import os
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = ROOT / "qemu/guest"
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+# Where cargo builds.
+TARGET = Path(subprocess.run([ROOT / "scripts/built"], stdout=subprocess.PIPE, text=True, check=True).stdout.rstrip("\n"))
 # Packages, what is made of them, and a directory for each case.
 WORK = TARGET / "qemu"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .debian import alone
 from .outcome import Failed
-from .places import ROOT
+from .places import ROOT, TARGET
 
 
 @cache
@@ -16,4 +16,4 @@ def program(architecture: str) -> Path:
         done = subprocess.run([ROOT / "scripts/build-static", architecture], capture_output=True, text=True)
     if done.returncode:
         raise Failed(f"scripts/build-static {architecture} failed:\n{done.stderr.strip()}")
-    return ROOT / "target/static" / architecture / "lbpayload"
+    return TARGET / "static" / architecture / "lbpayload"

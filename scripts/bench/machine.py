@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Where cargo builds.
+TARGET = Path(subprocess.run([ROOT / "scripts/built"], stdout=subprocess.PIPE, text=True, check=True).stdout.rstrip("\n"))
 
 
 def first_line(*command: object, stderr: bool = False) -> str | None:

@@ -45,7 +45,7 @@ def add_arguments(add: Callable, command: str) -> None:
         help=f"one more variant of ours, with these arguments to {command} (repeats)")
     add("--lock", type=Path, metavar="FILE",
         help="take an exclusive flock on FILE around each timed run, a shared one around making images")
-    add("--lbpayload", type=Path, default=machine.ROOT / "target/release/lbpayload", metavar="PATH")
+    add("--lbpayload", type=Path, default=machine.TARGET / "release/lbpayload", metavar="PATH")
     add("--out", type=Path, default=machine.ROOT / "docs/bench", metavar="DIR")
     add("--work", type=Path, default=Path("/var/tmp"), metavar="DIR", help="where the disk place lies (/var/tmp)")
     add("--render", type=Path, nargs="+", metavar="JSON", help="run nothing, show these raw runs")
