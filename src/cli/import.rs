@@ -80,7 +80,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let mut out = Out::new();
     if args.json {
         out.json(&json(args, device, &report))?;
-    } else if !quiet {
+    } else if args.dry_run || !quiet {
         out.line(&words(args, device, &report))?;
     }
     out.end()?;

@@ -34,7 +34,7 @@ pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -
     }
     match action {
         PromoteAction::History(image) => recorded::list(args, image),
-        PromoteAction::Status(image) => recorded::look(args, image, form, quiet),
+        PromoteAction::Status(image) => recorded::look(args, image, form),
         PromoteAction::Rollback(back) => recorded::back(args, back, form, quiet),
     }
 }
@@ -146,11 +146,13 @@ fn forth(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<
     let mut out = Out::new();
     if args.json {
         out.json(&json(&report))?;
-    } else if !quiet {
+    } else {
         if report.dry_run {
             plan(&mut out, &report.items)?;
         }
-        summary(&mut out, &report)?;
+        if !quiet {
+            summary(&mut out, &report)?;
+        }
     }
     out.end()?;
     Ok(Outcome::Done)

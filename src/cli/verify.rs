@@ -91,7 +91,9 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
                 return;
             }
         };
-        if !args.json && said.is_ok() {
+        // As sha256sum --quiet: what failed is said all the same.
+        let unwanted = args.json || (quiet && verdict == FileVerdict::Ok);
+        if !unwanted && said.is_ok() {
             said = out.line(&format!("{}: {word}", printable(name)));
         }
     });

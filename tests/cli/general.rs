@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::sample::{Place, as_tree, json, sample};
 use crate::support::{Image, Ran, lbpayload, tree};
 
-const COMMANDS: [&str; 11] = [
+pub(crate) const COMMANDS: [&str; 11] = [
     "pack",
     "list",
     "verify",

@@ -27,6 +27,7 @@ mod pack_bad;
 mod pack_changed;
 mod probe;
 mod reference;
+mod quiet;
 mod reviewed;
 mod sample;
 mod verify;

@@ -193,7 +193,30 @@ fn quiet_says_nothing_and_progress_is_told_when_asked() {
     let it = Workspace::new();
     let ran = it.promote(&["-q"]).exits(0);
     assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
+    // What was asked for is printed all the same, and nothing else.
+    for (words, same) in [
+        (&["status"][..], true),
+        (&["history"], true),
+        (&["rollback", "--dry-run"], false),
+    ] {
+        let loud = it.promote(words).exits(0);
+        let quiet = it.promote(&[words, &["-q"]].concat()).exits(0);
+        assert_eq!(quiet.stderr, "", "{words:?}");
+        assert!(!quiet.stdout.is_empty(), "{words:?}");
+        assert!(loud.stdout.starts_with(&quiet.stdout), "{words:?}");
+        assert_eq!(loud.stdout == quiet.stdout, same, "{words:?}");
+    }
+    let ran = it.promote(&["rollback", "-q"]).exits(0);
+    assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
     let it = Workspace::new();
+    let ran = it.promote(&["-q", "--dry-run"]).exits(0);
+    assert!(ran.stdout.lines().count() > 1, "{}", ran.stdout);
+    assert!(
+        ran.stdout.lines().all(|line| line.starts_with("copy ")),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(ran.stderr, "");
     let ran = it.promote(&["--progress", "json", "--json"]).exits(0);
     let phases: Vec<String> = ran
         .stderr

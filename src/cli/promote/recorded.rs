@@ -140,7 +140,6 @@ pub(super) fn look(
     args: &PromoteArgs,
     named: &ImageArgs,
     form: Option<ProgressForm>,
-    quiet: bool,
 ) -> Result<Outcome> {
     signals::listen()?;
     let image = image(args, named)?;
@@ -165,7 +164,7 @@ pub(super) fn look(
                 })
                 .collect(),
         })?;
-    } else if !quiet {
+    } else {
         status_words(&mut out, &report)?;
     }
     out.end()?;
@@ -257,11 +256,13 @@ pub(super) fn back(
             seconds: report.elapsed.as_secs_f64(),
             files: report.items.iter().map(JsonItem::new).collect(),
         })?;
-    } else if !quiet {
+    } else {
         if report.dry_run {
             plan(&mut out, &report.items)?;
         }
-        rollback_words(&mut out, &report, restored, identical)?;
+        if !quiet {
+            rollback_words(&mut out, &report, restored, identical)?;
+        }
     }
     out.end()?;
     Ok(Outcome::Done)
