@@ -62,12 +62,25 @@ fn parse(args: &[OsString]) -> Option<Call<'_>> {
         [option] if is(option, "--mount-proc") => Some(Call::MountProc),
         [option, device] if is(option, "--probe") => Some(Call::Probe(device)),
         [option, dest] if is(option, "--from-proc") => Some(Call::FromProc(dest)),
-        [option, device, dest] if is(option, "--device") => Some(Call::Device(device, dest)),
-        [dest, option, device] if is(option, "--device") => Some(Call::Device(device, dest)),
-        [dest] if !dest.as_os_str().as_encoded_bytes().starts_with(b"-") => {
-            Some(Call::FromAnywhere(dest))
+        _ => parse_import(&args),
+    }
+}
+
+/// `--device` may come before and after the destination, and the last one counts.
+fn parse_import<'a>(args: &[&'a Path]) -> Option<Call<'a>> {
+    let (mut device, mut dest) = (None, None);
+    let mut args = args.iter().copied();
+    while let Some(arg) = args.next() {
+        if arg == Path::new("--device") {
+            device = Some(args.next()?);
+        } else if dest.replace(arg).is_some() {
+            return None;
         }
-        _ => None,
+    }
+    match (device, dest?) {
+        (Some(device), dest) => Some(Call::Device(device, dest)),
+        (None, dest) if dest.as_os_str().as_encoded_bytes().starts_with(b"-") => None,
+        (None, dest) => Some(Call::FromAnywhere(dest)),
     }
 }
 
@@ -172,12 +185,19 @@ mod tests {
             "Some(Device(\"/dev/x\", \"d\"))"
         );
         assert_eq!(parsed(&["--from-proc", "d"]), "Some(FromProc(\"d\"))");
+        assert_eq!(
+            parsed(&["--device", "/dev/x", "d", "--device", "/dev/y"]),
+            "Some(Device(\"/dev/y\", \"d\"))"
+        );
         assert_eq!(parsed(&["d"]), "Some(FromAnywhere(\"d\"))");
         for wrong in [
             &[][..],
             &["--device"],
             &["--device", "x"],
             &["a", "b"],
+            &["d", "--device"],
+            &["--device", "x", "d", "--device"],
+            &["--device", "x", "d", "e"],
             &["--help"],
         ] {
             assert_eq!(parsed(wrong), "None", "{wrong:?}");

@@ -1,7 +1,7 @@
 //! Called as `payload-import`: the reference importer, option for option.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -11,11 +11,7 @@ use crate::support::{Ran, lbpayload, tree};
 
 /// Runs the program through a symlink of the reference's name.
 fn payload_import(place: &Place, args: &[&Path]) -> Ran {
-    let link = place.dir().join("payload-import");
-    if !link.exists() {
-        symlink(lbpayload().get_program(), &link).unwrap();
-    }
-    Ran::of(Command::new(link).args(args))
+    Ran::of(Command::new(place.link_drop_in()).args(args))
 }
 
 fn option(text: &str) -> &Path {
@@ -67,6 +63,25 @@ fn the_drop_in_overwrites_what_is_there() {
     payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
     assert_eq!(std::fs::read(place.dest.join("b-small")).unwrap(), b"hello");
     assert_eq!(std::fs::read(place.dest.join("stranger")).unwrap(), b"mine");
+}
+
+#[test]
+fn the_last_device_wins() {
+    let place = Place::new(&sample());
+    let missing = place.dir().join("missing");
+    let (device, image, dest) = (option("--device"), &*place.image, &*place.dest);
+    for args in [
+        [device, &missing, device, image, dest],
+        [device, &missing, dest, device, image],
+        [dest, device, &missing, device, image],
+    ] {
+        let ran = payload_import(&place, &args).exits(0);
+        assert_eq!(ran.stdout, lines(&place));
+        assert!(tree(dest) == as_tree(&sample()));
+        std::fs::remove_dir_all(dest).unwrap();
+    }
+    payload_import(&place, &[device, image, device, &missing, dest]).exits(1);
+    assert!(!dest.exists());
 }
 
 #[test]
@@ -186,11 +201,9 @@ fn the_drop_in_checks_nothing_as_the_reference_does() {
 #[test]
 fn the_drop_in_succeeds_where_nobody_reads_its_lines() {
     let place = Place::new(&sample());
-    let link = place.dir().join("payload-import");
-    symlink(lbpayload().get_program(), &link).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(ours);
-    let mut command = Command::new(&link);
+    let mut command = Command::new(place.link_drop_in());
     command
         .arg("--device")
         .args([&place.image, &place.dest])

@@ -43,6 +43,15 @@ impl Place {
         }
     }
 
+    /// The program, under the reference importer's name.
+    pub(crate) fn link_drop_in(&self) -> PathBuf {
+        let link = self.dir.path().join("payload-import");
+        if !link.exists() {
+            std::os::unix::fs::symlink(crate::support::lbpayload().get_program(), &link).unwrap();
+        }
+        link
+    }
+
     pub(crate) fn import(&self) -> Ran {
         lb!["import", "--device", &self.image, &self.dest]
     }
