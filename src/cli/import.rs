@@ -70,6 +70,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         use_embedded: true,
         direct: args.direct,
         existing: args.existing,
+        keep_owner_and_mode: false,
         dry_run: args.dry_run,
         engine: args.io,
         tuning: Tuning::for_memory(memory),

@@ -144,6 +144,7 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
         use_embedded: false,
         direct: DirectPolicy::Auto,
         existing: ExistingPolicy::Replace,
+        keep_owner_and_mode: true,
         dry_run: false,
         engine: IoEngine::Auto,
         tuning: Tuning::default(),
@@ -184,20 +185,20 @@ mod tests {
             parsed(&["d", "--device", "/dev/x"]),
             "Some(Device(\"/dev/x\", \"d\"))"
         );
-        assert_eq!(parsed(&["--from-proc", "d"]), "Some(FromProc(\"d\"))");
         assert_eq!(
             parsed(&["--device", "/dev/x", "d", "--device", "/dev/y"]),
             "Some(Device(\"/dev/y\", \"d\"))"
         );
+        assert_eq!(parsed(&["--from-proc", "d"]), "Some(FromProc(\"d\"))");
         assert_eq!(parsed(&["d"]), "Some(FromAnywhere(\"d\"))");
         for wrong in [
             &[][..],
             &["--device"],
             &["--device", "x"],
-            &["a", "b"],
             &["d", "--device"],
             &["--device", "x", "d", "--device"],
             &["--device", "x", "d", "e"],
+            &["a", "b"],
             &["--help"],
         ] {
             assert_eq!(parsed(wrong), "None", "{wrong:?}");

@@ -1,12 +1,13 @@
 //! What a file of an image has besides its bytes.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
 use rustix::fs::{
-    Timespec, Timestamps, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr,
+    AtFlags, FileType, Timespec, Timestamps, XattrFlags, fgetxattr, flistxattr, fremovexattr,
+    fsetxattr, statat,
 };
 use rustix::io::Errno;
 
@@ -44,6 +45,32 @@ impl Attributes {
             xattrs: Vec::new(),
         }
     }
+}
+
+/// Gives `file` the owner and mode of the regular file `name` in `dir`, as far as the
+/// system allows: a user may not give files away, and some file systems have no modes.
+/// Other content does not get setuid and setgid, which write(2) would take away too.
+///
+/// # Errors
+/// What the system says otherwise.
+pub(super) fn inherit(dir: impl AsFd, name: &str, file: &File) -> io::Result<()> {
+    let old = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(old) if FileType::from_raw_mode(old.st_mode) == FileType::RegularFile => old,
+        Ok(_) | Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    for result in [
+        // First: afterwards the file may be another user's.
+        file.set_permissions(Permissions::from_mode(old.st_mode & 0o777)),
+        fchown(file, None, Some(old.st_gid)),
+        fchown(file, Some(old.st_uid), None),
+    ] {
+        match result {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Both times, for the calls that set them.

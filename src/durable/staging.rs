@@ -15,6 +15,7 @@ use crate::block::{
 };
 use crate::error::{Error, Kind, Result};
 
+use super::attributes::inherit;
 use super::directory::{Directory, single_component};
 use super::staged::StagedFile;
 use super::staging_dir::{STAGING_NAME, StagingDir, slot_name, syncfs_reports};
@@ -41,6 +42,7 @@ pub struct Staging {
     names_hold_sizes: bool,
     uncached: bool,
     tmpfiles: Option<TmpFiles>,
+    keeps_owner_and_mode: bool,
 }
 
 impl Staging {
@@ -71,6 +73,7 @@ impl Staging {
             names_hold_sizes,
             uncached: false,
             tmpfiles: None,
+            keeps_owner_and_mode: false,
         };
         let left = this.staging.empty().map_err(|e| {
             failed("emptying", e)
@@ -96,6 +99,13 @@ impl Staging {
             );
         }
         Ok(this)
+    }
+
+    /// Gives files that replace others their owner and mode; see [`Store::inherit`].
+    #[must_use]
+    pub fn keeping_owner_and_mode(mut self) -> Self {
+        self.keeps_owner_and_mode = true;
+        self
     }
 
     /// Whether the destination is memory (tmpfs), where several threads make small
@@ -241,6 +251,21 @@ impl Store for Staging {
             return Ok(());
         }
         self.staging.discard(slot)
+    }
+
+    fn inherit(&self, slot: u64, name: &str) -> io::Result<()> {
+        if !self.keeps_owner_and_mode {
+            return Ok(());
+        }
+        let file = match self.tmpfiles.as_ref().and_then(|t| t.get(slot)) {
+            Some(file) => file,
+            None => Arc::new(self.staging.open_file(slot)?),
+        };
+        inherit(&self.dir, name, &file)?;
+        if self.sync_each {
+            file.sync_all()?;
+        }
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {

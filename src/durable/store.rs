@@ -30,8 +30,8 @@ impl fmt::Display for WriteMode {
 
 /// Where a copy puts its files. A file is known by its slot until it has a name.
 ///
-/// The order that makes the promise: all writes of a file, `finish`; `flush`; only
-/// then `publish`; at last `flush_names`.
+/// The order that makes the promise: all writes of a file, `finish`, `inherit` where it
+/// replaces another; `flush`; only then `publish`; at last `flush_names`.
 pub trait Store: Send + Sync {
     /// How files made with [`Store::create`] are written.
     fn mode(&self) -> WriteMode;
@@ -66,6 +66,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// What the system says.
     fn discard(&self, slot: u64) -> io::Result<()>;
+
+    /// Gives a staged file the owner and mode of the file `name` that it will replace,
+    /// if the store keeps them.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn inherit(&self, slot: u64, name: &str) -> io::Result<()>;
 
     /// Brings everything staged and finished so far onto stable storage.
     ///

@@ -217,10 +217,12 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
     let flushed = if batch.is_empty() {
         Ok(())
     } else {
-        store.flush().map_err(|e| {
-            Error::io("syncing the destination", e).advice(
-                "nothing of this batch was given its name; check the disk, and run it again",
-            )
+        inherit(store, &batch).and_then(|()| {
+            store.flush().map_err(|e| {
+                Error::io("syncing the destination", e).advice(
+                    "nothing of this batch was given its name; check the disk, and run it again",
+                )
+            })
         })
     };
     for file in batch.iter().filter(|file| file.cached) {
@@ -239,6 +241,15 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
         settled: if settled.is_ok() { named } else { Vec::new() },
         result: settled,
     }
+}
+
+fn inherit(store: &dyn Store, batch: &[Complete]) -> Result<()> {
+    for file in batch.iter().filter(|file| file.replaces) {
+        store.inherit(file.slot, &file.name).map_err(|e| {
+            Error::io("giving its owner and mode to", e).entry(file.slot, Some(&file.name))
+        })?;
+    }
+    Ok(())
 }
 
 fn name(store: &dyn Store, batch: Vec<Complete>) -> Step {

@@ -43,6 +43,8 @@ pub struct Options {
     pub direct: DirectPolicy,
     /// What to do where a file with other content has the name.
     pub existing: ExistingPolicy,
+    /// Whether a file that replaces another gets its owner and mode.
+    pub keep_owner_and_mode: bool,
     /// Only say what would be done.
     pub dry_run: bool,
     /// What keeps reads and writes in flight.
@@ -193,7 +195,11 @@ fn write(
     report: &mut Report,
     finished: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let staging = Arc::new(Staging::prepare(dest, options.direct)?);
+    let mut staging = Staging::prepare(dest, options.direct)?;
+    if options.keep_owner_and_mode {
+        staging = staging.keeping_owner_and_mode();
+    }
+    let staging = Arc::new(staging);
     report.write_mode = Some(staging.mode());
     let mut tuning = options.tuning;
     if staging.is_in_memory() {

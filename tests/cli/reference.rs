@@ -1,7 +1,7 @@
 //! Called as `payload-import`: the reference importer, option for option.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -82,6 +82,77 @@ fn the_last_device_wins() {
     }
     payload_import(&place, &[device, image, device, &missing, dest]).exits(1);
     assert!(!dest.exists());
+}
+
+#[test]
+fn the_drop_in_keeps_mode_and_owner_of_what_it_replaces_and_import_does_not() {
+    let image = sample();
+    let replaced = [("b-small", 0o600), ("c-large", 0o4755), ("e-last", 0o444)];
+    let root = nix::unistd::geteuid().is_root();
+    for (options, keeps) in [(&["--device"][..], true), (&["import", "--device"], false)] {
+        let place = Place::new(&image);
+        place.fill_dest(&[("d-medium", &image.files[3].1)]);
+        let at = |name: &str| place.dest.join(name);
+        for (name, _) in replaced {
+            std::fs::write(at(name), "another").unwrap();
+            if root {
+                chown(at(name), Some(123), Some(456)).unwrap();
+            }
+        }
+        for (name, mode) in replaced.into_iter().chain([("d-medium", 0o640)]) {
+            std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let program = if keeps {
+            place.link_drop_in()
+        } else {
+            lbpayload().get_program().into()
+        };
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "umask 027; exec \"$0\" \"$@\""])
+            .arg(program);
+        Ran::of(command.args(options).args([&place.image, &place.dest])).exits(0);
+        assert!(tree(&place.dest) == as_tree(&image));
+        let looks = |name: &str| {
+            let meta = at(name).metadata().unwrap();
+            (meta.mode() & 0o7777, (meta.uid(), meta.gid()))
+        };
+        let ours = {
+            let meta = place.dir().metadata().unwrap();
+            (meta.uid(), meta.gid())
+        };
+        let theirs = if root { (123, 456) } else { ours };
+        for (name, mode) in replaced {
+            // Other content does not become a program that runs as its owner.
+            let expected = match keeps {
+                true => (mode & 0o777, theirs),
+                false => (0o640, ours),
+            };
+            assert_eq!(looks(name), expected, "{name} {options:?}");
+        }
+        assert_eq!(
+            looks("d-medium"),
+            (0o640, ours),
+            "it has the content already"
+        );
+        assert_eq!(looks("a-empty"), (0o640, ours), "it is new");
+    }
+}
+
+#[test]
+fn the_drop_in_replaces_a_symlink_and_leaves_what_it_leads_to() {
+    let place = Place::new(&sample());
+    place.fill_dest(&[]);
+    let other = place.file("other", "precious");
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o600)).unwrap();
+    symlink(&other, place.dest.join("b-small")).unwrap();
+    std::fs::write(place.dest.join("e-last"), "another").unwrap();
+    let hard_link = place.dir().join("hard-link");
+    std::fs::hard_link(place.dest.join("e-last"), &hard_link).unwrap();
+    payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
+    assert!(tree(&place.dest) == as_tree(&sample()));
+    assert_eq!(std::fs::read(&other).unwrap(), b"precious");
+    assert_eq!(std::fs::read(&hard_link).unwrap(), b"another");
 }
 
 #[test]

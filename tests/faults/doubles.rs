@@ -144,6 +144,10 @@ impl Store for Watched {
             .step(Op::Discard(slot), || self.inner.discard(slot))
     }
 
+    fn inherit(&self, slot: u64, name: &str) -> io::Result<()> {
+        self.inner.inherit(slot, name)
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.log.step(Op::FlushStarts, || Ok(()))?;
         self.log.step(Op::Flush, || self.inner.flush())

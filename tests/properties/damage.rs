@@ -29,6 +29,7 @@ fn options(dest: &Path) -> Options {
         use_embedded: true,
         direct: DirectPolicy::Auto,
         existing: ExistingPolicy::Replace,
+        keep_owner_and_mode: false,
         dry_run: false,
         engine: IoEngine::Auto,
         tuning: Tuning::default(),

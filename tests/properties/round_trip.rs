@@ -115,6 +115,7 @@ proptest! {
             use_embedded: true,
             direct: DirectPolicy::Auto,
             existing: ExistingPolicy::Replace,
+            keep_owner_and_mode: false,
             dry_run: false,
             engine,
             tuning: Tuning { block_bytes: block_kib * 1024, small_max, ..Tuning::default() },
