@@ -8,6 +8,7 @@
 mod buffer;
 #[cfg(test)]
 mod contract;
+mod dev;
 mod device;
 mod devices;
 mod engine;
@@ -27,6 +28,7 @@ mod uring;
 mod window;
 
 pub use buffer::{AlignedBuf, BufferPool, PAGE};
+pub use dev::refuse_new_in_dev;
 pub use device::{Device, DeviceKind};
 pub use devices::{Devices, Roots, mount_proc};
 pub use engine::{IoEngine, open_queue};

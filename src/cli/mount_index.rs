@@ -5,6 +5,7 @@ use std::io::{self, BufReader, BufWriter};
 use std::path::Path;
 use std::time::SystemTime;
 
+use crate::block::refuse_new_in_dev;
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::mount::{Answers, Unfit};
@@ -13,7 +14,7 @@ use crate::payload::Payload;
 /// The answers by the index in `file`; `None` where it is to be made anew.
 ///
 /// # Errors
-/// It is a file of another kind, which is not to be replaced.
+/// It is a file of another kind, which is not to be replaced, or would be in /dev.
 pub(super) fn read(
     file: &Path,
     payload: &Payload,
@@ -36,7 +37,10 @@ pub(super) fn read(
     };
     let opened = match opened {
         Ok(opened) => opened,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            refuse_new_in_dev(file)?;
+            return Ok(None);
+        }
         Err(e) => {
             log::warn!("{}", Error::io("reading the index", e).path(file));
             return Ok(None);

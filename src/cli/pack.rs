@@ -25,7 +25,10 @@ struct JsonReport<'a> {
 }
 
 pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome> {
-    let to_stdout = args.output == Path::new("-");
+    // By its name in /dev too: that leads to a pipe or an open file, not to a device.
+    let to_stdout = ["-", "/dev/stdout"]
+        .iter()
+        .any(|name| args.output == Path::new(name));
     if to_stdout && args.json {
         return Err(Error::new(
             Kind::Usage,

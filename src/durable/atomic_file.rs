@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::block::{drop_cached, names_hold_sizes};
+use crate::block::{drop_cached, names_hold_sizes, refuse_new_in_dev};
 use crate::error::{Error, Kind, Result};
 
 use super::directory::sync_parent;
@@ -35,7 +35,8 @@ impl AtomicFile {
     /// it leads to is replaced.
     ///
     /// # Errors
-    /// Something that is no regular file has the name; the directory refuses.
+    /// Something that is no regular file has the name; it would be in /dev; the
+    /// directory refuses.
     pub fn create(path: &Path) -> Result<Self> {
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(Error::new(Kind::Refused, "it names a directory")
@@ -62,6 +63,7 @@ impl AtomicFile {
                     .advice("name a file, a block device, or - for standard output"));
             }
         }
+        refuse_new_in_dev(&path)?;
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),

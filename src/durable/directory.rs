@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Dir, FlockOperation, flock, syncfs};
 use rustix::io::Errno;
 
-use crate::block::Room;
+use crate::block::{Room, refuse_new_in_dev};
 use crate::error::{Error, Kind, Result};
 
 use super::lookup::{Lookup, lookup};
@@ -40,13 +40,23 @@ impl Directory {
         })
     }
 
+    /// Refuses a directory at `path`, existing or not, where files in it would be in
+    /// /dev.
+    ///
+    /// # Errors
+    /// They would be.
+    pub fn refuse_in_dev(path: &Path) -> Result<()> {
+        refuse_new_in_dev(&path.join("file")).map_err(|e| e.path(path))
+    }
+
     /// Opens the directory at `path`, and makes it (mode 0755) where it is
     /// missing; with `parents` those above it too. Each new one is synced into
     /// the one above.
     ///
     /// # Errors
-    /// It cannot be made or opened.
+    /// It cannot be made or opened, or is in /dev.
     pub fn open_or_make(path: &Path, parents: bool) -> Result<Self> {
+        Self::refuse_in_dev(path)?;
         make(path, parents)?;
         Self::open(path)
     }

@@ -268,6 +268,7 @@ fn missing(sums: &Checksums, selection: &Selection) -> (Vec<String>, u64) {
 }
 
 fn open_destination(options: &Options) -> Result<Option<Directory>> {
+    Directory::refuse_in_dev(&options.dest)?;
     if options.dry_run && !options.dest.exists() {
         return Ok(None);
     }

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use rustix::fs::getxattr;
 
+use crate::block::refuse_new_in_dev;
 use crate::error::{Error, Kind, Result};
 
 use super::attributes::PID;
@@ -48,7 +49,7 @@ impl MountPoint {
     ///
     /// # Errors
     /// It is no directory, or the root; holds the mount of a server that is gone; has
-    /// no directory to be made in.
+    /// no directory to be made in, or would be made in /dev.
     pub fn is_there(dir: &Path) -> Result<bool> {
         match fs::metadata(dir) {
             Ok(_) if is_dead(dir) => Err(not_seen(dir, Errno::ENOTCONN.into())),
@@ -69,6 +70,7 @@ impl MountPoint {
                 // metadata, since a symbolic link that leads nowhere is in the way.
                 let free = fs::symlink_metadata(dir).is_err() && above.is_dir();
                 if free {
+                    refuse_new_in_dev(dir)?;
                     Ok(false)
                 } else {
                     Err(not_seen(dir, e))

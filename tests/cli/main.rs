@@ -15,6 +15,7 @@ macro_rules! lb {
 mod broken;
 mod cat;
 mod damage;
+mod dev;
 mod general;
 mod import;
 mod import_bad;
