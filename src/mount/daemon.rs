@@ -18,12 +18,12 @@ pub(super) enum Side {
     Child,
 }
 
-/// Makes a second process of this one, which must have a single thread.
+/// Makes a second process of this one.
 ///
 /// # Errors
-/// There are several threads, or no memory for another process.
+/// Another thread runs, or nobody can tell; there is no memory for a process.
 pub(super) fn fork() -> io::Result<Side> {
-    if threads() > 1 {
+    if !is_single_threaded()? {
         return Err(io::Error::other("several threads are running"));
     }
     // SAFETY: the child may do all that the parent might, because no other thread
@@ -104,7 +104,50 @@ pub(super) fn close_all_but(kept: &impl AsRawFd) {
     }
 }
 
-/// How many threads this process has; 1 where nobody can tell.
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+/// Whether no other thread runs in this process. Where /proc is missing, unshare(2) tells:
+/// with CLONE_THREAD it changes nothing, and fails with EINVAL if there is another thread.
+fn is_single_threaded() -> io::Result<bool> {
+    if let Ok(threads) = std::fs::read_dir("/proc/self/task") {
+        return Ok(threads.count() == 1);
+    }
+    // SAFETY: with this flag the call succeeds only where it has nothing to do.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        e => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use nix::mount::{MsFlags, mount};
+
+    use super::*;
+
+    #[test]
+    fn it_does_not_fork_beside_another_thread_even_without_proc() {
+        // A thread can have mounts of its own: here, nothing at /proc.
+        let without_proc = std::thread::spawn(|| {
+            // SAFETY: takes no memory and no descriptor away from anybody.
+            if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+                return false;
+            }
+            let no = None::<&str>;
+            mount(no, "/", no, MsFlags::MS_REC | MsFlags::MS_PRIVATE, no).unwrap();
+            mount(Some("tmpfs"), "/proc", Some("tmpfs"), MsFlags::empty(), no).unwrap();
+            assert!(!std::path::Path::new("/proc/self").exists());
+            match fork() {
+                Ok(Side::Child) => leave(0),
+                forked => assert!(forked.is_err(), "{forked:?}"),
+            }
+            true
+        });
+        if !without_proc.join().unwrap() {
+            let _ = writeln!(io::stderr(), "SKIPPED: no mount namespace");
+        }
+    }
 }
