@@ -37,7 +37,6 @@ pub use node::Node;
 pub use part::Part;
 pub use queue::{Completion, Job, Queue, Sink};
 pub use source::{DirectPolicy, ReadMode, Source, read_exact_at, read_to_fault};
-pub(crate) use sys::inherited;
 pub use sys::{
     Room, allocate, direct_alignment, drop_cached, is_in_memory, names_hold_sizes, room,
     write_uncached,

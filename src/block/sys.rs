@@ -4,8 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
-use std::sync::Mutex;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 mod ioctls {
     // linux/fs.h: the size in bytes as u64 (the kernel's declaration says
@@ -186,35 +185,6 @@ fn magic(file: BorrowedFd<'_>) -> Option<u32> {
     Some(buf.f_type as u32)
 }
 
-/// Takes the open file with the number `fd` that this program was started with.
-///
-/// What is opened here has FD_CLOEXEC set from its first moment (std and this crate
-/// do so), and what came through exec(2) has not: that tells them apart. A file that
-/// was taken gets it too, and so has one owner. Only for this program, because a
-/// library cannot know what the rest of its process opens.
-///
-/// # Errors
-/// It is one of the standard streams, not open, opened here, or taken already.
-pub(crate) fn inherited(fd: i32) -> io::Result<File> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock();
-    if fd <= 2 {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    // SAFETY: asks about a number, and touches no memory.
-    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
-    if flags < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if flags & libc::FD_CLOEXEC != 0 {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: it is open and came through exec(2), so nothing here owns it.
-    let file = unsafe { File::from_raw_fd(fd) };
-    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC)?;
-    Ok(file)
-}
-
 /// Room on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -248,20 +218,4 @@ pub fn room(file: BorrowedFd<'_>) -> io::Result<Room> {
         block_bytes,
         max_name_len: usize::try_from(max_name_len).unwrap_or(usize::MAX),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_came_through_exec_is_taken_and_only_once() {
-        let opened = tempfile::tempfile().unwrap();
-        assert!(inherited(opened.as_raw_fd()).is_err());
-        // Without FD_CLOEXEC, as after exec(2).
-        let left = std::os::fd::IntoRawFd::into_raw_fd(rustix::io::dup(&opened).unwrap());
-        let taken = inherited(left).unwrap();
-        assert!(inherited(left).is_err());
-        assert_eq!(taken.as_raw_fd(), left);
-    }
 }

@@ -28,17 +28,19 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::mount::Inherited;
+
 use args::{Cli, Command};
 
-/// The whole program.
-pub fn main() -> ExitCode {
+/// Runs the whole program, which was started with the open files `inherited`.
+pub fn main(inherited: Inherited) -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let called_as = args.first().and_then(|a| Path::new(a).file_name());
     if called_as.is_some_and(|name| name == reference::NAME) {
         return reference::main(&args[1..]);
     }
     if called_as.is_some_and(|name| mount_helper::NAMES.iter().any(|known| name == *known)) {
-        return mount_helper::main(&args[1..]);
+        return mount_helper::main(&args[1..], inherited);
     }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
@@ -52,7 +54,7 @@ pub fn main() -> ExitCode {
         Command::Cat(args) => cat::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
-        Command::Mount(args) => mount::run(args, cli.progress()),
+        Command::Mount(args) => mount::run(args, cli.progress(), inherited),
         Command::Unmount(args) => unmount::run(args),
         Command::Promote(args) => promote::run(args, cli.progress(), cli.quiet),
         Command::PromoteHelper { rootfs } => promote::serve(rootfs),

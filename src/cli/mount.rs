@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::block::{DirectPolicy, FileSource, Part, Source, inherited};
+use crate::block::{DirectPolicy, FileSource, Part, Source};
 use crate::error::{Error, Kind, Result};
 use crate::mount::{
-    Answers, Look, MountPoint, Served, Server, Stopper, Strictness, in_background, in_foreground,
-    open_files,
+    Answers, Inherited, Look, MountPoint, Server, Stopper, Strictness, in_background, in_foreground,
 };
 use crate::payload::Payload;
 
@@ -27,11 +27,13 @@ use super::{mount_index, progress, signals};
 /// Problems of a lenient mount that are named; the attribute `problem` has the rest.
 const NAMED_PROBLEMS: u64 = 10;
 
-pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcome> {
-    // Before anything is opened.
-    let mut strangers = open_files();
-    strangers.retain(|fd| Some(*fd) != args.ready_fd);
-    let ready = args.ready_fd.map(ready_file).transpose()?;
+pub(super) fn run(
+    args: &MountArgs,
+    form: Option<ProgressForm>,
+    mut inherited: Inherited,
+) -> Result<Outcome> {
+    let ready = args.ready_fd.map(|fd| ready_file(&mut inherited, fd));
+    let ready = ready.transpose()?;
     let mut options = Options::default();
     for text in &args.options {
         options.add(text)?;
@@ -44,22 +46,23 @@ pub(super) fn run(args: &MountArgs, form: Option<ProgressForm>) -> Result<Outcom
     let way = Way {
         foreground: args.foreground,
         ready,
-        strangers,
+        inherited,
         form,
         ..Way::default()
     };
     mount(&args.source, &args.dir, &options, way)
 }
 
-fn ready_file(fd: i32) -> Result<File> {
-    let taken = inherited(fd).and_then(|file| {
-        let flags = rustix::fs::fcntl_getfl(&file)?;
-        match flags & OFlags::ACCMODE {
-            OFlags::RDONLY => Err(rustix::io::Errno::BADF.into()),
-            _ => Ok(file),
-        }
-    });
+fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
+    let taken =
+        inherited.take(fd).ok_or(Errno::BADF).and_then(|file| {
+            match rustix::fs::fcntl_getfl(&file)? & OFlags::ACCMODE {
+                OFlags::RDONLY => Err(Errno::BADF),
+                _ => Ok(file),
+            }
+        });
     taken.map_err(|e| {
+        let e = e.into();
         Error::io("taking the file to tell that it is ready", e)
             .kind_is(Kind::Usage)
             .file(&format!("descriptor {fd}"))
@@ -74,8 +77,8 @@ pub(super) struct Way {
     pub foreground: bool,
     /// Where to write a line once it answers.
     pub ready: Option<File>,
-    /// Open files that whoever started us has left, and we have no use for.
-    pub strangers: Vec<i32>,
+    /// The files that the program was started with: a server in the background closes them.
+    pub inherited: Inherited,
     /// How to show progress.
     pub form: Option<ProgressForm>,
     /// The mount namespace to mount in (mount_namespaces(7)), if not this one.
@@ -117,9 +120,9 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
     let server = if way.foreground {
         in_foreground(answers, point, look, settings, listen)?
     } else {
-        match in_background(answers, point, look, settings, &way.strangers, listen)? {
-            Served::Caller => return Ok(Outcome::Done),
-            Served::Server(server) => server,
+        match in_background(answers, point, look, settings, way.inherited, listen)? {
+            Some(server) => server,
+            None => return Ok(Outcome::Done),
         }
     };
     serve(server, way.ready)

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser};
 
 use crate::error::Result;
-use crate::mount::open_files;
+use crate::mount::Inherited;
 
 use super::exit::{self, Outcome};
 use super::mount_options::Options;
@@ -58,18 +58,17 @@ struct Helper {
     kind: Option<String>,
 }
 
-pub(super) fn main(args: &[OsString]) -> ExitCode {
+pub(super) fn main(args: &[OsString], inherited: Inherited) -> ExitCode {
     let name = OsString::from(NAMES[0]);
     let helper = match Helper::try_parse_from(std::iter::once(&name).chain(args)) {
         Ok(helper) => helper,
         Err(error) => return exit::with_usage(&error),
     };
     logging::start("lbpayload", helper.verbose, false);
-    exit::with(run(&helper))
+    exit::with(run(&helper, inherited))
 }
 
-fn run(helper: &Helper) -> Result<Outcome> {
-    let strangers = open_files();
+fn run(helper: &Helper, inherited: Inherited) -> Result<Outcome> {
     let mut options = Options::default();
     for text in &helper.options {
         if helper.sloppy {
@@ -86,7 +85,7 @@ fn run(helper: &Helper) -> Result<Outcome> {
     let way = mount::Way {
         namespace: helper.namespace.as_deref().map(namespace),
         fake: helper.fake,
-        strangers,
+        inherited,
         ..mount::Way::default()
     };
     mount::mount(&helper.source, &helper.dir, &options, way)

@@ -48,21 +48,21 @@ fn whoever_reads_the_command_s_output_sees_its_end() {
 #[test]
 fn the_server_holds_nothing_that_its_caller_had_open() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    // A lock goes with the last who has the file open.
-    let script = "exec 9>\"$3\" && flock 9 && \"$0\" mount --ready-fd 8 \"$1\" \"$2\" 8>&1 && \
-                  exec 9>&- && flock --nonblock \"$3\" echo free";
-    let mut command = Command::new("sh");
-    command.args(["-c", script, env!("CARGO_BIN_EXE_lbpayload")]);
-    let ran = Ran::of(
-        command
-            .arg(&place.image)
-            .arg(&place.point)
-            .arg(place.dir().join("lock")),
-    );
-    // The line feed of --ready-fd comes when it comes.
-    assert_eq!(ran.exits(0).stdout.trim(), "free");
-    place.unmount(&[]).exits(0);
+    for without_proc in ["", "mount -t tmpfs none /proc && "] {
+        let place = Place::new(&sample());
+        // A lock is held until the last process closes the file.
+        let script = format!(
+            "{without_proc} exec 9>\"$3\" && flock 9 && \
+             \"$0\" mount --ready-fd 8 \"$1\" \"$2\" 8>&1 && \
+             exec 9>&- && flock --nonblock \"$3\" echo free; \"$0\" unmount \"$2\""
+        );
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_lbpayload")]);
+        let lock = place.dir().join("lock");
+        let ran = Ran::of(command.arg(&place.image).arg(&place.point).arg(lock));
+        // The line feed of --ready-fd comes when it comes.
+        assert_eq!(ran.exits(0).stdout.trim(), "free", "{without_proc}");
+    }
 }
 
 #[test]

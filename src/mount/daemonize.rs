@@ -1,0 +1,253 @@
+//! A server in a process of its own: the command returns when the mount answers, or
+//! with the reason why it never will.
+//!
+//! The process is forked rather than started anew: the image is open and indexed by
+//! then, and without /proc the program could not find its own file.
+#![allow(unsafe_code)] // fork(2), _exit(2), closing files; ARCHITECTURE.md names this file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use nix::unistd::ForkResult;
+
+use crate::error::{Error, Kind, Result};
+
+use super::adapter::Look;
+use super::answers::Answers;
+use super::point::{MountPoint, Users, is_dead, unmount_path};
+use super::session::{Server, Settings, Stopper};
+
+/// What the server says once it serves.
+const READY: u8 = b'+';
+
+/// The files that this program was started with, besides the standard streams.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<OwnedFd>);
+
+impl Inherited {
+    /// Takes all that are open.
+    ///
+    /// # Safety
+    /// Nothing in this process owns an open file yet: call it once, first thing in `main`.
+    pub unsafe fn take_all() -> Self {
+        let owned = open_files().into_iter().map(|fd| {
+            // SAFETY: it is open, and the caller promises that nothing else owns it.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        });
+        Self(owned.collect())
+    }
+
+    /// Takes the one with the number `fd` out; `None` where no file has it.
+    pub fn take(&mut self, fd: RawFd) -> Option<File> {
+        let position = self.0.iter().position(|file| file.as_raw_fd() == fd)?;
+        Some(self.0.swap_remove(position).into())
+    }
+}
+
+/// Mounts, and serves in a process of its own, which closes what was `inherited`: a lock,
+/// perhaps, that its caller wants to give up. Returns twice: the server in the new
+/// process, and `None` in this one once the mount answers. Before anything is mounted,
+/// `give_stopper` gets what ends the server.
+///
+/// # Errors
+/// As [`Server::start`]; another thread runs; no memory for a process.
+pub fn in_background(
+    answers: Arc<Answers>,
+    point: MountPoint,
+    look: Look,
+    settings: &Settings,
+    inherited: Inherited,
+    give_stopper: impl FnOnce(Stopper) -> Result<()>,
+) -> Result<Option<Server>> {
+    let failed = |e: io::Error| Error::io("starting the server", e);
+    let (mut from_server, mut to_caller) = UnixStream::pair().map_err(failed)?;
+    match fork().map_err(failed)? {
+        ForkResult::Parent { .. } => {
+            drop(to_caller);
+            let mut said = [0];
+            match from_server.read(&mut said).map_err(failed)? {
+                1 if said == [READY] => Ok(None),
+                1.. => {
+                    let mut why = said.to_vec();
+                    from_server.read_to_end(&mut why).map_err(failed)?;
+                    Err(Error::new(Kind::Refused, String::from_utf8_lossy(&why)))
+                }
+                0 => {
+                    // If it died before it mounted, another mount may be there.
+                    if is_dead(point.path()) {
+                        if let Err(e) = unmount_path(point.path(), Users::Leave) {
+                            log::debug!("{e}");
+                        }
+                    }
+                    point.forsake();
+                    Err(
+                        Error::new(Kind::Io, "the server died before the mount answered")
+                            .doing("mounting")
+                            .path(point.path())
+                            .advice("run it with -f to see why"),
+                    )
+                }
+            }
+        }
+        ForkResult::Child => {
+            drop((from_server, inherited));
+            let started = in_foreground(answers, point, look, settings, give_stopper)
+                .and_then(|server| detach().map(|()| server).map_err(failed));
+            // If the caller has ended, writing to it fails, and nobody needs the answer.
+            match started {
+                Ok(server) => {
+                    let _ = to_caller.write_all(&[READY]);
+                    Ok(Some(server))
+                }
+                Err(error) => {
+                    let _ = to_caller.write_all(error.to_string().as_bytes());
+                    exit_now(1)
+                }
+            }
+        }
+    }
+}
+
+/// Mounts, and serves in this process; `give_stopper` as for [`in_background`].
+///
+/// # Errors
+/// As [`Server::start`]; for `auto_unmount`, as [`in_background`].
+pub fn in_foreground(
+    answers: Arc<Answers>,
+    point: MountPoint,
+    look: Look,
+    settings: &Settings,
+    give_stopper: impl FnOnce(Stopper) -> Result<()>,
+) -> Result<Server> {
+    if settings.auto_unmount {
+        // Before /dev/fuse is open: the mount lives as long as any process has it open.
+        watch(&point).map_err(|e| Error::io("starting the process that unmounts", e))?;
+    }
+    Server::start(answers, point, look, settings, give_stopper)
+}
+
+/// Starts a process that unmounts `point` should this one be killed.
+fn watch(point: &MountPoint) -> io::Result<()> {
+    let (mut our_end, held) = UnixStream::pair()?;
+    if let ForkResult::Parent { .. } = fork()? {
+        // Open for as long as this process lives, whatever ends it.
+        std::mem::forget(held);
+        return Ok(());
+    }
+    log::set_max_level(log::LevelFilter::Off);
+    // The image, which others may want for themselves once the mount has ended, and
+    // pipes whose readers wait for their end.
+    for fd in open_files() {
+        if fd != our_end.as_raw_fd() {
+            // SAFETY: what owns it is not used again: this process runs only what
+            // follows, without a log, and drops nothing.
+            unsafe { libc::close(fd) };
+        }
+    }
+    let watched = detach().and_then(|()| our_end.read_to_end(&mut Vec::new()));
+    if watched.is_ok() && is_dead(point.path()) {
+        let _ = unmount_path(point.path(), Users::Leave);
+        point.forsake();
+    }
+    exit_now(0)
+}
+
+/// Makes a second process of this one.
+///
+/// # Errors
+/// Another thread runs, or nobody can tell; there is no memory for a process.
+fn fork() -> io::Result<ForkResult> {
+    if !is_single_threaded()? {
+        return Err(io::Error::other("several threads are running"));
+    }
+    // SAFETY: the child may do all that the parent might, because no other thread
+    // exists that could hold a lock at this moment.
+    Ok(unsafe { nix::unistd::fork() }?)
+}
+
+/// Whether no other thread runs in this process. Where /proc is missing, unshare(2) tells:
+/// with CLONE_THREAD it changes nothing, and fails with EINVAL if there is another thread.
+fn is_single_threaded() -> io::Result<bool> {
+    if let Ok(threads) = std::fs::read_dir("/proc/self/task") {
+        return Ok(threads.count() == 1);
+    }
+    // SAFETY: with this flag the call succeeds only where it has nothing to do.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        e => Err(e),
+    }
+}
+
+/// Lets go of the terminal, the working directory and the standard streams.
+///
+/// # Errors
+/// What the system says.
+fn detach() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    std::env::set_current_dir("/")?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+    // A minimal system may have no /dev/null. A directory can be neither read nor written,
+    // and whoever waits for the end of our output sees it all the same.
+    if let Ok(null) = null.or_else(|_| File::open("/")) {
+        nix::unistd::dup2_stdin(&null)?;
+        nix::unistd::dup2_stdout(&null)?;
+        nix::unistd::dup2_stderr(&null)?;
+    }
+    Ok(())
+}
+
+/// Ends this process at once: runs nothing that the caller registered for its end, and
+/// flushes nothing a second time.
+fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) touches no memory of ours and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// The open files above the standard streams; without /proc, those below 1024.
+fn open_files() -> Vec<RawFd> {
+    let numbers = std::fs::read_dir("/proc/self/fd").map(|list| {
+        let names = list.flatten().map(|entry| entry.file_name());
+        names.filter_map(|n| n.to_str()?.parse().ok()).collect()
+    });
+    let mut numbers: Vec<RawFd> = numbers.unwrap_or_else(|_| (0..1024).collect());
+    // One of them was the directory's, which is closed by now.
+    // SAFETY: asks about a number, and touches no memory.
+    numbers.retain(|fd| *fd > 2 && unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::mount::{MsFlags, mount};
+
+    use super::*;
+
+    #[test]
+    fn it_does_not_fork_beside_another_thread_even_without_proc() {
+        // A thread can have mounts of its own: here, nothing at /proc.
+        let without_proc = std::thread::spawn(|| {
+            // SAFETY: takes no memory and no descriptor away from anybody.
+            if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+                return false;
+            }
+            let no = None::<&str>;
+            mount(no, "/", no, MsFlags::MS_REC | MsFlags::MS_PRIVATE, no).unwrap();
+            mount(Some("tmpfs"), "/proc", Some("tmpfs"), MsFlags::empty(), no).unwrap();
+            assert!(!std::path::Path::new("/proc/self").exists());
+            match fork() {
+                Ok(ForkResult::Child) => exit_now(0),
+                forked => assert!(forked.is_err(), "{forked:?}"),
+            }
+            true
+        });
+        if !without_proc.join().unwrap() {
+            let _ = writeln!(io::stderr(), "SKIPPED: no mount namespace");
+        }
+    }
+}
