@@ -15,7 +15,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::block::{DirectPolicy, FileSource, Part, Source};
 use crate::error::{Error, Kind, Result};
 use crate::mount::{
-    Answers, Inherited, Look, MountPoint, Server, Stopper, Strictness, in_background, in_foreground,
+    Answers, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
+    in_foreground,
 };
 use crate::payload::Payload;
 
@@ -97,15 +98,9 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
     let resolved = source.canonicalize();
     let source = resolved.as_deref().unwrap_or(source);
     let answers = Arc::new(look_into(source, time, options, way.form)?);
-    let look = Look {
-        uid: options
-            .uid
-            .unwrap_or_else(|| nix::unistd::getuid().as_raw()),
-        gid: options
-            .gid
-            .unwrap_or_else(|| nix::unistd::getgid().as_raw()),
-        umask: options.umask,
-        time,
+    let settings = Settings {
+        time: Some(time),
+        ..options.settings.clone()
     };
     // As mount(8) has it: the source is of this namespace, the mount point of the other.
     if let Some(namespace) = &way.namespace {
@@ -116,11 +111,10 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
         return Ok(Outcome::Done);
     }
     let point = MountPoint::prepare(dir)?;
-    let settings = &options.settings;
     let server = if way.foreground {
-        in_foreground(answers, point, look, settings, listen)?
+        in_foreground(answers, point, &settings, listen)?
     } else {
-        match in_background(answers, point, look, settings, way.inherited, listen)? {
+        match in_background(answers, point, &settings, way.inherited, listen)? {
             Some(server) => server,
             None => return Ok(Outcome::Done),
         }

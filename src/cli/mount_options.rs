@@ -15,12 +15,6 @@ use super::args::whole_bytes;
 pub(super) struct Options {
     /// What the mount itself is to be like.
     pub settings: Settings,
-    /// `uid=`: whose the files are shown to be.
-    pub uid: Option<u32>,
-    /// `gid=`.
-    pub gid: Option<u32>,
-    /// `umask=`, octal: bits taken from 0444 and 0555.
-    pub umask: u16,
     /// `offset=`: bytes before the payload.
     pub offset: u64,
     /// `lenient`.
@@ -63,10 +57,10 @@ impl Options {
             ("allow_other", None) => self.settings.access = Access::Everybody,
             ("allow_root", None) => self.settings.access = Access::OwnerAndRoot,
             ("auto_unmount", None) => self.settings.auto_unmount = true,
-            ("uid", Some(value)) => self.uid = Some(id(option, value)?),
-            ("gid", Some(value)) => self.gid = Some(id(option, value)?),
+            ("uid", Some(value)) => self.settings.uid = Some(id(option, value)?),
+            ("gid", Some(value)) => self.settings.gid = Some(id(option, value)?),
             ("umask", Some(value)) => {
-                self.umask = u16::from_str_radix(value, 8)
+                self.settings.umask = u16::from_str_radix(value, 8)
                     .ok()
                     .filter(|umask| *umask <= 0o777)
                     .ok_or_else(|| senseless(option, "octal digits, up to 777"))?;
@@ -244,11 +238,16 @@ mod tests {
     fn each_option_has_its_place_and_the_last_wins() {
         let options = parsed("uid=7,gid=8,umask=077,allow_other,timeout=60,offset=4k,uid=9");
         assert_eq!(
-            (options.uid, options.gid, options.umask),
-            (Some(9), Some(8), 0o077)
+            options.settings,
+            Settings {
+                uid: Some(9),
+                gid: Some(8),
+                umask: 0o077,
+                access: Access::Everybody,
+                timeout: Some(Duration::from_secs(60)),
+                ..Settings::default()
+            }
         );
-        assert_eq!(options.settings.access, Access::Everybody);
-        assert_eq!(options.settings.timeout, Some(Duration::from_secs(60)));
         assert_eq!(options.offset, 4096);
         assert!(!parsed("noexec,exec").settings.noexec);
         assert_eq!(parsed("timeout=5,timeout=0").settings.timeout, None);

@@ -20,6 +20,7 @@ use super::activity::Activity;
 use super::answers::{Answer, Answers, What};
 use super::attributes::{SHA256, attribute, attribute_names};
 use super::errno::{Refusal, errno};
+use super::settings::{AttrDefaults, Settings};
 
 /// How long the kernel may keep names and attributes: nothing of it ever changes.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -30,42 +31,24 @@ const BACKGROUND: u16 = 64;
 /// Bytes in a block, as stat and statfs count.
 const BLOCK: u32 = 512;
 
-/// Files and directory as `stat` shows them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
-    /// Whose they are.
-    pub uid: u32,
-    /// Whose group's they are.
-    pub gid: u32,
-    /// Bits taken from 0444 and 0555.
-    pub umask: u16,
-    /// All their times: the image has none of its own.
-    pub time: SystemTime,
-}
-
 /// What fuser calls.
 pub(super) struct Adapter {
     answers: Arc<Answers>,
-    look: Look,
-    activity: Arc<Activity>,
+    defaults: AttrDefaults,
     direct_io: bool,
+    activity: Arc<Activity>,
     /// Whether the kernel can be told that files need no opening.
     no_open: bool,
     no_opendir: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(
-        answers: Arc<Answers>,
-        look: Look,
-        activity: Arc<Activity>,
-        direct_io: bool,
-    ) -> Self {
+    pub(super) fn new(answers: Arc<Answers>, settings: &Settings, activity: Arc<Activity>) -> Self {
         Self {
             answers,
-            look,
+            defaults: settings.attr_defaults(),
+            direct_io: settings.direct_io,
             activity,
-            direct_io,
             no_open: false,
             no_opendir: false,
         }
@@ -76,7 +59,7 @@ impl Adapter {
             What::Directory => (FileType::Directory, 0, 0o555, 2),
             What::File(size) => (FileType::RegularFile, size, 0o444, 1),
         };
-        let time = self.look.time;
+        let time = self.defaults.time;
         FileAttr {
             ino: INodeNo(ino),
             size,
@@ -86,10 +69,10 @@ impl Adapter {
             ctime: time,
             crtime: time,
             kind,
-            perm: perm & !self.look.umask,
+            perm: perm & !self.defaults.umask,
             nlink,
-            uid: self.look.uid,
-            gid: self.look.gid,
+            uid: self.defaults.uid,
+            gid: self.defaults.gid,
             rdev: 0,
             blksize: 4096,
             flags: 0,

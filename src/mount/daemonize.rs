@@ -15,10 +15,10 @@ use nix::unistd::ForkResult;
 
 use crate::error::{Error, Kind, Result};
 
-use super::adapter::Look;
 use super::answers::Answers;
 use super::point::{MountPoint, Users, is_dead, unmount_path};
-use super::session::{Server, Settings, Stopper};
+use super::session::{Server, Stopper};
+use super::settings::Settings;
 
 /// What the server says once it serves.
 const READY: u8 = b'+';
@@ -57,7 +57,6 @@ impl Inherited {
 pub fn in_background(
     answers: Arc<Answers>,
     point: MountPoint,
-    look: Look,
     settings: &Settings,
     inherited: Inherited,
     give_stopper: impl FnOnce(Stopper) -> Result<()>,
@@ -94,7 +93,7 @@ pub fn in_background(
         }
         ForkResult::Child => {
             drop((from_server, inherited));
-            let started = in_foreground(answers, point, look, settings, give_stopper)
+            let started = in_foreground(answers, point, settings, give_stopper)
                 .and_then(|server| detach().map(|()| server).map_err(failed));
             // If the caller has ended, writing to it fails, and nobody needs the answer.
             match started {
@@ -118,7 +117,6 @@ pub fn in_background(
 pub fn in_foreground(
     answers: Arc<Answers>,
     point: MountPoint,
-    look: Look,
     settings: &Settings,
     give_stopper: impl FnOnce(Stopper) -> Result<()>,
 ) -> Result<Server> {
@@ -126,7 +124,7 @@ pub fn in_foreground(
         // Before /dev/fuse is open: the mount lives as long as any process has it open.
         watch(&point).map_err(|e| Error::io("starting the process that unmounts", e))?;
     }
-    Server::start(answers, point, look, settings, give_stopper)
+    Server::start(answers, point, settings, give_stopper)
 }
 
 /// Starts a process that unmounts `point` should this one be killed.

@@ -15,9 +15,9 @@ mod point;
 mod saved_index;
 mod scan;
 mod session;
+mod settings;
 mod tree;
 
-pub use adapter::Look;
 pub use answers::{Answer, Answers, Row, What};
 pub use attributes::{PID, attribute, attribute_names};
 pub use daemonize::{Inherited, in_background, in_foreground};
@@ -26,5 +26,6 @@ pub use errno::Refusal;
 pub use point::{MountPoint, Users};
 pub use saved_index::Unfit;
 pub use scan::Strictness;
-pub use session::{Access, Server, Settings, Stopper};
+pub use session::{Server, Stopper};
+pub use settings::{Access, Settings};
 pub use tree::{Node, ROOT, Tree};

@@ -16,9 +16,10 @@ use nix::unistd::{getgid, getuid};
 use crate::error::{Error, Kind, Result};
 
 use super::activity::Activity;
-use super::adapter::{Adapter, Look};
+use super::adapter::Adapter;
 use super::answers::Answers;
 use super::point::{MountPoint, Users, unmount_path};
+use super::settings::{Access, Settings};
 
 /// What /proc/mounts says behind `fuse.`.
 const SUBTYPE: &str = "lbpayload";
@@ -29,36 +30,6 @@ const READ_AHEAD_KIB: u32 = 1024;
 /// How often one that is to stop looks whether what was mounted over it has gone:
 /// nothing tells without /proc.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-
-/// Who may look inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Access {
-    /// Who mounted it.
-    #[default]
-    Owner,
-    /// And root.
-    OwnerAndRoot,
-    /// Everybody, as the files' modes allow.
-    Everybody,
-}
-
-/// What a mount is to be like. It is always read-only, and without devices and
-/// set-user-ID.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Settings {
-    /// Who may look inside.
-    pub access: Access,
-    /// Whether it is unmounted even when the server is killed.
-    pub auto_unmount: bool,
-    /// The first field of /proc/mounts; the source's path unless given.
-    pub fsname: Option<String>,
-    /// Whether nothing on it may be executed.
-    pub noexec: bool,
-    /// Whether reads go past the mount's page cache.
-    pub direct_io: bool,
-    /// Unmounted when nobody has used it for that long.
-    pub timeout: Option<Duration>,
-}
 
 /// A mount that answers, and the threads that serve it.
 pub struct Server {
@@ -96,7 +67,6 @@ impl Server {
     pub(super) fn start(
         answers: Arc<Answers>,
         point: MountPoint,
-        look: Look,
         settings: &Settings,
         hand_out: impl FnOnce(Stopper) -> Result<()>,
     ) -> Result<Self> {
@@ -109,18 +79,8 @@ impl Server {
             let source = answers.payload().source().path();
             source.to_string_lossy().into_owned()
         });
-        let look = match settings.access {
-            // The kernel answers from what it keeps, and asks nobody who it is for: only
-            // the modes keep the others out.
-            Access::OwnerAndRoot => Look {
-                uid: getuid().as_raw(),
-                umask: look.umask | 0o077,
-                ..look
-            },
-            Access::Owner | Access::Everybody => look,
-        };
         let activity = Arc::new(Activity::new());
-        let adapter = Adapter::new(answers, look, Arc::clone(&activity), settings.direct_io);
+        let adapter = Adapter::new(answers, settings, Arc::clone(&activity));
         let session = match open_session(adapter, point.path(), &fsname, settings) {
             Ok(session) => session,
             Err(error) => {
