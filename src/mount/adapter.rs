@@ -18,7 +18,7 @@ use fuser::{
 
 use super::activity::Activity;
 use super::answers::{Answer, Answers, What};
-use super::attributes::{SHA256, attribute, attribute_names};
+use super::attributes::{attribute_names, give_attribute};
 use super::errno::{Refusal, errno};
 use super::settings::{AttrDefaults, Settings};
 
@@ -100,6 +100,16 @@ fn reply_value(reply: ReplyXattr, size: u32, value: Answer<Vec<u8>>) {
         Ok(value) => reply.data(&value),
         Err(refusal) => reply.error(no(&refusal)),
     }
+}
+
+/// Defines calls that always answer with the same refusal, from the types of their
+/// arguments.
+macro_rules! refuse {
+    ($($call:ident($($argument:ty),*) -> $reply:ty: $refusal:ident;)*) => {
+        $(fn $call(&self, _: &Request, $(_: $argument,)* reply: $reply) {
+            reply.error(no(&Refusal::$refusal));
+        })*
+    };
 }
 
 #[allow(clippy::too_many_arguments)] // fuser's signatures
@@ -255,22 +265,12 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.activity.note();
-        let unknown = name == SHA256 && matches!(self.answers.known_sum(ino.0), Ok(None));
-        if !unknown {
-            let value = attribute(&self.answers, ino.0, name.as_bytes());
-            return reply_value(reply, size, value);
-        }
-        // Reading a file as a whole must keep nobody else waiting.
-        let (answers, activity) = (Arc::clone(&self.answers), Arc::clone(&self.activity));
-        let sum = move || {
-            let value = attribute(&answers, ino.0, SHA256.as_bytes());
+        let activity = Arc::clone(&self.activity);
+        let reply = move |value| {
             activity.note();
             reply_value(reply, size, value);
         };
-        // Without a thread the reply is dropped, and so answered with EIO by fuser.
-        if let Err(e) = std::thread::Builder::new().name("sum".into()).spawn(sum) {
-            log::error!("starting a thread for a checksum: {e}");
-        }
+        give_attribute(&self.answers, ino.0, name.as_bytes(), reply);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -278,195 +278,33 @@ impl Filesystem for Adapter {
         reply_value(reply, size, attribute_names(&self.answers, ino.0));
     }
 
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        reply.error(no(&Refusal::NotKnown));
-    }
-
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(no(&Refusal::NotKnown));
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        // The kernel then does it by the size.
-        reply.error(no(&Refusal::NotKnown));
-    }
-
-    fn ioctl(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(no(&Refusal::NoControl));
-    }
-
-    // The kernel refuses these by itself on a mount that is read-only. Should it
-    // ever ask, it gets the same answer.
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
-        _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn mknod(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn mkdir(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn symlink(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _link_name: &OsStr,
-        _target: &Path,
-        reply: ReplyEntry,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn link(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn create(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(no(&Refusal::ReadOnly));
-    }
-
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(no(&Refusal::ReadOnly));
+    refuse! {
+        // The kernel then decides by modes and sizes itself, and does not ask again. fuser
+        // answers the same by default, with a warning in the log.
+        access(INodeNo, AccessFlags) -> ReplyEmpty: NotKnown;
+        flush(INodeNo, FileHandle, LockOwner) -> ReplyEmpty: NotKnown;
+        lseek(INodeNo, FileHandle, i64, i32) -> ReplyLseek: NotKnown;
+        ioctl(INodeNo, FileHandle, IoctlFlags, u32, &[u8], u32) -> ReplyIoctl: NoControl;
+        // The kernel refuses these itself on a mount that is read-only, unless root has
+        // remounted it writable.
+        setattr(
+            INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
+            Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>,
+            Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>
+        ) -> ReplyAttr: ReadOnly;
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry: ReadOnly;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry: ReadOnly;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty: ReadOnly;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty: ReadOnly;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry: ReadOnly;
+        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty: ReadOnly;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry: ReadOnly;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate: ReadOnly;
+        write(
+            INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>
+        ) -> ReplyWrite: ReadOnly;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty: ReadOnly;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty: ReadOnly;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty: ReadOnly;
     }
 }

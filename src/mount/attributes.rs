@@ -1,6 +1,7 @@
 //! Extended attributes: what a person with `dd` and a hex editor wants to know.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 
 use super::answers::{Answer, Answers};
 use super::errno::Refusal;
@@ -14,8 +15,8 @@ pub const PID: &str = "user.lbpayload.pid";
 /// The one that tells in which PID namespace that number counts; not there without /proc.
 pub(super) const PID_NAMESPACE: &str = "user.lbpayload.pid_namespace";
 
-/// The attribute that takes time to answer, unless it is known already.
-pub(super) const SHA256: &str = "user.lbpayload.sha256";
+/// The one whose value takes as long as reading the file, unless it is known already.
+const SHA256: &[u8] = b"user.lbpayload.sha256";
 
 /// The value of the attribute `name` of `ino`.
 ///
@@ -33,6 +34,26 @@ pub fn attribute(answers: &Answers, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
         of_a_file(answers, ino, name)?
     };
     value.ok_or(Refusal::NoAttribute)
+}
+
+/// Passes [`attribute`] to `reply`: from a thread of its own where the value takes time,
+/// so that nobody else waits for that.
+pub(super) fn give_attribute(
+    answers: &Arc<Answers>,
+    ino: u64,
+    name: &[u8],
+    reply: impl FnOnce(Answer<Vec<u8>>) + Send + 'static,
+) {
+    let takes_time = name == SHA256 && matches!(answers.known_sum(ino), Ok(None));
+    if !takes_time {
+        return reply(attribute(answers, ino, name));
+    }
+    let answers = Arc::clone(answers);
+    let sum = move || reply(attribute(&answers, ino, SHA256));
+    // Without a thread `reply` is dropped: fuser then answers with EIO.
+    if let Err(e) = std::thread::Builder::new().name("sum".into()).spawn(sum) {
+        log::error!("starting a thread for a checksum: {e}");
+    }
 }
 
 /// The names of the attributes of `ino`, each with a NUL behind it. The checksum is
