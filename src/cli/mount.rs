@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::block::{DirectPolicy, FileSource, Part, Source};
 use crate::error::{Error, Kind, Result};
 use crate::mount::{
-    Answers, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
+    Filesystem, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
     in_foreground,
 };
 use crate::payload::Payload;
@@ -97,7 +97,7 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
     // and somebody may read its name from another.
     let resolved = source.canonicalize();
     let source = resolved.as_deref().unwrap_or(source);
-    let answers = Arc::new(look_into(source, time, options, way.form)?);
+    let filesystem = Arc::new(open_filesystem(source, time, options, way.form)?);
     let settings = Settings {
         time: Some(time),
         ..options.settings.clone()
@@ -107,14 +107,14 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
         enter(namespace)?;
     }
     if way.fake {
-        MountPoint::is_there(dir)?;
+        MountPoint::exists(dir)?;
         return Ok(Outcome::Done);
     }
     let point = MountPoint::prepare(dir)?;
     let server = if way.foreground {
-        in_foreground(answers, point, &settings, listen)?
+        in_foreground(filesystem, point, &settings, listen)?
     } else {
-        match in_background(answers, point, &settings, way.inherited, listen)? {
+        match in_background(filesystem, point, &settings, way.inherited, listen)? {
             Some(server) => server,
             None => return Ok(Outcome::Done),
         }
@@ -144,12 +144,12 @@ fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn look_into(
+fn open_filesystem(
     source: &Path,
     time: SystemTime,
     options: &Options,
     form: Option<ProgressForm>,
-) -> Result<Answers> {
+) -> Result<Filesystem> {
     // The payload counts from its own start, and whoever looks for the place does not.
     let in_source = |e: Error| match e.offset() {
         Some(at) => e.at(options.offset.saturating_add(at)),
@@ -165,8 +165,8 @@ fn look_into(
         false => time,
     };
     if let Some(index) = &options.index {
-        if let Some(answers) = mount_index::read(index, &payload, options.offset, changed)? {
-            return Ok(answers);
+        if let Some(filesystem) = mount_index::read(index, &payload, options.offset, changed)? {
+            return Ok(filesystem);
         }
     }
     let mut count = 0;
@@ -186,7 +186,7 @@ fn look_into(
             );
         }
     };
-    let answers = Answers::new(
+    let filesystem = Filesystem::new(
         payload,
         options.offset,
         options.strictness,
@@ -204,10 +204,10 @@ fn look_into(
     if count > NAMED_PROBLEMS {
         log::warn!("{count} problems in all; lbpayload verify names more of them");
     }
-    if let Some(index) = options.index.as_ref().filter(|_| answers.is_intact()) {
-        mount_index::write(index, &answers, changed);
+    if let Some(index) = options.index.as_ref().filter(|_| filesystem.is_intact()) {
+        mount_index::write(index, &filesystem, changed);
     }
-    Ok(answers)
+    Ok(filesystem)
 }
 
 /// The source, and through its page cache unless told otherwise: a mount is for who

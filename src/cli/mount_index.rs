@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use crate::block::refuse_new_in_dev;
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
-use crate::mount::{Answers, Unfit};
+use crate::mount::{Filesystem, Unfit};
 use crate::payload::Payload;
 
-/// The answers by the index in `file`; `None` where it is to be made anew.
+/// The filesystem from the index in `file`; `None` if that must be made again.
 ///
 /// # Errors
 /// It is a file of another kind, which is not to be replaced, or would be in /dev.
@@ -20,7 +20,7 @@ pub(super) fn read(
     payload: &Payload,
     base: u64,
     changed: SystemTime,
-) -> Result<Option<Answers>> {
+) -> Result<Option<Filesystem>> {
     let foreign = || {
         Error::new(Kind::Refused, Unfit::Foreign.to_string())
             .doing("reading the index")
@@ -46,8 +46,8 @@ pub(super) fn read(
             return Ok(None);
         }
     };
-    match Answers::from_index(payload.clone(), base, changed, BufReader::new(opened)) {
-        Ok(answers) => Ok(Some(answers)),
+    match Filesystem::from_index(payload.clone(), base, changed, BufReader::new(opened)) {
+        Ok(filesystem) => Ok(Some(filesystem)),
         Err(Unfit::Foreign) => Err(foreign()),
         Err(unfit) => {
             log::info!("{}: making the index anew: {unfit}", file.display());
@@ -57,11 +57,11 @@ pub(super) fn read(
 }
 
 /// Writes one. The mount does without where that fails, and says so.
-pub(super) fn write(file: &Path, answers: &Answers, changed: SystemTime) {
+pub(super) fn write(file: &Path, filesystem: &Filesystem, changed: SystemTime) {
     let written = AtomicFile::create(file).and_then(|mut new| {
         let failed = |e| Error::io("writing", e).path(file);
         let out = BufWriter::new(&mut new);
-        answers.write_index(changed, out).map_err(failed)?;
+        filesystem.write_index(changed, out).map_err(failed)?;
         new.commit()
     });
     if let Err(e) = written {

@@ -1,17 +1,17 @@
 //! `lbpayload unmount`
 
 use crate::error::Result;
-use crate::mount::{Users, unmount};
+use crate::mount::{IfBusy, unmount};
 
 use super::args::UnmountArgs;
 use super::exit::Outcome;
 
 pub(super) fn run(args: &UnmountArgs) -> Result<Outcome> {
-    let users = if args.lazy {
-        Users::Leave
+    let if_busy = if args.lazy {
+        IfBusy::Detach
     } else {
-        Users::Refuse
+        IfBusy::Fail
     };
-    unmount(&args.dir, users)?;
+    unmount(&args.dir, if_busy)?;
     Ok(Outcome::Done)
 }

@@ -15,8 +15,8 @@ use nix::unistd::ForkResult;
 
 use crate::error::{Error, Kind, Result};
 
-use super::answers::Answers;
-use super::point::{MountPoint, Users, is_dead, unmount_path};
+use super::filesystem::Filesystem;
+use super::mount_point::{IfBusy, MountPoint, is_dead, unmount_path};
 use super::session::{Server, Stopper};
 use super::settings::Settings;
 
@@ -55,7 +55,7 @@ impl Inherited {
 /// # Errors
 /// As [`Server::start`]; another thread runs; no memory for a process.
 pub fn in_background(
-    answers: Arc<Answers>,
+    filesystem: Arc<Filesystem>,
     point: MountPoint,
     settings: &Settings,
     inherited: Inherited,
@@ -77,11 +77,11 @@ pub fn in_background(
                 0 => {
                     // If it died before it mounted, another mount may be there.
                     if is_dead(point.path()) {
-                        if let Err(e) = unmount_path(point.path(), Users::Leave) {
+                        if let Err(e) = unmount_path(point.path(), IfBusy::Detach) {
                             log::debug!("{e}");
                         }
                     }
-                    point.forsake();
+                    point.remove_if_made();
                     Err(
                         Error::new(Kind::Io, "the server died before the mount answered")
                             .doing("mounting")
@@ -93,7 +93,7 @@ pub fn in_background(
         }
         ForkResult::Child => {
             drop((from_server, inherited));
-            let started = in_foreground(answers, point, settings, give_stopper)
+            let started = in_foreground(filesystem, point, settings, give_stopper)
                 .and_then(|server| detach().map(|()| server).map_err(failed));
             // If the caller has ended, writing to it fails, and nobody needs the answer.
             match started {
@@ -115,7 +115,7 @@ pub fn in_background(
 /// # Errors
 /// As [`Server::start`]; for `auto_unmount`, as [`in_background`].
 pub fn in_foreground(
-    answers: Arc<Answers>,
+    filesystem: Arc<Filesystem>,
     point: MountPoint,
     settings: &Settings,
     give_stopper: impl FnOnce(Stopper) -> Result<()>,
@@ -124,7 +124,7 @@ pub fn in_foreground(
         // Before /dev/fuse is open: the mount lives as long as any process has it open.
         watch(&point).map_err(|e| Error::io("starting the process that unmounts", e))?;
     }
-    Server::start(answers, point, settings, give_stopper)
+    Server::start(filesystem, point, settings, give_stopper)
 }
 
 /// Starts a process that unmounts `point` should this one be killed.
@@ -147,8 +147,8 @@ fn watch(point: &MountPoint) -> io::Result<()> {
     }
     let watched = detach().and_then(|()| our_end.read_to_end(&mut Vec::new()));
     if watched.is_ok() && is_dead(point.path()) {
-        let _ = unmount_path(point.path(), Users::Leave);
-        point.forsake();
+        let _ = unmount_path(point.path(), IfBusy::Detach);
+        point.remove_if_made();
     }
     exit_now(0)
 }

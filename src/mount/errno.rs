@@ -1,29 +1,29 @@
-//! What the filesystem refuses, and the one place that says it in errno's words.
+//! Why the filesystem refuses a request, and the one place that turns it into an errno.
 
 use std::io;
 
-/// Why there is no answer.
+/// Why a request is refused.
 #[derive(Debug)]
 pub enum Refusal {
     /// Nothing has that name or number.
     NotThere,
-    /// A directory was meant, and it is a file.
+    /// A file was used as a directory.
     NotADirectory,
-    /// A file was meant, and it is the directory.
+    /// The directory was used as a file.
     ADirectory,
-    /// It has no such attribute.
+    /// The node has no such attribute.
     NoAttribute,
-    /// The answer is longer than the room for it.
+    /// The value is longer than the caller's buffer.
     NoRoom,
-    /// Somebody wants to change something.
+    /// The request would change something.
     ReadOnly,
-    /// We know no such call; the kernel need not ask again.
+    /// The call is not implemented; the kernel need not send it again.
     NotKnown,
-    /// A file has no such control (ioctl).
+    /// There is no such ioctl.
     NoControl,
     /// The source cannot be read, or ends early.
     Unreadable,
-    /// No thread or no memory for it.
+    /// No memory for it.
     Exhausted(io::Error),
 }
 
@@ -38,8 +38,8 @@ pub(super) fn errno(refusal: &Refusal) -> i32 {
         Refusal::ReadOnly => libc::EROFS,
         Refusal::NotKnown => libc::ENOSYS,
         Refusal::NoControl => libc::ENOTTY,
-        // Whatever the disk says (EIO, ENXIO, ENODEV, EREMOTEIO, ...): to who reads
-        // the file it is one thing. The attribute `problem` has the rest.
+        // The same for each error of the disk (EIO, ENXIO, ENODEV, EREMOTEIO, ...). The
+        // attribute `problem` has the details.
         Refusal::Unreadable => libc::EIO,
         Refusal::Exhausted(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),
     }

@@ -1,10 +1,10 @@
-//! A tree kept in a file of its own, for the next mount of the same image: the headers
-//! form a chain, and on a cold spinning disk each costs a seek.
+//! A tree saved in a file, for the next mount of the same image: the headers form a
+//! chain, and on a cold spinning disk each costs a seek.
 //!
-//! What is read back is believed as little as an image. Where data lies is not kept but
-//! follows from the sizes, within the source; names are checked as the image's are; some
-//! headers are compared at once ([`read_index`]), each of the others when its file is
-//! first read ([`Confirmed`]).
+//! The file is trusted as little as an image. It holds no offsets: they follow from the
+//! sizes, within the source. Names are checked as an image's are. Some headers are
+//! compared at once ([`read_index`]), each of the others when its file is first read
+//! ([`Confirmed`]).
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -38,18 +38,18 @@ const COMPARED: u64 = 64;
 /// Why an index is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// The file is something else, which nobody wants replaced.
+    /// The file is not an index, and must not be replaced.
     #[error("it is no index of a payload")]
     Foreign,
-    /// It is of another image, or of this one before it was changed.
+    /// The index is of another image, or of this one before it was changed.
     #[error("it is of another image, or of this one as it was")]
     Other,
-    /// It cannot be read, or ends early.
+    /// The index cannot be read, or ends early.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Which files' headers have been seen to be as an index says.
+/// Which files' headers were compared with the index, and are equal.
 #[derive(Debug)]
 pub(super) struct Confirmed(Vec<AtomicU64>);
 
@@ -59,7 +59,7 @@ impl Confirmed {
         Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Whether the header of `node` is in `payload` where the tree says; it is read once.
+    /// Whether `payload` has the header of `node` where the tree says; read only once.
     ///
     /// # Errors
     /// It cannot be read.
@@ -79,10 +79,11 @@ impl Confirmed {
     }
 }
 
-/// Writes an index of `tree`, which was made of the whole of `payload` without a problem.
+/// Writes an index of `tree`, which was built from the whole of `payload` without a
+/// problem.
 ///
 /// # Errors
-/// What `out` says.
+/// Writing to `out` fails.
 pub(super) fn write_index(
     tree: &Tree,
     payload: &Payload,
@@ -106,7 +107,7 @@ pub(super) fn write_index(
 /// Reads back an index of `payload`.
 ///
 /// # Errors
-/// It is of something else, or damaged; some of the payload's headers differ from it, or
+/// The index is of another image, or damaged; some of the payload's headers differ from it, or
 /// cannot be read.
 pub(super) fn read_index(
     payload: &Payload,
@@ -134,7 +135,7 @@ pub(super) fn read_index(
         return Err(Unfit::Other);
     }
     let confirmed = Confirmed::none(tree.files());
-    for node in some(&tree) {
+    for node in sample(&tree) {
         if !confirmed.confirm(payload, &node)? {
             return Err(Unfit::Other);
         }
@@ -147,7 +148,7 @@ fn read_files(payload: &Payload, from: &mut impl Read) -> Result<Tree, Unfit> {
     let source_len = payload.source().len();
     let head = payload.dialect().entry_header_len();
     let mut at = payload.dialect().header_len();
-    // Not more than the file holds: each takes bytes of it.
+    // A claim that is too high ends with the file, since each takes bytes of it.
     for _ in 0..payload.claimed_files() {
         let mut name = [0; u8::MAX as usize];
         let name = &mut name[..from.read_u8()?.into()];
@@ -165,8 +166,8 @@ fn read_files(payload: &Payload, from: &mut impl Read) -> Result<Tree, Unfit> {
     Ok(tree)
 }
 
-/// Files all over the tree, the first and the last among them.
-fn some(tree: &Tree) -> impl Iterator<Item = Node<'_>> {
+/// A sample of files from all parts of the tree, with the first and the last.
+fn sample(tree: &Tree) -> impl Iterator<Item = Node<'_>> {
     let files = tree.files();
     let step = files.div_ceil(COMPARED).max(1);
     let places = (0..files).step_by(step as usize);
@@ -190,7 +191,7 @@ fn key(payload: &Payload, changed: SystemTime) -> io::Result<Vec<u8>> {
     Ok(key)
 }
 
-/// Sums what goes through it.
+/// Computes the SHA-256 sum of all bytes that pass through it.
 struct Summed<T> {
     inner: T,
     sum: Sha256,

@@ -16,22 +16,22 @@ use nix::unistd::{getgid, getuid};
 use crate::error::{Error, Kind, Result};
 
 use super::activity::Activity;
-use super::adapter::Adapter;
-use super::answers::Answers;
-use super::point::{MountPoint, Users, unmount_path};
+use super::filesystem::Filesystem;
+use super::fuse_adapter::FuseAdapter;
+use super::mount_point::{IfBusy, MountPoint, unmount_path};
 use super::settings::{Access, Settings};
 
-/// What /proc/mounts says behind `fuse.`.
+/// The file system type in /proc/mounts, after `fuse.`.
 const SUBTYPE: &str = "lbpayload";
 
-/// Bytes that the kernel reads ahead of a reader, where we may set it.
+/// How far the kernel reads ahead, where that can be set.
 const READ_AHEAD_KIB: u32 = 1024;
 
-/// How often one that is to stop looks whether what was mounted over it has gone:
-/// nothing tells without /proc.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often a server that was asked to stop checks whether its mount is still covered by
+/// another one: without /proc there is no notification.
+const COVERED_POLL: Duration = Duration::from_millis(250);
 
-/// A mount that answers, and the threads that serve it.
+/// A mount, and the threads that serve it.
 pub struct Server {
     point: MountPoint,
     device: u64,
@@ -50,46 +50,47 @@ enum Event {
 pub struct Stopper(Sender<Event>);
 
 impl Stopper {
-    /// Takes the mount out of sight; the server ends once the last user has.
+    /// Detaches the mount; the server ends with its last user.
     pub fn stop(&self) {
-        // Gone already: then there is nothing to stop.
+        // This fails if the server has ended already.
         let _ = self.0.send(Event::Stop);
     }
 }
 
 impl Server {
-    /// Mounts `answers` on `point`, starts to serve, and waits until the mount has
-    /// answered. Before that it hands out what ends it: whoever is to be asked to stop
-    /// must hear it from the first moment on.
+    /// Mounts `filesystem` on `point`, starts to serve, and waits until the mount has
+    /// answered. `give_stopper` is called before it is mounted, so that a signal can stop it
+    /// from the first moment on.
     ///
     /// # Errors
-    /// No FUSE in the kernel, no right to mount, a bad mount point, no threads.
+    /// The kernel lacks FUSE, permission is missing, the mount point is bad, no thread can
+    /// be started.
     pub(super) fn start(
-        answers: Arc<Answers>,
+        filesystem: Arc<Filesystem>,
         point: MountPoint,
         settings: &Settings,
-        hand_out: impl FnOnce(Stopper) -> Result<()>,
+        give_stopper: impl FnOnce(Stopper) -> Result<()>,
     ) -> Result<Self> {
         let (send, events) = mpsc::channel();
-        if let Err(error) = hand_out(Stopper(send.clone())) {
-            point.forsake();
+        if let Err(error) = give_stopper(Stopper(send.clone())) {
+            point.remove_if_made();
             return Err(error);
         }
         let fsname = settings.fsname.clone().unwrap_or_else(|| {
-            let source = answers.payload().source().path();
+            let source = filesystem.payload().source().path();
             source.to_string_lossy().into_owned()
         });
         let activity = Arc::new(Activity::new());
-        let adapter = Adapter::new(answers, settings, Arc::clone(&activity));
+        let adapter = FuseAdapter::new(filesystem, settings, Arc::clone(&activity));
         let session = match open_session(adapter, point.path(), &fsname, settings) {
             Ok(session) => session,
             Err(error) => {
-                point.forsake();
+                point.remove_if_made();
                 return Err(error);
             }
         };
         let run = move || {
-            // Nobody waits any more: then there is nobody to tell.
+            // This fails if nobody waits any more.
             let _ = send.send(Event::Ended(session.run()));
         };
         let started = std::thread::Builder::new().name("mount".into()).spawn(run);
@@ -98,10 +99,10 @@ impl Server {
             Ok(device) => device,
             Err(e) => {
                 let error = Error::io("serving the mount", e).path(point.path());
-                if let Err(e) = unmount_path(point.path(), Users::Leave) {
+                if let Err(e) = unmount_path(point.path(), IfBusy::Detach) {
                     log::debug!("{e}");
                 }
-                point.forsake();
+                point.remove_if_made();
                 return Err(error);
             }
         };
@@ -115,18 +116,18 @@ impl Server {
         })
     }
 
-    /// Serves until it is unmounted, by whomever.
+    /// Serves until it is unmounted, by this process or another.
     ///
     /// # Errors
     /// The connection to the kernel broke.
     pub fn wait(mut self) -> Result<()> {
-        // Asked to stop while something else lay over the mount.
+        // Whether it was asked to stop while another mount covered this one.
         let mut covered = false;
         let ended = loop {
             match self.next(covered) {
                 Ok(Event::Ended(result)) => break result,
                 Ok(Event::Stop) => {
-                    covered = !self.unmount(Users::Leave);
+                    covered = !self.unmount(IfBusy::Detach);
                     if covered {
                         log::warn!(
                             "{}: something else is mounted over it; it ends when that has gone",
@@ -135,7 +136,7 @@ impl Server {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) if covered => {
-                    covered = !self.unmount(Users::Leave);
+                    covered = !self.unmount(IfBusy::Detach);
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     if self
@@ -143,37 +144,37 @@ impl Server {
                         .is_some_and(|limit| self.activity.idle() >= limit)
                     {
                         self.activity.note();
-                        self.unmount(Users::Refuse);
+                        self.unmount(IfBusy::Fail);
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break Ok(()),
             }
         };
-        self.point.forsake();
+        self.point.remove_if_made();
         ended.map_err(|e| Error::io("serving the mount", e).path(self.point.path()))
     }
 
     fn next(&self, covered: bool) -> std::result::Result<Event, RecvTimeoutError> {
         if covered {
-            return self.events.recv_timeout(LOOK_AGAIN);
+            return self.events.recv_timeout(COVERED_POLL);
         }
         let Some(timeout) = self.timeout else {
             let event = self.events.recv();
             return event.map_err(|_| RecvTimeoutError::Disconnected);
         };
         let left = timeout.saturating_sub(self.activity.idle());
-        // Those who have files open ask for nothing, so it is tried again.
+        // A mount with open files can be idle and busy, so unmounting is tried again.
         let left = left.max(Duration::from_millis(100));
         self.events.recv_timeout(left)
     }
 
-    /// Unmounts, unless something else lies there by now, over our mount: no path leads
-    /// below that. Whether there is nothing more to do.
-    fn unmount(&mut self, users: Users) -> bool {
-        if !self.point.follow(self.device) {
+    /// Unmounts, unless another mount covers ours: then no path leads to ours. Returns
+    /// whether it was tried.
+    fn unmount(&mut self, if_busy: IfBusy) -> bool {
+        if !self.point.update_path(self.device) {
             return false;
         }
-        match unmount_path(self.point.path(), users) {
+        match unmount_path(self.point.path(), if_busy) {
             Ok(()) => {}
             Err(e) if e.kind() == Kind::Busy => log::debug!("{e}"),
             Err(e) => log::error!("{e}"),
@@ -183,25 +184,24 @@ impl Server {
 }
 
 fn open_session(
-    adapter: Adapter,
+    adapter: FuseAdapter,
     dir: &Path,
     fsname: &str,
     settings: &Settings,
-) -> Result<Session<Adapter>> {
+) -> Result<Session<FuseAdapter>> {
     let mut config = Config::default();
     config.acl = match settings.access {
         Access::Owner => SessionACL::Owner,
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
         Access::Everybody => SessionACL::All,
     };
-    // Two are enough to keep a reader and the disk busy; more only on machines that
-    // have the processors.
+    // Two threads keep a reader and the disk busy; more help only with more processors.
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
     config.n_threads = Some(processors.clamp(2, 4));
     let failed = |e: io::Error| Error::io("mounting", e).path(dir);
     if let Some(fuse) = mount_ourselves(dir, fsname, settings)? {
         return Session::from_fd(adapter, fuse, config.acl, config).map_err(|e| {
-            if let Err(e) = unmount_path(dir, Users::Leave) {
+            if let Err(e) = unmount_path(dir, IfBusy::Detach) {
                 log::debug!("{e}");
             }
             failed(e)
@@ -213,7 +213,7 @@ fn open_session(
         MountOption::NoDev,
         MountOption::DefaultPermissions,
         MountOption::Subtype(SUBTYPE.into()),
-        // fusermount3 takes options apart at commas; see libfuse's fuse_opt_add_opt_escaped.
+        // fusermount3 splits options at commas; see libfuse's fuse_opt_add_opt_escaped.
         MountOption::FSName(fsname.replace('\\', r"\\").replace(',', r"\,")),
     ];
     if settings.noexec {
@@ -222,17 +222,17 @@ fn open_session(
     Session::new(adapter, dir, &config).map_err(|e| by_fusermount_failed(e, dir))
 }
 
-/// Mounts by mount(2), which takes the privilege and no program: in an initramfs
-/// there is no fusermount3. `None` where we may not.
+/// Mounts with mount(2), which needs privilege but no other program: an initramfs has no
+/// fusermount3. Returns `None` if permission is missing.
 fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Option<OwnedFd>> {
     const FUSE: &str = "/dev/fuse";
     let fuse: File = match OpenOptions::new().read(true).write(true).open(FUSE) {
         Ok(fuse) => fuse,
         Err(e) => {
             let advice = match e.raw_os_error() {
-                // fusermount3 opens it as the user too.
+                // fusermount3 too opens it as the user.
                 Some(libc::EACCES | libc::EPERM) => {
-                    "users mount where they may open it (udev gives it mode 0666); or mount as root"
+                    "if_busy mount where they may open it (udev gives it mode 0666); or mount as root"
                 }
                 Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
                     "load the kernel's fuse module (modprobe fuse); where nothing makes the \
@@ -290,8 +290,7 @@ fn by_fusermount_failed(e: io::Error, dir: &Path) -> Error {
     }
 }
 
-/// Lets the kernel read ahead further than FUSE can ask for, where we may; nothing
-/// depends on it.
+/// Lets the kernel read ahead further than FUSE can ask for. Failure has no consequences.
 fn read_ahead(device: u64) {
     let (major, minor) = (libc::major(device), libc::minor(device));
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");

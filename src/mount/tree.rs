@@ -1,5 +1,5 @@
 //! The tree: one directory, packed so that a million files fit in some 60 MB.
-//! Pure: it knows names, sizes and places, and no source.
+//! Pure: it knows names, sizes and offsets, and reads nothing.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -8,8 +8,8 @@ use hashbrown::HashTable;
 /// The inode number of the directory, as FUSE demands.
 pub const ROOT: u64 = 1;
 
-/// Files begin here: an entry's number is its index and this. It stays the same
-/// from mount to mount.
+/// The first file's inode number. An entry's number is its index plus this, the same in
+/// every mount.
 const FIRST: u64 = 2;
 
 /// A file of the tree.
@@ -32,7 +32,7 @@ impl Node<'_> {
     }
 }
 
-/// What a file takes besides its name: 24 bytes.
+/// A file without its name: 24 bytes.
 #[derive(Debug)]
 struct Record {
     name_end: u64,
@@ -44,8 +44,8 @@ struct Record {
 pub struct Tree {
     names: Vec<u8>,
     records: Vec<Record>,
-    /// Numbers of records, by their names' hashes. Keyed anew for each tree: the
-    /// names are an image's, which may mean us ill.
+    /// Numbers of records, by their names' hashes. The hash has a random key,
+    /// since a hostile image chooses the names.
     by_name: HashTable<u32>,
     hasher: RandomState,
     bytes: u64,
@@ -67,11 +67,10 @@ impl Tree {
     /// How many files it can hold.
     pub const MAX_FILES: u64 = u32::MAX as u64;
 
-    /// Adds the next entry of the payload under `name`. The name is taken already
-    /// where this returns the index of the first that has it; nothing is added then.
+    /// Adds the next entry of the payload under `name`.
     ///
     /// # Errors
-    /// The index of the file of that name.
+    /// The index of the file that has this name already; nothing is added then.
     pub fn push(&mut self, name: &[u8], data_offset: u64, size: u64) -> Result<(), u64> {
         let hash = self.hasher.hash_one(name);
         if let Some(first) = self.find(hash, name) {
@@ -92,7 +91,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Gives back what growing has left over, once all are in.
+    /// Frees unused capacity, once all files are added.
     pub fn settle(&mut self) {
         self.names.shrink_to_fit();
         self.records.shrink_to_fit();

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::place::{Place, attribute, sample, server_of};
+use crate::fixture::{Fixture, attribute, sample, server_of};
 use crate::support::{Image, noise, sha256sum};
 
 fn names(path: &Path) -> Vec<String> {
@@ -17,10 +17,10 @@ fn names(path: &Path) -> Vec<String> {
 
 /// Reads the image where the attribute says that the file's data is.
 #[track_caller]
-fn assert_offsets_lead_to_the_data(place: &Place, image: &Image) {
-    let disk = std::fs::File::open(&place.image).unwrap();
+fn assert_offsets_lead_to_the_data(fixture: &Fixture, image: &Image) {
+    let disk = std::fs::File::open(&fixture.image).unwrap();
     for (n, (name, data)) in image.files.iter().enumerate() {
-        let path = place.file(std::str::from_utf8(name).unwrap());
+        let path = fixture.file(std::str::from_utf8(name).unwrap());
         assert_eq!(attribute(&path, "index"), Ok(n.to_string()));
         let offset = attribute(&path, "data_offset").unwrap().parse().unwrap();
         let mut bytes = vec![0; data.len()];
@@ -33,9 +33,9 @@ fn assert_offsets_lead_to_the_data(place: &Place, image: &Image) {
 fn index_and_data_offset_lead_to_the_bytes_in_the_image() {
     needs_fuse!();
     for image in [sample(), sample().narrow()] {
-        let place = Place::new(&image);
-        place.mounted(&[]);
-        assert_offsets_lead_to_the_data(&place, &image);
+        let fixture = Fixture::new(&image);
+        fixture.mounted(&[]);
+        assert_offsets_lead_to_the_data(&fixture, &image);
     }
 }
 
@@ -46,11 +46,11 @@ fn with_an_offset_they_count_from_the_start_of_the_image_too() {
     for offset in [512, 4097, 1 << 20] {
         let mut bytes = noise(9, offset);
         bytes.extend(image.bytes());
-        let place = Place::with_bytes(&bytes);
-        place.mounted(&["-o", &format!("offset={offset}")]);
-        assert_offsets_lead_to_the_data(&place, &image);
+        let fixture = Fixture::with_bytes(&bytes);
+        fixture.mounted(&["-o", &format!("offset={offset}")]);
+        assert_offsets_lead_to_the_data(&fixture, &image);
         assert_eq!(
-            std::fs::read(place.file("medium")).unwrap(),
+            std::fs::read(fixture.file("medium")).unwrap(),
             noise(2, 70_003)
         );
     }
@@ -60,12 +60,12 @@ fn with_an_offset_they_count_from_the_start_of_the_image_too() {
 fn a_problem_of_an_unreadable_file_names_its_place_in_the_whole_image() {
     needs_fuse!();
     let image = sample();
-    let place = Place::with_bytes(&[&noise(9, 1000)[..], &image.bytes()].concat());
-    place.mounted(&["-o", "offset=1000"]);
-    let start = 1000 + crate::place::data_offset(&image, "large");
-    let disk = std::fs::OpenOptions::new().write(true).open(&place.image);
+    let fixture = Fixture::with_bytes(&[&noise(9, 1000)[..], &image.bytes()].concat());
+    fixture.mounted(&["-o", "offset=1000"]);
+    let start = 1000 + crate::fixture::data_offset(&image, "large");
+    let disk = std::fs::OpenOptions::new().write(true).open(&fixture.image);
     disk.unwrap().set_len(start).unwrap();
-    let path = place.file("large");
+    let path = fixture.file("large");
     assert_eq!(attribute(&path, "sha256"), Err(libc::EIO));
     let problem = attribute(&path, "problem").unwrap();
     assert!(problem.contains(&format!("at offset {start}")), "{problem}");
@@ -78,10 +78,10 @@ fn a_problem_of_an_unreadable_file_names_its_place_in_the_whole_image() {
 fn the_checksum_comes_when_asked_and_is_listed_once_known() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    place.mounted(&[]);
+    let fixture = Fixture::new(&image);
+    fixture.mounted(&[]);
     for (name, data) in &image.files {
-        let path = place.file(std::str::from_utf8(name).unwrap());
+        let path = fixture.file(std::str::from_utf8(name).unwrap());
         assert_eq!(names(&path), ["index", "data_offset"]);
         let sum = sha256sum(data);
         assert_eq!(attribute(&path, "sha256"), Ok(sum.clone()));
@@ -94,12 +94,12 @@ fn the_checksum_comes_when_asked_and_is_listed_once_known() {
 fn many_ask_for_checksums_at_once_and_each_gets_its_own() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    place.mounted(&[]);
+    let fixture = Fixture::new(&image);
+    fixture.mounted(&[]);
     std::thread::scope(|scope| {
         for n in 0..16 {
             let (name, data) = &image.files[n % image.files.len()];
-            let path = place.file(std::str::from_utf8(name).unwrap());
+            let path = fixture.file(std::str::from_utf8(name).unwrap());
             scope.spawn(move || assert_eq!(attribute(&path, "sha256"), Ok(sha256sum(data))));
         }
     });
@@ -108,26 +108,26 @@ fn many_ask_for_checksums_at_once_and_each_gets_its_own() {
 #[test]
 fn the_directory_tells_of_the_whole() {
     needs_fuse!();
-    let place = Place::new(&sample().narrow());
-    place.mounted(&[]);
+    let fixture = Fixture::new(&sample().narrow());
+    fixture.mounted(&[]);
     assert_eq!(
-        names(&place.point),
+        names(&fixture.point),
         ["source", "dialect", "files", "pid", "pid_namespace"]
     );
-    let source = place.image.to_str().unwrap().to_owned();
-    assert_eq!(attribute(&place.point, "source"), Ok(source));
-    assert_eq!(attribute(&place.point, "dialect"), Ok("u32".to_owned()));
-    assert_eq!(attribute(&place.point, "files"), Ok("5".to_owned()));
-    let exe = std::fs::read_link(format!("/proc/{}/exe", server_of(&place.point)));
+    let source = fixture.image.to_str().unwrap().to_owned();
+    assert_eq!(attribute(&fixture.point, "source"), Ok(source));
+    assert_eq!(attribute(&fixture.point, "dialect"), Ok("u32".to_owned()));
+    assert_eq!(attribute(&fixture.point, "files"), Ok("5".to_owned()));
+    let exe = std::fs::read_link(format!("/proc/{}/exe", server_of(&fixture.point)));
     assert_eq!(exe.unwrap(), Path::new(env!("CARGO_BIN_EXE_lbpayload")));
 }
 
 #[test]
 fn attributes_that_are_not_there_are_not_there() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
-    for path in [place.point.clone(), place.file("medium")] {
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
+    for path in [fixture.point.clone(), fixture.file("medium")] {
         for name in ["nope", "", "problem", "Index"] {
             assert_eq!(attribute(&path, name), Err(libc::ENODATA), "{name}");
         }
@@ -145,16 +145,19 @@ fn attributes_that_are_not_there_are_not_there() {
             );
         }
     }
-    assert_eq!(attribute(&place.point, "index"), Err(libc::ENODATA));
-    assert_eq!(attribute(&place.file("medium"), "pid"), Err(libc::ENODATA));
+    assert_eq!(attribute(&fixture.point, "index"), Err(libc::ENODATA));
+    assert_eq!(
+        attribute(&fixture.file("medium"), "pid"),
+        Err(libc::ENODATA)
+    );
 }
 
 #[test]
 fn a_buffer_that_is_too_small_is_told_the_size() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
-    let path = place.file("medium");
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
+    let path = fixture.file("medium");
     let get = |room: &mut [u8]| rustix::fs::getxattr(&path, "user.lbpayload.sha256", room);
     assert_eq!(get(&mut [0; 63]), Err(rustix::io::Errno::RANGE));
     let asked = rustix::fs::getxattr_query(&path, "user.lbpayload.sha256");
@@ -176,22 +179,22 @@ fn a_broken_image_says_what_is_wrong_with_which_file() {
     ]);
     let mut bytes = image.bytes();
     bytes.truncate(bytes.len() - 5000);
-    let place = Place::with_bytes(&bytes);
-    place.mount(&["--lenient"]).exits(0);
+    let fixture = Fixture::with_bytes(&bytes);
+    fixture.mount(&["--lenient"]).exits(0);
     assert_eq!(
-        attribute(&place.file("good"), "problem"),
+        attribute(&fixture.file("good"), "problem"),
         Err(libc::ENODATA)
     );
-    let escaped = attribute(&place.file("a%2Fb"), "problem").unwrap();
+    let escaped = attribute(&fixture.file("a%2Fb"), "problem").unwrap();
     assert!(escaped.contains("separates directories"), "{escaped}");
-    let cut = attribute(&place.file("cut"), "problem").unwrap();
+    let cut = attribute(&fixture.file("cut"), "problem").unwrap();
     assert!(cut.contains("the data runs past the end"), "{cut}");
-    assert!(names(&place.file("cut")).contains(&"problem".to_owned()));
-    let all = attribute(&place.point, "problem").unwrap();
+    assert!(names(&fixture.file("cut")).contains(&"problem".to_owned()));
+    let all = attribute(&fixture.point, "problem").unwrap();
     assert!(all.starts_with("2 problems; the first: entry 1 "), "{all}");
     assert_eq!(
-        std::fs::read(place.file("cut")).unwrap(),
+        std::fs::read(fixture.file("cut")).unwrap(),
         noise(3, 9000)[..4000]
     );
-    assert_eq!(std::fs::read(place.file("a%2Fb")).unwrap(), b"escaped");
+    assert_eq!(std::fs::read(fixture.file("a%2Fb")).unwrap(), b"escaped");
 }

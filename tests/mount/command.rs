@@ -1,6 +1,6 @@
-//! The command line: help, options that make no sense, sources that are none.
+//! The command line: help, invalid options, sources that are not payloads.
 
-use crate::place::{Place, is_mounted, sample};
+use crate::fixture::{Fixture, is_mounted, sample};
 use crate::support::{Image, Ran, lbpayload, noise, tree};
 
 fn run(args: &[&str]) -> Ran {
@@ -39,8 +39,11 @@ fn help_names_every_option_and_exits_with_0() {
 
 #[test]
 fn a_command_line_that_makes_no_sense_exits_with_2_and_names_it() {
-    let place = Place::new(&sample());
-    let (image, point) = (place.image.to_str().unwrap(), place.point.to_str().unwrap());
+    let fixture = Fixture::new(&sample());
+    let (image, point) = (
+        fixture.image.to_str().unwrap(),
+        fixture.point.to_str().unwrap(),
+    );
     for (args, named) in [
         (&["mount"][..], "<SRC>"),
         (&["mount", image], "<DIR>"),
@@ -85,20 +88,20 @@ fn a_command_line_that_makes_no_sense_exits_with_2_and_names_it() {
             ran.stderr
         );
         assert_eq!(ran.stdout, "");
-        assert!(!is_mounted(&place.point), "{args:?}");
+        assert!(!is_mounted(&fixture.point), "{args:?}");
     }
 }
 
 #[test]
 fn a_source_that_is_none_is_refused_with_a_reason() {
-    let place = Place::new(&sample());
-    let dir = place.dir().to_path_buf();
+    let fixture = Fixture::new(&sample());
+    let dir = fixture.dir().to_path_buf();
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.join(name);
         std::fs::write(&path, bytes).unwrap();
         path
     };
-    let before = tree(&place.point);
+    let before = tree(&fixture.point);
     for (source, reason) in [
         (dir.join("missing"), "No such file or directory"),
         (dir.clone(), "directory"),
@@ -109,10 +112,10 @@ fn a_source_that_is_none_is_refused_with_a_reason() {
         ("/dev/tty".into(), "/dev/tty"),
     ] {
         for how in [&[][..], &["--lenient"], &["--direct=auto"]] {
-            let ran = place.mount_on(how, &source, &place.point).exits(1);
+            let ran = fixture.mount_on(how, &source, &fixture.point).exits(1);
             let ran = ran.says("lbpayload: error: ").says(reason);
             assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-            assert!(tree(&place.point) == before);
+            assert!(tree(&fixture.point) == before);
         }
     }
 }
@@ -120,9 +123,9 @@ fn a_source_that_is_none_is_refused_with_a_reason() {
 #[test]
 fn an_offset_behind_the_end_or_beside_the_payload_is_refused() {
     let image = sample();
-    let place = Place::new(&image);
+    let fixture = Fixture::new(&image);
     let len = image.bytes().len();
-    let at = |offset: usize| place.mount(&["-o", &format!("offset={offset}")]).exits(1);
+    let at = |offset: usize| fixture.mount(&["-o", &format!("offset={offset}")]).exits(1);
     at(len + 1).says(&format!(
         "the offset {} lies behind its end, {len}",
         len + 1
@@ -130,7 +133,7 @@ fn an_offset_behind_the_end_or_beside_the_payload_is_refused() {
     at(len).says("not a payload");
     at(1).says("not a payload");
     at(usize::MAX).says("lies behind its end");
-    assert!(!is_mounted(&place.point));
+    assert!(!is_mounted(&fixture.point));
 }
 
 /// One of everything that can be wrong.
@@ -162,33 +165,33 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
 fn a_broken_payload_is_refused_in_the_words_of_list_and_shown_where_asked() {
     needs_fuse!();
     for (what, bytes) in broken() {
-        let place = Place::with_bytes(&bytes);
-        let listed = Ran::of(lbpayload().arg("list").arg(&place.image)).exits(1);
+        let fixture = Fixture::with_bytes(&bytes);
+        let listed = Ran::of(lbpayload().arg("list").arg(&fixture.image)).exits(1);
         let listed = listed.stderr.split("; ").next().unwrap().trim().to_owned();
-        let ran = place
+        let ran = fixture
             .mount(&[])
             .exits(1)
             .says(&listed)
             .says("--lenient serves");
         assert_eq!(ran.stderr.lines().count(), 1, "{what}: {}", ran.stderr);
-        assert!(!is_mounted(&place.point));
+        assert!(!is_mounted(&fixture.point));
         let message = listed.rsplit(": ").next().unwrap();
-        let ran = Ran::of(lbpayload().arg("verify").arg(&place.image)).exits(1);
+        let ran = Ran::of(lbpayload().arg("verify").arg(&fixture.image)).exits(1);
         assert!(
             (ran.stdout + &ran.stderr).contains(message),
             "{what}: {message}"
         );
         for how in [&["--lenient"][..], &["-o", "lenient"]] {
-            let ran = place
+            let ran = fixture
                 .mount(how)
                 .exits(0)
                 .says("lbpayload: warning: ")
                 .says(message);
             assert!(!ran.stderr.contains("error"), "{}", ran.stderr);
-            assert!(std::fs::read_dir(&place.point).unwrap().count() <= 3);
-            place.unmount(&[]).exits(0);
+            assert!(std::fs::read_dir(&fixture.point).unwrap().count() <= 3);
+            fixture.unmount(&[]).exits(0);
         }
-        place.is_clean();
+        fixture.is_clean();
     }
 }
 
@@ -196,16 +199,16 @@ fn a_broken_payload_is_refused_in_the_words_of_list_and_shown_where_asked() {
 fn with_an_offset_errors_and_warnings_name_places_in_the_whole_image() {
     needs_fuse!();
     let image = Image::new(&[("a", b"1"), ("b/c", b"2")]);
-    let place = Place::with_bytes(&[&noise(3, 1000)[..], &image.bytes()].concat());
+    let fixture = Fixture::with_bytes(&[&noise(3, 1000)[..], &image.bytes()].concat());
     let at = format!("at offset {}", 1000 + image.header_offsets()[1]);
-    place.mount(&["-o", "offset=1000"]).exits(1).says(&at);
-    place
+    fixture.mount(&["-o", "offset=1000"]).exits(1).says(&at);
+    fixture
         .mount(&["-o", "offset=1000,lenient"])
         .exits(0)
         .says(&at);
-    place.unmount(&[]).exits(0);
-    let place = Place::with_bytes(&noise(3, 2000));
-    place
+    fixture.unmount(&[]).exits(0);
+    let fixture = Fixture::with_bytes(&noise(3, 2000));
+    fixture
         .mount(&["-o", "offset=1000"])
         .exits(1)
         .says("at offset 1000: not a payload");
@@ -215,29 +218,29 @@ fn with_an_offset_errors_and_warnings_name_places_in_the_whole_image() {
 fn a_thousand_problems_are_counted_and_ten_are_named() {
     needs_fuse!();
     let files = (0..1000).map(|n| (format!("a/{n}").into_bytes(), Vec::new()));
-    let place = Place::new(&Image {
+    let fixture = Fixture::new(&Image {
         wide: true,
         files: files.collect(),
     });
-    let ran = place.mount(&["--lenient"]).exits(0);
+    let ran = fixture.mount(&["--lenient"]).exits(0);
     assert_eq!(ran.stderr.lines().count(), 11, "{}", ran.stderr);
     ran.says("1000 problems in all");
-    assert_eq!(std::fs::read_dir(&place.point).unwrap().count(), 1000);
-    let quiet = place.unmount(&[]).exits(0);
+    assert_eq!(std::fs::read_dir(&fixture.point).unwrap().count(), 1000);
+    let quiet = fixture.unmount(&[]).exits(0);
     assert_eq!(quiet.stderr, "");
     let mut command = lbpayload();
     command
         .args(["-q", "mount", "--lenient"])
-        .arg(&place.image)
-        .arg(&place.point);
+        .arg(&fixture.image)
+        .arg(&fixture.point);
     assert_eq!(Ran::of(&mut command).exits(0).stderr, "");
 }
 
 #[test]
 fn options_without_an_effect_are_warned_of() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    let ran = place.mount(&["-o", "suid,dev"]).exits(0);
+    let fixture = Fixture::new(&sample());
+    let ran = fixture.mount(&["-o", "suid,dev"]).exits(0);
     ran.says("suid has no effect").says("dev has no effect");
 }
 
@@ -248,10 +251,10 @@ fn a_warning_names_the_entry_though_its_name_cannot_be_read() {
     // The second entry's name has no length.
     let second = sample().header_offsets()[1];
     image[second..second + 8].fill(0);
-    let place = Place::with_bytes(&image);
-    let ran = place.mount(&["--lenient"]).exits(0);
+    let fixture = Fixture::with_bytes(&image);
+    let ran = fixture.mount(&["--lenient"]).exits(0);
     ran.says(&format!(
         "entry 1, at offset {second}: the name length is 0"
     ));
-    place.unmount(&[]).exits(0);
+    fixture.unmount(&[]).exits(0);
 }

@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::place::{Place, attribute, data, sample};
+use crate::fixture::{Fixture, attribute, data, sample};
 use crate::support::{Image, Loop, Ran, check, lbpayload, noise, tree};
 
 /// The image on a loop device, behind `before` bytes.
-fn attached(place: &Place, image: &Image, sector: u32, before: usize) -> (Loop, PathBuf) {
-    let backing = place.dir().join("backing");
+fn attached(fixture: &Fixture, image: &Image, sector: u32, before: usize) -> (Loop, PathBuf) {
+    let backing = fixture.dir().join("backing");
     let mut bytes = noise(8, before);
     bytes.extend(image.bytes());
     bytes.resize(bytes.len().next_multiple_of(4096), 0);
@@ -20,16 +20,16 @@ fn attached(place: &Place, image: &Image, sector: u32, before: usize) -> (Loop, 
 }
 
 #[track_caller]
-fn assert_serves(place: &Place, image: &Image) {
+fn assert_serves(fixture: &Fixture, image: &Image) {
     let mut expected: Vec<_> = image
         .files
         .iter()
         .map(|(name, data)| (String::from_utf8(name.clone()).unwrap(), data.clone()))
         .collect();
     expected.sort();
-    assert!(tree(&place.point) == expected);
+    assert!(tree(&fixture.point) == expected);
     // At odd places and sizes too.
-    let file = std::fs::File::open(place.file("large")).unwrap();
+    let file = std::fs::File::open(fixture.file("large")).unwrap();
     let large = data(image, "large");
     for (at, size) in [
         (1, 1),
@@ -52,8 +52,8 @@ fn a_device_is_served_however_it_is_read() {
     needs_fuse!();
     for sector in [512, 4096] {
         for image in [sample(), sample().narrow()] {
-            let place = Place::new(&image);
-            let (device, _) = attached(&place, &image, sector, 0);
+            let fixture = Fixture::new(&image);
+            let (device, _) = attached(&fixture, &image, sector, 0);
             for how in [
                 &[][..],
                 &["--direct"],
@@ -62,9 +62,9 @@ fn a_device_is_served_however_it_is_read() {
                 &["-o", "direct,direct_io"],
                 &["-o", "direct=never,direct_io"],
             ] {
-                place.mount_on(how, &device.path, &place.point).exits(0);
-                assert_serves(&place, &image);
-                place.unmount(&[]).exits(0);
+                fixture.mount_on(how, &device.path, &fixture.point).exits(0);
+                assert_serves(&fixture, &image);
+                fixture.unmount(&[]).exits(0);
             }
             // Nobody holds the device any more.
             check(
@@ -72,7 +72,7 @@ fn a_device_is_served_however_it_is_read() {
                     .arg("--flushbufs")
                     .arg(&device.path),
             );
-            place.is_clean();
+            fixture.is_clean();
         }
     }
 }
@@ -82,19 +82,21 @@ fn past_the_page_cache_is_past_it_and_through_it_is_through_it() {
     needs_fuse!();
     for (how, cached) in [("--direct", false), ("--direct=never", true)] {
         let image = sample();
-        let place = Place::new(&image);
-        let (device, backing) = attached(&place, &image, 512, 0);
+        let fixture = Fixture::new(&image);
+        let (device, backing) = attached(&fixture, &image, 512, 0);
         // Fills the device's page cache; then the bytes change behind its back.
         let mut all = vec![0; image.bytes().len() / 512 * 512];
         let disk = std::fs::File::open(&device.path).unwrap();
         disk.read_exact_at(&mut all, 0).unwrap();
-        place.mount_on(&[how], &device.path, &place.point).exits(0);
-        let at = crate::place::data_offset(&image, "large") + 1_000_000;
+        fixture
+            .mount_on(&[how], &device.path, &fixture.point)
+            .exits(0);
+        let at = crate::fixture::data_offset(&image, "large") + 1_000_000;
         let file = OpenOptions::new().write(true).open(&backing).unwrap();
         file.write_all_at(b"changed", at).unwrap();
         file.sync_all().unwrap();
         let mut seen = [0; 7];
-        let mounted = std::fs::File::open(place.file("large")).unwrap();
+        let mounted = std::fs::File::open(fixture.file("large")).unwrap();
         mounted.read_exact_at(&mut seen, 1_000_000).unwrap();
         assert_eq!(
             seen == data(&image, "large")[1_000_000..1_000_007],
@@ -117,8 +119,8 @@ fn a_payload_inside_of_a_larger_device_or_image_is_served() {
         (512, 777, "offset=777"),
         (4096, 777, "offset=777,direct=auto"),
     ] {
-        let place = Place::new(&image);
-        let (device, backing) = attached(&place, &image, sector, before);
+        let fixture = Fixture::new(&image);
+        let (device, backing) = attached(&fixture, &image, sector, before);
         for source in [&device.path, &backing] {
             if source == &backing && how.contains("direct=always") {
                 continue;
@@ -128,12 +130,14 @@ fn a_payload_inside_of_a_larger_device_or_image_is_served() {
             } else {
                 how
             };
-            place.mount_on(&["-o", how], source, &place.point).exits(0);
-            assert_serves(&place, &image);
-            let start = attribute(&place.file("medium"), "data_offset").unwrap();
-            let expected = before as u64 + crate::place::data_offset(&image, "medium");
+            fixture
+                .mount_on(&["-o", how], source, &fixture.point)
+                .exits(0);
+            assert_serves(&fixture, &image);
+            let start = attribute(&fixture.file("medium"), "data_offset").unwrap();
+            let expected = before as u64 + crate::fixture::data_offset(&image, "medium");
             assert_eq!(start, expected.to_string());
-            place.unmount(&[]).exits(0);
+            fixture.unmount(&[]).exits(0);
         }
     }
 }
@@ -142,35 +146,35 @@ fn a_payload_inside_of_a_larger_device_or_image_is_served() {
 fn an_offset_that_direct_reads_cannot_start_at_is_refused_with_what_to_do() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    let (device, _) = attached(&place, &image, 4096, 777);
+    let fixture = Fixture::new(&image);
+    let (device, _) = attached(&fixture, &image, 4096, 777);
     for how in ["offset=777,direct", "offset=512,direct=always"] {
-        let ran = place
-            .mount_on(&["-o", how], &device.path, &place.point)
+        let ran = fixture
+            .mount_on(&["-o", how], &device.path, &fixture.point)
             .exits(1);
         ran.says("is no multiple of 4096")
             .says("leave --direct away");
     }
-    place.is_clean();
+    fixture.is_clean();
 }
 
 #[test]
 fn a_device_can_be_mounted_while_it_is_mounted_and_imported_from() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    let (device, _) = attached(&place, &image, 512, 0);
-    place.mount_on(&[], &device.path, &place.point).exits(0);
-    let again = place.dir().join("again");
-    place.mount_on(&[], &device.path, &again).exits(0);
-    let dest = place.dir().join("dest");
+    let fixture = Fixture::new(&image);
+    let (device, _) = attached(&fixture, &image, 512, 0);
+    fixture.mount_on(&[], &device.path, &fixture.point).exits(0);
+    let again = fixture.dir().join("again");
+    fixture.mount_on(&[], &device.path, &again).exits(0);
+    let dest = fixture.dir().join("dest");
     let mut import = lbpayload();
     import
         .args(["import", "--device"])
         .arg(&device.path)
         .arg(&dest);
     Ran::of(&mut import).exits(0);
-    assert!(tree(&dest) == tree(&place.point));
+    assert!(tree(&dest) == tree(&fixture.point));
     assert!(tree(&dest) == tree(&again));
     Ran::when_free(lbpayload().arg("unmount").arg(&again)).exits(0);
 }
@@ -179,7 +183,7 @@ fn a_device_can_be_mounted_while_it_is_mounted_and_imported_from() {
 fn root_mounts_and_unmounts_without_any_other_program() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
+    let fixture = Fixture::new(&image);
     let mut command = lbpayload();
     command
         .env("PATH", "/nonexistent")
@@ -187,13 +191,13 @@ fn root_mounts_and_unmounts_without_any_other_program() {
     Ran::of(
         command
             .args(["mount", "-o", "auto_unmount"])
-            .arg(&place.image)
-            .arg(&place.point),
+            .arg(&fixture.image)
+            .arg(&fixture.point),
     )
     .exits(0);
-    assert_serves(&place, &image);
+    assert_serves(&fixture, &image);
     let mut command = lbpayload();
     command.env("PATH", "/nonexistent");
-    Ran::when_free(command.arg("unmount").arg(&place.point)).exits(0);
-    place.is_clean();
+    Ran::when_free(command.arg("unmount").arg(&fixture.point)).exits(0);
+    fixture.is_clean();
 }

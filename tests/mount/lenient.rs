@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use lbpayload::error::{Error, Kind};
-use lbpayload::mount::{Answers, Strictness, attribute};
+use lbpayload::mount::{Filesystem, Strictness, attribute};
 use lbpayload::payload::{Index, Payload};
 use lbpayload::progress::Silent;
 use proptest::prelude::*;
 
-use crate::bare::{lenient, over, strict};
+use crate::memory_filesystem::{lenient, over, strict};
 use crate::support::Image;
 use crate::support::memory::Memory;
 
@@ -21,21 +21,21 @@ fn named(names: &[&[u8]]) -> Image {
     }
 }
 
-fn names(answers: &Answers) -> Vec<Vec<u8>> {
-    answers
+fn names(filesystem: &Filesystem) -> Vec<Vec<u8>> {
+    filesystem
         .tree()
         .from(0)
         .map(|node| node.name.to_vec())
         .collect()
 }
 
-fn problem(answers: &Answers, ino: u64) -> Option<String> {
-    let value = attribute(answers, ino, b"user.lbpayload.problem");
+fn problem(filesystem: &Filesystem, ino: u64) -> Option<String> {
+    let value = attribute(filesystem, ino, b"user.lbpayload.problem");
     value.ok().map(|value| String::from_utf8(value).unwrap())
 }
 
-fn content(answers: &Answers, ino: u64) -> Vec<u8> {
-    answers.read(ino, 0, 1 << 20, <[u8]>::to_vec).unwrap()
+fn content(filesystem: &Filesystem, ino: u64) -> Vec<u8> {
+    filesystem.read(ino, 0, 1 << 20, <[u8]>::to_vec).unwrap()
 }
 
 #[test]
@@ -55,18 +55,18 @@ fn names_that_no_file_system_holds_are_shown_in_another_form() {
         (b"fine", b"fine".to_vec(), false),
     ];
     let image = named(&cases.each_ref().map(|case| case.0));
-    let (answers, told) = lenient(image.bytes());
+    let (filesystem, told) = lenient(image.bytes());
     assert_eq!(told.len(), 10, "{told:?}");
     let mut expected: Vec<Vec<u8>> = cases.iter().map(|case| case.1.clone()).collect();
     expected[6] = [&long[..253], b"%6"].concat();
-    assert_eq!(names(&answers), expected);
+    assert_eq!(names(&filesystem), expected);
     for (n, case) in cases.iter().enumerate() {
         let ino = n as u64 + 2;
-        assert_eq!(problem(&answers, ino).is_some(), case.2, "{n}");
-        assert_eq!(content(&answers, ino), format!("data {n}").into_bytes());
-        assert_eq!(answers.lookup(1, &expected[n]).unwrap().ino(), ino);
+        assert_eq!(problem(&filesystem, ino).is_some(), case.2, "{n}");
+        assert_eq!(content(&filesystem, ino), format!("data {n}").into_bytes());
+        assert_eq!(filesystem.lookup(1, &expected[n]).unwrap().ino(), ino);
     }
-    let all = problem(&answers, 1).unwrap();
+    let all = problem(&filesystem, 1).unwrap();
     assert!(all.starts_with("10 problems; the first: entry 0 "), "{all}");
 }
 
@@ -83,11 +83,11 @@ fn of_many_small_files_those_before_the_cut_are_shown() {
         // So short that its header counts more files than there could be.
         bytes.truncate(if wide { 16 + 19 * 7 } else { 12 + 11 * 7 });
         assert_eq!(strict(bytes.clone()).kind(), Kind::Format);
-        let (answers, told) = lenient(bytes);
+        let (filesystem, told) = lenient(bytes);
         assert_eq!(told, ["count-too-large", "cut-off"]);
-        assert_eq!(answers.tree().files(), 7);
-        assert_eq!(content(&answers, 8), b"");
-        let all = problem(&answers, 1).unwrap();
+        assert_eq!(filesystem.tree().files(), 7);
+        assert_eq!(content(&filesystem, 8), b"");
+        let all = problem(&filesystem, 1).unwrap();
         assert!(
             all.starts_with("2 problems; the first: the header counts 1000 files"),
             "{all}"
@@ -100,24 +100,24 @@ fn of_a_count_that_is_a_multiple_of_2_to_the_32_all_files_are_shown() {
     let mut bytes = named(&[b"a", b"b"]).bytes();
     bytes[8..16].copy_from_slice(&(3_u64 << 32).to_le_bytes());
     assert_eq!(strict(bytes.clone()).kind(), Kind::Format);
-    let (answers, told) = lenient(bytes);
+    let (filesystem, told) = lenient(bytes);
     assert_eq!(told, ["count-too-large", "cut-off"]);
-    assert_eq!(names(&answers), [b"a", b"b"]);
-    assert_eq!(content(&answers, 3), b"data 1");
+    assert_eq!(names(&filesystem), [b"a", b"b"]);
+    assert_eq!(content(&filesystem, 3), b"data 1");
 }
 
 #[test]
 fn a_name_that_stands_twice_is_shown_twice_under_two_names() {
-    let (answers, told) = lenient(named(&[b"a", b"b", b"a", b"a"]).bytes());
-    assert_eq!(names(&answers), [&b"a"[..], b"b", b"a%2", b"a%3"]);
+    let (filesystem, told) = lenient(named(&[b"a", b"b", b"a", b"a"]).bytes());
+    assert_eq!(names(&filesystem), [&b"a"[..], b"b", b"a%2", b"a%3"]);
     assert_eq!(told, ["name-repeated"; 2]);
-    assert_eq!(problem(&answers, 2), None);
-    let second = problem(&answers, 4).unwrap();
+    assert_eq!(problem(&filesystem, 2), None);
+    let second = problem(&filesystem, 4).unwrap();
     assert!(
         second.contains("an earlier file is called a too"),
         "{second}"
     );
-    assert_eq!(content(&answers, 5), b"data 3");
+    assert_eq!(content(&filesystem, 5), b"data 3");
 }
 
 #[test]
@@ -128,11 +128,14 @@ fn names_made_to_collide_with_every_escape_end_all_the_same() {
     let image = named(&[
         &first, &first, b"a%2Fb", b"a/b", b"a/b%3", b"a%2Fb%3", b"a%2Fb",
     ]);
-    let (answers, _) = lenient(image.bytes());
-    let shown: BTreeSet<Vec<u8>> = names(&answers).into_iter().collect();
+    let (filesystem, _) = lenient(image.bytes());
+    let shown: BTreeSet<Vec<u8>> = names(&filesystem).into_iter().collect();
     assert_eq!(shown.len(), 7);
     for n in 0..7 {
-        assert_eq!(content(&answers, n + 2), format!("data {n}").into_bytes());
+        assert_eq!(
+            content(&filesystem, n + 2),
+            format!("data {n}").into_bytes()
+        );
     }
 }
 
@@ -157,16 +160,16 @@ proptest! {
     ) {
         let refs: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
         let image = Image { wide, ..named(&refs) };
-        let (answers, _) = lenient(image.bytes());
-        let shown = super::lenient::names(&answers);
+        let (filesystem, _) = lenient(image.bytes());
+        let shown = super::lenient::names(&filesystem);
         prop_assert_eq!(shown.len(), names.len());
         prop_assert_eq!(shown.iter().collect::<BTreeSet<_>>().len(), names.len());
         for (n, name) in shown.iter().enumerate() {
             prop_assert!((1..=255).contains(&name.len()));
             prop_assert!(!name.iter().any(|b| matches!(b, b'/' | 0)));
             prop_assert!(name != b"." && name != b"..");
-            prop_assert_eq!(answers.lookup(1, name).unwrap().index, n as u64);
-            prop_assert_eq!(content(&answers, n as u64 + 2), format!("data {n}").into_bytes());
+            prop_assert_eq!(filesystem.lookup(1, name).unwrap().index, n as u64);
+            prop_assert_eq!(content(&filesystem, n as u64 + 2), format!("data {n}").into_bytes());
         }
     }
 
@@ -198,22 +201,22 @@ fn a_file_that_is_cut_off_is_shown_as_far_as_it_goes() {
         let third = image.header_offsets()[2];
         for kept in 0..=10 {
             let cut = whole[..third - 10 + kept].to_vec();
-            let (answers, told) = lenient(cut.clone());
+            let (filesystem, told) = lenient(cut.clone());
             assert_eq!(told.len(), 1, "{kept}");
-            assert_eq!(names(&answers), [&b"whole"[..], b"cut"], "{kept}");
-            assert_eq!(content(&answers, 2), [7; 99]);
-            assert_eq!(content(&answers, 3), b"abcdefghij"[..kept]);
-            assert_eq!(problem(&answers, 2), None);
-            assert_eq!(problem(&answers, 3).is_some(), kept < 10, "{kept}");
-            assert!(problem(&answers, 1).is_some());
+            assert_eq!(names(&filesystem), [&b"whole"[..], b"cut"], "{kept}");
+            assert_eq!(content(&filesystem, 2), [7; 99]);
+            assert_eq!(content(&filesystem, 3), b"abcdefghij"[..kept]);
+            assert_eq!(problem(&filesystem, 2), None);
+            assert_eq!(problem(&filesystem, 3).is_some(), kept < 10, "{kept}");
+            assert!(problem(&filesystem, 1).is_some());
             assert_eq!(strict(cut).kind(), Kind::Format);
         }
         // In the third header and its name: nothing of it can be told.
         for end in third..third + if image.wide { 20 } else { 12 } {
-            let (answers, told) = lenient(whole[..end].to_vec());
+            let (filesystem, told) = lenient(whole[..end].to_vec());
             assert_eq!(told, ["cut-off"], "{end}");
-            assert_eq!(names(&answers), [&b"whole"[..], b"cut"], "{end}");
-            assert!(problem(&answers, 1).is_some());
+            assert_eq!(names(&filesystem), [&b"whole"[..], b"cut"], "{end}");
+            assert!(problem(&filesystem, 1).is_some());
         }
     }
 }
@@ -224,16 +227,16 @@ fn an_absurd_size_or_count_shows_the_rest_and_allocates_nothing_for_it() {
     let mut bytes = image.bytes();
     let size_at = image.header_offsets()[1] + 8;
     bytes[size_at..size_at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
-    let (answers, told) = lenient(bytes.clone());
+    let (filesystem, told) = lenient(bytes.clone());
     assert_eq!(told, ["size-overflow"]);
-    assert_eq!(names(&answers), [b"a", b"b"]);
-    assert_eq!(content(&answers, 2), b"one");
-    assert_eq!(content(&answers, 3), b"two");
-    assert!(problem(&answers, 3).unwrap().contains("overflow"));
+    assert_eq!(names(&filesystem), [b"a", b"b"]);
+    assert_eq!(content(&filesystem, 2), b"one");
+    assert_eq!(content(&filesystem, 3), b"two");
+    assert!(problem(&filesystem, 3).unwrap().contains("overflow"));
     bytes[size_at..size_at + 8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
-    let (answers, told) = lenient(bytes);
+    let (filesystem, told) = lenient(bytes);
     assert_eq!(told, ["data-past-end"]);
-    assert_eq!(content(&answers, 3), b"two");
+    assert_eq!(content(&filesystem, 3), b"two");
 }
 
 #[test]
@@ -251,8 +254,8 @@ fn a_bad_sector_among_the_headers_ends_what_is_shown() {
     };
     let strict = over(memory().shared(), Strictness::Strict);
     assert_eq!(strict.err().unwrap().kind(), Kind::Io);
-    let (answers, told) = over(memory().shared(), Strictness::Lenient).unwrap();
+    let (filesystem, told) = over(memory().shared(), Strictness::Lenient).unwrap();
     assert_eq!(told, ["io"]);
-    assert_eq!(names(&answers), [&b"a"[..], b"b"]);
-    assert_eq!(content(&answers, 2), [1; 5000]);
+    assert_eq!(names(&filesystem), [&b"a"[..], b"b"]);
+    assert_eq!(content(&filesystem, 2), [1; 5000]);
 }

@@ -1,5 +1,5 @@
-//! A payload as a directory: the answers without a kernel, and real mounts. Those
-//! need root and /dev/fuse, and say aloud when they skip for that.
+//! A payload as a directory: the filesystem without a kernel, and real mounts. Those need
+//! root and /dev/fuse, and print a line when they skip for that.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -7,29 +7,29 @@ mod support;
 /// Skips the rest of a test, visibly, where nothing can be mounted.
 macro_rules! needs_fuse {
     () => {
-        if $crate::place::cannot_mount() {
+        if $crate::fixture::cannot_mount() {
             return;
         }
     };
 }
 
-mod bare;
-mod place;
+mod fixture;
+mod memory_filesystem;
 
-mod answers;
 mod attributes;
 mod command;
-mod dead;
 mod devices;
-mod ends;
-mod faulty;
-mod gone;
-mod helper;
-mod index;
+mod faulty_source;
+mod filesystem;
+mod killed_servers;
 mod lenient;
-mod life;
-mod look;
-mod many;
+mod lost_image;
+mod many_mounts_and_files;
+mod mount_and_unmount;
+mod mount_helper;
+mod ordinary_user;
+mod read_only;
 mod reading;
-mod refuses;
-mod user;
+mod saved_index;
+mod signals_and_timeout;
+mod stat_and_listing;

@@ -10,7 +10,7 @@ use lbpayload::block::AlignedBuf;
 use memmap2::{Advice, MmapOptions};
 use rustix::fs::SeekFrom as To;
 
-use crate::place::{Foreground, Place, data, sample, sh};
+use crate::fixture::{Fixture, Foreground, data, sample, sh};
 use crate::support::{Image, Lacks, check, lbpayload, noise, skip};
 
 const HOWS: [&[&str]; 3] = [
@@ -50,9 +50,9 @@ fn reads_at_any_place_and_of_any_size_give_the_bytes() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
-        let file = File::open(place.file("large")).unwrap();
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
+        let file = File::open(fixture.file("large")).unwrap();
         let data = data(&image, "large");
         for (offset, size) in [
             (0, 1),
@@ -79,9 +79,9 @@ fn a_mapping_private_or_shared_holds_the_bytes() {
     needs_fuse!();
     for how in [HOWS[0], HOWS[1]] {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
-        let file = File::open(place.file("large")).unwrap();
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
+        let file = File::open(fixture.file("large")).unwrap();
         for shared in [false, true] {
             let map = map(&file, shared).unwrap();
             assert!(map.get(0, 2_500_001).unwrap() == data(&image, "large"));
@@ -94,15 +94,15 @@ fn a_mapping_of_what_is_gone_fails_and_holds_no_zeros() {
     needs_fuse!();
     for how in [HOWS[0], HOWS[1]] {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
-        let path = place.file("large");
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
+        let path = fixture.file("large");
         let file = File::open(&path).unwrap();
-        let start = crate::place::data_offset(&image, "large") as usize;
+        let start = crate::fixture::data_offset(&image, "large") as usize;
         let end = 1_000_000 - start;
         OpenOptions::new()
             .write(true)
-            .open(&place.image)
+            .open(&fixture.image)
             .unwrap()
             .set_len(1_000_000)
             .unwrap();
@@ -127,12 +127,12 @@ fn o_direct_reads_give_the_bytes() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_DIRECT)
-            .open(place.file("large"))
+            .open(fixture.file("large"))
             .unwrap();
         let mut buf = AlignedBuf::new(3 << 20).unwrap();
         let mut done = 0;
@@ -151,16 +151,16 @@ fn sendfile_splice_and_copy_file_range_give_the_bytes() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
-        let out = place.dir().join("out");
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
+        let out = fixture.dir().join("out");
         // std's copy uses copy_file_range and sendfile where it can.
-        std::fs::copy(place.file("large"), &out).unwrap();
+        std::fs::copy(fixture.file("large"), &out).unwrap();
         assert!(
             std::fs::read(&out).unwrap() == data(&image, "large"),
             "{how:?}"
         );
-        let mut from = File::open(place.file("large")).unwrap();
+        let mut from = File::open(fixture.file("large")).unwrap();
         let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let (mut reader, writer) = (File::from(reader), File::from(writer));
         // A file into a pipe: splice or sendfile.
@@ -179,9 +179,9 @@ fn sendfile_splice_and_copy_file_range_give_the_bytes() {
 fn seeking_knows_the_size_and_reads_nothing_behind_it() {
     needs_fuse!();
     for how in HOWS {
-        let place = Place::new(&sample());
-        place.mounted(how);
-        let mut file = File::open(place.file("medium")).unwrap();
+        let fixture = Fixture::new(&sample());
+        fixture.mounted(how);
+        let mut file = File::open(fixture.file("medium")).unwrap();
         assert_eq!(file.seek(SeekFrom::End(-3)).unwrap(), 70_000);
         let mut end = Vec::new();
         file.read_to_end(&mut end).unwrap();
@@ -193,7 +193,7 @@ fn seeking_knows_the_size_and_reads_nothing_behind_it() {
         assert_eq!(rustix::fs::seek(&file, To::Data(5)).unwrap(), 5);
         let behind = rustix::fs::seek(&file, To::Data(70_003)).unwrap_err();
         assert_eq!(behind, rustix::io::Errno::NXIO);
-        let empty = File::open(place.file("empty")).unwrap();
+        let empty = File::open(fixture.file("empty")).unwrap();
         assert_eq!(empty.read_at(&mut [0; 9], 0).unwrap(), 0);
     }
 }
@@ -202,26 +202,26 @@ fn seeking_knows_the_size_and_reads_nothing_behind_it() {
 fn a_program_runs_where_its_mode_lets_it_and_noexec_stops_it() {
     needs_fuse!();
     let script = b"#!/bin/sh\necho it runs\n";
-    let place = Place::new(&Image::new(&[("script", script)]));
+    let fixture = Fixture::new(&Image::new(&[("script", script)]));
     // Files have no x bit of their own, so it is /bin/sh that runs it.
-    place.mounted(&[]);
-    assert_eq!(sh("/bin/sh", &[&place.file("script")]), "it runs\n");
-    let mode = place
+    fixture.mounted(&[]);
+    assert_eq!(sh("/bin/sh", &[&fixture.file("script")]), "it runs\n");
+    let mode = fixture
         .file("script")
         .metadata()
         .unwrap()
         .permissions()
         .mode();
     assert_eq!(mode & 0o111, 0);
-    let refused = Command::new(place.file("script")).output().unwrap_err();
+    let refused = Command::new(fixture.file("script")).output().unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     // The loader maps a program that it is given, unless the mount is noexec.
     let program = std::fs::read("/bin/true").unwrap();
     for (options, runs) in [("exec", true), ("noexec", false)] {
-        let place = Place::new(&Image::new(&[("pad", b"123"), ("true", &program)]));
-        place.mounted(&["-o", options]);
+        let fixture = Fixture::new(&Image::new(&[("pad", b"123"), ("true", &program)]));
+        fixture.mounted(&["-o", options]);
         let Some(loader) = loader() else { return };
-        let ran = Command::new(loader).arg(place.file("true")).output();
+        let ran = Command::new(loader).arg(fixture.file("true")).output();
         assert_eq!(ran.unwrap().status.success(), runs, "{options}");
     }
 }
@@ -243,17 +243,17 @@ fn sixty_four_readers_at_once_each_get_the_bytes() {
     needs_fuse!();
     for how in [HOWS[0], HOWS[1]] {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
         std::thread::scope(|scope| {
             for n in 0..64 {
-                let (place, image) = (&place, &image);
+                let (fixture, image) = (&fixture, &image);
                 scope.spawn(move || {
                     let (name, data) = &image.files[n % image.files.len()];
                     let name = std::str::from_utf8(name).unwrap();
-                    let got = std::fs::read(place.file(name)).unwrap();
+                    let got = std::fs::read(fixture.file(name)).unwrap();
                     assert!(got == *data, "{name}");
-                    let listed = std::fs::read_dir(&place.point).unwrap().count();
+                    let listed = std::fs::read_dir(&fixture.point).unwrap().count();
                     assert_eq!(listed, image.files.len());
                 });
             }
@@ -265,24 +265,24 @@ fn sixty_four_readers_at_once_each_get_the_bytes() {
 fn sixty_four_processes_read_while_it_serves_in_the_foreground() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
+    let fixture = Fixture::new(&image);
     let mut command = lbpayload();
     command
         .args(["mount", "-f"])
-        .arg(&place.image)
-        .arg(&place.point);
-    let mut server = Foreground::start(&mut command, &place.point);
+        .arg(&fixture.image)
+        .arg(&fixture.point);
+    let mut server = Foreground::start(&mut command, &fixture.point);
     let readers: Vec<_> = (0..64)
         .map(|_| {
             let mut cmp = Command::new("cmp");
             cmp.args(["--ignore-initial", "0:0"]);
-            cmp.arg(place.file("large")).arg(place.file("large"));
+            cmp.arg(fixture.file("large")).arg(fixture.file("large"));
             cmp.spawn().unwrap()
         })
         .collect();
     for mut reader in readers {
         assert!(reader.wait().unwrap().success());
     }
-    check(Command::new("umount").arg(&place.point));
+    check(Command::new("umount").arg(&fixture.point));
     assert_eq!(server.ends(), 0);
 }

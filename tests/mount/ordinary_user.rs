@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::place::{Place, cannot_mount, sample, until, users_of};
+use crate::fixture::{Fixture, cannot_mount, sample, until, users_of};
 use crate::support::{Lacks, Ran, skip};
 
 const PREAMBLE: &str = r#"
@@ -56,7 +56,7 @@ fn unavailable() -> bool {
 
 /// Runs `script`, which must exit with 0, and returns what it printed.
 #[track_caller]
-fn script(place: &Place, conf: &str, script: &str) -> String {
+fn script(fixture: &Fixture, conf: &str, script: &str) -> String {
     let mut command = Command::new("timeout");
     command.args([
         "120",
@@ -69,10 +69,10 @@ fn script(place: &Place, conf: &str, script: &str) -> String {
     ]);
     command.arg(format!("{PREAMBLE}\n{script}")).arg("sh");
     command
-        .arg(place.dir())
+        .arg(fixture.dir())
         .arg(env!("CARGO_BIN_EXE_lbpayload"));
     let ran = Ran::of(command.arg(conf).env_remove("RUST_LOG")).exits(0);
-    let dir = place.dir();
+    let dir = fixture.dir();
     until("the servers end", || users_of(dir).is_empty());
     ran.stdout
 }
@@ -82,9 +82,9 @@ fn a_user_mounts_reads_and_unmounts_and_others_cannot_look_inside() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         as nobody "$lb" mount "$image" "$point"
@@ -115,9 +115,9 @@ fn a_user_who_may_not_open_dev_fuse_is_told_who_may() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         chmod 600 "$dir/ns/fuse"
@@ -137,13 +137,13 @@ fn allow_other_is_refused_unless_fuse_conf_allows_it() {
         return;
     }
     for options in ["allow_other", "allow_root"] {
-        let place = Place::new(&sample());
+        let fixture = Fixture::new(&sample());
         let attempt = r#"
             as nobody "$lb" mount -o OPTIONS "$image" "$point" 2>"$dir/error" || echo "refused $?"
             cat "$dir/error"
             mounted
         "#;
-        let out = script(&place, "", &attempt.replace("OPTIONS", options));
+        let out = script(&fixture, "", &attempt.replace("OPTIONS", options));
         assert!(
             out.starts_with("refused 1\nlbpayload: error: mounting with fusermount3"),
             "{out}"
@@ -165,9 +165,9 @@ fn where_fuse_conf_allows_it_others_or_root_may_look_inside() {
         ("allow_other,umask=077", "denied"),
         ("allow_root", "denied"),
     ] {
-        let place = Place::new(&sample());
+        let fixture = Fixture::new(&sample());
         let out = script(
-            &place,
+            &fixture,
             "user_allow_other",
             &r#"
             as nobody "$lb" mount -o OPTIONS "$image" "$point"
@@ -188,9 +188,9 @@ fn auto_unmount_works_for_a_user_and_needs_no_allow_other() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         as nobody "$lb" mount -o auto_unmount "$image" "$point"
@@ -211,9 +211,9 @@ fn a_user_s_dead_mount_is_cleared_away_and_a_busy_one_is_not() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         as nobody "$lb" mount "$image" "$point"
@@ -242,9 +242,9 @@ fn signals_and_idleness_end_a_user_s_mount_too() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         for signal in TERM INT HUP; do
@@ -269,9 +269,9 @@ fn a_user_s_directory_is_made_and_removed_and_anothers_is_refused() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         under=$point/made
@@ -293,9 +293,9 @@ fn an_fsname_of_a_user_s_injects_nothing() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "user_allow_other",
         r#"
         as nobody "$lb" mount -o 'fsname=a\,allow_other\,b\\c d' "$image" "$point"
@@ -313,9 +313,9 @@ fn without_fusermount3_a_user_is_told_to_install_it() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         as nobody env FUSERMOUNT_PATH=/nonexistent "$lb" mount "$image" "$point" 2>&1 | grep -o 'install fuse3'
@@ -334,9 +334,9 @@ fn a_server_that_dies_before_it_mounts_takes_nothing_else_away() {
     if unavailable() {
         return;
     }
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let out = script(
-        &place,
+        &fixture,
         "",
         r#"
         cat >"$dir/ns/fusermount3" <<'END'

@@ -1,4 +1,4 @@
-//! Every way to change something ends with EROFS, for root too.
+//! Every attempt to change something fails with EROFS, for root too.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -6,15 +6,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use rustix::fs::{Mode, RenameFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use crate::place::{Place, mount_lines, sample};
+use crate::fixture::{Fixture, mount_lines, sample};
 use crate::support::{check, tree};
 
 /// Tries every change, and asserts that none is made.
 #[track_caller]
-fn assert_nothing_can_be_changed(place: &Place) {
-    let before = tree(&place.point);
-    let (old, new) = (place.file("medium"), place.file("new"));
-    let outside = place.dir().join("outside");
+fn assert_nothing_can_be_changed(fixture: &Fixture) {
+    let before = tree(&fixture.point);
+    let (old, new) = (fixture.file("medium"), fixture.file("new"));
+    let outside = fixture.dir().join("outside");
     std::fs::write(&outside, b"x").unwrap();
     let now = Timestamps {
         last_access: Timespec {
@@ -35,15 +35,18 @@ fn assert_nothing_can_be_changed(place: &Place) {
         ("link", rustix::fs::link(&old, &new)),
         ("link from outside", rustix::fs::link(&old, &outside)),
         ("rename", rustix::fs::rename(&old, &new)),
-        ("rename over", rustix::fs::rename(&old, place.file("empty"))),
+        (
+            "rename over",
+            rustix::fs::rename(&old, fixture.file("empty")),
+        ),
         (
             "rename, exchanging",
-            rustix::fs::renameat_with(cwd, &old, cwd, place.file("empty"), RenameFlags::EXCHANGE),
+            rustix::fs::renameat_with(cwd, &old, cwd, fixture.file("empty"), RenameFlags::EXCHANGE),
         ),
         ("chmod", rustix::fs::chmod(&old, Mode::RWXU)),
         (
             "chmod of the root",
-            rustix::fs::chmod(&place.point, Mode::RWXU),
+            rustix::fs::chmod(&fixture.point, Mode::RWXU),
         ),
         (
             "chown",
@@ -78,24 +81,24 @@ fn assert_nothing_can_be_changed(place: &Place) {
     }
     let truncated = nix::unistd::truncate(&old, 0);
     assert_eq!(truncated, Err(nix::errno::Errno::EROFS));
-    assert!(tree(&place.point) == before);
+    assert!(tree(&fixture.point) == before);
     assert_eq!(std::fs::read(outside).unwrap(), b"x");
 }
 
 #[test]
 fn every_change_is_refused_as_read_only() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
-    assert_nothing_can_be_changed(&place);
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
+    assert_nothing_can_be_changed(&fixture);
 }
 
 #[test]
 fn every_way_to_open_for_writing_is_refused_as_read_only() {
     needs_fuse!();
     for how in [&[][..], &["-o", "direct_io"]] {
-        let place = Place::new(&sample());
-        place.mounted(how);
+        let fixture = Fixture::new(&sample());
+        fixture.mounted(how);
         let write = || OpenOptions::new().write(true).clone();
         let opens = [
             write(),
@@ -106,19 +109,22 @@ fn every_way_to_open_for_writing_is_refused_as_read_only() {
             write().custom_flags(libc::O_DIRECT).clone(),
         ];
         for options in opens {
-            let e = options.open(place.file("medium")).unwrap_err();
+            let e = options.open(fixture.file("medium")).unwrap_err();
             assert_eq!(e.raw_os_error(), Some(libc::EROFS), "{options:?}");
         }
         for name in ["new", ".hidden"] {
-            let e = write().create(true).open(place.file(name)).unwrap_err();
+            let e = write().create(true).open(fixture.file(name)).unwrap_err();
             assert_eq!(e.raw_os_error(), Some(libc::EROFS));
-            let e = write().create_new(true).open(place.file(name)).unwrap_err();
+            let e = write()
+                .create_new(true)
+                .open(fixture.file(name))
+                .unwrap_err();
             assert_eq!(e.raw_os_error(), Some(libc::EROFS));
         }
         let e = OpenOptions::new()
             .write(true)
             .custom_flags(libc::O_TMPFILE)
-            .open(&place.point)
+            .open(&fixture.point)
             .unwrap_err();
         let code = e.raw_os_error().unwrap();
         assert!([libc::EROFS, libc::EOPNOTSUPP].contains(&code), "{e}");
@@ -128,21 +134,21 @@ fn every_way_to_open_for_writing_is_refused_as_read_only() {
 #[test]
 fn remounting_it_writable_changes_nothing_that_is_served() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
     // Root may ask the kernel for that; then it is the server that refuses.
     let mut remount = std::process::Command::new("mount");
-    check(remount.args(["-i", "-o", "remount,rw"]).arg(&place.point));
-    let line = mount_lines(&place.point).concat();
+    check(remount.args(["-i", "-o", "remount,rw"]).arg(&fixture.point));
+    let line = mount_lines(&fixture.point).concat();
     assert!(line[5].starts_with("rw,"), "{line:?}");
-    assert_nothing_can_be_changed(&place);
+    assert_nothing_can_be_changed(&fixture);
     // Opening for writing asks no server (see ENOSYS to open), so writing must fail.
     let mut opened = OpenOptions::new()
         .write(true)
-        .open(place.file("medium"))
+        .open(fixture.file("medium"))
         .unwrap();
     let write = std::io::Write::write(&mut opened, b"x");
-    let create = std::fs::write(place.file("new"), b"x");
+    let create = std::fs::write(fixture.file("new"), b"x");
     for e in [write.unwrap_err(), create.unwrap_err()] {
         assert_eq!(e.raw_os_error(), Some(libc::EROFS));
     }

@@ -1,18 +1,18 @@
-//! What the system's tools see of a mount: /proc/mounts, stat, statfs, the listing.
+//! A mount as the system's tools see it: /proc/mounts, stat, statfs, the listing.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use crate::place::{Place, data, is_mounted, mount_lines, sample, sh};
+use crate::fixture::{Fixture, data, is_mounted, mount_lines, sample, sh};
 use crate::support::{Image, tree};
 
 #[test]
 fn proc_mounts_says_what_it_is_and_that_nothing_can_be_changed() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    let (image, point) = (place.image.display(), place.point.display());
+    let (image, point) = (fixture.image.display(), fixture.point.display());
     let line = format!("{image} {point} fuse.lbpayload ro,nosuid,nodev,relatime,user_id=0,");
     let line = mounts.lines().find(|l| l.starts_with(&line)).expect("it");
     assert!(line.contains("default_permissions"), "{line}");
@@ -34,11 +34,11 @@ fn the_options_that_the_kernel_holds_are_in_proc_mounts() {
             "nosuid,nodev,relatime",
         ),
     ] {
-        let place = Place::new(&sample());
-        place.mount(&["-o", option]).exits(0);
-        let line = mount_lines(&place.point).concat().join(" ");
+        let fixture = Fixture::new(&sample());
+        fixture.mount(&["-o", option]).exits(0);
+        let line = mount_lines(&fixture.point).concat().join(" ");
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-        let point = format!(" {} ", place.point.display());
+        let point = format!(" {} ", fixture.point.display());
         let line = mounts.lines().find(|l| l.contains(&point)).expect(&line);
         assert!(line.contains(shown), "{option}: {line}");
         assert!(line.contains(" ro,nosuid,nodev"), "{option}: {line}");
@@ -58,9 +58,9 @@ fn an_fsname_of_any_kind_stays_a_name() {
         ("no,allow_other", "no"),
         ("größe", "größe"),
     ] {
-        let place = Place::new(&sample());
-        place.mounted(&["-o", &format!("fsname={given}")]);
-        let lines = mount_lines(&place.point);
+        let fixture = Fixture::new(&sample());
+        fixture.mounted(&["-o", &format!("fsname={given}")]);
+        let lines = mount_lines(&fixture.point);
         assert_eq!(lines.len(), 1);
         let source = &lines[0][lines[0].iter().position(|f| f == "-").unwrap() + 2];
         assert_eq!(source, shown);
@@ -72,15 +72,15 @@ fn an_fsname_of_any_kind_stays_a_name() {
 #[test]
 fn an_image_of_an_awkward_name_is_named_and_injects_nothing() {
     needs_fuse!();
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     for name in ["a,allow_other,b", r"a\,b", "two words", "x=y"] {
-        let image = place.dir().join(name);
-        std::fs::copy(&place.image, &image).unwrap();
-        place.mount_on(&[], &image, &place.point).exits(0);
-        let found = sh("findmnt", &[&"-no", &"SOURCE,FS-OPTIONS", &place.point]);
+        let image = fixture.dir().join(name);
+        std::fs::copy(&fixture.image, &image).unwrap();
+        fixture.mount_on(&[], &image, &fixture.point).exits(0);
+        let found = sh("findmnt", &[&"-no", &"SOURCE,FS-OPTIONS", &fixture.point]);
         assert!(found.starts_with(image.to_str().unwrap()), "{found}");
         assert!(!found.replace(name, "").contains("allow_other"), "{found}");
-        place.unmount(&[]).exits(0);
+        fixture.unmount(&[]).exits(0);
     }
 }
 
@@ -88,26 +88,26 @@ fn an_image_of_an_awkward_name_is_named_and_injects_nothing() {
 fn every_file_is_there_with_its_bytes_and_nothing_else() {
     needs_fuse!();
     for image in [sample(), sample().narrow(), Image::new(&[])] {
-        let place = Place::new(&image);
-        place.mounted(&[]);
+        let fixture = Fixture::new(&image);
+        fixture.mounted(&[]);
         let mut expected: Vec<_> = image
             .files
             .iter()
             .map(|(name, data)| (String::from_utf8(name.clone()).unwrap(), data.clone()))
             .collect();
         expected.sort();
-        assert!(tree(&place.point) == expected);
+        assert!(tree(&fixture.point) == expected);
     }
 }
 
 #[test]
 fn stat_shows_sizes_modes_owner_and_the_time_of_the_image() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    sh("touch", &[&"-d", &"@1234567890.123456789", &place.image]);
-    place.mounted(&["-o", "uid=12345,gid=54321,umask=027,allow_other"]);
-    let root = place.point.metadata().unwrap();
-    let file = place.file("large").metadata().unwrap();
+    let fixture = Fixture::new(&sample());
+    sh("touch", &[&"-d", &"@1234567890.123456789", &fixture.image]);
+    fixture.mounted(&["-o", "uid=12345,gid=54321,umask=027,allow_other"]);
+    let root = fixture.point.metadata().unwrap();
+    let file = fixture.file("large").metadata().unwrap();
     assert_eq!((root.mode(), file.mode()), (0o040_550, 0o100_440));
     assert_eq!((root.ino(), root.nlink(), file.nlink()), (1, 2, 1));
     assert_eq!((file.len(), file.blocks()), (2_500_001, 4883));
@@ -125,14 +125,14 @@ fn stat_shows_sizes_modes_owner_and_the_time_of_the_image() {
 #[test]
 fn unless_told_files_are_root_s_and_readable_by_all() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    sh("touch", &[&"-d", &"1960-01-01", &place.image]);
-    place.mounted(&[]);
-    let meta = place.file("empty").metadata().unwrap();
+    let fixture = Fixture::new(&sample());
+    sh("touch", &[&"-d", &"1960-01-01", &fixture.image]);
+    fixture.mounted(&[]);
+    let meta = fixture.file("empty").metadata().unwrap();
     assert_eq!((meta.uid(), meta.gid(), meta.mode()), (0, 0, 0o100_444));
     assert_eq!(meta.mtime(), 0, "the kernel has no time before 1970 for it");
     assert!(!meta.file_type().is_fifo() && meta.is_file());
-    assert_eq!(place.point.metadata().unwrap().mode(), 0o040_555);
+    assert_eq!(fixture.point.metadata().unwrap().mode(), 0o040_555);
 }
 
 fn numbers(point: &Path) -> Vec<(String, u64, u64)> {
@@ -150,9 +150,9 @@ fn numbers(point: &Path) -> Vec<(String, u64, u64)> {
 fn inode_numbers_and_the_order_stay_the_same_from_mount_to_mount() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    place.mounted(&[]);
-    let first = numbers(&place.point);
+    let fixture = Fixture::new(&image);
+    fixture.mounted(&[]);
+    let first = numbers(&fixture.point);
     let expected: Vec<_> = image
         .files
         .iter()
@@ -163,18 +163,18 @@ fn inode_numbers_and_the_order_stay_the_same_from_mount_to_mount() {
         })
         .collect();
     assert_eq!(first, expected);
-    place.unmount(&[]).exits(0);
-    place.mounted(&["-o", "direct_io"]);
-    assert_eq!(numbers(&place.point), first);
+    fixture.unmount(&[]).exits(0);
+    fixture.mounted(&["-o", "direct_io"]);
+    assert_eq!(numbers(&fixture.point), first);
 }
 
 #[test]
 fn df_shows_the_bytes_and_files_that_are_there_and_no_room() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    place.mounted(&[]);
-    let stat = nix::sys::statvfs::statvfs(&place.point).unwrap();
+    let fixture = Fixture::new(&image);
+    fixture.mounted(&[]);
+    let stat = nix::sys::statvfs::statvfs(&fixture.point).unwrap();
     let bytes: usize = image.files.iter().map(|f| f.1.len()).sum();
     #[allow(clippy::useless_conversion)] // both have 32 bits on i686
     let shown = u64::from(stat.blocks()) * u64::from(stat.fragment_size());
@@ -184,17 +184,17 @@ fn df_shows_the_bytes_and_files_that_are_there_and_no_room() {
     assert_eq!((stat.blocks_free(), stat.blocks_available()), (0, 0));
     assert_eq!((stat.files(), stat.files_free()), (6, 0));
     assert_eq!(stat.name_max(), 255);
-    let df = sh("df", &[&"--output=size", &"-B1", &place.point]);
+    let df = sh("df", &[&"--output=size", &"-B1", &fixture.point]);
     assert!(df.ends_with(&format!("{shown}\n")), "{df}");
 }
 
 #[test]
 fn a_name_that_is_not_there_is_not_found_again_and_again() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
     for name in ["nope", "Z-first", "z-first ", "empty/under"] {
-        let path = place.file(name);
+        let path = fixture.file(name);
         for _ in 0..2 {
             let code = path.metadata().unwrap_err().raw_os_error().unwrap();
             let expected = if name.contains('/') {
@@ -206,7 +206,7 @@ fn a_name_that_is_not_there_is_not_found_again_and_again() {
         }
     }
     // Newer kernels let FUSE have longer names, and ask.
-    let long = place.file(&"x".repeat(256)).metadata().unwrap_err();
+    let long = fixture.file(&"x".repeat(256)).metadata().unwrap_err();
     let code = long.raw_os_error().unwrap();
     assert!([libc::ENAMETOOLONG, libc::ENOENT].contains(&code), "{long}");
 }
@@ -223,17 +223,20 @@ fn a_directory_of_20_000_files_lists_each_once_and_finds_any() {
         })
         .collect();
     let image = Image { wide: true, files };
-    let place = Place::new(&image);
-    place.mounted(&[]);
-    let listed = numbers(&place.point);
+    let fixture = Fixture::new(&image);
+    fixture.mounted(&[]);
+    let listed = numbers(&fixture.point);
     assert_eq!(listed.len(), 20_000);
     for (n, row) in listed.iter().enumerate() {
         assert_eq!(*row, (format!("package-{n}.tar"), n as u64 + 2, 4));
     }
     let name = "package-19999.tar";
-    assert_eq!(std::fs::read(place.file(name)).unwrap(), data(&image, name));
+    assert_eq!(
+        std::fs::read(fixture.file(name)).unwrap(),
+        data(&image, name)
+    );
     // `find` takes another way than readdir(3) of Rust's.
-    let found = sh("find", &[&place.point, &"-type", &"f", &"-size", &"4c"]);
+    let found = sh("find", &[&fixture.point, &"-type", &"f", &"-size", &"4c"]);
     assert_eq!(found.lines().count(), 20_000);
-    assert!(is_mounted(&place.point));
+    assert!(is_mounted(&fixture.point));
 }

@@ -1,5 +1,5 @@
-//! The filesystem's answers, without a kernel: what a name, a number or an offset
-//! leads to.
+//! The filesystem, without a kernel: looks up names and inode numbers, lists the
+//! directory, reads files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
@@ -15,25 +15,25 @@ use crate::progress::Progress;
 
 use super::errno::Refusal;
 use super::saved_index::{Confirmed, Unfit, read_index, write_index};
-use super::scan::{Strictness, scan};
 use super::tree::{Node, ROOT, Tree};
+use super::tree_builder::{Strictness, build_tree};
 
-/// The answer to a question of the kernel's.
+/// The result of a request by the kernel.
 pub type Answer<T> = std::result::Result<T, Refusal>;
 
-/// Reads up to this many bytes use buffers that are kept: what Linux asks for at once
-/// unless /proc/sys/fs/fuse/max_pages_limit says otherwise.
+/// The largest read that uses a kept buffer, in bytes: Linux asks for no more at once
+/// unless /proc/sys/fs/fuse/max_pages_limit is raised.
 const READ_BYTES: usize = 1 << 20;
 
-/// Buffers that are kept; more at once are made and thrown away.
+/// How many buffers are kept for later reads.
 const KEPT_BUFFERS: usize = 4;
 
-/// Reads that failed, and sums, that are remembered.
+/// How many failed reads, and how many checksums, are remembered.
 const REMEMBERED: usize = 4096;
 
-/// What something in the tree is.
+/// The kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum NodeKind {
     /// The directory.
     Directory,
     /// A file of that many bytes.
@@ -45,8 +45,8 @@ pub enum What {
 pub struct Row<'a> {
     /// Its inode number.
     pub ino: u64,
-    /// What it is.
-    pub what: What,
+    /// Its kind.
+    pub kind: NodeKind,
     /// Its name.
     pub name: &'a [u8],
     /// Where the listing goes on behind it.
@@ -54,13 +54,13 @@ pub struct Row<'a> {
 }
 
 /// A payload as a directory of files.
-pub struct Answers {
+pub struct Filesystem {
     payload: Payload,
     tree: Tree,
     base: u64,
     strictness: Strictness,
     problems: (u64, Option<String>),
-    /// Where the tree is an index's: what of it has been seen to be so.
+    /// For a tree from an index: which files' headers were compared with it.
     confirmed: Option<Confirmed>,
     buffers: Mutex<Vec<AlignedBuf>>,
     faults: Mutex<BTreeMap<u64, String>>,
@@ -68,8 +68,8 @@ pub struct Answers {
     summing: Mutex<()>,
 }
 
-impl Answers {
-    /// Walks the headers of `payload`, which starts `base` bytes into its disk or
+impl Filesystem {
+    /// Reads all headers of `payload`, which starts `base` bytes into its disk or
     /// image. Each problem that is not an error goes to `report`.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Answers {
         report: &mut dyn FnMut(&Problem),
     ) -> Result<Self> {
         let mut problems = (0, None);
-        let tree = scan(&payload, strictness, progress, &mut |problem| {
+        let tree = build_tree(&payload, strictness, progress, &mut |problem| {
             problems.0 += 1;
             problems.1.get_or_insert_with(|| described(problem));
             report(problem);
@@ -94,8 +94,8 @@ impl Answers {
         })
     }
 
-    /// As [`Answers::new`], by an index that [`Answers::write_index`] has left of the same
-    /// image, which was last changed at `changed` (1970 where nobody can tell). Each file's
+    /// As [`Filesystem::new`], from an index that [`Filesystem::write_index`] wrote of the same
+    /// image, which was last changed at `changed` (1970 if that is unknown). Each file's
     /// header is compared with it before its first byte is given.
     ///
     /// # Errors
@@ -128,8 +128,8 @@ impl Answers {
         }
     }
 
-    /// Writes an index, for [`Answers::from_index`]. Nothing is written of an image that
-    /// has problems: those would not be in it.
+    /// Writes an index for [`Filesystem::from_index`]. The image must be intact, since an
+    /// index holds no problems.
     ///
     /// # Errors
     /// What `out` says.
@@ -172,16 +172,16 @@ impl Answers {
         self.tree.named(name).ok_or(Refusal::NotThere)
     }
 
-    /// What the inode number `ino` is.
+    /// The kind of the node with the inode number `ino`.
     ///
     /// # Errors
     /// There is none.
-    pub fn what(&self, ino: u64) -> Answer<What> {
+    pub fn kind(&self, ino: u64) -> Answer<NodeKind> {
         if ino == ROOT {
-            return Ok(What::Directory);
+            return Ok(NodeKind::Directory);
         }
         let node = self.tree.node(ino).ok_or(Refusal::NotThere)?;
-        Ok(What::File(node.size))
+        Ok(NodeKind::File(node.size))
     }
 
     /// The file with the inode number `ino`.
@@ -196,9 +196,9 @@ impl Answers {
     }
 
     fn directory(&self, ino: u64) -> Answer<()> {
-        match self.what(ino)? {
-            What::Directory => Ok(()),
-            What::File(_) => Err(Refusal::NotADirectory),
+        match self.kind(ino)? {
+            NodeKind::Directory => Ok(()),
+            NodeKind::File(_) => Err(Refusal::NotADirectory),
         }
     }
 
@@ -213,13 +213,13 @@ impl Answers {
         let dots = [&b"."[..], b".."].into_iter().enumerate();
         let dots = dots.map(|(n, name)| Row {
             ino: ROOT,
-            what: What::Directory,
+            kind: NodeKind::Directory,
             name,
             next: n as u64 + 1,
         });
         let files = self.tree.from(offset.saturating_sub(2)).map(|node| Row {
             ino: node.ino(),
-            what: What::File(node.size),
+            kind: NodeKind::File(node.size),
             name: node.name,
             next: node.index + 3,
         });
@@ -336,8 +336,8 @@ impl Answers {
         Ok(self.problem_of_header(&node))
     }
 
-    /// Reads the header again: of what is wrong nothing is kept, since a hostile
-    /// image holds nothing else.
+    /// Reads the header again: problems are not kept in memory, since a hostile image may
+    /// consist of them.
     fn problem_of_header(&self, node: &Node<'_>) -> Option<String> {
         let before = node.index.checked_sub(1).and_then(|n| self.tree.at(n));
         let header_offset = before.map_or(self.payload.dialect().header_len(), |before| {
@@ -356,7 +356,7 @@ impl Answers {
         }
     }
 
-    /// Nothing of a file is given before its header was seen to be where an index says.
+    /// Compares the header of `node` with the index before any of its data is read.
     fn confirm(&self, node: &Node<'_>) -> Answer<()> {
         let Some(confirmed) = &self.confirmed else {
             return Ok(());
@@ -416,7 +416,7 @@ fn remember(faults: &Mutex<BTreeMap<u64, String>>, ino: u64, fault: String) {
     }
 }
 
-/// A thread that died has left nothing half done here.
+/// A thread that panicked has left no value half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! `lbpayload unmount`: unmounts, and waits until the server is gone.
+//! `lbpayload unmount`: unmounts, and waits until the server has ended.
 
 use std::io;
 use std::path::Path;
@@ -10,26 +10,26 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use crate::error::{Error, Kind, Result};
 
 use super::attributes::{PID, PID_NAMESPACE, pid_namespace};
-use super::point::{Users, means_dead, unmount_path};
+use super::mount_point::{IfBusy, means_dead, unmount_path};
 
-/// How often a kernel without pidfd (before 5.3) is asked.
+/// How often the server is looked for on a kernel without pidfd (before 5.3).
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Unmounts the payload on `dir` and waits until its server has ended: then nothing
-/// holds the image or the device any more. A mount whose server has died is cleared
-/// away; a server in another PID namespace is not waited for.
+/// uses the image or the device any more. A mount whose server has died is removed; a
+/// server in another PID namespace is not waited for.
 ///
 /// # Errors
-/// No payload is mounted there; somebody uses it ([`Kind::Busy`]); we may not.
-pub fn unmount(dir: &Path, users: Users) -> Result<()> {
-    // umount2 is told to follow no symbolic link, lest one be put there meanwhile.
+/// No payload is mounted there; it is in use ([`Kind::Busy`]); permission is missing.
+pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
+    // Resolved here, since umount2 is told not to follow symbolic links.
     let resolved = dir.canonicalize();
     let dir = resolved.as_deref().unwrap_or(dir);
     let pid = match server_of(dir) {
         Ok(pid) => pid,
         Err(e) if e.raw_os_error().is_some_and(means_dead) => {
             log::info!("{}: its server has died before", dir.display());
-            return unmount_path(dir, Users::Leave);
+            return unmount_path(dir, IfBusy::Detach);
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(Error::io("unmounting", e).path(dir));
@@ -49,7 +49,7 @@ pub fn unmount(dir: &Path, users: Users) -> Result<()> {
         }
     };
     if is_of_another_namespace(dir) {
-        unmount_path(dir, users)?;
+        unmount_path(dir, if_busy)?;
         log::warn!(
             "{}: its server, process {pid} of another PID namespace, cannot be waited for: it may \
              hold the image a moment longer",
@@ -57,9 +57,9 @@ pub fn unmount(dir: &Path, users: Users) -> Result<()> {
         );
         return Ok(());
     }
-    // Before it is unmounted: afterwards the number may be another process's.
+    // Before the unmount: afterwards another process may have this number.
     let handle = pidfd_open(pid, PidfdFlags::empty());
-    unmount_path(dir, users)?;
+    unmount_path(dir, if_busy)?;
     match handle {
         Ok(handle) => {
             let mut fds = [PollFd::new(&handle, PollFlags::IN)];
@@ -75,8 +75,8 @@ pub fn unmount(dir: &Path, users: Users) -> Result<()> {
     Ok(())
 }
 
-/// Whether the server's number counts in another PID namespace than this one, where it
-/// is another process's or nobody's. False where nobody can tell.
+/// Whether the server runs in another PID namespace, so that its number means nothing
+/// here. `false` if that is unknown.
 fn is_of_another_namespace(dir: &Path) -> bool {
     let mut theirs = [0; 64];
     let Ok(len) = rustix::fs::getxattr(dir, PID_NAMESPACE, &mut theirs) else {

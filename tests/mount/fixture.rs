@@ -1,5 +1,5 @@
-//! A directory with an image and a mount point, where whatever a test leaves
-//! mounted or running is gone with it.
+//! A directory with an image and a mount point. What a test leaves mounted there is
+//! unmounted on drop.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -19,13 +19,13 @@ pub(crate) fn cannot_mount() -> bool {
 }
 
 /// An image, and a directory to mount it on.
-pub(crate) struct Place {
+pub(crate) struct Fixture {
     dir: TempDir,
     pub(crate) image: PathBuf,
     pub(crate) point: PathBuf,
 }
 
-impl Place {
+impl Fixture {
     pub(crate) fn new(image: &Image) -> Self {
         Self::with_bytes(&image.bytes())
     }
@@ -52,7 +52,7 @@ impl Place {
         Ran::of(lbpayload().arg("mount").args(args).arg(source).arg(point))
     }
 
-    /// As [`Place::mount`], which must succeed and say nothing.
+    /// As [`Fixture::mount`], which must succeed and say nothing.
     #[track_caller]
     pub(crate) fn mounted(&self, args: &[&str]) -> &Path {
         let ran = self.mount(args).exits(0);
@@ -95,7 +95,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Fixture {
     fn drop(&mut self) {
         for point in mounts_below(self.dir.path()).iter().rev() {
             let _ = umount2(point, MntFlags::MNT_DETACH);

@@ -1,4 +1,5 @@
-//! From a payload's headers to the tree, and the names of what cannot have its own.
+//! Builds the tree from a payload's headers, and names for files that cannot have their
+//! own.
 
 use std::borrow::Cow;
 
@@ -9,24 +10,24 @@ use crate::progress::Progress;
 
 use super::tree::Tree;
 
-/// What to do with what is wrong in an image.
+/// What to do about problems of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strictness {
-    /// The first problem is an error: who mounts it can rely on what is there.
+    /// The first problem is an error: what is mounted is intact.
     #[default]
     Strict,
-    /// Serve what is intact, and say what is not.
+    /// Serve what is intact, and report the rest.
     Lenient,
 }
 
-/// Walks all headers of `payload` and makes the tree. With
-/// [`Strictness::Lenient`] each problem goes to `report` and what it spares is in
-/// the tree: a file that is cut off with the bytes that are there, one whose name
-/// a file system cannot hold, or that stands twice, under another name.
+/// Builds the tree from all headers of `payload`. With [`Strictness::Lenient`] each
+/// problem goes to `report`, and the tree holds what is intact: a file that is cut off,
+/// with the bytes that exist; a file whose name is invalid or used twice, under another
+/// name.
 ///
 /// # Errors
 /// The first problem when strict; an interruption.
-pub(super) fn scan(
+pub(super) fn build_tree(
     payload: &Payload,
     strictness: Strictness,
     progress: &dyn Progress,
@@ -40,7 +41,7 @@ pub(super) fn scan(
             Ok(())
         }
     };
-    // The walk goes on to where the source ends, whatever the header counts.
+    // The walk ends where the source ends, whatever count the header has.
     if let Some(problem) = payload.problem_of_count() {
         tell(problem)?;
     }
@@ -81,8 +82,8 @@ pub(super) fn scan(
     Ok(tree)
 }
 
-/// Adds `entry`, under another name where its own cannot be had; tells when that
-/// is for another file that has it.
+/// Adds `entry`, under another name if its own is invalid or used already; returns a
+/// problem in the second case.
 fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
     let own = escaped(&entry.raw_name, entry.index);
     let mut push = |name: &[u8]| tree.push(name, entry.data_offset, entry.size);
@@ -92,15 +93,14 @@ fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
         if push(&suffixed(&own, &suffix)).is_ok() {
             break;
         }
-        // Another one each time, of which the image can hold no more than it has
-        // entries.
+        // A different name each time: the image has used only finitely many.
         suffix = format!("%{}.{tries}", entry.index);
     }
     let fault = Fault::Repeated { first };
     Some(entry.problem(entry.header_offset, Cause::Fault(fault)))
 }
 
-/// What is there of a file whose data runs past the end.
+/// What exists of a file whose data runs past the end.
 fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
     let (Cause::Fault(fault), Some(index)) = (&problem.cause, problem.index) else {
         return Ok(None);
@@ -119,8 +119,8 @@ fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
     }))
 }
 
-/// The name under which an entry is shown: its own where a file system can hold
-/// that. Else `/`, NUL and `%` are percent-encoded, `.` and `..` as a whole, and a
+/// The name under which an entry is shown: its own if a file system can hold that.
+/// Otherwise `/`, NUL and `%` are percent-encoded, `.` and `..` as a whole, and a
 /// name of more than 255 bytes is cut off and gets its index.
 fn escaped(raw: &[u8], index: u64) -> Cow<'_, [u8]> {
     let dots = matches!(raw, b"." | b"..");

@@ -1,12 +1,12 @@
-//! From the command that mounts to the one that unmounts.
+//! The commands `mount` and `unmount`, and the server between them.
 
 use std::fs::File;
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::place::{
-    Foreground, Place, attribute, called, catches, is_mounted, is_running, kill, mount_lines,
+use crate::fixture::{
+    Fixture, Foreground, attribute, called, catches, is_mounted, is_running, kill, mount_lines,
     sample, sh, until,
 };
 use crate::support::{Ran, check, lbpayload, noise, tree};
@@ -14,11 +14,11 @@ use crate::support::{Ran, check, lbpayload, noise, tree};
 #[test]
 fn the_command_returns_when_the_mount_answers_and_leaves_one_process() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
-    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
-    let server = place.server();
-    let users = crate::place::users_of(place.dir());
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
+    assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+    let server = fixture.server();
+    let users = crate::fixture::users_of(fixture.dir());
     assert_eq!(users.len(), 1, "{users:?}");
     assert!(users[0].starts_with(&format!("{server}: ")), "{users:?}");
     // It has let go of the terminal, the working directory and the streams.
@@ -36,12 +36,12 @@ fn the_command_returns_when_the_mount_answers_and_leaves_one_process() {
 fn whoever_reads_the_command_s_output_sees_its_end() {
     needs_fuse!();
     for options in ["exec", "auto_unmount"] {
-        let place = Place::new(&sample());
+        let fixture = Fixture::new(&sample());
         // output() waits for the end of both pipes: nothing in the background may
         // hold them.
-        place.mounted(&["-o", options]);
-        place.unmount(&[]).exits(0);
-        place.is_clean();
+        fixture.mounted(&["-o", options]);
+        fixture.unmount(&[]).exits(0);
+        fixture.is_clean();
     }
 }
 
@@ -49,7 +49,7 @@ fn whoever_reads_the_command_s_output_sees_its_end() {
 fn the_server_holds_nothing_that_its_caller_had_open() {
     needs_fuse!();
     for without_proc in ["", "mount -t tmpfs none /proc && "] {
-        let place = Place::new(&sample());
+        let fixture = Fixture::new(&sample());
         // A lock is held until the last process closes the file.
         let script = format!(
             "{without_proc} exec 9>\"$3\" && flock 9 && \
@@ -58,8 +58,8 @@ fn the_server_holds_nothing_that_its_caller_had_open() {
         );
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_lbpayload")]);
-        let lock = place.dir().join("lock");
-        let ran = Ran::of(command.arg(&place.image).arg(&place.point).arg(lock));
+        let lock = fixture.dir().join("lock");
+        let ran = Ran::of(command.arg(&fixture.image).arg(&fixture.point).arg(lock));
         // The line feed of --ready-fd comes when it comes.
         assert_eq!(ran.exits(0).stdout.trim(), "free", "{without_proc}");
     }
@@ -68,30 +68,30 @@ fn the_server_holds_nothing_that_its_caller_had_open() {
 #[test]
 fn it_sees_that_end_without_dev_null_too() {
     needs_fuse!();
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     // In a mount namespace of its own, with nothing but /dev/fuse in /dev.
     let script = "mount -t tmpfs none /dev && mknod /dev/fuse c 10 229 && \
                   \"$1\" mount \"$2\" \"$3\" | cat && \"$1\" unmount \"$3\"";
     let mut command = Command::new("timeout");
     command.args(["60", "unshare", "-m", "sh", "-c", script, "sh"]);
     command.arg(env!("CARGO_BIN_EXE_lbpayload"));
-    Ran::of(command.arg(&place.image).arg(&place.point)).exits(0);
-    place.is_clean();
+    Ran::of(command.arg(&fixture.image).arg(&fixture.point)).exits(0);
+    fixture.is_clean();
 }
 
 #[test]
 fn unmount_returns_once_the_server_is_gone() {
     needs_fuse!();
     for options in ["exec", "auto_unmount"] {
-        let place = Place::new(&sample());
-        place.mounted(&["-o", options]);
-        let server = place.server();
-        let ran = place.unmount(&[]).exits(0);
+        let fixture = Fixture::new(&sample());
+        fixture.mounted(&["-o", options]);
+        let server = fixture.server();
+        let ran = fixture.unmount(&[]).exits(0);
         assert!(!is_running(server));
-        assert!(!is_mounted(&place.point));
+        assert!(!is_mounted(&fixture.point));
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
-        assert_eq!(tree(&place.point), []);
-        place.is_clean();
+        assert_eq!(tree(&fixture.point), []);
+        fixture.is_clean();
     }
 }
 
@@ -105,25 +105,25 @@ fn a_mount_point_that_is_missing_is_made_and_removed_again() {
         |point| drop(check(Command::new("fusermount3").arg("-u").arg(point))),
     ];
     for unmount in ways {
-        let mut place = Place::new(&sample());
-        place.point = place.dir().join("made");
-        place.mounted(&[]);
-        unmount(&place.point);
-        until("it is removed", || !place.point.exists());
-        place.is_clean();
+        let mut fixture = Fixture::new(&sample());
+        fixture.point = fixture.dir().join("made");
+        fixture.mounted(&[]);
+        unmount(&fixture.point);
+        until("it is removed", || !fixture.point.exists());
+        fixture.is_clean();
     }
     // One that was there stays.
-    let place = Place::new(&sample());
-    place.mounted(&[]);
-    place.unmount(&[]).exits(0);
-    assert!(place.point.is_dir());
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
+    fixture.unmount(&[]).exits(0);
+    assert!(fixture.point.is_dir());
 }
 
 #[test]
 fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    let link = place.dir().join("link");
+    let fixture = Fixture::new(&sample());
+    let link = fixture.dir().join("link");
     std::os::unix::fs::symlink("point", &link).unwrap();
     for (mount, unmount) in [
         ("point", "link"),
@@ -134,56 +134,56 @@ fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
     ] {
         let run = |args: &[&str]| {
             let mut command = lbpayload();
-            Ran::when_free(command.args(args).current_dir(place.dir())).exits(0)
+            Ran::when_free(command.args(args).current_dir(fixture.dir())).exits(0)
         };
         run(&["mount", "external.img", mount]);
         assert_eq!(
-            std::fs::read(place.dir().join(mount).join("z-first")).unwrap(),
+            std::fs::read(fixture.dir().join(mount).join("z-first")).unwrap(),
             b"hello"
         );
         run(&["unmount", unmount]);
-        assert!(!is_mounted(&place.point), "{mount} {unmount}");
+        assert!(!is_mounted(&fixture.point), "{mount} {unmount}");
     }
     // Who reads of it elsewhere finds the image all the same.
     let mut command = lbpayload();
     command.args(["mount", "external.img", "point"]);
-    Ran::of(command.current_dir(place.dir())).exits(0);
-    let image = place.image.canonicalize().unwrap();
+    Ran::of(command.current_dir(fixture.dir())).exits(0);
+    let image = fixture.image.canonicalize().unwrap();
     let image = image.to_str().unwrap();
-    let line = &mount_lines(&place.point)[0];
+    let line = &mount_lines(&fixture.point)[0];
     assert!(line.iter().any(|field| field == image), "{line:?}");
-    assert_eq!(attribute(&place.point, "source").as_deref(), Ok(image));
-    place.unmount(&[]).exits(0);
-    place.is_clean();
+    assert_eq!(attribute(&fixture.point, "source").as_deref(), Ok(image));
+    fixture.unmount(&[]).exits(0);
+    fixture.is_clean();
 }
 
 #[test]
 fn what_cannot_be_mounted_fails_with_a_reason_and_leaves_nothing() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    let file = place.dir().join("file");
+    let fixture = Fixture::new(&sample());
+    let file = fixture.dir().join("file");
     std::fs::write(&file, b"").unwrap();
-    let short = place.dir().join("short.img");
+    let short = fixture.dir().join("short.img");
     std::fs::write(&short, &sample().bytes()[..1_000_000]).unwrap();
-    let other = place.dir().join("other.img");
+    let other = fixture.dir().join("other.img");
     std::fs::write(&other, noise(1, 5000)).unwrap();
-    let made = place.dir().join("made");
-    let missing = place.dir().join("missing");
+    let made = fixture.dir().join("made");
+    let missing = fixture.dir().join("missing");
     let under = missing.join("under");
-    let long = place.dir().join("x".repeat(300));
-    let before = tree(place.dir());
+    let long = fixture.dir().join("x".repeat(300));
+    let before = tree(fixture.dir());
     for background in [true, false] {
         for (source, point, reason) in [
-            (&place.image, &file, "Not a directory"),
-            (&place.image, &under, "No such file or directory"),
-            (&place.image, &long, "File name too long"),
-            (&place.dir().to_path_buf(), &made, "directory"),
+            (&fixture.image, &file, "Not a directory"),
+            (&fixture.image, &under, "No such file or directory"),
+            (&fixture.image, &long, "File name too long"),
+            (&fixture.dir().to_path_buf(), &made, "directory"),
             (&missing, &made, "No such file or directory"),
             (&short, &made, "--lenient"),
             (&other, &made, "not a payload"),
         ] {
             let args: &[&str] = if background { &[] } else { &["-f"] };
-            let ran = place.mount_on(args, source, point).exits(1).says(reason);
+            let ran = fixture.mount_on(args, source, point).exits(1).says(reason);
             assert!(
                 ran.stderr.starts_with("lbpayload: error: "),
                 "{}",
@@ -191,8 +191,8 @@ fn what_cannot_be_mounted_fails_with_a_reason_and_leaves_nothing() {
             );
             assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
             assert_eq!(ran.stdout, "");
-            assert!(tree(place.dir()) == before, "{reason}");
-            place.is_clean();
+            assert!(tree(fixture.dir()) == before, "{reason}");
+            fixture.is_clean();
         }
     }
 }
@@ -200,17 +200,17 @@ fn what_cannot_be_mounted_fails_with_a_reason_and_leaves_nothing() {
 #[test]
 fn a_mount_that_the_kernel_refuses_leaves_no_directory_and_no_process() {
     needs_fuse!();
-    let mut place = Place::new(&sample());
-    place.point = place.dir().join("made");
+    let mut fixture = Fixture::new(&sample());
+    fixture.point = fixture.dir().join("made");
     // A name as long as mount(2) takes none.
     let name = format!("fsname={}", "x".repeat(5000));
     for options in [name.clone(), format!("auto_unmount,{name}")] {
         for foreground in [&[][..], &["-f"]] {
             let args = [foreground, &["-o", &options]].concat();
-            let ran = place.mount(&args).exits(1).says("mounting");
+            let ran = fixture.mount(&args).exits(1).says("mounting");
             assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-            assert!(!place.point.exists(), "{}", ran.stderr);
-            place.is_clean();
+            assert!(!fixture.point.exists(), "{}", ran.stderr);
+            fixture.is_clean();
         }
     }
 }
@@ -218,24 +218,24 @@ fn a_mount_that_the_kernel_refuses_leaves_no_directory_and_no_process() {
 #[test]
 fn without_dev_fuse_it_says_what_to_do() {
     needs_fuse!();
-    let mut place = Place::new(&sample());
-    place.point = place.dir().join("made");
+    let mut fixture = Fixture::new(&sample());
+    fixture.point = fixture.dir().join("made");
     // In a mount namespace of its own, where an empty /dev lies over the real one.
     let script = "mount -t tmpfs none /dev && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script, "sh"]);
     command.arg(env!("CARGO_BIN_EXE_lbpayload")).arg("mount");
-    let ran = Ran::of(command.arg(&place.image).arg(&place.point)).exits(1);
+    let ran = Ran::of(command.arg(&fixture.image).arg(&fixture.point)).exits(1);
     ran.says("opening /dev/fuse: No such file or directory")
         .says("modprobe fuse");
-    assert!(!place.point.exists());
-    place.is_clean();
+    assert!(!fixture.point.exists());
+    fixture.is_clean();
 }
 
 #[test]
 fn where_dev_fuse_is_there_nobody_is_told_to_make_it() {
     needs_fuse!();
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let whose = "opening /dev/fuse: Too many open files";
     // The first of these numbers of open files with which it comes that far leaves none
     // for /dev/fuse.
@@ -244,35 +244,35 @@ fn where_dev_fuse_is_there_nobody_is_told_to_make_it() {
         command.args(["-c", "ulimit -n $0; exec \"$@\""]);
         command.arg(files.to_string());
         command.arg(env!("CARGO_BIN_EXE_lbpayload")).arg("mount");
-        let ran = Ran::of(command.arg(&place.image).arg(&place.point));
+        let ran = Ran::of(command.arg(&fixture.image).arg(&fixture.point));
         ran.stderr.contains(whose).then_some(ran.stderr)
     });
     let said = said.unwrap();
     assert!(!said.contains("modprobe"), "{said}");
-    place.is_clean();
+    fixture.is_clean();
 }
 
 #[test]
 fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
-    let server = place.server();
-    let file = File::open(place.file("large")).unwrap();
-    let ran = place
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
+    let server = fixture.server();
+    let file = File::open(fixture.file("large")).unwrap();
+    let ran = fixture
         .unmount_in_use(&[])
         .exits(1)
         .says("busy")
         .says("--lazy");
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-    assert!(is_mounted(&place.point) && is_running(server));
+    assert!(is_mounted(&fixture.point) && is_running(server));
     let mut lazy = lbpayload()
         .args(["unmount", "--lazy"])
-        .arg(&place.point)
+        .arg(&fixture.point)
         .spawn()
         .unwrap();
-    until("it is out of sight", || !is_mounted(&place.point));
-    assert_eq!(tree(&place.point), []);
+    until("it is out of sight", || !is_mounted(&fixture.point));
+    assert_eq!(tree(&fixture.point), []);
     assert!(lazy.try_wait().unwrap().is_none() && is_running(server));
     // Who has it open still reads.
     let mut last = [0; 10];
@@ -281,106 +281,106 @@ fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
     drop(file);
     assert!(lazy.wait().unwrap().success());
     assert!(!is_running(server));
-    place.is_clean();
+    fixture.is_clean();
 }
 
 #[test]
 fn unmount_leaves_alone_what_is_not_ours() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    std::fs::write(place.point.join("file"), b"mine").unwrap();
-    let nothing = place
+    let fixture = Fixture::new(&sample());
+    std::fs::write(fixture.point.join("file"), b"mine").unwrap();
+    let nothing = fixture
         .unmount(&[])
         .exits(1)
         .says("no payload is mounted there");
-    assert!(nothing.stderr.contains(place.point.to_str().unwrap()));
+    assert!(nothing.stderr.contains(fixture.point.to_str().unwrap()));
     check(
         Command::new("mount")
             .args(["-t", "tmpfs", "none"])
-            .arg(&place.point),
+            .arg(&fixture.point),
     );
     for args in [&[][..], &["--lazy"]] {
-        place
+        fixture
             .unmount(args)
             .exits(1)
             .says("no payload is mounted there");
-        assert!(is_mounted(&place.point));
+        assert!(is_mounted(&fixture.point));
     }
-    check(Command::new("umount").arg(&place.point));
-    let missing = place.dir().join("missing");
+    check(Command::new("umount").arg(&fixture.point));
+    let missing = fixture.dir().join("missing");
     let ran = Ran::when_free(lbpayload().arg("unmount").arg(&missing)).exits(1);
     ran.says("missing: No such file or directory");
-    place.mounted(&[]);
-    let file = place.file("medium");
+    fixture.mounted(&[]);
+    let file = fixture.file("medium");
     let ran = Ran::when_free(lbpayload().arg("unmount").arg(&file)).exits(1);
     ran.says("no payload is mounted there");
-    assert!(is_mounted(&place.point));
-    place.unmount(&[]).exits(0);
-    assert_eq!(std::fs::read(place.point.join("file")).unwrap(), b"mine");
+    assert!(is_mounted(&fixture.point));
+    fixture.unmount(&[]).exits(0);
+    assert_eq!(std::fs::read(fixture.point.join("file")).unwrap(), b"mine");
 }
 
 #[test]
 fn two_mounts_on_one_directory_come_off_in_turn() {
     needs_fuse!();
-    let mut place = Place::new(&sample());
-    place.point = place.dir().join("made");
-    place.mounted(&[]);
-    let first = place.server();
-    place.mounted(&["-o", "fsname=second"]);
-    let second = place.server();
+    let mut fixture = Fixture::new(&sample());
+    fixture.point = fixture.dir().join("made");
+    fixture.mounted(&[]);
+    let first = fixture.server();
+    fixture.mounted(&["-o", "fsname=second"]);
+    let second = fixture.server();
     assert_ne!(first, second);
-    assert_eq!(mount_lines(&place.point).len(), 2);
-    place.unmount(&[]).exits(0);
+    assert_eq!(mount_lines(&fixture.point).len(), 2);
+    fixture.unmount(&[]).exits(0);
     assert!(is_running(first) && !is_running(second));
-    assert_eq!(place.server(), first);
-    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
-    place.unmount(&[]).exits(0);
+    assert_eq!(fixture.server(), first);
+    assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+    fixture.unmount(&[]).exits(0);
     assert!(!is_running(first));
-    assert!(!place.point.exists());
+    assert!(!fixture.point.exists());
 }
 
 #[test]
 fn one_image_serves_several_mounts_and_one_mount_another() {
     needs_fuse!();
     let inner = sample();
-    let place = Place::new(&crate::support::Image::new(&[(
+    let fixture = Fixture::new(&crate::support::Image::new(&[(
         "inner.img",
         &inner.bytes(),
     )]));
-    place.mounted(&[]);
-    let (again, nested) = (place.dir().join("again"), place.dir().join("nested"));
-    place.mount_on(&[], &place.image, &again).exits(0);
-    place
-        .mount_on(&[], &place.file("inner.img"), &nested)
+    fixture.mounted(&[]);
+    let (again, nested) = (fixture.dir().join("again"), fixture.dir().join("nested"));
+    fixture.mount_on(&[], &fixture.image, &again).exits(0);
+    fixture
+        .mount_on(&[], &fixture.file("inner.img"), &nested)
         .exits(0);
     assert_eq!(
         std::fs::read(nested.join("medium")).unwrap(),
         noise(2, 70_003)
     );
-    place.unmount_in_use(&[]).exits(1).says("busy");
-    for point in [&nested, &again, &place.point] {
+    fixture.unmount_in_use(&[]).exits(1).says("busy");
+    for point in [&nested, &again, &fixture.point] {
         Ran::when_free(lbpayload().arg("unmount").arg(point)).exits(0);
     }
-    place.is_clean();
+    fixture.is_clean();
 }
 
 #[test]
 fn in_the_foreground_it_serves_until_it_is_unmounted() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    let mut server = place.foreground(&[]);
-    assert_eq!(place.server(), server.pid());
-    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
-    check(Command::new("umount").arg(&place.point));
+    let fixture = Fixture::new(&sample());
+    let mut server = fixture.foreground(&[]);
+    assert_eq!(fixture.server(), server.pid());
+    assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+    check(Command::new("umount").arg(&fixture.point));
     assert_eq!(server.ends(), 0);
-    place.is_clean();
+    fixture.is_clean();
 }
 
 #[test]
 fn ready_fd_is_told_once_the_mount_answers_and_then_closed() {
     needs_fuse!();
     for how in ["", "-f", "-o auto_unmount", "-f -o auto_unmount"] {
-        let place = Place::new(&sample());
+        let fixture = Fixture::new(&sample());
         // cat ends at the end of the pipe, so whoever keeps it open keeps us.
         let end = if how.contains("-f") { "&" } else { ";" };
         let script = format!(
@@ -390,88 +390,88 @@ fn ready_fd_is_told_once_the_mount_answers_and_then_closed() {
         let mut command = Command::new("timeout");
         command.args(["-k", "1", "30", "sh", "-c", &script]);
         command.arg(env!("CARGO_BIN_EXE_lbpayload"));
-        command.arg(&place.image).arg(&place.point);
-        let out = check(command.arg(place.file("z-first")).arg(how));
+        command.arg(&fixture.image).arg(&fixture.point);
+        let out = check(command.arg(fixture.file("z-first")).arg(how));
         assert_eq!(out, "\nhello", "{how}");
-        place.unmount(&[]).exits(0);
-        place.is_clean();
+        fixture.unmount(&[]).exits(0);
+        fixture.is_clean();
     }
 }
 
 #[test]
 fn ready_fd_is_told_nothing_where_the_mount_fails() {
     needs_fuse!();
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let script = "exec \"$0\" mount --ready-fd 7 \"$1\" \"$2\" 7>&1 >/dev/null";
     for (image, status) in [("/nonexistent", 1), ("/dev/null", 1)] {
         let mut command = Command::new("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_lbpayload"), image]);
-        let ran = Ran::of(command.arg(&place.point)).exits(status);
+        let ran = Ran::of(command.arg(&fixture.point)).exits(status);
         assert_eq!(ran.stdout, "");
     }
     for bad in ["0", "2", "999", "-1", "x"] {
-        let ran = place.mount(&["--ready-fd", bad]).exits(2);
+        let ran = fixture.mount(&["--ready-fd", bad]).exits(2);
         assert!(ran.stderr.contains(bad), "{}", ran.stderr);
-        assert!(!is_mounted(&place.point));
+        assert!(!is_mounted(&fixture.point));
     }
     let script = "exec \"$0\" mount --ready-fd 7 \"$1\" \"$2\" 7</dev/null";
     let mut command = Command::new("sh");
     command.args(["-c", script, env!("CARGO_BIN_EXE_lbpayload")]);
-    let ran = Ran::of(command.arg(&place.image).arg(&place.point)).exits(2);
+    let ran = Ran::of(command.arg(&fixture.image).arg(&fixture.point)).exits(2);
     ran.says("descriptor 7").says("open for writing");
-    assert!(!is_mounted(&place.point));
+    assert!(!is_mounted(&fixture.point));
 }
 
 #[test]
 fn it_mounts_on_a_terminal_with_progress_shown() {
     needs_fuse!();
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     let program = env!("CARGO_BIN_EXE_lbpayload");
-    let (image, point) = (place.image.display(), place.point.display());
+    let (image, point) = (fixture.image.display(), fixture.point.display());
     let line = format!("{program} mount {image} {point}");
     sh("script", &[&"-qec", &line, &"/dev/null"]);
-    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
-    place.unmount(&[]).exits(0);
+    assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+    fixture.unmount(&[]).exits(0);
     Ran::of(
         lbpayload()
             .args(["--progress", "json", "mount"])
-            .arg(&place.image)
-            .arg(&place.point),
+            .arg(&fixture.image)
+            .arg(&fixture.point),
     )
     .exits(0);
-    place.unmount(&[]).exits(0);
+    fixture.unmount(&[]).exits(0);
 }
 
 #[test]
 fn a_signal_that_comes_once_the_command_has_returned_is_heeded() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    place.mounted(&[]);
-    let server = place.server();
+    let fixture = Fixture::new(&sample());
+    fixture.mounted(&[]);
+    let server = fixture.server();
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         assert!(catches(server, signal));
     }
     kill(server, Signal::TERM);
     until("it ends", || !is_running(server));
-    place.is_clean();
+    fixture.is_clean();
     let mut command = called("lbpayload");
     command
         .args(["mount", "-f"])
-        .arg(&place.image)
-        .arg(&place.point);
-    drop(Foreground::start(&mut command, &place.point));
+        .arg(&fixture.image)
+        .arg(&fixture.point);
+    drop(Foreground::start(&mut command, &fixture.point));
 }
 
 #[test]
 fn a_server_in_another_pid_namespace_is_unmounted_and_not_waited_for() {
     needs_fuse!();
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     // Its first process stays, and with it the namespace.
     let script = "\"$0\" mount \"$1\" \"$2\" && echo mounted && exec sleep 1000";
     let mut namespace = Command::new("unshare")
         .args(["--pid", "--fork", "--kill-child", "sh", "-c", script])
         .arg(env!("CARGO_BIN_EXE_lbpayload"))
-        .args([&place.image, &place.point])
+        .args([&fixture.image, &fixture.point])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -480,9 +480,9 @@ fn a_server_in_another_pid_namespace_is_unmounted_and_not_waited_for() {
     // A number that is another process's here: it would be waited for without end.
     let mut unmount = Command::new("timeout");
     unmount.arg("60").arg(env!("CARGO_BIN_EXE_lbpayload"));
-    let ran = Ran::when_free(unmount.arg("unmount").arg(&place.point)).exits(0);
+    let ran = Ran::when_free(unmount.arg("unmount").arg(&fixture.point)).exits(0);
     ran.says("of another PID namespace");
-    assert!(!is_mounted(&place.point));
+    assert!(!is_mounted(&fixture.point));
     namespace.kill().unwrap();
     namespace.wait().unwrap();
 }

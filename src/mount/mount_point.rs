@@ -1,4 +1,4 @@
-//! The mount point: made where it is missing, unmounted, removed again.
+//! The mount point: created if missing, unmounted, removed again.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -21,36 +21,36 @@ use super::attributes::PID;
 #[derive(Debug, Clone)]
 pub struct MountPoint {
     path: PathBuf,
-    /// The directory that was made for it: device and inode number.
+    /// Device and inode number of the directory, if it was created for this mount.
     made: Option<(u64, u64)>,
 }
 
 impl MountPoint {
-    /// Looks at `dir`, and makes it where it is missing.
+    /// Checks `dir`, and creates it if it is missing.
     ///
     /// # Errors
-    /// It is no directory, cannot be made, or holds the mount of a server that is
-    /// gone.
+    /// It is not a directory, cannot be created, or holds the mount of a server that has
+    /// died.
     pub fn prepare(dir: &Path) -> Result<Self> {
-        let is_there = Self::is_there(dir)?;
-        if !is_there {
+        let exists = Self::exists(dir)?;
+        if !exists {
             fs::create_dir(dir).map_err(|e| Error::io("making the mount point", e).path(dir))?;
         }
-        // Absolute: the server leaves this working directory.
+        // Absolute, since the server changes its working directory.
         let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
-        let made = match is_there {
+        let made = match exists {
             true => None,
             false => Some(identity(&path).map_err(|e| not_seen(dir, e))?),
         };
         Ok(Self { path, made })
     }
 
-    /// Whether `dir` is there, as a directory to mount on; it could be made where not.
+    /// Whether `dir` exists and can be mounted on. `false` means that it can be created.
     ///
     /// # Errors
-    /// It is no directory, or the root; holds the mount of a server that is gone; has
-    /// no directory to be made in, or would be made in /dev.
-    pub fn is_there(dir: &Path) -> Result<bool> {
+    /// It is the root or not a directory; holds the mount of a server that has died; has
+    /// no parent directory to be created in, or would be created in /dev.
+    pub fn exists(dir: &Path) -> Result<bool> {
         match fs::metadata(dir) {
             Ok(_) if is_dead(dir) => Err(not_seen(dir, Errno::ENOTCONN.into())),
             Ok(meta) if meta.is_dir() && !is_root(dir) => Ok(true),
@@ -67,7 +67,7 @@ impl MountPoint {
                     Some(above) if above != Path::new("") => above,
                     _ => Path::new("."),
                 };
-                // metadata, since a symbolic link that leads nowhere is in the way.
+                // A symbolic link that leads nowhere prevents creation.
                 let free = fs::symlink_metadata(dir).is_err() && above.is_dir();
                 if free {
                     refuse_new_in_dev(dir)?;
@@ -85,8 +85,8 @@ impl MountPoint {
         &self.path
     }
 
-    /// Removes it, if it was made for this mount. Nothing depends on that.
-    pub(super) fn forsake(&self) {
+    /// Removes the directory if it was created for this mount. Failure has no consequences.
+    pub(super) fn remove_if_made(&self) {
         let Some(made) = self.made else {
             return;
         };
@@ -100,9 +100,9 @@ impl MountPoint {
         }
     }
 
-    /// Makes sure that its path leads to the mount with the number `device`, wherever
-    /// that is by now: a directory above it may have got another name. Whether one does.
-    pub(super) fn follow(&mut self, device: u64) -> bool {
+    /// Updates the path so that it leads to the mount with the device number `device`: a
+    /// parent directory may have been renamed. Returns whether a path does.
+    pub(super) fn update_path(&mut self, device: u64) -> bool {
         if self.device().is_ok_and(|found| found == device) {
             return true;
         }
@@ -122,14 +122,14 @@ impl MountPoint {
         }
     }
 
-    /// The device number of what is mounted there.
+    /// The device number of the topmost mount there.
     pub(super) fn device(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.path)?.dev())
     }
 }
 
-/// Whether paths begin at `dir`: they would not lead to what is mounted on it, and
-/// unmounting by path would hit what lies below.
+/// Whether `dir` is the root directory: no path leads to a mount over it, and unmounting
+/// by path would unmount the file system below.
 fn is_root(dir: &Path) -> bool {
     dir.canonicalize().is_ok_and(|path| path == Path::new("/"))
 }
@@ -139,7 +139,7 @@ fn identity(dir: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Where what has the number `device` is mounted, as /proc says; nowhere without it.
+/// Where the device `device` is mounted, from /proc; nowhere if that is missing.
 fn paths_of(device: u64) -> Vec<PathBuf> {
     let number = format!("{}:{}", libc::major(device), libc::minor(device));
     let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
@@ -152,8 +152,8 @@ fn paths_of(device: u64) -> Vec<PathBuf> {
     lines.map(unescaped).collect()
 }
 
-/// A path of /proc's tables, in which a blank, a tab, a line feed and a backslash are a
-/// backslash and three octal digits.
+/// A path from a table in /proc, where a backslash and three octal digits stand for a
+/// blank, a tab, a line feed or a backslash.
 fn unescaped(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -189,47 +189,47 @@ fn not_seen(dir: &Path, e: io::Error) -> Error {
     }
 }
 
-/// Whether an unmount waits for those who still use the mount.
+/// What an unmount does if the mount is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Users {
-    /// It fails while somebody does.
-    Refuse,
-    /// The mount is out of sight at once, and ends with the last of them.
-    Leave,
+pub enum IfBusy {
+    /// Fails with [`Kind::Busy`].
+    Fail,
+    /// Removes it from the directory tree at once; the server ends with the last user.
+    Detach,
 }
 
-/// Whether a server that is gone has left its mount there. The kernel keeps what
-/// stat(2) says for good, so it is asked for something that only the server knows.
+/// Whether `dir` holds the mount of a server that has died. The kernel answers stat(2)
+/// from its cache, so this asks for something that only the server knows.
 pub(super) fn is_dead(dir: &Path) -> bool {
     getxattr(dir, PID, &mut [0; 20]).is_err_and(|e| means_dead(e.raw_os_error()))
 }
 
-/// Whether that is what the kernel says of a server that is gone, or was when it
-/// should have answered.
+/// Whether the kernel reports `errno` when the server has died, or dies while it is asked.
 pub(super) fn means_dead(errno: i32) -> bool {
     matches!(errno, libc::ENOTCONN | libc::ECONNABORTED)
 }
 
-/// Unmounts what is on `dir`: by ourselves, or by fusermount3 where only that may.
+/// Unmounts the topmost mount on `dir`: with umount2(2), or with fusermount3 if that
+/// needs privilege.
 ///
 /// # Errors
-/// Somebody uses it, nothing is mounted there, or we may not.
-pub(super) fn unmount_path(dir: &Path, users: Users) -> Result<()> {
+/// It is in use, nothing is mounted there, or permission is missing.
+pub(super) fn unmount_path(dir: &Path, if_busy: IfBusy) -> Result<()> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
-    if users == Users::Leave {
+    if if_busy == IfBusy::Detach {
         flags |= MntFlags::MNT_DETACH;
     }
     match umount2(dir, flags) {
         Ok(()) => Ok(()),
-        Err(Errno::EPERM) => by_fusermount(dir, users),
+        Err(Errno::EPERM) => by_fusermount(dir, if_busy),
         Err(e) => Err(not_unmounted(dir, e.into())),
     }
 }
 
-fn by_fusermount(dir: &Path, users: Users) -> Result<()> {
-    let how = match users {
-        Users::Refuse => "-u",
-        Users::Leave => "-uz",
+fn by_fusermount(dir: &Path, if_busy: IfBusy) -> Result<()> {
+    let how = match if_busy {
+        IfBusy::Fail => "-u",
+        IfBusy::Detach => "-uz",
     };
     let out = Command::new("fusermount3")
         .args([OsStr::new(how), OsStr::new("--"), dir.as_os_str()])

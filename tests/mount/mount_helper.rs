@@ -1,9 +1,9 @@
-//! As mount(8) and fstab call it.
+//! The program as a helper of mount(8), for fstab.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::place::{Place, called, is_mounted, mount_lines, sample, until};
+use crate::fixture::{Fixture, called, is_mounted, mount_lines, sample, until};
 use crate::support::{Lacks, Ran, check, skip, tree};
 
 const NAMES: [&str; 2] = ["mount.lbpayload", "mount.fuse.lbpayload"];
@@ -44,9 +44,9 @@ fn with_helpers(test: impl Fn(&str)) {
     }
 }
 
-fn helper(place: &Place, name: &str, args: &[&str]) -> Ran {
+fn helper(fixture: &Fixture, name: &str, args: &[&str]) -> Ran {
     let mut command = called(name);
-    Ran::of(command.arg(&place.image).arg(&place.point).args(args))
+    Ran::of(command.arg(&fixture.image).arg(&fixture.point).args(args))
 }
 
 #[test]
@@ -58,21 +58,21 @@ fn mount_finds_its_helper_and_passes_on_what_is_meant_for_it() {
             "rw,uid=7,x-systemd.automount,noatime",
             "nofail,user,uid=7",
         ] {
-            let place = Place::new(&sample());
+            let fixture = Fixture::new(&sample());
             let mut mount = Command::new("mount");
             mount.args(["-t", kind, "-o", options]);
-            check(mount.arg(&place.image).arg(&place.point));
-            let lines = mount_lines(&place.point);
+            check(mount.arg(&fixture.image).arg(&fixture.point));
+            let lines = mount_lines(&fixture.point);
             assert_eq!(lines.len(), 1);
             assert!(lines[0].contains(&"fuse.lbpayload".to_owned()), "{lines:?}");
-            assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
-            let meta = place.file("empty").metadata().unwrap();
+            assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+            let meta = fixture.file("empty").metadata().unwrap();
             let uid = std::os::unix::fs::MetadataExt::uid(&meta);
             assert_eq!(uid, if options.contains("uid=7") { 7 } else { 0 });
-            let server = place.server();
-            check(Command::new("umount").arg(&place.point));
-            until("it ends", || !crate::place::is_running(server));
-            place.is_clean();
+            let server = fixture.server();
+            check(Command::new("umount").arg(&fixture.point));
+            until("it ends", || !crate::fixture::is_running(server));
+            fixture.is_clean();
         }
     });
 }
@@ -81,26 +81,30 @@ fn mount_finds_its_helper_and_passes_on_what_is_meant_for_it() {
 fn a_line_in_fstab_mounts_with_mount_a_and_only_once() {
     needs_fuse!();
     with_helpers(|kind| {
-        let place = Place::new(&sample());
-        let fstab = place.dir().join("fstab");
-        let (image, point) = (place.image.display(), place.point.display());
+        let fixture = Fixture::new(&sample());
+        let fstab = fixture.dir().join("fstab");
+        let (image, point) = (fixture.image.display(), fixture.point.display());
         let line = format!("{image} {point} {kind} ro,nofail,noatime,umask=077,_netdev 0 0\n");
         std::fs::write(&fstab, line).unwrap();
         for _ in 0..2 {
             check(Command::new("mount").args(["-a", "-T"]).arg(&fstab));
-            let lines = mount_lines(&place.point);
+            let lines = mount_lines(&fixture.point);
             if kind == "fuse.lbpayload" {
                 assert_eq!(lines.len(), 1, "mount -a sees that it is mounted");
             }
-            assert_eq!(tree(&place.point).len(), 5);
+            assert_eq!(tree(&fixture.point).len(), 5);
         }
-        let mode = place.file("empty").metadata().unwrap();
+        let mode = fixture.file("empty").metadata().unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&mode.permissions());
         assert_eq!(mode & 0o777, 0o400);
-        while is_mounted(&place.point) {
-            check(Command::new("umount").args(["-i", "--"]).arg(&place.point));
+        while is_mounted(&fixture.point) {
+            check(
+                Command::new("umount")
+                    .args(["-i", "--"])
+                    .arg(&fixture.point),
+            );
         }
-        place.is_clean();
+        fixture.is_clean();
     });
 }
 
@@ -108,20 +112,20 @@ fn a_line_in_fstab_mounts_with_mount_a_and_only_once() {
 fn mount_tells_what_the_helper_says_and_fails_with_it() {
     needs_fuse!();
     with_helpers(|kind| {
-        let place = Place::new(&sample());
+        let fixture = Fixture::new(&sample());
         let mount = |options: &str, image: &Path| {
             let mut mount = Command::new("mount");
             mount.args(["-t", kind, "-o", options]);
-            Ran::of(mount.arg(image).arg(&place.point))
+            Ran::of(mount.arg(image).arg(&fixture.point))
         };
-        let ran = mount("nope=1", &place.image);
+        let ran = mount("nope=1", &fixture.image);
         assert_ne!(ran.status, Some(0));
         ran.says("unknown mount option \"nope=1\"");
-        let ran = mount("ro", &place.dir().join("missing"));
+        let ran = mount("ro", &fixture.dir().join("missing"));
         assert_ne!(ran.status, Some(0));
         assert!(!ran.stderr.is_empty());
-        assert!(!is_mounted(&place.point));
-        place.is_clean();
+        assert!(!is_mounted(&fixture.point));
+        fixture.is_clean();
     });
 }
 
@@ -139,11 +143,11 @@ fn under_both_names_it_takes_what_mount_may_pass() {
             &["-o", "ro", "-t", "fuse.lbpayload"],
             &["-s", "-o", "ro"],
         ] {
-            let place = Place::new(&sample());
-            let ran = helper(&place, name, args).exits(0);
+            let fixture = Fixture::new(&sample());
+            let ran = helper(&fixture, name, args).exits(0);
             assert_eq!((&*ran.stdout, &*ran.stderr), ("", ""), "{args:?}");
-            assert_eq!(tree(&place.point).len(), 5, "{args:?}");
-            place.unmount(&[]).exits(0);
+            assert_eq!(tree(&fixture.point).len(), 5, "{args:?}");
+            fixture.unmount(&[]).exits(0);
         }
     }
 }
@@ -151,7 +155,7 @@ fn under_both_names_it_takes_what_mount_may_pass() {
 #[test]
 fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() {
     needs_fuse!();
-    let place = Place::new(&sample());
+    let fixture = Fixture::new(&sample());
     for (args, named) in [
         (
             &["-o", "ro,frobnicate"][..],
@@ -161,12 +165,12 @@ fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() 
         (&["-x"], "'-x'"),
         (&["third"], "'third'"),
     ] {
-        helper(&place, NAMES[0], args).exits(2).says(named);
-        assert!(!is_mounted(&place.point));
+        helper(&fixture, NAMES[0], args).exits(2).says(named);
+        assert!(!is_mounted(&fixture.point));
     }
-    let ran = helper(&place, NAMES[1], &["-s", "-o", "frobnicate,uid=7"]).exits(0);
+    let ran = helper(&fixture, NAMES[1], &["-s", "-o", "frobnicate,uid=7"]).exits(0);
     ran.says("warning: unknown mount option \"frobnicate\"");
-    let meta = place.file("empty").metadata().unwrap();
+    let meta = fixture.file("empty").metadata().unwrap();
     let uid = std::os::unix::fs::MetadataExt::uid(&meta);
     assert_eq!(uid, 7, "what stands behind an unknown option counts");
 }
@@ -174,38 +178,40 @@ fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() 
 #[test]
 fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    helper(&place, NAMES[0], &["-f"]).exits(0);
-    helper(&place, NAMES[0], &["-fnv", "-o", "ro"]).exits(0);
-    assert!(!is_mounted(&place.point));
-    helper(&place, NAMES[0], &["-f", "-o", "nope"]).exits(2);
+    let fixture = Fixture::new(&sample());
+    helper(&fixture, NAMES[0], &["-f"]).exits(0);
+    helper(&fixture, NAMES[0], &["-fnv", "-o", "ro"]).exits(0);
+    assert!(!is_mounted(&fixture.point));
+    helper(&fixture, NAMES[0], &["-f", "-o", "nope"]).exits(2);
     // What would fail fails.
-    std::fs::write(&place.image, b"no payload").unwrap();
-    helper(&place, NAMES[0], &["-f"])
+    std::fs::write(&fixture.image, b"no payload").unwrap();
+    helper(&fixture, NAMES[0], &["-f"])
         .exits(1)
         .says("not a payload");
-    let mut place = Place::new(&sample());
-    place.point = place.dir().join("missing");
-    helper(&place, NAMES[0], &["-f"]).exits(0);
-    assert!(!place.point.exists(), "it could be made, and is not");
-    place.point = place.dir().join("missing/too");
-    helper(&place, NAMES[0], &["-f"])
+    let mut fixture = Fixture::new(&sample());
+    fixture.point = fixture.dir().join("missing");
+    helper(&fixture, NAMES[0], &["-f"]).exits(0);
+    assert!(!fixture.point.exists(), "it could be made, and is not");
+    fixture.point = fixture.dir().join("missing/too");
+    helper(&fixture, NAMES[0], &["-f"])
         .exits(1)
         .says("looking at the mount point");
-    place.point = place.image.clone();
-    helper(&place, NAMES[0], &["-f"])
+    fixture.point = fixture.image.clone();
+    helper(&fixture, NAMES[0], &["-f"])
         .exits(1)
         .says("looking at the mount point");
     // Nobody would see it, and to unmount it would be to unmount the system.
     for root in ["/", "/proc/.."] {
-        place.point = root.into();
-        helper(&place, NAMES[0], &["-f"])
+        fixture.point = root.into();
+        helper(&fixture, NAMES[0], &["-f"])
             .exits(1)
             .says("name a directory in it");
     }
-    let place = Place::new(&sample());
-    helper(&place, NAMES[0], &["-w"]).exits(0).says("read-only");
-    let line = mount_lines(&place.point).concat().join(" ");
+    let fixture = Fixture::new(&sample());
+    helper(&fixture, NAMES[0], &["-w"])
+        .exits(0)
+        .says("read-only");
+    let line = mount_lines(&fixture.point).concat().join(" ");
     assert!(line.contains(" ro,"), "{line}");
 }
 
@@ -213,7 +219,7 @@ fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
 fn with_a_namespace_it_mounts_there_and_not_here() {
     needs_fuse!();
     with_helpers(|kind| {
-        let place = Place::new(&sample());
+        let fixture = Fixture::new(&sample());
         // It begins with a copy of every mount, which would keep other tests' servers.
         let mut other = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c"])
@@ -226,16 +232,16 @@ fn with_a_namespace_it_mounts_there_and_not_here() {
         let pid = other.id().to_string();
         let mut mount = Command::new("mount");
         mount.args(["-N", &pid, "-t", kind]);
-        check(mount.arg(&place.image).arg(&place.point));
-        assert!(!is_mounted(&place.point));
+        check(mount.arg(&fixture.image).arg(&fixture.point));
+        assert!(!is_mounted(&fixture.point));
         let within = |words: &[&str]| {
             let mut command = Command::new("nsenter");
             command.args(["--mount", "--target", &pid]).args(words);
-            check(command.arg(&place.point))
+            check(command.arg(&fixture.point))
         };
         assert!(within(&["ls"]).contains("z-first"));
         within(&["umount"]);
-        place.is_clean();
+        fixture.is_clean();
         other.kill().unwrap();
         other.wait().unwrap();
     });

@@ -1,5 +1,5 @@
-//! The thin layer between fuser and the answers: every call is one of theirs, in
-//! fuser's types.
+//! The thin layer between fuser and the [`Filesystem`]: each call becomes one of its
+//! methods, and the result a reply in fuser's types.
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,31 +9,30 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::activity::Activity;
-use super::answers::{Answer, Answers, What};
 use super::attributes::{attribute_names, give_attribute};
 use super::errno::{Refusal, errno};
+use super::filesystem::{Answer, Filesystem, NodeKind};
 use super::settings::{AttrDefaults, Settings};
 
-/// How long the kernel may keep names and attributes: nothing of it ever changes.
+/// How long the kernel may cache names and attributes: they never change.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Requests that may be under way unasked, such as read-ahead.
+/// Requests that the kernel may have in flight by itself, such as read-ahead.
 const BACKGROUND: u16 = 64;
 
 /// Bytes in a block, as stat and statfs count.
 const BLOCK: u32 = 512;
 
-/// What fuser calls.
-pub(super) struct Adapter {
-    answers: Arc<Answers>,
+/// A [`Filesystem`] as fuser calls it.
+pub(super) struct FuseAdapter {
+    filesystem: Arc<Filesystem>,
     defaults: AttrDefaults,
     direct_io: bool,
     activity: Arc<Activity>,
@@ -42,10 +41,14 @@ pub(super) struct Adapter {
     no_opendir: bool,
 }
 
-impl Adapter {
-    pub(super) fn new(answers: Arc<Answers>, settings: &Settings, activity: Arc<Activity>) -> Self {
+impl FuseAdapter {
+    pub(super) fn new(
+        filesystem: Arc<Filesystem>,
+        settings: &Settings,
+        activity: Arc<Activity>,
+    ) -> Self {
         Self {
-            answers,
+            filesystem,
             defaults: settings.attr_defaults(),
             direct_io: settings.direct_io,
             activity,
@@ -54,10 +57,10 @@ impl Adapter {
         }
     }
 
-    fn attr(&self, ino: u64, what: What) -> FileAttr {
-        let (kind, size, perm, nlink) = match what {
-            What::Directory => (FileType::Directory, 0, 0o555, 2),
-            What::File(size) => (FileType::RegularFile, size, 0o444, 1),
+    fn attr(&self, ino: u64, kind: NodeKind) -> FileAttr {
+        let (size, perm, nlink) = match kind {
+            NodeKind::Directory => (0, 0o555, 2),
+            NodeKind::File(size) => (size, 0o444, 1),
         };
         let time = self.defaults.time;
         FileAttr {
@@ -68,7 +71,7 @@ impl Adapter {
             mtime: time,
             ctime: time,
             crtime: time,
-            kind,
+            kind: file_type(kind),
             perm: perm & !self.defaults.umask,
             nlink,
             uid: self.defaults.uid,
@@ -84,15 +87,15 @@ fn no(refusal: &Refusal) -> Errno {
     Errno::from_i32(errno(refusal))
 }
 
-fn kind(what: What) -> FileType {
-    match what {
-        What::Directory => FileType::Directory,
-        What::File(_) => FileType::RegularFile,
+fn file_type(kind: NodeKind) -> FileType {
+    match kind {
+        NodeKind::Directory => FileType::Directory,
+        NodeKind::File(_) => FileType::RegularFile,
     }
 }
 
-/// As getxattr(2) has it: the length where the caller has no room, the value where
-/// it fits.
+/// Replies as getxattr(2) does: with the length if the caller asks for that, with the
+/// value if it fits.
 fn reply_value(reply: ReplyXattr, size: u32, value: Answer<Vec<u8>>) {
     match value {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
@@ -113,7 +116,7 @@ macro_rules! refuse {
 }
 
 #[allow(clippy::too_many_arguments)] // fuser's signatures
-impl Filesystem for Adapter {
+impl fuser::Filesystem for FuseAdapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let has = config.capabilities();
         self.no_open = !self.direct_io && has.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
@@ -124,7 +127,7 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
-            // Nothing changes, so nothing cached is ever to be thrown away.
+            // Nothing changes, so the kernel need never drop cached data.
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
         // Only what the kernel offers can be asked for.
         let _ = config.add_capabilities(wanted & has);
@@ -134,22 +137,22 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.activity.note();
-        match self.answers.lookup(parent.0, name.as_bytes()) {
+        match self.filesystem.lookup(parent.0, name.as_bytes()) {
             Ok(node) => {
-                let attr = self.attr(node.ino(), What::File(node.size));
+                let attr = self.attr(node.ino(), NodeKind::File(node.size));
                 reply.entry(&FOREVER, &attr, Generation(0));
             }
             Err(refusal) => reply.error(no(&refusal)),
         }
     }
 
-    // Numbers are places in the tree: there is nothing to forget.
+    // Inode numbers are positions in the tree, so nothing needs to be forgotten.
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.activity.note();
-        match self.answers.what(ino.0) {
-            Ok(what) => reply.attr(&FOREVER, &self.attr(ino.0, what)),
+        match self.filesystem.kind(ino.0) {
+            Ok(kind) => reply.attr(&FOREVER, &self.attr(ino.0, kind)),
             Err(refusal) => reply.error(no(&refusal)),
         }
     }
@@ -159,7 +162,7 @@ impl Filesystem for Adapter {
         if self.no_open {
             return reply.error(no(&Refusal::NotKnown));
         }
-        if let Err(refusal) = self.answers.file(ino.0) {
+        if let Err(refusal) = self.filesystem.file(ino.0) {
             return reply.error(no(&refusal));
         }
         if flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
@@ -191,9 +194,9 @@ impl Filesystem for Adapter {
                 reply.data(bytes);
             }
         };
-        // All or nothing, even with direct_io: a page may be read for a mapping, and
-        // nothing tells.
-        let answer = self.answers.read(ino.0, offset, size as usize, give);
+        // All or nothing, even with direct_io: the read may fill a page of a mapping, and
+        // no flag shows that.
+        let answer = self.filesystem.read(ino.0, offset, size as usize, give);
         if let (Err(refusal), Some(reply)) = (answer, reply) {
             reply.error(no(&refusal));
         }
@@ -217,13 +220,13 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         self.activity.note();
-        let rows = match self.answers.list(ino.0, offset) {
+        let rows = match self.filesystem.list(ino.0, offset) {
             Ok(rows) => rows,
             Err(refusal) => return reply.error(no(&refusal)),
         };
         for row in rows {
             let name = OsStr::from_bytes(row.name);
-            if reply.add(INodeNo(row.ino), row.next, kind(row.what), name) {
+            if reply.add(INodeNo(row.ino), row.next, file_type(row.kind), name) {
                 break;
             }
         }
@@ -239,13 +242,13 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.activity.note();
-        let rows = match self.answers.list(ino.0, offset) {
+        let rows = match self.filesystem.list(ino.0, offset) {
             Ok(rows) => rows,
             Err(refusal) => return reply.error(no(&refusal)),
         };
         for row in rows {
             let name = OsStr::from_bytes(row.name);
-            let attr = self.attr(row.ino, row.what);
+            let attr = self.attr(row.ino, row.kind);
             let ino = INodeNo(row.ino);
             if reply.add(ino, row.next, name, &FOREVER, &attr, Generation(0)) {
                 break;
@@ -256,9 +259,8 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.activity.note();
-        let tree = self.answers.tree();
-        // Blocks are counted in the last of these, and many programs take the first
-        // for it (statfs(2) has it so).
+        let tree = self.filesystem.tree();
+        // statfs(2) counts blocks in the last number; many programs use the first one.
         let blocks = tree.bytes().div_ceil(BLOCK.into());
         reply.statfs(blocks, 0, 0, tree.files() + 1, 0, BLOCK, 255, BLOCK);
     }
@@ -270,12 +272,12 @@ impl Filesystem for Adapter {
             activity.note();
             reply_value(reply, size, value);
         };
-        give_attribute(&self.answers, ino.0, name.as_bytes(), reply);
+        give_attribute(&self.filesystem, ino.0, name.as_bytes(), reply);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.activity.note();
-        reply_value(reply, size, attribute_names(&self.answers, ino.0));
+        reply_value(reply, size, attribute_names(&self.filesystem, ino.0));
     }
 
     refuse! {

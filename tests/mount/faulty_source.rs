@@ -1,11 +1,11 @@
-//! What a source that cannot be read, or shrinks, does to the answers.
+//! A filesystem whose source cannot be read, or shrinks.
 
 use std::sync::atomic::Ordering;
 
-use lbpayload::mount::{Answers, Refusal, Strictness, attribute, attribute_names};
+use lbpayload::mount::{Filesystem, Refusal, Strictness, attribute, attribute_names};
 use proptest::prelude::*;
 
-use crate::bare::{Shrinking, over};
+use crate::memory_filesystem::{Shrinking, over};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise};
 
@@ -24,8 +24,8 @@ fn disk(granule: usize) -> (Vec<u8>, u64) {
 }
 
 /// Reads, where a refusal may only be that it is unreadable.
-fn read(answers: &Answers, offset: u64, size: usize) -> Option<Vec<u8>> {
-    match answers.read(3, offset, size, <[u8]>::to_vec) {
+fn read(filesystem: &Filesystem, offset: u64, size: usize) -> Option<Vec<u8>> {
+    match filesystem.read(3, offset, size, <[u8]>::to_vec) {
         Ok(bytes) => Some(bytes),
         Err(Refusal::Unreadable) => None,
         Err(other) => panic!("{other:?}"),
@@ -49,7 +49,7 @@ proptest! {
         let bad = bad.max((start + 100).next_multiple_of(unit));
         let bad = bad..bad + unit;
         let memory = Memory { granule, bad: bad.clone(), ..Memory::new(bytes) };
-        let (answers, _) = over(memory.shared(), Strictness::Strict).unwrap();
+        let (filesystem, _) = over(memory.shared(), Strictness::Strict).unwrap();
         let data = &image().files[1].1;
         let from = (offset as usize).min(data.len());
         let to = (from + size).min(data.len());
@@ -58,9 +58,9 @@ proptest! {
         let touched = needed.start / unit * unit..needed.end.next_multiple_of(unit);
         let touched = if granule == 1 { needed.clone() } else { touched };
         let hit = from < to && touched.start < bad.end && touched.end > bad.start;
-        let given = read(&answers, offset, size);
+        let given = read(&filesystem, offset, size);
         prop_assert_eq!(given.as_deref(), (!hit).then_some(&data[from..to]));
-        prop_assert_eq!(attribute(&answers, 3, b"user.lbpayload.problem").is_ok(), hit);
+        prop_assert_eq!(attribute(&filesystem, 3, b"user.lbpayload.problem").is_ok(), hit);
     }
 
     #[test]
@@ -72,18 +72,18 @@ proptest! {
     ) {
         let (bytes, start) = disk(granule);
         let source = Shrinking::new(bytes, granule);
-        let (answers, _) = over(source.clone(), Strictness::Strict).unwrap();
+        let (filesystem, _) = over(source.clone(), Strictness::Strict).unwrap();
         let end = start + 40_000 - lost.min(40_000);
         source.end.store(end, Ordering::Relaxed);
         let data = &image().files[1].1;
         let from = (offset as usize).min(data.len());
         let to = (from + size).min(data.len());
         let left = (end - start) as usize;
-        let given = read(&answers, offset, size);
+        let given = read(&filesystem, offset, size);
         let whole = from == to || to <= left;
         prop_assert_eq!(given.as_deref(), whole.then_some(&data[from..to]));
         // And the other file is as it was.
-        let first = answers.read(2, 0, 9_000, <[u8]>::to_vec).unwrap();
+        let first = filesystem.read(2, 0, 9_000, <[u8]>::to_vec).unwrap();
         prop_assert_eq!(&first, &image().files[0].1);
     }
 }
@@ -97,32 +97,35 @@ fn a_read_that_failed_is_told_by_the_attribute_and_forgotten_by_nobody_else() {
         bad: bad..bad + 512,
         ..Memory::new(bytes)
     };
-    let (answers, _) = over(memory.shared(), Strictness::Strict).unwrap();
-    let names = |ino| String::from_utf8(attribute_names(&answers, ino).unwrap()).unwrap();
+    let (filesystem, _) = over(memory.shared(), Strictness::Strict).unwrap();
+    let names = |ino| String::from_utf8(attribute_names(&filesystem, ino).unwrap()).unwrap();
     assert!(!names(3).contains("problem"));
-    assert_eq!(read(&answers, 0, 40_000), None);
+    assert_eq!(read(&filesystem, 0, 40_000), None);
     assert!(names(3).contains("user.lbpayload.problem\0"));
     assert!(!names(2).contains("problem"));
-    let problem = attribute(&answers, 3, b"user.lbpayload.problem").unwrap();
+    let problem = attribute(&filesystem, 3, b"user.lbpayload.problem").unwrap();
     let problem = String::from_utf8(problem).unwrap();
     assert!(problem.contains("Input/output error"), "{problem}");
     // The place that is named lies in the read that failed, at or before the fault.
-    let place = problem.split("at offset ").nth(1).unwrap();
-    let place: u64 = place.split(':').next().unwrap().parse().unwrap();
-    assert!((start..=bad).contains(&place), "{problem}");
+    let fixture = problem.split("at offset ").nth(1).unwrap();
+    let fixture: u64 = fixture.split(':').next().unwrap().parse().unwrap();
+    assert!((start..=bad).contains(&fixture), "{problem}");
 }
 
 #[test]
 fn a_checksum_of_what_cannot_be_read_is_an_error_and_not_kept() {
     let (bytes, start) = disk(1);
     let source = Shrinking::new(bytes, 1);
-    let (answers, _) = over(source.clone(), Strictness::Strict).unwrap();
+    let (filesystem, _) = over(source.clone(), Strictness::Strict).unwrap();
     source.end.store(start + 100, Ordering::Relaxed);
-    assert!(matches!(answers.sum(3), Err(Refusal::Unreadable)));
-    assert!(matches!(answers.known_sum(3), Ok(None)));
-    assert!(answers.problem(3).unwrap().is_some());
+    assert!(matches!(filesystem.sum(3), Err(Refusal::Unreadable)));
+    assert!(matches!(filesystem.known_sum(3), Ok(None)));
+    assert!(filesystem.problem(3).unwrap().is_some());
     source.end.store(u64::MAX, Ordering::Relaxed);
     let expected = crate::support::sha256sum(&image().files[1].1);
-    assert_eq!(answers.sum(3).unwrap().to_string(), expected);
-    assert_eq!(answers.known_sum(3).unwrap().unwrap().to_string(), expected);
+    assert_eq!(filesystem.sum(3).unwrap().to_string(), expected);
+    assert_eq!(
+        filesystem.known_sum(3).unwrap().unwrap().to_string(),
+        expected
+    );
 }

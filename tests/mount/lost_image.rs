@@ -1,17 +1,17 @@
-//! What the image is on goes away under the mount.
+//! The image, or the disk that holds it, disappears while it is mounted.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use crate::place::{Place, attribute, data, data_offset, is_mounted, sample, until};
+use crate::fixture::{Fixture, attribute, data, data_offset, is_mounted, sample, until};
 use crate::support::{Loop, check};
 
 const HOWS: [&[&str]; 3] = [&[], &["-o", "direct_io"], &["--direct=auto"]];
 
-fn read(place: &Place, name: &str) -> io::Result<Vec<u8>> {
-    std::fs::read(place.file(name))
+fn read(fixture: &Fixture, name: &str) -> io::Result<Vec<u8>> {
+    std::fs::read(fixture.file(name))
 }
 
 #[track_caller]
@@ -24,16 +24,16 @@ fn an_image_that_is_cut_off_gives_eio_for_what_is_gone_and_serves_the_rest() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
-        let server = place.server();
-        let file = OpenOptions::new().write(true).open(&place.image).unwrap();
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
+        let server = fixture.server();
+        let file = OpenOptions::new().write(true).open(&fixture.image).unwrap();
         let end = data_offset(&image, "large") + 1_234_567;
         file.set_len(end).unwrap();
-        assert_eq!(read(&place, "z-first").unwrap(), b"hello");
-        assert_eio(read(&place, "medium"));
-        assert_eio(read(&place, "größe"));
-        let large = File::open(place.file("large")).unwrap();
+        assert_eq!(read(&fixture, "z-first").unwrap(), b"hello");
+        assert_eio(read(&fixture, "medium"));
+        assert_eio(read(&fixture, "größe"));
+        let large = File::open(fixture.file("large")).unwrap();
         let mut page = [0; 4096];
         // The page that holds the end is gone as a whole; the ones before are there.
         large.read_exact_at(&mut page, 1_224_704).unwrap();
@@ -42,20 +42,20 @@ fn an_image_that_is_cut_off_gives_eio_for_what_is_gone_and_serves_the_rest() {
         assert_eio(large.read_at(&mut page, 2_000_000));
         // The size stays what it was, and so does the server.
         assert_eq!(large.metadata().unwrap().len(), 2_500_001);
-        assert_eq!(place.server(), server);
-        let problem = attribute(&place.file("medium"), "problem").unwrap();
+        assert_eq!(fixture.server(), server);
+        let problem = attribute(&fixture.file("medium"), "problem").unwrap();
         assert!(
             problem.contains("it was longer when it was mounted"),
             "{problem}"
         );
         assert_eq!(
-            attribute(&place.file("z-first"), "problem"),
+            attribute(&fixture.file("z-first"), "problem"),
             Err(libc::ENODATA)
         );
-        assert_eq!(attribute(&place.file("medium"), "sha256"), Err(libc::EIO));
+        assert_eq!(attribute(&fixture.file("medium"), "sha256"), Err(libc::EIO));
         drop(large);
-        place.unmount(&[]).exits(0);
-        place.is_clean();
+        fixture.unmount(&[]).exits(0);
+        fixture.is_clean();
     }
 }
 
@@ -63,13 +63,13 @@ fn an_image_that_is_cut_off_gives_eio_for_what_is_gone_and_serves_the_rest() {
 fn an_image_that_grows_back_is_read_again() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    place.mounted(&[]);
-    let file = OpenOptions::new().write(true).open(&place.image).unwrap();
+    let fixture = Fixture::new(&image);
+    fixture.mounted(&[]);
+    let file = OpenOptions::new().write(true).open(&fixture.image).unwrap();
     file.set_len(1000).unwrap();
-    assert_eio(read(&place, "medium"));
+    assert_eio(read(&fixture, "medium"));
     file.write_all_at(&image.bytes(), 0).unwrap();
-    assert!(read(&place, "medium").unwrap() == data(&image, "medium"));
+    assert!(read(&fixture, "medium").unwrap() == data(&image, "medium"));
 }
 
 #[test]
@@ -77,16 +77,16 @@ fn an_image_that_is_deleted_or_replaced_goes_on_being_served() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
-        let place = Place::new(&image);
-        place.mounted(how);
-        std::fs::remove_file(&place.image).unwrap();
-        std::fs::write(&place.image, b"something else").unwrap();
+        let fixture = Fixture::new(&image);
+        fixture.mounted(how);
+        std::fs::remove_file(&fixture.image).unwrap();
+        std::fs::write(&fixture.image, b"something else").unwrap();
         for (name, data) in &image.files {
             let name = std::str::from_utf8(name).unwrap();
-            assert!(read(&place, name).unwrap() == *data, "{name}");
+            assert!(read(&fixture, name).unwrap() == *data, "{name}");
         }
-        place.unmount(&[]).exits(0);
-        place.is_clean();
+        fixture.unmount(&[]).exits(0);
+        fixture.is_clean();
     }
 }
 
@@ -94,17 +94,17 @@ fn an_image_that_is_deleted_or_replaced_goes_on_being_served() {
 fn a_loop_device_detached_under_it_serves_until_it_is_unmounted() {
     needs_fuse!();
     let image = sample();
-    let place = Place::new(&image);
-    let backing = place.dir().join("backing");
+    let fixture = Fixture::new(&image);
+    let backing = fixture.dir().join("backing");
     let mut bytes = image.bytes();
     bytes.resize(bytes.len().next_multiple_of(4096), 0);
     std::fs::write(&backing, bytes).unwrap();
     let device = Loop::attach(&backing, 512);
-    place.mount_on(&[], &device.path, &place.point).exits(0);
+    fixture.mount_on(&[], &device.path, &fixture.point).exits(0);
     // The kernel lets go of it once nobody has it open.
     check(Command::new("losetup").arg("--detach").arg(&device.path));
-    assert!(read(&place, "large").unwrap() == data(&image, "large"));
-    place.unmount(&[]).exits(0);
+    assert!(read(&fixture, "large").unwrap() == data(&image, "large"));
+    fixture.unmount(&[]).exits(0);
     let held = || check(Command::new("losetup").arg("--associated").arg(&backing));
     until("nothing holds the file", || held().is_empty());
     // Its number may be another's by now.
@@ -116,13 +116,13 @@ fn a_disk_that_dies_under_it_gives_eio() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
-        let place = Place::new(&image);
-        let backing = place.dir().join("backing");
+        let fixture = Fixture::new(&image);
+        let backing = fixture.dir().join("backing");
         let mut bytes = image.bytes();
         bytes.resize(bytes.len().next_multiple_of(4096), 0);
         std::fs::write(&backing, bytes).unwrap();
         let device = Loop::attach(&backing, 512);
-        place.mount_on(how, &device.path, &place.point).exits(0);
+        fixture.mount_on(how, &device.path, &fixture.point).exits(0);
         // What it read while it looked at the headers is in the device's cache.
         let file = OpenOptions::new().write(true).open(&backing).unwrap();
         file.set_len(8192).unwrap();
@@ -131,26 +131,26 @@ fn a_disk_that_dies_under_it_gives_eio() {
                 .arg("--flushbufs")
                 .arg(&device.path),
         );
-        assert_eq!(read(&place, "z-first").unwrap(), b"hello", "{how:?}");
-        assert_eio(read(&place, "medium"));
-        assert_eio(read(&place, "large"));
-        assert!(is_mounted(&place.point));
-        let problem = attribute(&place.file("medium"), "problem").unwrap();
+        assert_eq!(read(&fixture, "z-first").unwrap(), b"hello", "{how:?}");
+        assert_eio(read(&fixture, "medium"));
+        assert_eio(read(&fixture, "large"));
+        assert!(is_mounted(&fixture.point));
+        let problem = attribute(&fixture.file("medium"), "problem").unwrap();
         assert!(problem.contains(device.path.to_str().unwrap()), "{problem}");
-        place.unmount(&[]).exits(0);
-        place.is_clean();
+        fixture.unmount(&[]).exits(0);
+        fixture.is_clean();
     }
 }
 
 #[test]
 fn the_directory_under_it_can_be_renamed() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    let parent = place.dir().join("parent");
+    let fixture = Fixture::new(&sample());
+    let parent = fixture.dir().join("parent");
     let point = parent.join("point");
     std::fs::create_dir_all(&point).unwrap();
-    place.mount_on(&[], &place.image, &point).exits(0);
-    let other = place.dir().join("other");
+    fixture.mount_on(&[], &fixture.image, &point).exits(0);
+    let other = fixture.dir().join("other");
     std::fs::rename(&parent, &other).unwrap();
     assert_eq!(
         std::fs::read(other.join("point/z-first")).unwrap(),
@@ -158,5 +158,5 @@ fn the_directory_under_it_can_be_renamed() {
     );
     let mut unmount = crate::support::lbpayload();
     crate::support::Ran::when_free(unmount.arg("unmount").arg(other.join("point"))).exits(0);
-    place.is_clean();
+    fixture.is_clean();
 }

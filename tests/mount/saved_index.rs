@@ -1,17 +1,16 @@
-//! `--index`: what the headers said, kept for the next mount, and how little of it is
-//! believed.
+//! `--index`: the headers, saved for the next mount, and checked when they are read.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lbpayload::block::Source;
-use lbpayload::mount::{Answers, Unfit};
+use lbpayload::mount::{Filesystem, Unfit};
 use lbpayload::payload::Payload;
 use sha2::{Digest, Sha256};
 
-use crate::bare::strict_answers;
-use crate::place::{Place, attribute, sample};
+use crate::fixture::{Fixture, attribute, sample};
+use crate::memory_filesystem::strict_filesystem;
 use crate::support::memory::Memory;
 use crate::support::{Image, Ran, noise, tree};
 
@@ -33,20 +32,20 @@ fn many() -> Image {
 
 fn index_of(image: &Image) -> Vec<u8> {
     let mut index = Vec::new();
-    let answers = strict_answers(image.bytes());
-    answers.write_index(CHANGED, &mut index).unwrap();
+    let filesystem = strict_filesystem(image.bytes());
+    filesystem.write_index(CHANGED, &mut index).unwrap();
     index
 }
 
-fn by_index(source: Memory, changed: SystemTime, index: &[u8]) -> Result<Answers, Unfit> {
+fn by_index(source: Memory, changed: SystemTime, index: &[u8]) -> Result<Filesystem, Unfit> {
     let source: Arc<dyn Source> = Arc::new(source);
     let payload = Payload::open_whatever_its_count(source).unwrap();
-    Answers::from_index(payload, 0, changed, index)
+    Filesystem::from_index(payload, 0, changed, index)
 }
 
-fn files(answers: &Answers) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let of = |ino| answers.read(ino, 0, 1 << 22, <[u8]>::to_vec).unwrap();
-    let nodes = answers.tree().from(0);
+fn files(filesystem: &Filesystem) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let of = |ino| filesystem.read(ino, 0, 1 << 22, <[u8]>::to_vec).unwrap();
+    let nodes = filesystem.tree().from(0);
     nodes
         .map(|node| (node.name.to_vec(), of(node.ino())))
         .collect()
@@ -67,12 +66,12 @@ const FILES: usize = 8 + 8 + 12 + 1 + 8;
 fn by_an_index_the_files_are_those_of_the_image() {
     let empty = Image::new(&[]);
     for image in [many(), many().narrow(), empty, sample()] {
-        let answers = by_index(Memory::new(image.bytes()), CHANGED, &index_of(&image)).unwrap();
-        assert!(files(&answers) == image.files);
-        let walked = strict_answers(image.bytes());
-        assert_eq!(answers.tree().bytes(), walked.tree().bytes());
+        let filesystem = by_index(Memory::new(image.bytes()), CHANGED, &index_of(&image)).unwrap();
+        assert!(files(&filesystem) == image.files);
+        let walked = strict_filesystem(image.bytes());
+        assert_eq!(filesystem.tree().bytes(), walked.tree().bytes());
         for node in walked.tree().from(0) {
-            assert_eq!(answers.tree().named(node.name), Some(node));
+            assert_eq!(filesystem.tree().named(node.name), Some(node));
         }
     }
 }
@@ -121,14 +120,14 @@ fn a_file_whose_header_is_not_as_the_index_says_cannot_be_read_and_the_others_ca
     let mut other = many();
     // None of those that are compared beforehand: each fourth is, and the last.
     other.files[101].0[0] = b'F';
-    let answers = by_index(Memory::new(other.bytes()), CHANGED, &index).unwrap();
+    let filesystem = by_index(Memory::new(other.bytes()), CHANGED, &index).unwrap();
     for (n, (_, data)) in other.files.iter().enumerate() {
-        let read = answers.read(n as u64 + 2, 0, 100, <[u8]>::to_vec);
+        let read = filesystem.read(n as u64 + 2, 0, 100, <[u8]>::to_vec);
         // Nothing is read of an empty one.
         if n == 101 && !data.is_empty() {
             assert!(read.is_err());
-            assert!(answers.sum(103).is_err());
-            let problem = answers.problem(103).unwrap().unwrap();
+            assert!(filesystem.sum(103).is_err());
+            let problem = filesystem.problem(103).unwrap().unwrap();
             assert!(
                 problem.contains("is of another image: remove it"),
                 "{problem}"
@@ -143,9 +142,9 @@ fn a_file_whose_header_is_not_as_the_index_says_cannot_be_read_and_the_others_ca
         bad: at..at + 1,
         ..Memory::new(many().bytes())
     };
-    let answers = by_index(source, CHANGED, &index).unwrap();
-    assert!(answers.read(103, 0, 100, |_| ()).is_err());
-    assert!(answers.read(101, 0, 100, |_| ()).is_ok());
+    let filesystem = by_index(source, CHANGED, &index).unwrap();
+    assert!(filesystem.read(103, 0, 100, |_| ()).is_err());
+    assert!(filesystem.read(101, 0, 100, |_| ()).is_ok());
 }
 
 #[test]
@@ -191,12 +190,12 @@ fn a_count_that_the_image_only_claims_takes_neither_memory_nor_time() {
 
 /// Whether the mount goes by an index: one that walks meets the header that was damaged
 /// since.
-fn damaged_behind_its_back(place: &Place, image: &Image) {
-    let time = place.image.metadata().unwrap().modified().unwrap();
+fn damaged_behind_its_back(fixture: &Fixture, image: &Image) {
+    let time = fixture.image.metadata().unwrap().modified().unwrap();
     let mut bytes = image.bytes();
     bytes[image.header_offsets()[101]..][..8].fill(0xff);
-    std::fs::write(&place.image, bytes).unwrap();
-    let file = File::options().write(true).open(&place.image).unwrap();
+    std::fs::write(&fixture.image, bytes).unwrap();
+    let file = File::options().write(true).open(&fixture.image).unwrap();
     file.set_modified(time).unwrap();
 }
 
@@ -204,33 +203,33 @@ fn damaged_behind_its_back(place: &Place, image: &Image) {
 fn the_second_mount_reads_the_index_that_the_first_has_left() {
     needs_fuse!();
     let image = many();
-    let place = Place::new(&image);
-    let index = place.dir().join("the index");
+    let fixture = Fixture::new(&image);
+    let index = fixture.dir().join("the index");
     let arg = index.to_str().unwrap();
-    place.mounted(&["--index", arg]);
-    let seen = tree(&place.point);
-    place.unmount(&[]).exits(0);
-    damaged_behind_its_back(&place, &image);
-    place.mount(&[]).exits(1).says("entry 101");
-    place.mounted(&["-o", &format!("index={arg}")]);
+    fixture.mounted(&["--index", arg]);
+    let seen = tree(&fixture.point);
+    fixture.unmount(&[]).exits(0);
+    damaged_behind_its_back(&fixture, &image);
+    fixture.mount(&[]).exits(1).says("entry 101");
+    fixture.mounted(&["-o", &format!("index={arg}")]);
     let (name, _) = &image.files[101];
     let name = std::str::from_utf8(name).unwrap();
-    let error = std::fs::read(place.file(name)).unwrap_err();
+    let error = std::fs::read(fixture.file(name)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    let problem = attribute(&place.file(name), "problem").unwrap();
+    let problem = attribute(&fixture.file(name), "problem").unwrap();
     assert!(problem.contains("remove it, and mount again"), "{problem}");
     for (name, data) in seen.iter().filter(|(other, _)| other != name) {
-        assert_eq!(std::fs::read(place.file(name)).unwrap(), *data);
+        assert_eq!(std::fs::read(fixture.file(name)).unwrap(), *data);
     }
-    place.unmount(&[]).exits(0);
+    fixture.unmount(&[]).exits(0);
     // The image has changed, and says so: its index is made anew, if it can be.
     let before = std::fs::read(&index).unwrap();
-    std::fs::write(&place.image, sample().bytes()).unwrap();
-    place.mounted(&["--index", arg]);
-    assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
-    place.unmount(&[]).exits(0);
+    std::fs::write(&fixture.image, sample().bytes()).unwrap();
+    fixture.mounted(&["--index", arg]);
+    assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+    fixture.unmount(&[]).exits(0);
     assert_ne!(std::fs::read(&index).unwrap(), before);
-    place.is_clean();
+    fixture.is_clean();
 }
 
 #[test]
@@ -238,43 +237,43 @@ fn an_image_with_a_problem_leaves_no_index() {
     needs_fuse!();
     let mut image = many();
     image.files[7].0 = b"a/b".to_vec();
-    let place = Place::new(&image);
-    let index = place.dir().join("index");
+    let fixture = Fixture::new(&image);
+    let index = fixture.dir().join("index");
     let arg = index.to_str().unwrap();
-    place.mount(&["--index", arg]).exits(1);
-    place.mount(&["--lenient", "--index", arg]).exits(0);
+    fixture.mount(&["--index", arg]).exits(1);
+    fixture.mount(&["--lenient", "--index", arg]).exits(0);
     assert!(!index.exists());
-    place.unmount(&[]).exits(0);
+    fixture.unmount(&[]).exits(0);
 }
 
 #[test]
 fn a_file_that_is_no_index_is_refused_and_stays() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    let mine = place.dir().join("mine");
+    let fixture = Fixture::new(&sample());
+    let mine = fixture.dir().join("mine");
     std::fs::write(&mine, "mine").unwrap();
-    let fifo = place.dir().join("fifo");
+    let fifo = fixture.dir().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    for file in [&mine, &fifo, &place.image, &place.point] {
-        let ran = place.mount(&["--index", file.to_str().unwrap()]).exits(1);
+    for file in [&mine, &fifo, &fixture.image, &fixture.point] {
+        let ran = fixture.mount(&["--index", file.to_str().unwrap()]).exits(1);
         ran.says("it is no index of a payload")
             .says("name another file");
-        assert!(!crate::place::is_mounted(&place.point));
+        assert!(!crate::fixture::is_mounted(&fixture.point));
     }
     assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
     // As mktemp makes it.
     std::fs::write(&mine, "").unwrap();
-    place.mounted(&["--index", mine.to_str().unwrap()]);
+    fixture.mounted(&["--index", mine.to_str().unwrap()]);
     assert!(std::fs::read(&mine).unwrap().starts_with(b"LBPINDX1"));
-    place.unmount(&[]).exits(0);
+    fixture.unmount(&[]).exits(0);
 }
 
 #[test]
 fn where_no_index_can_be_written_the_mount_says_so_and_goes_on() {
     needs_fuse!();
-    let place = Place::new(&sample());
-    let ran: Ran = place.mount(&["--index", "/proc/no/index"]).exits(0);
+    let fixture = Fixture::new(&sample());
+    let ran: Ran = fixture.mount(&["--index", "/proc/no/index"]).exits(0);
     ran.says("warning: no index for the next mount");
-    assert_eq!(tree(&place.point).len(), 5);
-    place.unmount(&[]).exits(0);
+    assert_eq!(tree(&fixture.point).len(), 5);
+    fixture.unmount(&[]).exits(0);
 }

@@ -1,11 +1,11 @@
-//! The answers against a plain model: a list of files.
+//! The filesystem, without a kernel, against a plain model: a list of files.
 
 use std::collections::BTreeMap;
 
-use lbpayload::mount::{Answers, Refusal, Row, What};
+use lbpayload::mount::{Filesystem, NodeKind, Refusal, Row};
 use proptest::prelude::*;
 
-use crate::bare::answers;
+use crate::memory_filesystem::filesystem;
 use crate::support::Image;
 
 const ROOT: u64 = 1;
@@ -34,15 +34,15 @@ fn image() -> impl Strategy<Value = Image> {
 }
 
 /// What a list of files says to a listing from `offset` on.
-fn rows(image: &Image, offset: u64) -> Vec<(u64, What, Vec<u8>, u64)> {
+fn rows(image: &Image, offset: u64) -> Vec<(u64, NodeKind, Vec<u8>, u64)> {
     let dots = [b".".to_vec(), b"..".to_vec()];
     let mut rows: Vec<_> = dots
-        .map(|name| (ROOT, What::Directory, name, 0))
+        .map(|name| (ROOT, NodeKind::Directory, name, 0))
         .into_iter()
         .collect();
     for (n, (name, data)) in image.files.iter().enumerate() {
         let size = data.len() as u64;
-        rows.push((n as u64 + 2, What::File(size), name.clone(), 0));
+        rows.push((n as u64 + 2, NodeKind::File(size), name.clone(), 0));
     }
     for (n, row) in rows.iter_mut().enumerate() {
         row.3 = n as u64 + 1;
@@ -50,12 +50,12 @@ fn rows(image: &Image, offset: u64) -> Vec<(u64, What, Vec<u8>, u64)> {
     rows.into_iter().skip(offset.min(1000) as usize).collect()
 }
 
-fn own(row: Row<'_>) -> (u64, What, Vec<u8>, u64) {
-    (row.ino, row.what, row.name.to_vec(), row.next)
+fn own(row: Row<'_>) -> (u64, NodeKind, Vec<u8>, u64) {
+    (row.ino, row.kind, row.name.to_vec(), row.next)
 }
 
-fn read(answers: &Answers, ino: u64, offset: u64, size: usize) -> Option<Vec<u8>> {
-    answers.read(ino, offset, size, <[u8]>::to_vec).ok()
+fn read(filesystem: &Filesystem, ino: u64, offset: u64, size: usize) -> Option<Vec<u8>> {
+    filesystem.read(ino, offset, size, <[u8]>::to_vec).ok()
 }
 
 proptest! {
@@ -67,12 +67,12 @@ proptest! {
         asked in "[a-d]{1,3}",
         far in any::<u64>(),
     ) {
-        let answers = answers(image.bytes(), 1);
+        let filesystem = filesystem(image.bytes(), 1);
         let mut names: Vec<Vec<u8>> = image.files.iter().map(|f| f.0.clone()).collect();
         names.extend([asked.into_bytes(), b".".to_vec(), b"..".to_vec(), Vec::new()]);
         for name in names {
             let at = image.files.iter().position(|f| f.0 == name);
-            let found = answers.lookup(ROOT, &name).ok();
+            let found = filesystem.lookup(ROOT, &name).ok();
             prop_assert_eq!(found.map(|node| node.ino()), at.map(|n| n as u64 + 2));
             prop_assert_eq!(
                 found.map(|node| node.size),
@@ -82,35 +82,35 @@ proptest! {
         let files = image.files.len() as u64;
         for ino in (0..files + 4).chain([far, u64::MAX, u64::MAX - 1]) {
             let file = ino.checked_sub(2).and_then(|n| image.files.get(usize::try_from(n).ok()?));
-            match answers.what(ino) {
-                Ok(What::Directory) => prop_assert_eq!(ino, ROOT),
-                Ok(What::File(size)) => prop_assert_eq!(Some(size), file.map(|f| f.1.len() as u64)),
+            match filesystem.kind(ino) {
+                Ok(NodeKind::Directory) => prop_assert_eq!(ino, ROOT),
+                Ok(NodeKind::File(size)) => prop_assert_eq!(Some(size), file.map(|f| f.1.len() as u64)),
                 Err(Refusal::NotThere) => prop_assert!(file.is_none() && ino != ROOT),
                 Err(other) => prop_assert!(false, "{:?}", other),
             }
             if ino != ROOT {
-                let under = answers.lookup(ino, b"a").map(|_| ()).unwrap_err();
+                let under = filesystem.lookup(ino, b"a").map(|_| ()).unwrap_err();
                 let expected = if file.is_some() { "NotADirectory" } else { "NotThere" };
                 prop_assert_eq!(format!("{under:?}"), expected);
-                let listed = answers.list(ino, 0).map(|_| ()).unwrap_err();
+                let listed = filesystem.list(ino, 0).map(|_| ()).unwrap_err();
                 prop_assert_eq!(format!("{listed:?}"), expected);
             }
         }
-        prop_assert!(matches!(answers.file(ROOT), Err(Refusal::ADirectory)));
+        prop_assert!(matches!(filesystem.file(ROOT), Err(Refusal::ADirectory)));
     }
 
     #[test]
     fn a_listing_goes_on_from_any_offset(image in image(), far in any::<u64>()) {
-        let answers = answers(image.bytes(), 1);
+        let filesystem = filesystem(image.bytes(), 1);
         let files = image.files.len() as u64;
         for offset in (0..files + 5).chain([far.max(1000), u64::MAX]) {
-            let listed: Vec<_> = answers.list(ROOT, offset).unwrap().map(own).collect();
+            let listed: Vec<_> = filesystem.list(ROOT, offset).unwrap().map(own).collect();
             prop_assert_eq!(listed, rows(&image, offset));
         }
         // As the kernel does: from where the last row said, one row at a time.
         let mut walked = Vec::new();
         let mut offset = 0;
-        while let Some(row) = answers.list(ROOT, offset).unwrap().next().map(own) {
+        while let Some(row) = filesystem.list(ROOT, offset).unwrap().next().map(own) {
             offset = row.3;
             walked.push(row);
         }
@@ -126,19 +126,19 @@ proptest! {
     ) {
         let mut bytes = image.bytes();
         bytes.resize(bytes.len().next_multiple_of(granule), 0xee);
-        let answers = answers(bytes, granule);
+        let filesystem = filesystem(bytes, granule);
         for (n, (_, data)) in image.files.iter().enumerate() {
             let len = data.len() as u64;
             let fixed = [(0, 0, 1 << 20), (0, len, 1), (0, len.saturating_sub(1), 2), (0, far.max(len), 9)];
             for (_, offset, size) in fixed.iter().chain(&places) {
                 let start = (*offset).min(len) as usize;
                 let end = (start + size).min(data.len());
-                let got = read(&answers, n as u64 + 2, *offset, *size);
+                let got = read(&filesystem, n as u64 + 2, *offset, *size);
                 prop_assert_eq!(got.as_deref(), Some(&data[start..end]));
             }
         }
         for ino in [0, ROOT, image.files.len() as u64 + 2, far.max(1000)] {
-            prop_assert_eq!(read(&answers, ino, 0, 9), None);
+            prop_assert_eq!(read(&filesystem, ino, 0, 9), None);
         }
     }
 }
@@ -149,7 +149,7 @@ fn a_read_larger_than_any_kept_buffer_is_answered_whole() {
     for granule in [1, 512, 4096] {
         let mut bytes = Image::new(&[("a", b"x"), ("big", &data)]).bytes();
         bytes.resize(bytes.len().next_multiple_of(granule), 0);
-        let answers = answers(bytes, granule);
+        let filesystem = filesystem(bytes, granule);
         for size in [
             1 << 20,
             (1 << 20) + 8191,
@@ -157,9 +157,9 @@ fn a_read_larger_than_any_kept_buffer_is_answered_whole() {
             5 << 20,
             usize::MAX,
         ] {
-            let got = read(&answers, 3, 0, size).unwrap();
+            let got = read(&filesystem, 3, 0, size).unwrap();
             assert!(got == data[..size.min(data.len())], "{granule} {size}");
-            let got = read(&answers, 3, 1, size).unwrap();
+            let got = read(&filesystem, 3, 1, size).unwrap();
             assert!(
                 got == data[1..size.saturating_add(1).min(data.len())],
                 "{granule} {size}"

@@ -1,8 +1,8 @@
-//! Many mounts, many files: nothing is left, and little is held.
+//! Many mounts in a row, many files: nothing is left behind, and memory is small.
 
 use std::path::Path;
 
-use crate::place::{Place, is_mounted, sample};
+use crate::fixture::{Fixture, is_mounted, sample};
 use crate::support::Image;
 
 /// Bytes of memory of its own that a process holds.
@@ -21,19 +21,22 @@ fn mounts_and_unmounts_in_a_row_leave_nothing() {
     needs_fuse!();
     let asked = std::env::var("LBPAYLOAD_MOUNTS").ok();
     let times: u32 = asked.map_or(100, |text| text.parse().unwrap());
-    let mut place = Place::new(&sample());
-    let parent = place.dir().join("leaks");
+    let mut fixture = Fixture::new(&sample());
+    let parent = fixture.dir().join("leaks");
     std::fs::create_dir(&parent).unwrap();
-    place.point = parent.join("made");
+    fixture.point = parent.join("made");
     for n in 0..times {
         let options = ["exec", "auto_unmount", "direct_io", "allow_other"][n as usize % 4];
-        place.mount(&["-o", options]).exits(0);
-        assert_eq!(std::fs::read(place.file("z-first")).unwrap(), b"hello");
-        place.unmount(&[]).exits(0);
-        assert!(!is_mounted(&place.point) && !place.point.exists(), "{n}");
+        fixture.mount(&["-o", options]).exits(0);
+        assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+        fixture.unmount(&[]).exits(0);
+        assert!(
+            !is_mounted(&fixture.point) && !fixture.point.exists(),
+            "{n}"
+        );
     }
     assert_eq!(std::fs::read_dir(&parent).unwrap().count(), 0);
-    place.is_clean();
+    fixture.is_clean();
 }
 
 /// A payload of `count` files of 2 bytes, under names of 20.
@@ -45,27 +48,27 @@ fn numerous(count: u32) -> Image {
     }
 }
 
-fn touch_all(place: &Place, count: u32) {
+fn touch_all(fixture: &Fixture, count: u32) {
     assert_eq!(
-        std::fs::read_dir(&place.point).unwrap().count(),
+        std::fs::read_dir(&fixture.point).unwrap().count(),
         count as usize
     );
     for n in (0..count).step_by(count as usize / 500) {
         let name = format!("package-{n:08}.tgz");
-        assert_eq!(std::fs::read(place.file(&name)).unwrap(), b"xy");
+        assert_eq!(std::fs::read(fixture.file(&name)).unwrap(), b"xy");
     }
 }
 
 #[test]
 fn twenty_thousand_files_take_at_most_5_mib() {
     needs_fuse!();
-    let place = Place::new(&numerous(20_000));
+    let fixture = Fixture::new(&numerous(20_000));
     for options in ["exec", "direct_io"] {
-        place.mounted(&["-o", options]);
-        touch_all(&place, 20_000);
-        let bytes = own_memory(place.server());
+        fixture.mounted(&["-o", options]);
+        touch_all(&fixture, 20_000);
+        let bytes = own_memory(fixture.server());
         assert!(bytes <= 5 << 20, "{options}: {bytes}");
-        place.unmount(&[]).exits(0);
+        fixture.unmount(&[]).exits(0);
     }
 }
 
@@ -73,14 +76,14 @@ fn twenty_thousand_files_take_at_most_5_mib() {
 fn large_reads_of_many_at_once_leave_memory_at_most_5_mib() {
     needs_fuse!();
     for options in ["exec", "direct_io"] {
-        let place = Place::new(&sample());
-        place.mounted(&["-o", options]);
+        let fixture = Fixture::new(&sample());
+        fixture.mounted(&["-o", options]);
         std::thread::scope(|scope| {
             for _ in 0..16 {
-                scope.spawn(|| std::fs::read(place.file("large")).unwrap());
+                scope.spawn(|| std::fs::read(fixture.file("large")).unwrap());
             }
         });
-        let bytes = own_memory(place.server());
+        let bytes = own_memory(fixture.server());
         assert!(bytes <= 5 << 20, "{options}: {bytes}");
     }
 }
@@ -88,11 +91,11 @@ fn large_reads_of_many_at_once_leave_memory_at_most_5_mib() {
 #[test]
 fn a_million_files_take_less_than_200_bytes_each() {
     needs_fuse!();
-    let place = Place::new(&numerous(1_000_000));
-    place.mounted(&[]);
-    let last: &Path = &place.file("package-00999999.tgz");
+    let fixture = Fixture::new(&numerous(1_000_000));
+    fixture.mounted(&[]);
+    let last: &Path = &fixture.file("package-00999999.tgz");
     assert_eq!(std::fs::read(last).unwrap(), b"xy");
-    assert!(!place.file("package-01000000.tgz").exists());
-    let bytes = own_memory(place.server());
+    assert!(!fixture.file("package-01000000.tgz").exists());
+    let bytes = own_memory(fixture.server());
     assert!(bytes < 200_000_000, "{bytes}");
 }

@@ -1,4 +1,4 @@
-//! The answers without a kernel, and sources that fail.
+//! Filesystems without a kernel, over memory, and a source that shrinks.
 
 use std::io;
 use std::path::Path;
@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lbpayload::block::{ReadMode, Source};
 use lbpayload::error::{Error, Result};
-use lbpayload::mount::{Answers, Strictness};
+use lbpayload::mount::{Filesystem, Strictness};
 use lbpayload::payload::{Payload, Problem};
 use lbpayload::progress::Silent;
 
 use crate::support::memory::Memory;
 
-/// The answers over `bytes`, which are read in multiples of `granule`.
-pub(crate) fn answers(bytes: Vec<u8>, granule: usize) -> Answers {
+/// A filesystem over `bytes`, which are read in multiples of `granule`.
+pub(crate) fn filesystem(bytes: Vec<u8>, granule: usize) -> Filesystem {
     let memory = Memory {
         granule,
         ..Memory::new(bytes)
@@ -22,26 +22,26 @@ pub(crate) fn answers(bytes: Vec<u8>, granule: usize) -> Answers {
     over(memory.shared(), Strictness::Strict).unwrap().0
 }
 
-/// The answers over `source`, and the problems that were told on the way.
+/// A filesystem over `source`, and the problems that were reported.
 pub(crate) fn over(
     source: Arc<dyn Source>,
     strictness: Strictness,
-) -> Result<(Answers, Vec<String>)> {
+) -> Result<(Filesystem, Vec<String>)> {
     let mut told = Vec::new();
     let mut tell = |problem: &Problem| told.push(problem.slug().to_owned());
     let payload = Payload::open_whatever_its_count(Arc::clone(&source))
         .map_err(|problem| problem.into_error(&*source))?;
-    let answers = Answers::new(payload, 0, strictness, &Silent, &mut tell)?;
-    Ok((answers, told))
+    let filesystem = Filesystem::new(payload, 0, strictness, &Silent, &mut tell)?;
+    Ok((filesystem, told))
 }
 
-pub(crate) fn lenient(bytes: Vec<u8>) -> (Answers, Vec<String>) {
+pub(crate) fn lenient(bytes: Vec<u8>) -> (Filesystem, Vec<String>) {
     over(Memory::new(bytes).shared(), Strictness::Lenient).unwrap()
 }
 
-pub(crate) fn strict_answers(bytes: Vec<u8>) -> Answers {
-    let (answers, _) = over(Memory::new(bytes).shared(), Strictness::Strict).unwrap();
-    answers
+pub(crate) fn strict_filesystem(bytes: Vec<u8>) -> Filesystem {
+    let (filesystem, _) = over(Memory::new(bytes).shared(), Strictness::Strict).unwrap();
+    filesystem
 }
 
 pub(crate) fn strict(bytes: Vec<u8>) -> Error {
