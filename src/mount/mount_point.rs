@@ -11,11 +11,15 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use rustix::fs::getxattr;
+use rustix::process::{Pid, getpid};
 
 use crate::block::refuse_new_in_dev;
 use crate::error::{Error, Kind, Result};
 
 use super::attributes::PID;
+
+/// The file system type in /proc/mounts, after `fuse.`.
+pub(super) const SUBTYPE: &str = "lbpayload";
 
 /// A directory to mount on.
 #[derive(Debug, Clone)]
@@ -106,10 +110,11 @@ impl MountPoint {
         if self.device().is_ok_and(|found| found == device) {
             return true;
         }
-        let found = paths_of(device)
+        let found = mount_table()
             .into_iter()
-            .map(|path| Self {
-                path,
+            .filter(|mount| mount.device == device)
+            .map(|mount| Self {
+                path: mount.point,
                 made: self.made,
             })
             .find(|point| point.device().is_ok_and(|found| found == device));
@@ -120,6 +125,19 @@ impl MountPoint {
             }
             None => false,
         }
+    }
+
+    /// The device number of the mount that this process serves there, even if another mount
+    /// covers it already; 0 if that cannot be known.
+    pub(super) fn own_device(&self) -> io::Result<u64> {
+        let device = self.device()?;
+        if server_of(&self.path).is_ok_and(|server| server == getpid()) {
+            return Ok(device);
+        }
+        let kind = format!("fuse.{SUBTYPE}").into_bytes();
+        let mut mounts = mount_table().into_iter().rev();
+        let own = mounts.find(|mount| mount.point == self.path && mount.kind == kind);
+        Ok(own.map_or(0, |mount| mount.device))
     }
 
     /// The device number of the topmost mount there.
@@ -139,17 +157,27 @@ fn identity(dir: &Path) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Where the device `device` is mounted, from /proc; nowhere if that is missing.
-fn paths_of(device: u64) -> Vec<PathBuf> {
-    let number = format!("{}:{}", libc::major(device), libc::minor(device));
+/// A line of /proc/self/mountinfo.
+struct Mount {
+    device: u64,
+    point: PathBuf,
+    kind: Vec<u8>,
+}
+
+/// All mounts, each after those that it covers; none without /proc.
+fn mount_table() -> Vec<Mount> {
     let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    // Fields 3 and 5, see proc_pid_mountinfo(5).
-    let lines = table.split(|byte| *byte == b'\n').filter_map(|line| {
+    // Fields 3 and 5 and the one after the hyphen, see proc_pid_mountinfo(5).
+    let mounts = table.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ').skip(2);
-        let of = fields.next()?;
-        (of == number.as_bytes()).then(|| fields.nth(1)).flatten()
+        let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+        Some(Mount {
+            device: libc::makedev(major.parse().ok()?, minor.parse().ok()?),
+            point: unescaped(fields.nth(1)?),
+            kind: fields.skip_while(|field| field != b"-").nth(1)?.to_vec(),
+        })
     });
-    lines.map(unescaped).collect()
+    mounts.collect()
 }
 
 /// A path from a table in /proc, where a backslash and three octal digits stand for a
@@ -201,7 +229,18 @@ pub enum IfBusy {
 /// Whether `dir` holds the mount of a server that has died. The kernel answers stat(2)
 /// from its cache, so this asks for something that only the server knows.
 pub(super) fn is_dead(dir: &Path) -> bool {
-    getxattr(dir, PID, &mut [0; 20]).is_err_and(|e| means_dead(e.raw_os_error()))
+    server_of(dir).is_err_and(|e| e.raw_os_error().is_some_and(means_dead))
+}
+
+/// The process that serves the mount on `dir`, as that says itself.
+pub(super) fn server_of(dir: &Path) -> io::Result<Pid> {
+    let mut value = [0; 20];
+    let len = getxattr(dir, PID, &mut value)?;
+    std::str::from_utf8(&value[..len])
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Whether the kernel reports `errno` when the server has died, or dies while it is asked.

@@ -18,11 +18,8 @@ use crate::error::{Error, Kind, Result};
 use super::activity::Activity;
 use super::filesystem::Filesystem;
 use super::fuse_adapter::FuseAdapter;
-use super::mount_point::{IfBusy, MountPoint, unmount_path};
+use super::mount_point::{IfBusy, MountPoint, SUBTYPE, unmount_path};
 use super::settings::{Access, Settings};
-
-/// The file system type in /proc/mounts, after `fuse.`.
-const SUBTYPE: &str = "lbpayload";
 
 /// How far the kernel reads ahead, where that can be set.
 const READ_AHEAD_KIB: u32 = 1024;
@@ -94,7 +91,7 @@ impl Server {
             let _ = send.send(Event::Ended(session.run()));
         };
         let started = std::thread::Builder::new().name("mount".into()).spawn(run);
-        let answered = started.and_then(|_| point.device());
+        let answered = started.and_then(|_| point.own_device());
         let device = match answered {
             Ok(device) => device,
             Err(e) => {

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use rustix::process::{PidfdFlags, pidfd_open, test_kill_process};
 
 use crate::error::{Error, Kind, Result};
 
-use super::attributes::{PID, PID_NAMESPACE, pid_namespace};
-use super::mount_point::{IfBusy, means_dead, unmount_path};
+use super::attributes::{PID_NAMESPACE, pid_namespace};
+use super::mount_point::{IfBusy, means_dead, server_of, unmount_path};
 
 /// How often the server is looked for on a kernel without pidfd (before 5.3).
 const ASK_AGAIN: Duration = Duration::from_millis(10);
@@ -83,14 +83,4 @@ fn is_of_another_namespace(dir: &Path) -> bool {
         return false;
     };
     pid_namespace().is_some_and(|ours| ours != theirs[..len])
-}
-
-fn server_of(dir: &Path) -> io::Result<Pid> {
-    let mut value = [0; 20];
-    let len = rustix::fs::getxattr(dir, PID, &mut value)?;
-    std::str::from_utf8(&value[..len])
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -196,6 +196,33 @@ fn what_lies_over_it_is_not_unmounted_in_its_place() {
     fixture.is_clean();
 }
 
+/// The server had taken what covered its mount from the first moment for its own mount,
+/// and later whatever got the same device number.
+#[test]
+fn what_covers_it_as_soon_as_it_appears_is_not_unmounted_either() {
+    needs_fuse!();
+    for _ in 0..5 {
+        let fixture = Fixture::new(&sample());
+        let mut command = crate::support::lbpayload();
+        command.args(["mount", "-f"]);
+        command.arg(&fixture.image).arg(&fixture.point);
+        command.stderr(std::process::Stdio::null());
+        let mut server = crate::fixture::Foreground(command.spawn().unwrap());
+        while !is_mounted(&fixture.point) {
+            std::hint::spin_loop();
+        }
+        let (none, no_flags) = (None::<&str>, nix::mount::MsFlags::empty());
+        nix::mount::mount(none, &fixture.point, Some("tmpfs"), no_flags, none).unwrap();
+        server.signal(Signal::TERM);
+        // Time enough to try again.
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        assert_eq!(crate::fixture::mount_lines(&fixture.point).len(), 2);
+        check(Command::new("umount").arg(&fixture.point));
+        assert_eq!(server.ends(), 0);
+        fixture.is_clean();
+    }
+}
+
 /// From the moment on that it is seen, a mount is not left behind by a server that
 /// was asked to stop.
 #[test]
