@@ -16,6 +16,7 @@ pub mod payload;
 pub mod probe;
 pub mod progress;
 pub mod promote;
+mod sys;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};

@@ -31,7 +31,7 @@ impl Source for Plain {
     fn len(&self) -> u64 {
         PAGE as u64
     }
-    fn granule(&self) -> usize {
+    fn alignment(&self) -> usize {
         1
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -57,7 +57,7 @@ impl Sink for Plain {
     }
 }
 
-/// Panics in every call that does work, and in `fd` and `granule` where told.
+/// Panics in every call that does work, and in `fd` and `alignment` where told.
 struct Panics {
     in_fd: bool,
     file: Option<std::fs::File>,
@@ -70,7 +70,7 @@ impl Source for Panics {
     fn len(&self) -> u64 {
         PAGE as u64
     }
-    fn granule(&self) -> usize {
+    fn alignment(&self) -> usize {
         panic!("expected by this test")
     }
     fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {

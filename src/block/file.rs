@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::buffer::{AlignedBuf, PAGE};
 use super::source::{DirectPolicy, ReadMode, Source};
-use super::sys;
 use crate::error::{Error, Kind, Result};
+use crate::sys;
 
 /// Buffered reads of at least this many bytes are part of a long stream: what
 /// they leave in the page cache is dropped again, unless it is to be kept.
@@ -21,7 +21,7 @@ pub struct FileSource {
     file: File,
     path: PathBuf,
     len: u64,
-    granule: usize,
+    alignment: usize,
     mode: ReadMode,
     device: bool,
     id: (u64, u64),
@@ -103,16 +103,16 @@ impl FileSource {
         // Linux may report a size that ends within a sector (a loop device over such
         // a file does); nothing can be read there.
         let len = len - len % sector as u64;
-        let granule = match (direct, device) {
+        let alignment = match (direct, device) {
             (false, _) => 1,
             (true, true) => sector,
-            (true, false) => file_granule(&file).map_err(failed)?,
+            (true, false) => file_alignment(&file).map_err(failed)?,
         };
-        if !granule.is_power_of_two() || granule > PAGE {
+        if !alignment.is_power_of_two() || alignment > PAGE {
             return Err(Error::new(
                 Kind::Refused,
                 format!(
-                    "direct I/O wants blocks of {granule} bytes, and we know how to do 1 to {PAGE}"
+                    "direct I/O wants blocks of {alignment} bytes, and we know how to do 1 to {PAGE}"
                 ),
             )
             .path(path));
@@ -123,7 +123,7 @@ impl FileSource {
             file,
             path: path.to_path_buf(),
             len,
-            granule,
+            alignment,
             mode: if direct {
                 ReadMode::Direct
             } else {
@@ -153,9 +153,9 @@ impl FileSource {
     /// Some file systems take the flag and refuse the read.
     fn try_direct(&self) -> Result<()> {
         let failed = |e: io::Error| Error::io("reading", e).path(&self.path).at(0);
-        let mut buf = AlignedBuf::new(self.granule).map_err(failed)?;
-        let granule = self.granule;
-        self.read_at(&mut buf[..granule], 0)
+        let mut buf = AlignedBuf::new(self.alignment).map_err(failed)?;
+        let alignment = self.alignment;
+        self.read_at(&mut buf[..alignment], 0)
             .map(drop)
             .map_err(failed)
     }
@@ -176,7 +176,7 @@ fn logical_block_size(file: &File, path: &Path) -> Result<usize> {
 }
 
 /// What direct reads of a regular file must be multiples of.
-fn file_granule(file: &File) -> io::Result<usize> {
+fn file_alignment(file: &File) -> io::Result<usize> {
     match sys::direct_alignment(file.as_fd()) {
         Some(0) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         Some(n) => Ok((n as usize).max(512)),
@@ -194,8 +194,8 @@ impl Source for FileSource {
         self.len
     }
 
-    fn granule(&self) -> usize {
-        self.granule
+    fn alignment(&self) -> usize {
+        self.alignment
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

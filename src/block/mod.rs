@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of payloads. A [`Source`] is a regular file or a block device,
 //! read with O_DIRECT where it can be; a [`Queue`] keeps several reads and writes
-//! going; [`Window`] reads small things at arbitrary offsets; [`Devices`] lists
+//! going; [`ReadAhead`] reads small things at arbitrary offsets; [`Devices`] lists
 //! what the machine has.
 
 mod buffer;
@@ -14,10 +14,10 @@ mod devices;
 mod engine;
 mod file;
 mod node;
-mod part;
+mod offset;
 mod queue;
+mod read_ahead;
 mod source;
-mod sys;
 mod threads;
 mod udev;
 #[cfg(target_pointer_width = "64")]
@@ -25,7 +25,6 @@ mod uring;
 #[cfg(not(target_pointer_width = "64"))]
 #[path = "no_uring.rs"]
 mod uring;
-mod window;
 
 pub use buffer::{AlignedBuf, BufferPool, PAGE};
 pub use dev::refuse_new_in_dev;
@@ -34,14 +33,12 @@ pub use devices::{Devices, Roots, mount_proc};
 pub use engine::{IoEngine, open_queue};
 pub use file::{FileSource, is_held, open_exclusive_for_writing};
 pub use node::Node;
-pub use part::Part;
+pub use offset::OffsetSource;
 pub use queue::{Completion, Job, Queue, Sink};
 pub use source::{DirectPolicy, ReadMode, Source, read_exact_at, read_to_fault};
-pub use sys::{
-    Room, allocate, direct_alignment, drop_cached, is_in_memory, names_hold_sizes, room,
-    write_uncached,
-};
 pub use threads::ThreadQueue;
+// Until promote asks the room itself.
+pub use crate::sys::{Room, room};
+pub use read_ahead::ReadAhead;
 pub use udev::{Properties, properties};
 pub use uring::UringQueue;
-pub use window::Window;

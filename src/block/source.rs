@@ -55,10 +55,10 @@ pub trait Source: Send + Sync {
 
     /// What offsets and lengths of reads must be multiples of, in bytes: a power
     /// of two, at most [`super::PAGE`]. 1 where anything goes.
-    fn granule(&self) -> usize;
+    fn alignment(&self) -> usize;
 
     /// Reads once at `offset` into `buf`, which is page-aligned; both the offset
-    /// and the buffer's length are multiples of [`Source::granule`]. Fewer bytes
+    /// and the buffer's length are multiples of [`Source::alignment`]. Fewer bytes
     /// than asked for mean the end of the source, or a read to be continued.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ pub trait Source: Send + Sync {
 /// # Errors
 /// What the system says; an interrupted call is repeated.
 pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    let granule = source.granule();
+    let alignment = source.alignment();
     let mut done = 0;
     while done < buf.len() {
         match source.read_at(&mut buf[done..], offset + done as u64) {
@@ -110,7 +110,7 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
         }
         // A direct read that stops between two sectors has met the end, and a
         // read from there would be refused for its alignment.
-        if done % granule != 0 {
+        if done % alignment != 0 {
             break;
         }
     }
@@ -118,7 +118,7 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
 }
 
 /// Reads again what failed as a whole: in pages up to the bad one, and in that by
-/// the granule. Returns how many of the `want` bytes from `start` there are before
+/// the alignment. Returns how many of the `want` bytes from `start` there are before
 /// the fault, and the fault; none where it was a passing one.
 pub fn read_to_fault(
     source: &dyn Source,
@@ -126,12 +126,12 @@ pub fn read_to_fault(
     want: usize,
     start: u64,
 ) -> (usize, Option<io::Error>) {
-    let granule = source.granule();
-    let sector = granule.max(512);
-    let mut piece = PAGE.max(granule);
+    let alignment = source.alignment();
+    let sector = alignment.max(512);
+    let mut piece = PAGE.max(alignment);
     let mut done = 0;
     while done < want {
-        let len = piece.min((want - done).next_multiple_of(granule));
+        let len = piece.min((want - done).next_multiple_of(alignment));
         match read_exact_at(source, &mut buf[done..done + len], start + done as u64) {
             Ok(0) => return (done, Some(io::ErrorKind::UnexpectedEof.into())),
             Ok(n) => done += n,

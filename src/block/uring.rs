@@ -45,7 +45,7 @@ struct Pending {
     /// The target's, which is open for as long as the target is there.
     fd: RawFd,
     /// What a read's end is a multiple of, but for the last.
-    granule: usize,
+    alignment: usize,
     bytes: Bytes,
     len: usize,
     done: usize,
@@ -214,7 +214,7 @@ impl<T> UringQueue<T> {
                 let whole = request.done == request.len;
                 let goes_on = match &request.target {
                     // A direct read that stops within a sector has met the end.
-                    Target::Read(_) => n > 0 && request.done % request.granule == 0,
+                    Target::Read(_) => n > 0 && request.done % request.alignment == 0,
                     Target::Write(_) => n > 0,
                 };
                 if !whole && goes_on {
@@ -261,13 +261,13 @@ impl<T> Queue<T> for UringQueue<T> {
         len: usize,
         offset: u64,
     ) {
-        let ask = || Ok(source.fd().map(|fd| (fd.as_raw_fd(), source.granule())));
+        let ask = || Ok(source.fd().map(|fd| (fd.as_raw_fd(), source.alignment())));
         match check(&(0..len), buf.len(), offset).and_then(|()| guarded(ask)) {
-            Ok(Some((fd, granule))) => self.submit(Pending {
+            Ok(Some((fd, alignment))) => self.submit(Pending {
                 id,
                 target: Target::Read(Arc::clone(source)),
                 fd,
-                granule: granule.max(1),
+                alignment: alignment.max(1),
                 bytes: Bytes::Own(buf),
                 len,
                 done: 0,
@@ -287,7 +287,7 @@ impl<T> Queue<T> for UringQueue<T> {
                 id,
                 target: Target::Write(Arc::clone(sink)),
                 fd,
-                granule: 1,
+                alignment: 1,
                 bytes: Bytes::Own(buf),
                 len,
                 done: 0,
@@ -314,7 +314,7 @@ impl<T> Queue<T> for UringQueue<T> {
                 id,
                 target: Target::Write(Arc::clone(sink)),
                 fd,
-                granule: 1,
+                alignment: 1,
                 bytes: Bytes::Shared(Arc::clone(block), range.start),
                 len: range.len(),
                 done: 0,
@@ -430,7 +430,7 @@ mod tests {
                 id: 1,
                 fd: file.as_raw_fd(),
                 target: Target::Read(Arc::clone(&source)),
-                granule: 1,
+                alignment: 1,
                 bytes: Bytes::Own(AlignedBuf::new(4096).unwrap()),
                 len: 4,
                 done: 0,

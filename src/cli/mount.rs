@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::block::{DirectPolicy, FileSource, Part, Source};
+use crate::block::{DirectPolicy, FileSource, OffsetSource, Source};
 use crate::error::{Error, Kind, Result};
 use crate::mount::{
     Filesystem, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
@@ -216,14 +216,14 @@ fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
     let policy = options.direct.unwrap_or(DirectPolicy::Never);
     let open = |policy| FileSource::open(path, policy).map(FileSource::keeping_cache);
     let mut source = open(policy)?;
-    if policy == DirectPolicy::Auto && options.offset % source.granule() as u64 != 0 {
+    if policy == DirectPolicy::Auto && options.offset % source.alignment() as u64 != 0 {
         source = open(DirectPolicy::Never)?;
     }
     let source: Arc<dyn Source> = Arc::new(source);
     if options.offset == 0 {
         return Ok(source);
     }
-    Ok(Arc::new(Part::new(source, options.offset)?))
+    Ok(Arc::new(OffsetSource::new(source, options.offset)?))
 }
 
 /// The image has no times of its own: those of its file, or of the device's node.

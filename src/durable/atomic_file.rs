@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::block::{drop_cached, names_hold_sizes, refuse_new_in_dev};
+use crate::block::refuse_new_in_dev;
 use crate::error::{Error, Kind, Result};
+use crate::sys::{drop_cached, names_hold_sizes};
 
 use super::directory::sync_parent;
 

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Dir, FlockOperation, flock, syncfs};
 use rustix::io::Errno;
 
-use crate::block::{Room, refuse_new_in_dev};
+use crate::block::refuse_new_in_dev;
 use crate::error::{Error, Kind, Result};
+use crate::sys::{self, Room};
 
 use super::lookup::{Lookup, lookup};
 use super::staging_dir::syncfs_reports;
@@ -106,7 +107,7 @@ impl Directory {
     /// # Errors
     /// What the system says.
     pub fn room(&self) -> Result<Room> {
-        crate::block::room(self.file.as_fd())
+        sys::room(self.file.as_fd())
             .map_err(|e| Error::io("asking for the free space of", e).path(&self.path))
     }
 

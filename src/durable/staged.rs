@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use crate::block::{self, Sink};
+use crate::block::Sink;
+use crate::sys;
 
 use super::store::WriteMode;
 
@@ -40,7 +41,7 @@ impl Sink for StagedFile {
                 let mut done = 0;
                 while done < buf.len() {
                     let at = offset + done as u64;
-                    match block::write_uncached(self.file.as_fd(), &buf[done..], at) {
+                    match sys::write_uncached(self.file.as_fd(), &buf[done..], at) {
                         Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                         Ok(n) => done += n,
                         Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -60,7 +61,7 @@ impl Sink for StagedFile {
             self.file.sync_data()?;
         }
         if self.forget {
-            block::drop_cached(self.file.as_fd(), 0, 0);
+            sys::drop_cached(self.file.as_fd(), 0, 0);
         }
         Ok(())
     }

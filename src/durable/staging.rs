@@ -9,11 +9,11 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, syncfs};
 use rustix::io::Errno;
 
-use crate::block::{
-    AlignedBuf, DirectPolicy, PAGE, Sink, allocate, direct_alignment, drop_cached, is_in_memory,
-    names_hold_sizes, write_uncached,
-};
+use crate::block::{AlignedBuf, DirectPolicy, PAGE, Sink};
 use crate::error::{Error, Kind, Result};
+use crate::sys::{
+    allocate, direct_alignment, drop_cached, is_in_memory, names_hold_sizes, write_uncached,
+};
 
 use super::attributes::inherit;
 use super::directory::{Directory, single_component};

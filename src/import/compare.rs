@@ -7,10 +7,11 @@ use std::os::unix::fs::FileExt;
 
 use sha2::{Digest, Sha256};
 
-use crate::block::{Window, drop_cached};
+use crate::block::ReadAhead;
 use crate::error::{Error, Result};
 use crate::payload::{Cause, Entry, Payload, Problem, Sha256Sum, read_entry};
 use crate::progress::Progress;
+use crate::sys::drop_cached;
 
 /// Files up to this size, in bytes, are compared whole.
 pub(super) const SMALL_MAX: usize = 64 * 1024;
@@ -33,7 +34,7 @@ pub(super) fn compare(
     file: &File,
     len: u64,
     sum: Option<Sha256Sum>,
-    window: &mut Window<'_>,
+    window: &mut ReadAhead<'_>,
     scratch: &mut [u8],
     progress: &dyn Progress,
 ) -> Result<Comparison> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::block::Window;
+use crate::block::ReadAhead;
 use crate::durable::{Directory, Lookup, STAGING_NAME, settle};
 use crate::error::{Error, Kind, Result, printable};
 use crate::payload::{Checksums, Entry, Index, Payload, Problems};
@@ -132,7 +132,7 @@ impl Plan {
         let room = dest.map(Directory::room).transpose()?;
         let nothing_there = dest.map_or(Ok(true), Directory::is_empty)?;
         let mut scratch = vec![0; SMALL_MAX];
-        let mut window = Window::new(&**payload.source())
+        let mut window = ReadAhead::new(&**payload.source())
             .map_err(|e| Error::io("getting memory to read", e).path(payload.source().path()))?;
         let has_sums = !sums.is_empty();
         progress.begin("comparing", index.data_bytes());

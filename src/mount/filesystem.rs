@@ -247,11 +247,11 @@ impl Filesystem {
         }
         self.confirm(&node)?;
         let source = &**self.payload.source();
-        let granule = source.granule() as u64;
+        let alignment = source.alignment() as u64;
         let at = node.data_offset + offset;
-        let start = at - at % granule;
+        let start = at - at % alignment;
         let skip = (at - start) as usize;
-        let span = (skip + want).next_multiple_of(granule as usize);
+        let span = (skip + want).next_multiple_of(alignment as usize);
         let mut buf = self.buffer(span)?;
         let read = read_exact_at(source, &mut buf[..span], start);
         let given = match read {

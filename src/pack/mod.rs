@@ -12,12 +12,12 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::block::drop_cached;
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name};
 use crate::payload::{PayloadWriter, Sha256Sum, sum_line};
 use crate::progress::Progress;
+use crate::sys::drop_cached;
 
 pub use plan::{Input, Inputs, Options, Plan, plan};
 

@@ -155,7 +155,7 @@ impl<'a> EntryStream<'a> {
             let Some(buf) = self.pool.take().map_err(no_memory)? else {
                 return Ok(());
             };
-            let alignment = self.source.granule() as u64;
+            let alignment = self.source.alignment() as u64;
             let extent = &mut self.ahead.extent;
             let start = extent.start - extent.start % alignment;
             let end = extent.end.min(start + self.block_bytes as u64);
@@ -270,7 +270,7 @@ impl<'a> EntryStream<'a> {
             return Ok(self.end_block());
         };
         // A sector is bad as a whole, and may start before the entry does.
-        let sector = self.source.granule() as u64;
+        let sector = self.source.alignment() as u64;
         if bad_at + sector <= at {
             // It lies before the entry, where nothing is wanted.
             return self.restart(Some(at..entry.end())).map(Some);

@@ -239,7 +239,7 @@ mod tests {
         fn len(&self) -> u64 {
             0
         }
-        fn granule(&self) -> usize {
+        fn alignment(&self) -> usize {
             1
         }
         fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {

@@ -40,8 +40,8 @@ struct EntryReader<'a> {
 impl<'a> EntryReader<'a> {
     fn new(payload: &'a Payload, entry: &'a Entry) -> Result<Self> {
         let source = &**payload.source();
-        let granule = source.granule() as u64;
-        let want = (entry.size + 2 * granule).min(BLOCK as u64) as usize;
+        let alignment = source.alignment() as u64;
+        let want = (entry.size + 2 * alignment).min(BLOCK as u64) as usize;
         let buf = AlignedBuf::new(want)
             .map_err(|e| Error::io("getting memory to read", e).path(source.path()))?;
         Ok(Self {
@@ -57,10 +57,10 @@ impl<'a> EntryReader<'a> {
         if self.at == end {
             return Ok(None);
         }
-        let granule = self.source.granule() as u64;
-        let start = self.at - self.at % granule;
+        let alignment = self.source.alignment() as u64;
+        let start = self.at - self.at % alignment;
         let len = (end - start)
-            .next_multiple_of(granule)
+            .next_multiple_of(alignment)
             .min(self.buf.len() as u64) as usize;
         let at = self.at;
         let n = match read_exact_at(self.source, &mut self.buf[..len], start) {

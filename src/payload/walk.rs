@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
-use crate::block::{Source, Window};
+use crate::block::{ReadAhead, Source};
 use crate::error::{Error, Result};
 use crate::format::{
     Dialect, EMBEDDED_SUMS, Fault, Header, MAX_HEADER_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault,
@@ -70,7 +70,7 @@ impl Payload {
     pub fn open_whatever_its_count(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
         let header = {
             let failed = |e| of_the_header(Cause::Io(e));
-            let mut window = Window::new(&*source).map_err(failed)?;
+            let mut window = ReadAhead::new(&*source).map_err(failed)?;
             let bytes = window.at(0, MAX_HEADER_LEN).map_err(failed)?;
             Header::parse_whatever_its_count(bytes).map_err(|f| of_the_header(Cause::Fault(f)))?
         };
@@ -126,7 +126,7 @@ impl Payload {
         let len = data_offset
             .saturating_sub(name_at)
             .min(MAX_WALKABLE_NAME_LEN);
-        let mut window = Window::new(&*self.source).map_err(failed)?;
+        let mut window = ReadAhead::new(&*self.source).map_err(failed)?;
         let name = window
             .at(name_at, len as usize)
             .map_err(|e| failed(e).at(name_at))?;
@@ -152,7 +152,7 @@ impl Payload {
         let mut walk = Walker {
             next: index,
             offset: header_offset,
-            ..self.walk_in(Window::new(&*self.source)?)
+            ..self.walk_in(ReadAhead::new(&*self.source)?)
         };
         match walk.step() {
             Ok(entry) => Ok(entry.raw_name == raw_name && entry.size == size),
@@ -181,12 +181,12 @@ impl Payload {
     /// # Errors
     /// When there is no memory for the walk's buffer.
     pub fn walk(&self) -> Result<Walker<'_>> {
-        let window = Window::new(&*self.source)
+        let window = ReadAhead::new(&*self.source)
             .map_err(|e| Error::io("getting memory to read", e).path(self.source.path()))?;
         Ok(self.walk_in(window))
     }
 
-    fn walk_in<'a>(&self, window: Window<'a>) -> Walker<'a> {
+    fn walk_in<'a>(&self, window: ReadAhead<'a>) -> Walker<'a> {
         Walker {
             window,
             source_len: self.source.len(),
@@ -253,7 +253,7 @@ impl Entry {
 
 /// Goes from entry to entry; ends at the first that cannot be walked past.
 pub struct Walker<'a> {
-    window: Window<'a>,
+    window: ReadAhead<'a>,
     source_len: u64,
     header: Header,
     next: u64,

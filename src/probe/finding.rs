@@ -128,7 +128,7 @@ pub(super) fn probe_device(
     finding.size_bytes = Some(source.len());
     finding.is_device = source.is_device();
     if source.is_device() {
-        finding.logical_block_size = u32::try_from(source.granule()).ok().filter(|&n| n > 1);
+        finding.logical_block_size = u32::try_from(source.alignment()).ok().filter(|&n| n > 1);
     }
     if source.is_empty() {
         return Ok(finding);

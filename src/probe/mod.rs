@@ -5,7 +5,7 @@ mod finding;
 
 use std::path::Path;
 
-use crate::block::{Device, Devices, DirectPolicy, FileSource, Roots, Window, properties};
+use crate::block::{Device, Devices, DirectPolicy, FileSource, ReadAhead, Roots, properties};
 use crate::error::{Error, Kind, Result};
 use crate::format::MAGIC;
 use crate::progress::Progress;
@@ -123,7 +123,7 @@ pub fn has_magic(path: &Path) -> bool {
         return false;
     };
     let starts =
-        Window::new(&source).and_then(|mut window| Ok(window.at(0, MAGIC.len())? == MAGIC));
+        ReadAhead::new(&source).and_then(|mut window| Ok(window.at(0, MAGIC.len())? == MAGIC));
     starts.unwrap_or(false)
 }
 

@@ -29,7 +29,7 @@ fn device_with(image: &Image, bad: std::ops::Range<u64>) -> Arc<dyn Source> {
     let mut bytes = image.bytes();
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     let mut memory = Memory::new(bytes);
-    memory.granule = 512;
+    memory.alignment = 512;
     memory.device = true;
     memory.bad = bad;
     memory.shared()
@@ -66,8 +66,8 @@ impl Source for Late {
     fn len(&self) -> u64 {
         self.good.len()
     }
-    fn granule(&self) -> usize {
-        self.good.granule()
+    fn alignment(&self) -> usize {
+        self.good.alignment()
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
         if !self.armed.load(std::sync::atomic::Ordering::SeqCst) {
@@ -265,8 +265,8 @@ impl Source for Shrinking {
     fn len(&self) -> u64 {
         self.inner.len()
     }
-    fn granule(&self) -> usize {
-        self.inner.granule()
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
         self.reads
@@ -328,8 +328,8 @@ impl Source for ShrinksAfter {
     fn len(&self) -> u64 {
         self.source.len()
     }
-    fn granule(&self) -> usize {
-        self.source.granule()
+    fn alignment(&self) -> usize {
+        self.source.alignment()
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
         let reads = self.source.reads.load(std::sync::atomic::Ordering::Relaxed);

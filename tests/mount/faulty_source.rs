@@ -15,11 +15,11 @@ fn image() -> Image {
 }
 
 /// The image in sectors, and where the second file's data starts.
-fn disk(granule: usize) -> (Vec<u8>, u64) {
+fn disk(alignment: usize) -> (Vec<u8>, u64) {
     let image = image();
     let mut bytes = image.bytes();
     let start = bytes.len() - image.files[1].1.len();
-    bytes.resize(bytes.len().next_multiple_of(granule), 0);
+    bytes.resize(bytes.len().next_multiple_of(alignment), 0);
     (bytes, start as u64)
 }
 
@@ -37,18 +37,18 @@ proptest! {
 
     #[test]
     fn a_bad_sector_fails_exactly_the_reads_that_need_it(
-        granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
+        alignment in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         sector in 0_u64..90,
         offset in 0_u64..41_000,
         size in 1_usize..20_000,
     ) {
-        let (bytes, start) = disk(granule);
-        let unit = granule.max(512) as u64;
+        let (bytes, start) = disk(alignment);
+        let unit = alignment.max(512) as u64;
         // Somewhere in the second file, so that the walk has not met it.
         let bad = (start + 700 + sector * 400) / unit * unit;
         let bad = bad.max((start + 100).next_multiple_of(unit));
         let bad = bad..bad + unit;
-        let memory = Memory { granule, bad: bad.clone(), ..Memory::new(bytes) };
+        let memory = Memory { alignment, bad: bad.clone(), ..Memory::new(bytes) };
         let (filesystem, _) = over(memory.shared(), Strictness::Strict).unwrap();
         let data = &image().files[1].1;
         let from = (offset as usize).min(data.len());
@@ -56,7 +56,7 @@ proptest! {
         let needed = start + (from as u64)..start + to as u64;
         // With direct reads whole sectors are read: those are the ones that count.
         let touched = needed.start / unit * unit..needed.end.next_multiple_of(unit);
-        let touched = if granule == 1 { needed.clone() } else { touched };
+        let touched = if alignment == 1 { needed.clone() } else { touched };
         let hit = from < to && touched.start < bad.end && touched.end > bad.start;
         let given = read(&filesystem, offset, size);
         prop_assert_eq!(given.as_deref(), (!hit).then_some(&data[from..to]));
@@ -65,13 +65,13 @@ proptest! {
 
     #[test]
     fn a_source_that_shrinks_fails_what_lies_behind_its_end(
-        granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
+        alignment in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         lost in 0_u64..41_000,
         offset in 0_u64..41_000,
         size in 1_usize..20_000,
     ) {
-        let (bytes, start) = disk(granule);
-        let source = Shrinking::new(bytes, granule);
+        let (bytes, start) = disk(alignment);
+        let source = Shrinking::new(bytes, alignment);
         let (filesystem, _) = over(source.clone(), Strictness::Strict).unwrap();
         let end = start + 40_000 - lost.min(40_000);
         source.end.store(end, Ordering::Relaxed);
@@ -93,7 +93,7 @@ fn a_read_that_failed_is_told_by_the_attribute_and_forgotten_by_nobody_else() {
     let (bytes, start) = disk(512);
     let bad = (start + 5_000).next_multiple_of(512);
     let memory = Memory {
-        granule: 512,
+        alignment: 512,
         bad: bad..bad + 512,
         ..Memory::new(bytes)
     };

@@ -120,13 +120,13 @@ proptest! {
     #[test]
     fn a_read_gives_what_a_slice_of_the_file_holds(
         image in image(),
-        granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
+        alignment in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         places in prop::collection::vec((any::<u64>(), 0_u64..21_000, 0_usize..21_000), 1..20),
         far in any::<u64>(),
     ) {
         let mut bytes = image.bytes();
-        bytes.resize(bytes.len().next_multiple_of(granule), 0xee);
-        let filesystem = filesystem(bytes, granule);
+        bytes.resize(bytes.len().next_multiple_of(alignment), 0xee);
+        let filesystem = filesystem(bytes, alignment);
         for (n, (_, data)) in image.files.iter().enumerate() {
             let len = data.len() as u64;
             let fixed = [(0, 0, 1 << 20), (0, len, 1), (0, len.saturating_sub(1), 2), (0, far.max(len), 9)];
@@ -146,10 +146,10 @@ proptest! {
 #[test]
 fn a_read_larger_than_any_kept_buffer_is_answered_whole() {
     let data = crate::support::noise(5, 5 << 20);
-    for granule in [1, 512, 4096] {
+    for alignment in [1, 512, 4096] {
         let mut bytes = Image::new(&[("a", b"x"), ("big", &data)]).bytes();
-        bytes.resize(bytes.len().next_multiple_of(granule), 0);
-        let filesystem = filesystem(bytes, granule);
+        bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+        let filesystem = filesystem(bytes, alignment);
         for size in [
             1 << 20,
             (1 << 20) + 8191,
@@ -158,11 +158,11 @@ fn a_read_larger_than_any_kept_buffer_is_answered_whole() {
             usize::MAX,
         ] {
             let got = read(&filesystem, 3, 0, size).unwrap();
-            assert!(got == data[..size.min(data.len())], "{granule} {size}");
+            assert!(got == data[..size.min(data.len())], "{alignment} {size}");
             let got = read(&filesystem, 3, 1, size).unwrap();
             assert!(
                 got == data[1..size.saturating_add(1).min(data.len())],
-                "{granule} {size}"
+                "{alignment} {size}"
             );
         }
     }

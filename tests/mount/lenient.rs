@@ -244,7 +244,7 @@ fn a_bad_sector_among_the_headers_ends_what_is_shown() {
     let image = Image::new(&[("a", &[1; 5000]), ("b", &[2; 5000]), ("c", &[3; 5000])]);
     let header = image.header_offsets()[2] as u64;
     let memory = || Memory {
-        granule: 512,
+        alignment: 512,
         bad: header / 512 * 512..header / 512 * 512 + 512,
         ..Memory::new({
             let mut bytes = image.bytes();

@@ -13,10 +13,10 @@ use lbpayload::progress::Silent;
 
 use crate::support::memory::Memory;
 
-/// A filesystem over `bytes`, which are read in multiples of `granule`.
-pub(crate) fn filesystem(bytes: Vec<u8>, granule: usize) -> Filesystem {
+/// A filesystem over `bytes`, which are read in multiples of `alignment`.
+pub(crate) fn filesystem(bytes: Vec<u8>, alignment: usize) -> Filesystem {
     let memory = Memory {
-        granule,
+        alignment,
         ..Memory::new(bytes)
     };
     over(memory.shared(), Strictness::Strict).unwrap().0
@@ -56,10 +56,10 @@ pub(crate) struct Shrinking {
 }
 
 impl Shrinking {
-    pub(crate) fn new(bytes: Vec<u8>, granule: usize) -> Arc<Self> {
+    pub(crate) fn new(bytes: Vec<u8>, alignment: usize) -> Arc<Self> {
         let end = AtomicU64::new(bytes.len() as u64);
         let memory = Memory {
-            granule,
+            alignment,
             ..Memory::new(bytes)
         };
         Arc::new(Self { memory, end })
@@ -75,8 +75,8 @@ impl Source for Shrinking {
         self.memory.len()
     }
 
-    fn granule(&self) -> usize {
-        self.memory.granule()
+    fn alignment(&self) -> usize {
+        self.memory.alignment()
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

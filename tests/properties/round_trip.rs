@@ -74,7 +74,7 @@ proptest! {
         model in model(),
         narrow in any::<bool>(),
         embed in any::<bool>(),
-        granule in prop_oneof![Just(1_usize), Just(512), Just(4096)],
+        alignment in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         block_kib in prop_oneof![Just(4_usize), Just(16), Just(1024)],
         engine in prop_oneof![Just(IoEngine::Auto), Just(IoEngine::Threads)],
         small_max in prop_oneof![Just(0_u64), Just(100), Just(65536)],
@@ -82,9 +82,9 @@ proptest! {
         let dialect = if narrow { Dialect::U32 } else { Dialect::U64 };
         let (dir, mut bytes) = pack_model(&model, dialect, embed);
         // A device is larger than its payload.
-        bytes.resize(bytes.len().next_multiple_of(granule), 0xEE);
+        bytes.resize(bytes.len().next_multiple_of(alignment), 0xEE);
         let mut memory = Memory::new(bytes);
-        memory.granule = granule;
+        memory.alignment = alignment;
         let payload = Payload::open(memory.shared()).unwrap();
         // A u32 payload without entries reads as an empty one of either dialect.
         prop_assert!(payload.dialect() == dialect || model.is_empty());

@@ -10,7 +10,7 @@ use lbpayload::block::{ReadMode, Source};
 /// Bytes in memory that demand aligned reads as a device would.
 pub struct Memory {
     pub bytes: Vec<u8>,
-    pub granule: usize,
+    pub alignment: usize,
     /// Reading any of these bytes fails with EIO.
     pub bad: Range<u64>,
     pub device: bool,
@@ -20,7 +20,7 @@ impl Memory {
     pub fn new(bytes: Vec<u8>) -> Self {
         Self {
             bytes,
-            granule: 1,
+            alignment: 1,
             bad: 0..0,
             device: false,
         }
@@ -40,14 +40,18 @@ impl Source for Memory {
         self.bytes.len() as u64
     }
 
-    fn granule(&self) -> usize {
-        self.granule
+    fn alignment(&self) -> usize {
+        self.alignment
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        assert_eq!(offset % self.granule as u64, 0, "an unaligned read");
-        assert_eq!(buf.len() % self.granule, 0, "a read of an unaligned length");
-        if self.granule > 1 {
+        assert_eq!(offset % self.alignment as u64, 0, "an unaligned read");
+        assert_eq!(
+            buf.len() % self.alignment,
+            0,
+            "a read of an unaligned length"
+        );
+        if self.alignment > 1 {
             assert_eq!(buf.as_ptr() as usize % 512, 0, "unaligned memory");
         }
         let start = (offset as usize).min(self.bytes.len());

@@ -7,7 +7,7 @@ use super::source::{Source, read_exact_at};
 
 /// The largest read, in bytes.
 const LARGE: usize = 1 << 20;
-/// The smallest read, in bytes, before it is rounded out to whole granules.
+/// The smallest read, in bytes, before it is rounded out to the alignment.
 const SMALL: usize = PAGE;
 /// Hops of at most this many bytes on average are read through rather than
 /// jumped over: about what a disk delivers in the time of one request.
@@ -22,7 +22,7 @@ const CLOSE: u64 = 8 * 1024;
 /// Where the wanted places lie close together it reads ahead in blocks of up to
 /// 1 MiB, so that they cost no system call each; where they lie far apart, or are in
 /// memory already, it reads a page at each.
-pub struct Window<'a> {
+pub struct ReadAhead<'a> {
     source: &'a dyn Source,
     buf: AlignedBuf,
     start: u64,
@@ -32,8 +32,8 @@ pub struct Window<'a> {
     step: usize,
 }
 
-impl<'a> Window<'a> {
-    /// A window on `source`.
+impl<'a> ReadAhead<'a> {
+    /// Starts at the beginning of `source`.
     ///
     /// # Errors
     /// When there is no memory for its buffer (1 MiB, used as far as needed).
@@ -84,10 +84,10 @@ impl<'a> Window<'a> {
         } else {
             SMALL
         };
-        let granule = self.source.granule() as u64;
-        let start = offset - offset % granule;
-        let least = (end - start).next_multiple_of(granule) as usize;
-        let len = self.step.next_multiple_of(granule as usize).max(least);
+        let alignment = self.source.alignment() as u64;
+        let start = offset - offset % alignment;
+        let least = (end - start).next_multiple_of(alignment) as usize;
+        let len = self.step.next_multiple_of(alignment as usize).max(least);
         self.filled = 0;
         self.start = start;
         self.filled = match read_exact_at(self.source, &mut self.buf[..len], start) {
@@ -104,10 +104,10 @@ impl<'a> Window<'a> {
 
     /// Whether the bytes were in memory.
     fn fill_cached(&mut self, offset: u64, end: u64) -> bool {
-        let granule = self.source.granule() as u64;
-        let start = offset - offset % granule;
-        let least = (end - start).next_multiple_of(granule) as usize;
-        let len = SMALL.next_multiple_of(granule as usize).max(least);
+        let alignment = self.source.alignment() as u64;
+        let start = offset - offset % alignment;
+        let least = (end - start).next_multiple_of(alignment) as usize;
+        let len = SMALL.next_multiple_of(alignment as usize).max(least);
         self.filled = 0;
         self.start = start;
         match self.source.read_cached(&mut self.buf[..len], start) {
@@ -154,7 +154,7 @@ mod tests {
         fn len(&self) -> u64 {
             self.len
         }
-        fn granule(&self) -> usize {
+        fn alignment(&self) -> usize {
             512
         }
         fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -176,11 +176,11 @@ mod tests {
     }
 
     fn walk(source: &Counted, hop: u64) {
-        let mut window = Window::new(source).unwrap();
+        let mut reads = ReadAhead::new(source).unwrap();
         let mut at = 3;
         while at + 300 < source.len {
-            window.hop_to(at);
-            let got = window.at(at, 300).unwrap();
+            reads.hop_to(at);
+            let got = reads.at(at, 300).unwrap();
             assert_eq!(got.len(), 300);
             assert_eq!(u64::from(got[0]), at % 251);
             assert_eq!(u64::from(got[299]), (at + 299) % 251);
@@ -207,17 +207,17 @@ mod tests {
     #[test]
     fn a_bad_sector_behind_the_wanted_bytes_does_not_hide_them() {
         let source = Counted::new(1 << 20, 2048);
-        let mut window = Window::new(&source).unwrap();
-        assert_eq!(window.at(1000, 100).unwrap().len(), 100);
-        assert!(window.at(4096, 100).is_err());
+        let mut reads = ReadAhead::new(&source).unwrap();
+        assert_eq!(reads.at(1000, 100).unwrap().len(), 100);
+        assert!(reads.at(4096, 100).is_err());
     }
 
     #[test]
     fn it_also_moves_back() {
         let source = Counted::new(1 << 20, u64::MAX);
-        let mut window = Window::new(&source).unwrap();
+        let mut reads = ReadAhead::new(&source).unwrap();
         for at in [5000, 3, 900_000, 4999] {
-            let got = window.at(at, 10).unwrap();
+            let got = reads.at(at, 10).unwrap();
             assert_eq!((got.len(), u64::from(got[0])), (10, at % 251));
         }
     }

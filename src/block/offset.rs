@@ -1,4 +1,4 @@
-//! A part of another source: a payload inside a larger image.
+//! A source that starts at an offset of another: a payload inside a larger image.
 
 use std::fs::Metadata;
 use std::io;
@@ -10,16 +10,16 @@ use crate::error::{Error, Kind, Result};
 use super::source::{ReadMode, Source};
 
 /// The rest of a source from an offset on.
-pub struct Part {
+pub struct OffsetSource {
     inner: Arc<dyn Source>,
     start: u64,
 }
 
-impl Part {
+impl OffsetSource {
     /// What lies behind the first `start` bytes of `inner`.
     ///
     /// # Errors
-    /// It ends before, or `start` is no multiple of its granule, so that direct
+    /// It ends before, or `start` is no multiple of its alignment, so that direct
     /// reads would not be aligned.
     pub fn new(inner: Arc<dyn Source>, start: u64) -> Result<Self> {
         let refused = |why: String| Error::new(Kind::Refused, why).path(inner.path());
@@ -29,10 +29,10 @@ impl Part {
                 inner.len()
             )));
         }
-        if start % inner.granule() as u64 != 0 {
+        if start % inner.alignment() as u64 != 0 {
             return Err(refused(format!(
                 "the offset {start} is no multiple of {}, which direct I/O demands",
-                inner.granule()
+                inner.alignment()
             ))
             .advice("leave --direct away to read through the cache"));
         }
@@ -40,7 +40,7 @@ impl Part {
     }
 }
 
-impl Source for Part {
+impl Source for OffsetSource {
     fn path(&self) -> &Path {
         self.inner.path()
     }
@@ -49,8 +49,8 @@ impl Source for Part {
         self.inner.len() - self.start
     }
 
-    fn granule(&self) -> usize {
-        self.inner.granule()
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -85,12 +85,12 @@ mod tests {
         let path = dir.path().join("image");
         std::fs::write(&path, b"beforebehind").unwrap();
         let open = || Arc::new(FileSource::open(&path, DirectPolicy::Never).unwrap());
-        let part = Part::new(open(), 6).unwrap();
-        assert_eq!(part.len(), 6);
+        let rest = OffsetSource::new(open(), 6).unwrap();
+        assert_eq!(rest.len(), 6);
         let mut buf = AlignedBuf::new(4096).unwrap();
-        assert_eq!(read_exact_at(&part, &mut buf, 0).unwrap(), 6);
+        assert_eq!(read_exact_at(&rest, &mut buf, 0).unwrap(), 6);
         assert_eq!(&buf[..6], b"behind");
-        assert_eq!(Part::new(open(), 12).unwrap().len(), 0);
-        assert!(Part::new(open(), 13).is_err());
+        assert_eq!(OffsetSource::new(open(), 12).unwrap().len(), 0);
+        assert!(OffsetSource::new(open(), 13).is_err());
     }
 }

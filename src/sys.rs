@@ -19,7 +19,7 @@ mod ioctls {
 ///
 /// # Errors
 /// What the system says: ENOTTY for what is no block device.
-pub(super) fn device_size(file: &File) -> io::Result<u64> {
+pub fn device_size(file: &File) -> io::Result<u64> {
     let mut size: u64 = 0;
     // SAFETY: the descriptor is open for the length of the call, and BLKGETSIZE64
     // writes eight bytes on every architecture, which is what `size` has room for.
@@ -32,7 +32,7 @@ pub(super) fn device_size(file: &File) -> io::Result<u64> {
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn logical_block_size(file: &File) -> io::Result<u32> {
+pub fn logical_block_size(file: &File) -> io::Result<u32> {
     let mut size: libc::c_int = 0;
     // SAFETY: the descriptor is open for the length of the call, and BLKSSZGET
     // writes one int, which `size` is.
@@ -41,7 +41,7 @@ pub(super) fn logical_block_size(file: &File) -> io::Result<u32> {
 }
 
 /// Whether a block device refuses writes. False where it cannot be asked.
-pub(super) fn is_read_only(file: &File) -> bool {
+pub fn is_read_only(file: &File) -> bool {
     let mut read_only: libc::c_int = 0;
     // SAFETY: the descriptor is open for the length of the call, and BLKROGET
     // writes one int, which `read_only` is.
