@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::sample::{Place, as_tree, sample};
-use crate::support::{Ran, lbpayload, tree};
+use crate::support::{Lacks, Ran, lbpayload, skip, tree};
 
 /// A name in /dev that does not exist; what a failing test leaves there is removed.
 struct Missing(PathBuf);
@@ -113,9 +113,11 @@ fn a_file_system_of_its_own_below_dev_is_a_destination() {
     let shm = Path::new("/dev/shm");
     let device = |path| fs::metadata(path).map(|meta| meta.dev()).ok();
     if device(shm).is_none() || device(shm) == device(Path::new("/dev")) {
+        skip(Lacks::Machine, "/dev/shm is no file system of its own");
         return;
     }
     let Ok(dir) = tempfile::tempdir_in(shm) else {
+        skip(Lacks::Machine, "/dev/shm cannot be written to");
         return;
     };
     let place = Place::new(&sample());
