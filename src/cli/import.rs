@@ -1,11 +1,10 @@
 //! `lbpayload import`
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::block::{FileSource, ReadMode, Roots};
+use crate::block::{ReadMode, Roots, SourceOptions};
 use crate::durable::WriteMode;
 use crate::error::{Result, printable};
 use crate::import::{Options, Report, Tuning, import};
@@ -55,9 +54,12 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
             finding.path.as_path()
         }
     };
-    let source = FileSource::open(device, args.direct)?;
+    let source = SourceOptions {
+        direct: args.direct,
+        ..SourceOptions::default()
+    };
     let memory = args.memory.get();
-    let payload = Payload::open(Arc::new(source))?.with_index_memory(
+    let payload = Payload::open(source.open(device)?)?.with_index_memory(
         usize::try_from(memory / 2)
             .unwrap_or(usize::MAX)
             .min(24 << 20),

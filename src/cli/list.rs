@@ -1,12 +1,11 @@
 //! `lbpayload list`
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::{Error as _, SerializeSeq, Serializer};
 
-use crate::block::{DirectPolicy, FileSource, Source};
+use crate::block::SourceOptions;
 use crate::error::{Result, printable};
 use crate::format::Dialect;
 use crate::payload::{Index, Payload, Problems};
@@ -101,11 +100,9 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
 /// Opens what a command reads headers of. A device is read past the cache; a
 /// regular file through it, where hopping costs least.
 pub(super) fn open(path: &Path) -> Result<Payload> {
-    let source = FileSource::open(path, DirectPolicy::Never)?;
-    let source = if source.is_device() {
-        FileSource::open(path, DirectPolicy::Auto)?
-    } else {
-        source
+    let options = SourceOptions {
+        cached_files: true,
+        ..SourceOptions::default()
     };
-    Payload::open(Arc::new(source))
+    Payload::open(options.open(path)?)
 }

@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::block::{DirectPolicy, FileSource, OffsetSource, Source};
+use crate::block::{DirectPolicy, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::mount::{
     Filesystem, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
@@ -213,17 +213,13 @@ fn open_filesystem(
 /// The source, and through its page cache unless told otherwise: a mount is for who
 /// looks around, and comes back.
 fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
-    let policy = options.direct.unwrap_or(DirectPolicy::Never);
-    let open = |policy| FileSource::open(path, policy).map(FileSource::keeping_cache);
-    let mut source = open(policy)?;
-    if policy == DirectPolicy::Auto && options.offset % source.alignment() as u64 != 0 {
-        source = open(DirectPolicy::Never)?;
+    SourceOptions {
+        direct: options.direct.unwrap_or(DirectPolicy::Never),
+        offset: options.offset,
+        keep_cache: true,
+        ..SourceOptions::default()
     }
-    let source: Arc<dyn Source> = Arc::new(source);
-    if options.offset == 0 {
-        return Ok(source);
-    }
-    Ok(Arc::new(OffsetSource::new(source, options.offset)?))
+    .open(path)
 }
 
 /// The image has no times of its own: those of its file, or of the device's node.

@@ -6,9 +6,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use crate::block::{Devices, DirectPolicy, FileSource, IoEngine, Roots, mount_proc};
+use crate::block::{Devices, DirectPolicy, IoEngine, Roots, SourceOptions, mount_proc};
 use crate::durable::Directory;
 use crate::error::Result;
 use crate::import::{ExistingPolicy, Options, Tuning, import};
@@ -124,7 +123,7 @@ fn first_of(devices: &Devices, dest: &Path) -> Result<u8> {
 }
 
 fn copy(device: &Path, dest: &Path) -> Result<u8> {
-    let payload = Payload::open(Arc::new(FileSource::open(device, DirectPolicy::Auto)?))?;
+    let payload = Payload::open(SourceOptions::default().open(device)?)?;
     // As the reference does: the directory first, then the first line.
     drop(Directory::open_or_make(dest, false)?);
     signals::listen()?;

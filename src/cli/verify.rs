@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::block::{DirectPolicy, FileSource, Source};
+use crate::block::{Source, SourceOptions};
 use crate::error::{Result, printable};
 use crate::format::Dialect;
 use crate::payload::{Payload, Problem};
@@ -55,7 +55,7 @@ struct JsonReport<'a> {
 pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     let sums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
-    let source: Arc<dyn Source> = Arc::new(FileSource::open(&args.source, DirectPolicy::Auto)?);
+    let source = SourceOptions::default().open(&args.source)?;
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
         Ok(payload) => payload,
