@@ -55,15 +55,12 @@ pub(super) fn run(
 }
 
 fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
-    let taken =
-        inherited.take(fd).ok_or(Errno::BADF).and_then(|file| {
-            match rustix::fs::fcntl_getfl(&file)? & OFlags::ACCMODE {
-                OFlags::RDONLY => Err(Errno::BADF),
-                _ => Ok(file),
-            }
-        });
-    taken.map_err(|e| {
-        let e = e.into();
+    let is_writable = |file: &File| {
+        let flags = rustix::fs::fcntl_getfl(file);
+        flags.is_ok_and(|flags| flags & OFlags::ACCMODE != OFlags::RDONLY)
+    };
+    inherited.take(fd).filter(is_writable).ok_or_else(|| {
+        let e = Errno::BADF.into();
         Error::io("taking the file to tell that it is ready", e)
             .kind_is(Kind::Usage)
             .file(&format!("descriptor {fd}"))
@@ -71,12 +68,12 @@ fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
     })
 }
 
-/// How the command goes about it: nothing that the mount shows.
+/// What the command does besides the mount itself.
 #[derive(Default)]
 pub(super) struct Way {
-    /// Stay, and serve from this process.
+    /// Whether to serve in this process.
     pub foreground: bool,
-    /// Where to write a line once it answers.
+    /// Where to write a line feed once the mount answers.
     pub ready: Option<File>,
     /// The files that the program was started with: a server in the background closes them.
     pub inherited: Inherited,
@@ -84,7 +81,7 @@ pub(super) struct Way {
     pub form: Option<ProgressForm>,
     /// The mount namespace to mount in (mount_namespaces(7)), if not this one.
     pub namespace: Option<PathBuf>,
-    /// All but the mount itself.
+    /// Whether to do everything except the mount itself.
     pub fake: bool,
 }
 
