@@ -79,6 +79,8 @@ proptest! {
         engine in prop_oneof![Just(IoEngine::Auto), Just(IoEngine::Threads)],
         small_max in prop_oneof![Just(0_u64), Just(100), Just(65536)],
     ) {
+        // A u32 payload without files is one only where nothing follows it.
+        let narrow = narrow && (embed || !model.is_empty());
         let dialect = if narrow { Dialect::U32 } else { Dialect::U64 };
         let (dir, mut bytes) = pack_model(&model, dialect, embed);
         // A device is larger than its payload.
@@ -86,8 +88,7 @@ proptest! {
         let mut memory = Memory::new(bytes);
         memory.alignment = alignment;
         let payload = Payload::open(memory.shared()).unwrap();
-        // A u32 payload without entries reads as an empty one of either dialect.
-        prop_assert!(payload.dialect() == dialect || model.is_empty());
+        prop_assert!(payload.dialect() == dialect);
 
         let index = Index::strict(&payload, &Silent).unwrap();
         let mut seen = Model::new();
