@@ -3,11 +3,10 @@
 //! that needed it.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Image, Ran, lbpayload, noise};
+use crate::support::{Image, Lacks, Ran, lbpayload, noise, skip};
 
 /// Calls that succeeded, in the order in which they ended.
 struct Calls(Vec<String>);
@@ -23,7 +22,7 @@ impl Calls {
             Err(e) => Some(e.to_string()),
         };
         if let Some(why) = why {
-            let _ = writeln!(std::io::stderr(), "SKIPPED: strace: {}", why.trim_end());
+            skip(Lacks::Setup, &format!("strace: {}", why.trim_end()));
             return None;
         }
         let temp = tempfile::tempdir().unwrap();
