@@ -10,6 +10,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What sort of failure it was. The command line derives its exit status from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// The command line, or a combination of options, makes no sense.
     Usage,
@@ -41,12 +42,13 @@ pub enum Kind {
 
 /// What was tried, on what, at which offset, what the system said, what to do next.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error(transparent)]
 pub struct Error(Box<Detail>);
 
 #[derive(Debug)]
 struct Detail {
     kind: Kind,
+    code: Option<&'static str>,
     doing: Option<String>,
     path: Option<PathBuf>,
     entry: Option<(u64, Option<String>)>,
@@ -62,6 +64,7 @@ impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self(Box::new(Detail {
             kind,
+            code: None,
             doing: None,
             path: None,
             entry: None,
@@ -82,6 +85,7 @@ impl Error {
         };
         Self(Box::new(Detail {
             kind,
+            code: None,
             doing: Some(doing.into()),
             path: None,
             entry: None,
@@ -173,9 +177,35 @@ impl Error {
         self
     }
 
+    /// Gives it a code of its own in place of its kind's.
+    #[must_use]
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.0.code = Some(code);
+        self
+    }
+
     /// What sort of failure it was.
     pub fn kind(&self) -> Kind {
         self.0.kind
+    }
+
+    /// A short word for programs, such as `cut-off` or `not-found`. Never renamed.
+    pub fn code(&self) -> &'static str {
+        self.0.code.unwrap_or(match self.0.kind {
+            Kind::Usage => "usage",
+            Kind::NotFound => "not-found",
+            Kind::Ambiguous => "ambiguous",
+            Kind::Format => "format",
+            Kind::Checksum => "checksum",
+            Kind::Io => "io",
+            Kind::Space => "no-space",
+            Kind::Busy => "busy",
+            Kind::Refused => "refused",
+            Kind::Changed => "changed",
+            Kind::Syntax => "syntax",
+            Kind::Interrupted => "interrupted",
+            Kind::ClosedPipe => "closed-pipe",
+        })
     }
 
     /// What the system said, where it was the system.
@@ -191,6 +221,12 @@ impl Error {
     /// Whether the error already names an entry.
     pub fn names_entry(&self) -> bool {
         self.0.entry.is_some()
+    }
+}
+
+impl std::error::Error for Detail {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|e| e as _)
     }
 }
 

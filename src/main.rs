@@ -3,6 +3,6 @@
 
 fn main() -> std::process::ExitCode {
     // SAFETY: the first thing that the program does: nothing has opened a file.
-    let inherited = unsafe { lbpayload::mount::Inherited::take_all() };
+    let inherited = unsafe { lbpayload::Inherited::take_all() };
     lbpayload::cli::main(inherited)
 }

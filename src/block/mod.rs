@@ -1,9 +1,7 @@
-//! A source of bytes at offsets, and the machine's block devices.
+//! Sources of bytes at offsets: regular files and block devices.
 //!
-//! Knows nothing of payloads. A [`Source`] is a regular file or a block device,
-//! read with O_DIRECT where it can be; a [`Queue`] keeps several reads and writes
-//! going; [`ReadAhead`] reads small things at arbitrary offsets; [`Devices`] lists
-//! what the machine has.
+//! [`SourceOptions::open`] opens one, with O_DIRECT where that works, and everything
+//! else reads through the trait [`Source`]. This room knows nothing of payloads.
 
 mod buffer;
 #[cfg(test)]
@@ -27,20 +25,37 @@ mod uring;
 #[path = "no_uring.rs"]
 mod uring;
 
-pub use buffer::{AlignedBuf, BufferPool, PAGE};
-pub use dev::refuse_new_in_dev;
-pub use device::{Device, DeviceKind};
-pub use devices::{Devices, Roots, mount_proc};
-pub use engine::{IoEngine, open_queue};
-pub use file::{FileSource, is_held, open_exclusive_for_writing};
-pub use node::Node;
+pub use buffer::{AlignedBuf, PAGE};
+pub use engine::IoEngine;
+pub use file::FileSource;
 pub use offset::OffsetSource;
 pub use open::SourceOptions;
-pub use queue::{Completion, Job, Queue, Sink};
-pub use source::{DirectPolicy, ReadMode, Source, read_exact_at, read_to_fault};
-pub use threads::ThreadQueue;
-// Until promote asks the room itself.
-pub use crate::sys::{Room, room};
-pub use read_ahead::ReadAhead;
-pub use udev::{Properties, properties};
-pub use uring::UringQueue;
+pub use source::{DirectPolicy, ReadMode, Source, read_exact_at};
+
+#[cfg(feature = "internals")]
+pub use internals::*;
+#[cfg(not(feature = "internals"))]
+pub(crate) use internals::*;
+
+/// The queue that keeps reads and writes in flight, read-ahead, and the machine's block
+/// devices: what the program and its tests use, and a user of the library does not need.
+mod internals {
+    pub use super::buffer::BufferPool;
+    pub use super::dev::refuse_new_in_dev;
+    pub use super::device::{Device, DeviceKind};
+    pub use super::devices::{Devices, Roots, mount_proc};
+    pub use super::engine::open_queue;
+    pub use super::file::{is_held, open_exclusive_for_writing};
+    pub use super::node::Node;
+    #[cfg(any(test, feature = "internals"))]
+    pub use super::queue::Job;
+    pub use super::queue::{Completion, Queue, Sink};
+    pub use super::read_ahead::ReadAhead;
+    pub use super::source::read_to_fault;
+    pub use super::threads::ThreadQueue;
+    pub use super::udev::{Properties, properties};
+    #[cfg(any(test, feature = "internals"))]
+    pub use super::uring::UringQueue;
+    // Until promote asks the room itself.
+    pub use crate::sys::{Room, room};
+}

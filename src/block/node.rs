@@ -27,11 +27,6 @@ impl Node {
         &self.path
     }
 
-    /// Whether the node was missing, and was made.
-    pub fn was_made(&self) -> bool {
-        self.made
-    }
-
     /// Leaves the node for whoever is told its path.
     pub fn keep(mut self) -> PathBuf {
         self.made = false;

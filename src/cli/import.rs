@@ -66,16 +66,14 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     );
     let options = Options {
         dest: args.dest.clone(),
-        make_parents: true,
         files: args.files.clone(),
         checksums,
-        use_embedded: true,
         direct: args.direct,
         existing: args.existing,
-        keep_owner_and_mode: false,
         dry_run: args.dry_run,
         engine: args.io,
         tuning: Tuning::for_memory(memory),
+        ..Options::default()
     };
     let report = import(&payload, options, &*progress, None);
     drop(progress);

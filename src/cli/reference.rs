@@ -7,11 +7,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::block::{Devices, DirectPolicy, IoEngine, Roots, SourceOptions, mount_proc};
+use crate::block::{Devices, Roots, SourceOptions, mount_proc};
 use crate::durable::Directory;
 use crate::error::Result;
-use crate::import::{ExistingPolicy, Options, Tuning, import};
-use crate::payload::{Checksums, Payload};
+use crate::import::{Options, import};
+use crate::payload::Payload;
 use crate::probe::has_magic;
 
 use super::args::ProgressForm;
@@ -138,15 +138,9 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
     let options = Options {
         dest: dest.to_path_buf(),
         make_parents: false,
-        files: Vec::new(),
-        checksums: Checksums::new(),
         use_embedded: false,
-        direct: DirectPolicy::Auto,
-        existing: ExistingPolicy::Replace,
         keep_owner_and_mode: true,
-        dry_run: false,
-        engine: IoEngine::Auto,
-        tuning: Tuning::default(),
+        ..Options::default()
     };
     let progress = progress::shown(Some(ProgressForm::None));
     let mut tell = |name: &str| {

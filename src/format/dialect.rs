@@ -4,12 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The width of the three integers. Both carry the same magic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
     /// The early images: 32 bits.
     U32,
     /// The current images: 64 bits.
+    #[default]
     U64,
 }
 

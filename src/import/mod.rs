@@ -14,20 +14,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::block::{DirectPolicy, IoEngine, ReadMode, open_queue};
-use crate::durable::{Directory, Staging, Store, WriteMode};
+use crate::durable::{Directory, Staging, Store};
 use crate::error::{Error, Kind, Result};
 use crate::payload::{Checksums, Index, Payload, Problems, embedded_checksums};
 use crate::progress::Progress;
 
 use in_order::InOrder;
 
+pub use crate::durable::WriteMode;
 pub use commit::Due;
-pub use copy::{Copied, CopyJob, Done};
-pub use plan::{ExistingPolicy, Plan, Selection};
+pub use plan::ExistingPolicy;
 pub use tuning::Tuning;
+
+#[cfg(feature = "internals")]
+pub use copy::{Copied, CopyJob, Done};
+#[cfg(feature = "internals")]
+pub use plan::{Plan, Selection};
+
+#[cfg(not(feature = "internals"))]
+use copy::{Copied, CopyJob};
+#[cfg(not(feature = "internals"))]
+use plan::{Plan, Selection};
 
 /// What to import, and how.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// The directory the files go to; made where it is missing.
     pub dest: PathBuf,
@@ -53,8 +64,29 @@ pub struct Options {
     pub tuning: Tuning,
 }
 
+impl Default for Options {
+    /// All files, as the command does without options: into `/external/distfiles`, which is
+    /// made with the directories above it, and checked where the payload has checksums.
+    fn default() -> Self {
+        Self {
+            dest: "/external/distfiles".into(),
+            make_parents: true,
+            files: Vec::new(),
+            checksums: Checksums::new(),
+            use_embedded: true,
+            direct: DirectPolicy::Auto,
+            existing: ExistingPolicy::Replace,
+            keep_owner_and_mode: false,
+            dry_run: false,
+            engine: IoEngine::Auto,
+            tuning: Tuning::default(),
+        }
+    }
+}
+
 /// What was done.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// Files that were looked at: written, kept and failed.
     pub files: u64,

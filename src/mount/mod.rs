@@ -18,14 +18,19 @@ mod tree;
 mod tree_builder;
 mod unmount;
 
+#[cfg(feature = "internals")]
 pub use attributes::{PID, attribute, attribute_names};
 pub use daemonize::{Inherited, in_background, in_foreground};
+#[cfg(feature = "internals")]
 pub use errno::Refusal;
-pub use filesystem::{Answer, Filesystem, NodeKind, Row};
+pub use filesystem::Filesystem;
+#[cfg(feature = "internals")]
+pub use filesystem::{Answer, NodeKind, Row};
 pub use mount_point::{IfBusy, MountPoint};
 pub use saved_index::Unfit;
 pub use session::{Server, Stopper};
 pub use settings::{Access, Settings};
+#[cfg(feature = "internals")]
 pub use tree::{Node, ROOT, Tree};
 pub use tree_builder::Strictness;
 pub use unmount::unmount;

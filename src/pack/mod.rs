@@ -23,6 +23,7 @@ pub use plan::{Input, Inputs, Options, Plan, plan};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// How wide the integers are.
     pub dialect: Dialect,

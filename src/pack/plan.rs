@@ -25,7 +25,8 @@ pub enum Inputs {
 }
 
 /// How it is written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// How wide the integers are.
     pub dialect: Dialect,

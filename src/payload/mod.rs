@@ -10,12 +10,26 @@ mod read;
 mod walk;
 mod write;
 
-pub use checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES, sum_line};
-pub use digest::{Hashed, Lanes, Sha256Sum};
-pub use entry_stream::{EntryStream, Piece, Reread};
+pub use checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES};
+pub use digest::Sha256Sum;
 pub use index::{Entries, Index};
-pub use live_bootstrap::{BootstrapSources, bootstrap_sources};
 pub use problem::{Cause, Problem, Problems};
-pub use read::{embedded_checksums, embedded_entry, read_entry};
+pub use read::{embedded_checksums, read_entry};
 pub use walk::{Entry, Payload, Walker};
 pub use write::PayloadWriter;
+
+#[cfg(feature = "internals")]
+pub use internals::*;
+#[cfg(not(feature = "internals"))]
+pub(crate) use internals::*;
+
+/// What the program and its tests use, and a library's user has no need of.
+mod internals {
+    pub use super::checksums::sum_line;
+    pub use super::digest::{Hashed, Lanes};
+    pub use super::entry_stream::{EntryStream, Piece, Reread};
+    #[cfg(feature = "internals")]
+    pub use super::live_bootstrap::BootstrapSources;
+    pub use super::live_bootstrap::bootstrap_sources;
+    pub use super::read::embedded_entry;
+}

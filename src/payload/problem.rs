@@ -152,6 +152,7 @@ impl Problem {
     pub fn into_error(self, source: &dyn Source) -> Error {
         let advice = self.advice(source);
         let message = self.message();
+        let code = self.slug();
         let error = match self.cause {
             Cause::Io(e) => Error::io("reading", e),
             Cause::Shrunk => Error::new(Kind::Changed, message),
@@ -160,7 +161,11 @@ impl Problem {
             }
             Cause::Fault(_) => Error::new(Kind::Format, message),
         };
-        let error = error.doing("reading").path(source.path()).advice(advice);
+        let error = error
+            .with_code(code)
+            .doing("reading")
+            .path(source.path())
+            .advice(advice);
         match (self.index, self.name) {
             (Some(index), name) => error.at(self.offset).entry(index, name.as_deref()),
             (None, Some(name)) => error.file(&name),

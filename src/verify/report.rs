@@ -5,6 +5,7 @@ use crate::payload::Problems;
 
 /// What was found.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// How wide the integers are.
     pub dialect: Dialect,

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use lbpayload::format::Dialect;
 use lbpayload::pack::{Inputs, Options, Plan, plan, to_file};
 use lbpayload::progress::{Progress, Silent};
 use lbpayload::{Error, Kind};
@@ -26,13 +25,8 @@ impl Changing {
     fn new() -> Self {
         let place = Place::with_bytes(b"the old image");
         let input = place.file("input", vec![7; LEN]);
-        let options = Options {
-            dialect: Dialect::U64,
-            checksums: None,
-            embed: false,
-            pad: None,
-        };
-        let plan = plan(&Inputs::Paths(vec![input.clone()]), options).unwrap();
+        let inputs = Inputs::Paths(vec![input.clone()]);
+        let plan = plan(&inputs, Options::default()).unwrap();
         Self { place, input, plan }
     }
 

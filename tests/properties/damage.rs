@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use lbpayload::block::{DirectPolicy, IoEngine};
-use lbpayload::import::{ExistingPolicy, Options, Tuning, import};
+use lbpayload::import::{Options, import};
 use lbpayload::payload::{Checksums, Index, Payload};
 use lbpayload::progress::Silent;
 use lbpayload::verify::verify;
@@ -21,19 +20,9 @@ fn small_image() -> Image {
 }
 
 fn options(dest: &Path) -> Options {
-    Options {
-        dest: dest.to_path_buf(),
-        make_parents: false,
-        files: Vec::new(),
-        checksums: Checksums::new(),
-        use_embedded: true,
-        direct: DirectPolicy::Auto,
-        existing: ExistingPolicy::Replace,
-        keep_owner_and_mode: false,
-        dry_run: false,
-        engine: IoEngine::Auto,
-        tuning: Tuning::default(),
-    }
+    let mut options = Options::default();
+    options.dest = dest.to_path_buf();
+    options
 }
 
 /// Runs every reader over `bytes`; true when all say that it is a payload.

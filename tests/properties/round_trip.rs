@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lbpayload::block::{DirectPolicy, IoEngine};
+use lbpayload::block::IoEngine;
 use lbpayload::durable::Directory;
 use lbpayload::format::Dialect;
-use lbpayload::import::{ExistingPolicy, Options as ImportOptions, Tuning, import};
+use lbpayload::import::{Options as ImportOptions, import};
 use lbpayload::pack::{Inputs, Options, plan, to_file};
 use lbpayload::payload::{Checksums, Index, Payload, read_entry};
 use lbpayload::progress::Silent;
@@ -53,12 +53,8 @@ fn pack_model(model: &Model, dialect: Dialect, embed: bool) -> (TempDir, Vec<u8>
     for (name, bytes) in model {
         std::fs::write(inputs.join(name), bytes).unwrap();
     }
-    let options = Options {
-        dialect,
-        checksums: None,
-        embed,
-        pad: None,
-    };
+    let mut options = Options::default();
+    (options.dialect, options.embed) = (dialect, embed);
     let plan = plan(&Inputs::Paths(vec![inputs]), options).unwrap();
     let out = dir.path().join("out.img");
     to_file(&plan, &out, &Silent).unwrap();
@@ -108,18 +104,13 @@ proptest! {
         prop_assert_eq!(report.matched, if embed { model.len() as u64 } else { 0 });
 
         let dest = dir.path().join("dest");
-        let options = || ImportOptions {
-            dest: dest.clone(),
-            make_parents: false,
-            files: Vec::new(),
-            checksums: Checksums::new(),
-            use_embedded: true,
-            direct: DirectPolicy::Auto,
-            existing: ExistingPolicy::Replace,
-            keep_owner_and_mode: false,
-            dry_run: false,
-            engine,
-            tuning: Tuning { block_bytes: block_kib * 1024, small_max, ..Tuning::default() },
+        let options = || {
+            let mut options = ImportOptions::default();
+            options.dest = dest.clone();
+            options.engine = engine;
+            options.tuning.block_bytes = block_kib * 1024;
+            options.tuning.small_max = small_max;
+            options
         };
         let report = import(&payload, options(), &Silent, None).unwrap();
         prop_assert_eq!(report.written, index.files());
