@@ -83,6 +83,8 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Space,
             _ => Kind::Io,
         };
+        let advice = (source.kind() == io::ErrorKind::OutOfMemory)
+            .then(|| "lower --memory, or raise the limit (ulimit -v, or the cgroup's)".into());
         Self(Box::new(Detail {
             kind,
             code: None,
@@ -93,8 +95,13 @@ impl Error {
             offset: None,
             message: None,
             source: Some(source),
-            advice: None,
+            advice,
         }))
+    }
+
+    /// There is no memory for `doing` (a verb in its -ing form).
+    pub fn no_memory(doing: impl Into<String>) -> Self {
+        Self::io(doing, io::ErrorKind::OutOfMemory.into())
     }
 
     /// The user asked to stop.

@@ -232,8 +232,9 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub io: IoEngine,
 
-    /// Memory to get along with, in bytes (K, M and G are powers of 1024)
-    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = size)]
+    /// Memory limit for buffers and batches, in bytes, at least 4M (K, M and G are powers
+    /// of 1024)
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = memory)]
     pub memory: NonZeroU64,
 
     /// Where a file with other content has the name: replace it, keep it, or fail
@@ -392,6 +393,14 @@ fn direct(text: &str) -> Result<DirectPolicy, String> {
 /// A size in bytes, with K, M or G for powers of 1024.
 fn size(text: &str) -> Result<NonZeroU64, String> {
     NonZeroU64::new(whole_bytes(text)?).ok_or_else(|| "expected more than 0".into())
+}
+
+/// A memory limit in bytes: with less than 4 MiB an import cannot work.
+fn memory(text: &str) -> Result<NonZeroU64, String> {
+    size(text).and_then(|bytes| match bytes.get() {
+        0x40_0000.. => Ok(bytes),
+        _ => Err("expected at least 4M".into()),
+    })
 }
 
 /// As [`size`], of 0 or more.

@@ -10,6 +10,7 @@ use crate::error::{Result, printable};
 use crate::import::{Options, Report, Tuning, import};
 use crate::payload::Payload;
 use crate::probe::the_only_payload;
+use crate::sys::share_one_heap;
 
 use super::args::{ImportArgs, ProgressForm};
 use super::exit::Outcome;
@@ -41,6 +42,7 @@ struct JsonReport<'a> {
 }
 
 pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    share_one_heap();
     let checksums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
     let progress = progress::shown(form);

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::import::{Options, import};
 use crate::payload::Payload;
 use crate::probe::has_magic;
+use crate::sys::share_one_heap;
 
 use super::args::ProgressForm;
 use super::output::{Out, to_stderr};
@@ -126,6 +127,7 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
     let payload = Payload::open(SourceOptions::default().open(device)?)?;
     // As the reference does: the directory first, then the first line.
     drop(Directory::open_or_make(dest, false)?);
+    share_one_heap();
     signals::listen()?;
     let mut out = Out::new();
     let mut said = out

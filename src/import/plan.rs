@@ -196,7 +196,7 @@ impl Plan {
                                 Error::io("syncing", e)
                                     .path(dest.map_or(Path::new(""), Directory::path).join(&name))
                             })?;
-                            plan.keep(&entry);
+                            plan.keep(&entry)?;
                             continue;
                         }
                         Comparison::SameAndWrong(problem) => {
@@ -214,7 +214,7 @@ impl Plan {
                     ExistingPolicy::Replace => {}
                     ExistingPolicy::Keep => {
                         log::warn!("{name}: another content is there and stays (--existing keep)");
-                        plan.keep(&entry);
+                        plan.keep(&entry)?;
                         continue;
                     }
                     ExistingPolicy::Error => {
@@ -228,19 +228,20 @@ impl Plan {
                 &entry,
                 replaces,
                 room.as_ref().map_or(4096, |r| r.block_bytes),
-            );
+            )?;
         }
         progress.end();
         Ok(plan)
     }
 
-    fn keep(&mut self, entry: &Entry) {
-        self.keep.set(entry.index);
+    fn keep(&mut self, entry: &Entry) -> Result<()> {
+        self.keep.set(entry.index)?;
         self.kept += 1;
+        Ok(())
     }
 
-    fn add(&mut self, entry: &Entry, replaces: bool, block_bytes: u64) {
-        self.write.set(entry.index);
+    fn add(&mut self, entry: &Entry, replaces: bool, block_bytes: u64) -> Result<()> {
+        self.write.set(entry.index)?;
         self.write_files += 1;
         self.write_bytes = self.write_bytes.saturating_add(entry.size);
         let rounded = entry
@@ -249,9 +250,10 @@ impl Plan {
             .unwrap_or(u64::MAX);
         self.room_bytes = self.room_bytes.saturating_add(rounded);
         if replaces {
-            self.replace.set(entry.index);
+            self.replace.set(entry.index)?;
             self.replaced += 1;
         }
+        Ok(())
     }
 
     /// Whether that entry is written.
@@ -332,12 +334,15 @@ fn refuse_unusable(
 struct Bits(Vec<u64>);
 
 impl Bits {
-    fn set(&mut self, at: u64) {
+    fn set(&mut self, at: u64) -> Result<()> {
         let word = (at / 64) as usize;
         if self.0.len() <= word {
+            let reserved = self.0.try_reserve(word + 1 - self.0.len());
+            reserved.map_err(|_| Error::no_memory("planning the import"))?;
             self.0.resize(word + 1, 0);
         }
         self.0[word] |= 1 << (at % 64);
+        Ok(())
     }
 
     fn get(&self, at: u64) -> bool {

@@ -3,6 +3,11 @@
 use super::commit::Due;
 use super::large::SHARED_WRITES;
 
+/// What each file of a batch is counted as where memory is short, in bytes of the memory
+/// limit: its page in the page cache, inode, name and open file take up to 10 KiB of the
+/// kernel's memory, and there are two batches and what is being staged.
+const FILE_BYTES: u64 = 64 * 1024;
+
 /// Sizes and depths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
@@ -58,6 +63,11 @@ impl Tuning {
         if room >= default.blocks() * default.block_bytes as u64 {
             return Self { due, ..default };
         }
+        let files = usize::try_from(bytes / FILE_BYTES).unwrap_or(usize::MAX);
+        let due = Due {
+            files: due.files.min(files),
+            ..due
+        };
         let mut tuning = Self {
             reads: 6,
             held: 6,

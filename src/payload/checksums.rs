@@ -14,8 +14,6 @@ pub const EMBEDDED_SUMS_MAX_BYTES: u64 = 24 << 20;
 /// The longest line that is read: a sum and the longest path.
 const LINE_MAX_BYTES: u64 = 8192;
 
-const TOO_MANY: &str = "more checksums than can be held";
-
 /// Checksums by name.
 ///
 /// Packed tightly: the names one behind the other, and references to them, which are
@@ -95,9 +93,7 @@ impl Checksums {
         let mut sums = sums.into_iter();
         let pushed = sums.try_for_each(|(name, sum)| self.push(name, sum));
         let sorted = self.sort(origin);
-        pushed
-            .ok_or_else(|| Error::new(Kind::Refused, TOO_MANY).path(origin))
-            .and(sorted)
+        pushed.map_err(|e| e.path(origin)).and(sorted)
     }
 
     fn push_lines(&mut self, mut text: impl BufRead, origin: &str) -> Result<()> {
@@ -129,16 +125,21 @@ impl Checksums {
                 let shown: String = text.chars().take(60).collect();
                 bad(&format!("no checksum: \"{}\"", printable(&shown)))
             })?;
-            self.push(name, sum).ok_or_else(|| bad(TOO_MANY))?;
+            self.push(name, sum).map_err(|e| e.path(origin))?;
         }
         Ok(())
     }
 
-    /// Adds one at the end; `None` where there are more than can be held.
-    fn push(&mut self, name: &str, sum: Sha256Sum) -> Option<()> {
-        let at = u32::try_from(self.names.len()).ok()?;
-        let len = u32::try_from(name.len()).ok()?;
-        at.checked_add(len)?;
+    /// Adds one at the end.
+    fn push(&mut self, name: &str, sum: Sha256Sum) -> Result<()> {
+        let too_many = || Error::new(Kind::Refused, "more checksums than can be held");
+        let at = u32::try_from(self.names.len()).map_err(|_| too_many())?;
+        let len = u32::try_from(name.len()).map_err(|_| too_many())?;
+        at.checked_add(len).ok_or_else(too_many)?;
+        let reserved = self.names.try_reserve(name.len());
+        reserved
+            .and_then(|()| self.sums.try_reserve(1))
+            .map_err(|_| Error::no_memory("holding the checksums"))?;
         self.names.push_str(name);
         self.sums.push(Sum {
             at,
@@ -146,7 +147,7 @@ impl Checksums {
             sum,
             seen: false,
         });
-        Some(())
+        Ok(())
     }
 
     /// Sorts them by name, so that they can be looked up.

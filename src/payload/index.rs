@@ -73,7 +73,7 @@ impl Index {
             if let Err(fault) = entry.name() {
                 report(entry.problem(entry.header_offset, Cause::Fault(fault.into())))?;
             }
-            names.note_first(&entry.raw_name);
+            names.note_first(&entry.raw_name)?;
             index.files += 1;
             index.payload_bytes = entry.end();
             index.data_bytes += entry.size;
@@ -151,6 +151,11 @@ impl Index {
         let Some(kept) = &mut self.kept else {
             return;
         };
+        // Two varints of at most ten bytes, and the name.
+        if kept.try_reserve(20 + entry.raw_name.len()).is_err() {
+            self.kept = None;
+            return;
+        }
         put_varint(kept, entry.raw_name.len() as u64);
         put_varint(kept, entry.size);
         kept.extend_from_slice(&entry.raw_name);
@@ -171,7 +176,7 @@ impl Index {
                     if progress.cancelled() {
                         return Err(Error::interrupted());
                     }
-                    names.note(&entry?.raw_name, pass);
+                    names.note(&entry?.raw_name, pass)?;
                 }
             }
             let suspects = names.take_suspects();
@@ -241,20 +246,24 @@ impl Names {
 
     /// Notes a name in the first pass, which finds out how many there must be: from
     /// the names that come, not from what the header claims.
-    fn note_first(&mut self, name: &[u8]) {
-        self.note(name, 0);
+    fn note_first(&mut self, name: &[u8]) -> Result<()> {
+        self.note(name, 0)?;
         while self.hashes.len() > self.a_pass {
             self.passes *= 2;
             let passes = self.passes;
             self.hashes.retain(|hash| hash % passes == 0);
         }
+        Ok(())
     }
 
-    fn note(&mut self, name: &[u8], pass: u64) {
+    fn note(&mut self, name: &[u8], pass: u64) -> Result<()> {
         let hash = self.hasher.hash_one(name);
         if hash % self.passes == pass {
+            let reserved = self.hashes.try_reserve(1);
+            reserved.map_err(|_| Error::no_memory("comparing the names"))?;
             self.hashes.push(hash);
         }
+        Ok(())
     }
 
     /// The hashes that stand twice, in order.

@@ -380,7 +380,7 @@ fn either_engine_and_any_memory_give_the_same_files() {
     for options in [
         &["--io", "uring"][..],
         &["--io", "threads"],
-        &["--memory", "1M"],
+        &["--memory", "4M"],
         &["--io", "threads", "--memory", "1G"],
     ] {
         if options.contains(&"uring") && lbpayload::block::UringQueue::<()>::new(1).is_err() {

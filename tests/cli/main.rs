@@ -23,6 +23,7 @@ mod import_sums;
 mod interrupted;
 mod large;
 mod list;
+mod memory;
 mod pack;
 mod pack_bad;
 mod pack_changed;
