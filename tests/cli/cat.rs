@@ -1,6 +1,6 @@
 //! `lbpayload cat`
 
-use crate::sample::{Place, sample};
+use crate::fixture::{Place, sample};
 use crate::support::Image;
 
 #[test]

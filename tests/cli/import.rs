@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::json;
 
-use crate::sample::{Place, as_tree, json, sample};
+use crate::fixture::{Place, as_tree, json, sample};
 use crate::support::{Image, Lacks, check, skip, tree};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::sample::{Place, json, sample};
+use crate::fixture::{Place, json, sample};
 use crate::support::Image;
 
 #[test]

@@ -12,24 +12,24 @@ macro_rules! lb {
     };
 }
 
-mod broken;
+mod broken_images;
 mod cat;
-mod damage;
-mod dev;
-mod general;
+mod damage_table;
+mod every_command;
+mod fixture;
+mod hostile_names_and_counts;
 mod import;
-mod import_bad;
-mod import_sums;
-mod interrupted;
-mod large;
+mod import_checksums;
+mod import_destinations;
+mod import_interrupted;
+mod large_payloads;
 mod list;
 mod memory;
+mod nothing_in_dev;
 mod pack;
-mod pack_bad;
-mod pack_changed;
+mod pack_changing_inputs;
+mod pack_refusals;
 mod probe;
 mod quiet;
 mod reference;
-mod reviewed;
-mod sample;
 mod verify;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::sample::{Place, as_tree, checkout, json, sample, sums_of};
+use crate::fixture::{Place, as_tree, checkout, json, sample, sums_of};
 use crate::support::{Image, Ran, check, lbpayload, noise, sha256sum};
 
 /// The recipe of the project's users, with nothing of ours in it.

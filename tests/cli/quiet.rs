@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::sample::{Place, sample, spoil, sums_of};
+use crate::fixture::{Place, sample, spoil, sums_of};
 use crate::support::{Image, Ran};
 
 /// What a quiet command prints on standard output.
@@ -123,12 +123,12 @@ fn a_quiet_command_prints_what_was_asked_for_and_errors() {
         if matches!(prints, Only("json")) {
             // It holds the time that it took.
             let ran = crate::support::run([&["-q"], *args].concat()).exits(*status);
-            assert_eq!(crate::sample::json(&ran)["dry_run"], true);
+            assert_eq!(crate::fixture::json(&ran)["dry_run"], true);
             continue;
         }
         check(args, *status, prints, &remove_dest);
     }
-    for command in crate::general::COMMANDS {
+    for command in crate::every_command::COMMANDS {
         assert!(
             rows.iter().any(|(args, ..)| args[0] == command),
             "{command}"

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
-use crate::sample::{Place, as_tree, sample, spoil, sums_of};
+use crate::fixture::{Place, as_tree, sample, spoil, sums_of};
 use crate::support::{Ran, lbpayload, tree};
 
 /// Runs the program through a symlink of the reference's name.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::sample::{Place, checkout, json, sample, spoil, sums_of};
+use crate::fixture::{Place, checkout, json, sample, spoil, sums_of};
 use crate::support::{Image, sha256sum};
 
 #[test]

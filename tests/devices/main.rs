@@ -5,19 +5,18 @@
 mod support;
 
 mod disks;
-mod view;
-
-mod cache;
-mod fails;
-mod full;
+mod failing_device;
+mod full_destination;
 mod import;
-mod nodes;
-mod once;
+mod mount_namespace;
 mod pack;
-mod power;
+mod page_cache;
+mod partial_last_sector;
+mod partitions_and_nodes;
+mod power_cut;
 mod probe;
 mod reference;
-mod tail;
+mod same_payload_twice;
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::disks::{Partitioned, Unattached, disk, name, number, open_error, size};
+use crate::mount_namespace::{Listing, View};
 use crate::support::{Image, Lacks, Loop, noise, run, skip};
-use crate::view::{Listing, View};
 use crate::{alone, needs_devices};
 
 /// The report on one named device.

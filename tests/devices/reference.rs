@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::disks::{Model, assert_holds, disk, image};
+use crate::mount_namespace::{Listing, View};
 use crate::support::{Image, Loop, Ran, TempDir, noise};
-use crate::view::{Listing, View};
 use crate::{alone, needs_devices};
 
 /// A symbolic link of that name, and room for a test's files.

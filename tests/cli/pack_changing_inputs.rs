@@ -9,7 +9,7 @@ use lbpayload::pack::{Inputs, Options, Plan, plan, to_file};
 use lbpayload::progress::{Progress, Silent};
 use lbpayload::{Error, Kind};
 
-use crate::sample::Place;
+use crate::fixture::Place;
 use crate::support::tree;
 
 /// Larger than what is read at a time, so that there is an in between.

@@ -1,4 +1,4 @@
-//! What a reviewer broke once, and stays mended.
+//! Names, counts and lists that are made to mislead.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

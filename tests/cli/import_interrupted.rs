@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::sample::{Place, as_tree, sample};
+use crate::fixture::{Place, as_tree, sample};
 use crate::support::{Image, check, lbpayload, noise, tree};
 
 const STAGING: &str = ".lbpayload-staging";
@@ -216,7 +216,7 @@ fn an_import_that_is_killed_leaves_complete_files_only_and_the_next_goes_on() {
     }
     let before = sparse.complete(&place.dest);
     let ran = lb!["import", "--json", "--device", &sparse.path, &place.dest].exits(0);
-    let report = crate::sample::json(&ran);
+    let report = crate::fixture::json(&ran);
     assert_eq!(
         report["kept"], before,
         "what was complete is not copied again"

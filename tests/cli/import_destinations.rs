@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nix::unistd::geteuid;
 
-use crate::sample::{Place, as_tree, sample};
+use crate::fixture::{Place, as_tree, sample};
 use crate::support::{Image, Lacks, Ran, lbpayload, skip, tree};
 
 #[test]

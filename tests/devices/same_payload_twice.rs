@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::disks::{Model, assert_holds, backing, disk, image, number};
+use crate::mount_namespace::{Listing, View};
 use crate::support::{Image, Loop, noise};
-use crate::view::{Listing, View};
 use crate::{alone, needs_devices};
 
 fn model() -> Model {

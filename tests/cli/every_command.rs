@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use crate::sample::{Place, as_tree, json, sample};
+use crate::fixture::{Place, as_tree, json, sample};
 use crate::support::{Image, Ran, lbpayload, tree};
 
 pub(crate) const COMMANDS: [&str; 11] = [

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::sample::{Place, json};
+use crate::fixture::{Place, json};
 use crate::support::{Image, lbpayload, sha256sum, tree};
 
 /// What issue 2 allows, whatever an image holds, in KiB.

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sample::{Place, as_tree, sample};
+use crate::fixture::{Place, as_tree, sample};
 use crate::support::{Lacks, Ran, lbpayload, skip, tree};
 
 /// A name in /dev that does not exist; what a failing test leaves there is removed.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::sample::Place;
+use crate::fixture::Place;
 use crate::support::{Image, Ran};
 
 /// An image with something wrong, and what is to be said of it.

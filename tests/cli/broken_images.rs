@@ -1,7 +1,7 @@
 //! Every command that reads an image, against every way in which one can be broken.
 
-use crate::damage::{GOOD, all};
-use crate::sample::json;
+use crate::damage_table::{GOOD, all};
+use crate::fixture::json;
 use crate::support::{Ran, lbpayload, tree};
 
 #[test]

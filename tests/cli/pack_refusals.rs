@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::sample::{Place, spoil, sums_of};
+use crate::fixture::{Place, spoil, sums_of};
 use crate::support::{Image, Ran, sha256sum, tree};
 
 /// An output that is there already, and two files to pack.

@@ -1,6 +1,6 @@
 //! `lbpayload import`: checksums, before a file gets its name.
 
-use crate::sample::{Place, as_tree, checkout, json, sample, spoil, sums_of};
+use crate::fixture::{Place, as_tree, checkout, json, sample, spoil, sums_of};
 use crate::support::{Image, sha256sum, tree};
 
 fn names(place: &Place) -> Vec<String> {

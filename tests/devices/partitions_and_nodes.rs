@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::disks::{Model, Partitioned, assert_holds, backing, disk, image, name, number};
+use crate::mount_namespace::{Listing, View};
 use crate::support::{Loop, check, lbpayload, noise, run};
-use crate::view::{Listing, View};
 use crate::{alone, needs_devices};
 
 const ALL: [Listing; 3] = [Listing::Sys, Listing::Proc, Listing::Dev];
