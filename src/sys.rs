@@ -230,3 +230,19 @@ pub fn room(file: BorrowedFd<'_>) -> io::Result<Room> {
         max_name_len: usize::try_from(max_name_len).unwrap_or(usize::MAX),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_is_known_by_its_magic_number() {
+        let proc = File::open("/proc").unwrap();
+        // linux/magic.h: PROC_SUPER_MAGIC
+        assert_eq!(magic(proc.as_fd()), Some(0x9fa0));
+        assert!(!is_in_memory(proc.as_fd()) && !names_hold_sizes(proc.as_fd()));
+    }
+}
