@@ -155,10 +155,11 @@ mod tests {
     fn no_more_files_are_open_than_there_are_descriptors_for() {
         let dir = tempfile::tempdir().unwrap();
         let opened = File::open(dir.path()).unwrap();
+        let has_them = open(opened.as_fd()).is_ok();
+        let files = TmpFiles::try_in(opened.as_fd());
         // Not every file system has files without a name.
-        let Some(mut files) = TmpFiles::try_in(opened.as_fd()) else {
-            return;
-        };
+        assert_eq!(files.is_some(), has_them);
+        let Some(mut files) = files else { return };
         files.max = 1;
         let file = files.open(opened.as_fd()).unwrap();
         files.hold(0, file);

@@ -98,6 +98,13 @@ mod tests {
     use crate::durable::Bounds;
 
     #[test]
+    fn a_file_is_no_tree() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refused = Tree::open(file.path(), Bounds::AsRoot).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOTDIR));
+    }
+
+    #[test]
     fn a_fifo_in_the_middle_of_a_path_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
