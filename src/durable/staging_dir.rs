@@ -196,3 +196,22 @@ pub(super) fn syncfs_reports() -> bool {
         .map_while(|n| n.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::DirectPolicy;
+    use crate::durable::{Directory, Staging, Store};
+
+    #[test]
+    fn what_is_discarded_is_gone_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Directory::open(temp.path()).unwrap();
+        let staging = Staging::prepare(&dir, DirectPolicy::Auto).unwrap();
+        let staged = || std::fs::read_dir(temp.path().join(STAGING_NAME)).unwrap();
+        staging.create(7, 5000).unwrap();
+        assert_eq!(staged().count(), 1);
+        staging.discard(7).unwrap();
+        assert_eq!(staged().count(), 0);
+    }
+}

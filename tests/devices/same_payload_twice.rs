@@ -1,5 +1,6 @@
 //! The same payload through two devices counts once; two payloads are two.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -158,4 +159,18 @@ fn import_says_what_it_looked_at_where_there_is_none() {
         assert_eq!(ran.stdout, "");
         assert!(!dest.exists(), "nothing was made");
     }
+}
+
+#[test]
+fn a_device_is_held_as_long_as_somebody_has_it_for_itself() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let device = disk(dir.path(), "held", &[], 512);
+    let mut exclusive = std::fs::OpenOptions::new();
+    exclusive.read(true).custom_flags(libc::O_EXCL);
+    let holder = exclusive.open(&device.path).unwrap();
+    assert!(lbpayload::block::is_held(&device.path));
+    drop(holder);
+    assert!(!lbpayload::block::is_held(&device.path));
 }
