@@ -345,3 +345,15 @@ impl Source for ShrinksAfter {
         self.source.mode()
     }
 }
+
+#[test]
+fn a_header_that_cannot_be_read_is_neither_there_nor_missing() {
+    let image = Image::new(&[("a", &noise(1, 50_000)), ("b", b"x")]);
+    let end = image.bytes().len() as u64;
+    // The second header, its name and its byte end the image.
+    let payload = Payload::open(device_with(&image, end - 18..end)).unwrap();
+    assert!(payload.has_header(0, 16 + 16 + 1, b"a", 50_000).unwrap());
+    assert!(!payload.has_header(0, 16 + 16 + 1, b"c", 50_000).unwrap());
+    let failed = payload.has_header(1, end - 1, b"b", 1).unwrap_err();
+    assert_eq!(failed.raw_os_error(), Some(libc::EIO));
+}
