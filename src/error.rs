@@ -220,6 +220,28 @@ impl Error {
         self.0.source.as_ref()
     }
 
+    /// What was being done, where the error names it.
+    pub fn named_doing(&self) -> Option<&str> {
+        self.0.doing.as_deref()
+    }
+
+    /// The file or device, where the error names one.
+    pub fn named_path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// What to do next, where the error says so.
+    pub fn named_advice(&self) -> Option<&str> {
+        self.0.advice.as_deref()
+    }
+
+    /// What is wrong, without the context: our own words, and the system's.
+    pub fn cause(&self) -> String {
+        let source = self.0.source.as_ref().map(ToString::to_string);
+        let said: Vec<String> = self.0.message.iter().cloned().chain(source).collect();
+        said.join(": ")
+    }
+
     /// The byte offset, where there is one.
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
@@ -267,13 +289,8 @@ impl fmt::Display for Detail {
             write!(f, "{space}at offset {offset}")?;
             context = true;
         }
-        for said in [
-            self.message.clone(),
-            self.source.as_ref().map(ToString::to_string),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        let source = self.source.as_ref().map(ToString::to_string);
+        for said in self.message.clone().into_iter().chain(source) {
             let colon = if context { ": " } else { "" };
             write!(f, "{colon}{said}")?;
             context = true;

@@ -10,9 +10,10 @@ use rustix::fs::{
     fsetxattr, statat,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// What a staged file is given besides its bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     /// Permission bits, with setuid, setgid and the sticky bit.
     pub mode: u32,
@@ -21,8 +22,13 @@ pub struct Attributes {
     /// User and group; `None` leaves them to who writes.
     pub owner: Option<(u32, u32)>,
     /// Extended attributes: those that a file in an image needs to work.
-    pub xattrs: Vec<(String, Vec<u8>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xattrs: Vec<Xattr>,
 }
+
+/// An extended attribute: its name and its value, which JSON has in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xattr(pub String, #[serde(with = "hex::serde")] pub Vec<u8>);
 
 impl Attributes {
     /// Those that `file` has.
@@ -98,7 +104,7 @@ fn belongs_to_the_image(name: &str) -> bool {
 ///
 /// # Errors
 /// What the system says, other than that the file system has none.
-fn read_xattrs(file: &File) -> io::Result<Vec<(String, Vec<u8>)>> {
+fn read_xattrs(file: &File) -> io::Result<Vec<Xattr>> {
     let mut list = vec![0; MAX];
     let len = match flistxattr(file, &mut list[..]) {
         Ok(len) => len,
@@ -119,7 +125,7 @@ fn read_xattrs(file: &File) -> io::Result<Vec<(String, Vec<u8>)>> {
             Err(Errno::NODATA) => continue,
             Err(e) => return Err(e.into()),
         }
-        found.push((name.to_owned(), value));
+        found.push(Xattr(name.to_owned(), value));
     }
     Ok(found)
 }
@@ -139,8 +145,8 @@ pub(super) fn remove_default_acl(dir: impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 /// What the system says; an attribute that cannot be stored is not left away.
-pub(super) fn write_xattrs(file: &File, xattrs: &[(String, Vec<u8>)]) -> io::Result<()> {
-    for (name, value) in xattrs {
+pub(super) fn write_xattrs(file: &File, xattrs: &[Xattr]) -> io::Result<()> {
+    for Xattr(name, value) in xattrs {
         if !belongs_to_the_image(name) {
             return Err(Errno::PERM.into());
         }

@@ -1,9 +1,10 @@
 //! Writing what was planned: staged, flushed together, then named.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use crate::durable::Attributes;
-use crate::error::{Error, Kind, Result, printable};
+use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
 use super::Ownership;
@@ -71,7 +72,7 @@ impl<'a> Writer<'a> {
                 break;
             }
             if let Err(e) = self.stage(at as u64, item) {
-                result = Err(self.explain(item, &e));
+                result = Err(self.explain(item, e));
                 break;
             }
             self.staged.push((at as u64, at));
@@ -90,24 +91,13 @@ impl<'a> Writer<'a> {
         result.and(last).and(cleared)
     }
 
-    fn explain(&self, item: &Item, error: &Error) -> Error {
-        let kind = error.kind();
+    fn explain(&self, item: &Item, error: Error) -> Error {
         let tree = self.trees.tree(item.place.zone).ok();
         let path = tree.map_or_else(
             || item.place.in_image(),
             |tree| tree.path().join(&item.place.path),
         );
-        let said = error.to_string();
-        let explained = if said.contains(&printable(&path.to_string_lossy())) {
-            Error::new(kind, said)
-        } else {
-            Error::new(kind, said).doing("copying to").path(path)
-        };
-        match kind {
-            Kind::Changed => explained,
-            Kind::Space => explained.advice("make room and promote again; what was copied is kept"),
-            _ => explained.advice("fix that and promote again; what was copied is kept"),
-        }
+        explain(error, &path)
     }
 
     fn stage(&mut self, slot: u64, item: &Item) -> Result<()> {
@@ -140,7 +130,7 @@ impl<'a> Writer<'a> {
                 let target = LinkTarget(target.clone());
                 let request = Request::Stage {
                     slot,
-                    attributes: (&attributes).into(),
+                    attributes,
                     link: Some(target.clone()),
                 };
                 self.ask(zone, &request, None)?;
@@ -157,7 +147,7 @@ impl<'a> Writer<'a> {
                 );
                 let request = Request::Stage {
                     slot,
-                    attributes: (&attributes).into(),
+                    attributes,
                     link: None,
                 };
                 let staged = self.ask(zone, &request, Some(&opened.file));
@@ -238,7 +228,7 @@ impl<'a> Writer<'a> {
             if let Err(e) = self.ask(item.place.zone, &request, None) {
                 // A helper that is gone may have done it before.
                 unsure = u64::from(self.is_lost(item.place.zone, &e));
-                result = Err(self.explain(item, &e));
+                result = Err(self.explain(item, e));
                 break;
             }
             *done += 1;
@@ -266,5 +256,47 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Says which destination could not be written, where `error` does not name it.
+fn explain(error: Error, path: &Path) -> Error {
+    let kind = error.kind();
+    let explained = if error.named_path() == Some(path) {
+        error
+    } else {
+        Error::new(kind, error.to_string())
+            .doing("copying to")
+            .path(path)
+    };
+    match kind {
+        Kind::Changed => explained,
+        Kind::Space => explained.or_advice("make room and promote again; what was copied is kept"),
+        _ => explained.or_advice("fix that and promote again; what was copied is kept"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_destination_also_where_another_path_begins_like_it() {
+        let path = Path::new("/image/kernel/a.dtb");
+        let source =
+            Error::new(Kind::Refused, "it is no regular file").path("/image/kernel/a.dtb.new");
+        let told = explain(source, path).to_string();
+        assert!(
+            told.starts_with("copying to /image/kernel/a.dtb: "),
+            "{told}"
+        );
+        let destination = Error::new(Kind::Io, "broken")
+            .doing("renaming to")
+            .path(path);
+        let told = explain(destination, path).to_string();
+        assert!(
+            told.starts_with("renaming to /image/kernel/a.dtb: broken; "),
+            "{told}"
+        );
     }
 }

@@ -11,7 +11,6 @@ use crate::durable::{Attributes, Lookup, Tree};
 use crate::error::{Error, Kind, Result};
 
 use super::hands::{Found, LinkTarget, Reply};
-use super::path::to_hex;
 
 /// Files are compared and copied in pieces of this many bytes.
 const PIECE: usize = 256 * 1024;
@@ -134,14 +133,14 @@ pub(super) fn stage(
     tree.finish(&staged, attributes)
         .map_err(failed("setting the attributes of a file in"))?;
     Ok(Reply::Staged {
-        sha256: to_hex(&sum.finalize()),
+        sha256: hex::encode(sum.finalize()),
         bytes,
     })
 }
 
 /// What a symlink's content counts as: the sum over its target.
 pub(super) fn link_sum(target: &Path) -> String {
-    to_hex(&Sha256::digest(target.as_os_str().as_encoded_bytes()))
+    hex::encode(Sha256::digest(target.as_os_str().as_encoded_bytes()))
 }
 
 /// The SHA-256 sum of an open file, from its beginning.
@@ -155,7 +154,7 @@ pub(super) fn sum(mut file: &File) -> io::Result<String> {
     let mut buf = vec![0; PIECE];
     loop {
         match file.read(&mut buf) {
-            Ok(0) => return Ok(to_hex(&sum.finalize())),
+            Ok(0) => return Ok(hex::encode(sum.finalize())),
             Ok(n) => sum.update(&buf[..n]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{Attributes, Last, Lookup, Tree};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 use super::bytes::{compare, stage};
-use super::path::{from_hex, path_bytes, to_hex};
+use super::path::path_bytes;
 use super::writable;
 
 /// Something to be done to a tree. Places are paths without symlinks.
@@ -45,7 +45,7 @@ pub(super) enum Request {
     /// Stage the bytes of the file that comes along, or the link.
     Stage {
         slot: u64,
-        attributes: Wire,
+        attributes: Attributes,
         link: Option<LinkTarget>,
     },
     /// Take a staged file back.
@@ -79,16 +79,65 @@ pub(super) enum Reply {
     Found(Found),
     Staged { sha256: String, bytes: u64 },
     Made(Vec<LinkTarget>),
-    Failed { message: String, kind: Failure },
+    Failed(Failure),
 }
 
-/// The kinds of failure that make a difference to who asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Failure {
+/// An [`Error`] as JSON, its parts apart.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Failure {
+    kind: FailureKind,
+    doing: Option<String>,
+    path: Option<LinkTarget>,
+    cause: String,
+    advice: Option<String>,
+}
+
+/// The kinds of error that make a difference to who asked.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum FailureKind {
     Io,
     Space,
     Changed,
     Refused,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self {
+            kind: match error.kind() {
+                Kind::Space => FailureKind::Space,
+                Kind::Changed => FailureKind::Changed,
+                Kind::Refused => FailureKind::Refused,
+                _ => FailureKind::Io,
+            },
+            doing: error.named_doing().map(str::to_owned),
+            path: error.named_path().map(|path| LinkTarget(path.into())),
+            cause: error.cause(),
+            advice: error.named_advice().map(str::to_owned),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = match failure.kind {
+            FailureKind::Io => Kind::Io,
+            FailureKind::Space => Kind::Space,
+            FailureKind::Changed => Kind::Changed,
+            FailureKind::Refused => Kind::Refused,
+        };
+        let mut error = Self::new(kind, failure.cause);
+        if let Some(doing) = failure.doing {
+            error = error.doing(doing);
+        }
+        if let Some(path) = failure.path {
+            error = error.path(path.0);
+        }
+        match failure.advice {
+            Some(advice) => error.advice(advice),
+            None => error,
+        }
+    }
 }
 
 /// A path inside JSON.
@@ -120,7 +169,7 @@ pub(super) enum Found {
 pub(super) enum Was {
     Nothing,
     File {
-        attributes: Wire,
+        attributes: Attributes,
         bytes: u64,
     },
     Symlink {
@@ -130,42 +179,6 @@ pub(super) enum Was {
         owner: Option<(u32, u32)>,
     },
     Other,
-}
-
-/// [`Attributes`] as JSON.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Wire {
-    pub(super) mode: u32,
-    pub(super) mtime: (i64, u32),
-    pub(super) owner: Option<(u32, u32)>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) xattrs: Vec<(String, String)>,
-}
-
-impl From<&Attributes> for Wire {
-    fn from(attributes: &Attributes) -> Self {
-        let xattrs = attributes.xattrs.iter();
-        Self {
-            mode: attributes.mode,
-            mtime: attributes.mtime,
-            owner: attributes.owner,
-            xattrs: xattrs.map(|(n, v)| (n.clone(), to_hex(v))).collect(),
-        }
-    }
-}
-
-impl From<&Wire> for Attributes {
-    fn from(wire: &Wire) -> Self {
-        let xattrs = wire.xattrs.iter();
-        Self {
-            mode: wire.mode,
-            mtime: wire.mtime,
-            owner: wire.owner,
-            xattrs: xattrs
-                .filter_map(|(n, v)| Some((n.clone(), from_hex(v)?)))
-                .collect(),
-        }
-    }
 }
 
 /// Somebody who does what is requested.
@@ -247,7 +260,7 @@ pub(super) fn perform(
             slot,
             attributes,
             link,
-        } => return stage(tree, *slot, &attributes.into(), link.as_ref(), file).map(|r| (r, None)),
+        } => return stage(tree, *slot, attributes, link.as_ref(), file).map(|r| (r, None)),
         Request::Discard(slot) => {
             tree.discard(*slot)
                 .map_err(failed("removing a staged file in", top))?;
@@ -294,7 +307,7 @@ fn look(tree: &Tree, place: &Path) -> io::Result<(Was, Option<File>)> {
         Lookup::Nothing => (Was::Nothing, None),
         Lookup::File(file, meta) => {
             let was = Was::File {
-                attributes: (&Attributes::of(&file, &meta)?).into(),
+                attributes: Attributes::of(&file, &meta)?,
                 bytes: meta.len(),
             };
             (was, Some(file))

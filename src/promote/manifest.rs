@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result, printable};
 
-use super::path::{RelPath, to_hex};
+use super::path::RelPath;
 use super::yaml::{self, Text};
 
 const REBUILD: &str = "rebuild";
@@ -141,7 +141,7 @@ impl Manifest {
             rebuilt_at: document.rebuilt_at.0,
             dirty_repos: dirty.into_iter().flat_map(BTreeMap::into_keys).collect(),
             artifacts,
-            sha256: to_hex(&Sha256::digest(&text)),
+            sha256: hex::encode(Sha256::digest(&text)),
             text: String::from_utf8_lossy(&text).into_owned(),
         }))
     }

@@ -139,7 +139,10 @@ pub(super) mod path_bytes {
     #[serde(untagged)]
     enum Shown {
         Text(String),
-        Bytes { hex: String },
+        Bytes {
+            #[serde(with = "hex::serde")]
+            hex: Vec<u8>,
+        },
     }
 
     pub(in crate::promote) fn serialize<S: Serializer>(
@@ -149,7 +152,7 @@ pub(super) mod path_bytes {
         let shown = match path.to_str() {
             Some(text) => Shown::Text(text.to_owned()),
             None => Shown::Bytes {
-                hex: to_hex(path.as_os_str().as_bytes()),
+                hex: path.as_os_str().as_bytes().to_vec(),
             },
         };
         shown.serialize(serializer)
@@ -158,38 +161,11 @@ pub(super) mod path_bytes {
     pub(in crate::promote) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> std::result::Result<PathBuf, D::Error> {
-        match Shown::deserialize(deserializer)? {
-            Shown::Text(text) => Ok(text.into()),
-            Shown::Bytes { hex } => match from_hex(&hex) {
-                Some(bytes) => Ok(std::ffi::OsString::from_vec(bytes).into()),
-                None => Err(serde::de::Error::custom("not hexadecimal")),
-            },
-        }
-    }
-}
-
-/// Bytes as JSON: in hexadecimal.
-pub(super) fn to_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks_exact(2);
-    if !digits.remainder().is_empty() {
-        return None;
-    }
-    digits
-        .map(|pair| {
-            let pair = std::str::from_utf8(pair).ok()?;
-            u8::from_str_radix(pair, 16).ok()
+        Ok(match Shown::deserialize(deserializer)? {
+            Shown::Text(text) => text.into(),
+            Shown::Bytes { hex } => std::ffi::OsString::from_vec(hex).into(),
         })
-        .collect()
+    }
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ pub(super) fn plan_attributes(
     was: &Was,
 ) -> Attributes {
     let there = match was {
-        Was::File { attributes, .. } => Some(Attributes::from(attributes)),
+        Was::File { attributes, .. } => Some(attributes.clone()),
         _ => None,
     };
     if let Content::Backup(..) = content {
@@ -356,10 +356,10 @@ mod tests {
             mode: 0o2711,
             mtime: (1, 0),
             owner: Some((0, 42)),
-            xattrs: vec![("security.capability".into(), vec![1])],
+            xattrs: serde_json::from_str("[[\"security.capability\",\"01\"]]").unwrap(),
         };
         let was = Was::File {
-            attributes: (&there).into(),
+            attributes: there.clone(),
             bytes: 1,
         };
         let content = Content::Built("/x".into());

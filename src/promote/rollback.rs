@@ -198,7 +198,7 @@ fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<
         (Was::File { attributes, .. }, Some(backup)) => {
             let path = sidecar.backups(id).join(&backup.name);
             check_backup(&path, &backup.sha256, id).map_err(|e| e.or_advice("go back less far"))?;
-            Content::Backup(path, Attributes::from(attributes))
+            Content::Backup(path, attributes.clone())
         }
         _ => return Err(refused(format!("promote {id} kept nothing of it"))),
     };

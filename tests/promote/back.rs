@@ -58,6 +58,23 @@ fn a_backup_that_is_not_what_was_replaced_is_found_before_anything_is_written() 
 }
 
 #[test]
+fn an_extended_attribute_that_the_record_spoils_is_refused_and_not_dropped() {
+    needs_root!();
+    let it = Workspace::new();
+    it.write_overlay("rootfs/usr/bin/ping", "overlay ping\n");
+    it.commit("ping");
+    it.promote(&[]).exits(0);
+    let record = it.l4t(".lbpayload/journal/000001.jsonl");
+    let text = fs::read_to_string(&record).unwrap();
+    let name = "[\"security.capability\",\"";
+    assert!(text.contains(name), "{text}");
+    fs::write(&record, text.replace(name, &format!("{name}+f"))).unwrap();
+    let before = it.everything_and_when();
+    it.action(&["rollback", "0"]).exits(1);
+    assert_eq!(it.everything_and_when(), before);
+}
+
+#[test]
 fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_it() {
     needs_root!();
     for by_link in [false, true] {

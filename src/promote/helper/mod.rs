@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 
-use super::hands::{Failure, Hands, Reply, Request};
+use super::hands::{Hands, Reply, Request};
 use super::path::path_bytes;
 
 pub use server::serve;
@@ -138,15 +138,7 @@ impl Hands for Helper {
                 .advice("promote again; what was copied is kept")
         };
         match self.exchange(request, file).map_err(gone)? {
-            Some((Reply::Failed { message, kind }, _)) => {
-                let kind = match kind {
-                    Failure::Io => Kind::Io,
-                    Failure::Space => Kind::Space,
-                    Failure::Changed => Kind::Changed,
-                    Failure::Refused => Kind::Refused,
-                };
-                Err(Error::new(kind, message))
-            }
+            Some((Reply::Failed(failure), _)) => Err(failure.into()),
             Some(answer) => Ok(answer),
             None => Err(gone(io::ErrorKind::UnexpectedEof.into())),
         }

@@ -12,7 +12,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use crate::durable::{Bounds, Tree};
 use crate::error::{Error, Kind, Result};
 
-use super::super::hands::{Failure, Reply, Request, perform};
+use super::super::hands::{Reply, Request, perform};
 use super::{Greeting, wire};
 
 /// What writing files as their owners wish takes: to pass permissions that root's
@@ -77,14 +77,17 @@ pub fn serve(named: &Path) -> Result<()> {
     };
     answer(&Reply::Done, None)?;
     loop {
-        let next = wire::receive::<Request>(&socket);
-        let Some((request, file)) = next.map_err(|e| Error::io("listening", e))? else {
-            return Ok(());
+        let done = match wire::receive::<Request>(&socket) {
+            Ok(None) => return Ok(()),
+            Ok(Some((request, file))) => perform(&tree, &request, file.map(File::from).as_ref()),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                Err(Error::io("reading a request", e).kind_is(Kind::Refused))
+            }
+            Err(e) => return Err(Error::io("listening", e)),
         };
-        let file = file.map(File::from);
-        match perform(&tree, &request, file.as_ref()) {
+        match done {
             Ok((reply, fd)) => answer(&reply, fd)?,
-            Err(e) => answer(&failure(&e), None)?,
+            Err(e) => answer(&Reply::Failed((&e).into()), None)?,
         }
     }
 }
@@ -96,18 +99,6 @@ fn is_at(named: &Path, directory: &OwnedFd) -> io::Result<bool> {
         .strip_prefix("/")
         .map_err(|_| io::ErrorKind::InvalidInput)?;
     Tree::open(Path::new("/"), Bounds::AsRoot)?.is_directory_at(place, directory)
-}
-
-fn failure(error: &Error) -> Reply {
-    Reply::Failed {
-        message: error.to_string(),
-        kind: match error.kind() {
-            Kind::Space => Failure::Space,
-            Kind::Changed => Failure::Changed,
-            Kind::Refused => Failure::Refused,
-            _ => Failure::Io,
-        },
-    }
 }
 
 /// Makes `rootfs` all that there is, and keeps only what writing in it takes.

@@ -82,6 +82,32 @@ pub(super) fn receive<T: DeserializeOwned>(
     {
         return Err(Errno::MSGSIZE.into());
     }
-    let message = serde_json::from_slice(&bytes[..got.bytes]).map_err(io::Error::from)?;
-    Ok(Some((message, fd)))
+    match serde_json::from_slice(&bytes[..got.bytes]) {
+        Ok(message) => Ok(Some((message, fd))),
+        Err(e) => Err(io::Error::new(io::ErrorKind::InvalidData, e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::hands::Request;
+    use super::*;
+
+    #[test]
+    fn an_extended_attribute_that_is_not_hexadecimal_is_no_request() {
+        let (ours, theirs) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        for (value, understood) in [("00ff", true), ("0", false), ("+f", false), ("xy", false)] {
+            let request = serde_json::json!({"Stage": {"slot": 1, "link": null, "attributes": {
+                "mode": 420, "mtime": [0, 0], "owner": null, "xattrs": [["user.a", value]],
+            }}});
+            send(&ours, &request, None).unwrap();
+            assert_eq!(receive::<Request>(&theirs).is_ok(), understood, "{value}");
+        }
+    }
 }
