@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     /// Permission bits, with setuid, setgid and the sticky bit.
+    #[serde(default)]
     pub mode: u32,
     /// Modification time: seconds since 1970, and nanoseconds.
     pub mtime: (i64, u32),

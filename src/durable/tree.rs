@@ -33,8 +33,6 @@ pub struct Tree {
     pub(super) root: OwnedFd,
     path: PathBuf,
     pub(super) bounds: Bounds,
-    /// Symlinks that are to be made, by their places.
-    pub(super) expected: Mutex<HashMap<PathBuf, PathBuf>>,
     staging: Mutex<Option<Arc<StagingDir>>>,
     dirs: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
     /// Directories whose names changed since the last [`Tree::flush_names`].
@@ -58,7 +56,6 @@ impl Tree {
             root,
             path: path.to_path_buf(),
             bounds,
-            expected: Mutex::default(),
             staging: Mutex::default(),
             dirs: Mutex::default(),
             changed: Mutex::default(),

@@ -5,13 +5,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::lookup::{Lookup, lookup};
 use super::resolve::{self, Last};
 use super::stat_key::StatKey;
-use super::tree::{Tree, lock, parent};
+use super::tree::{Tree, parent};
 
 impl Tree {
     /// The place that `path` means; see [`Bounds`].
@@ -19,34 +19,7 @@ impl Tree {
     /// # Errors
     /// EXDEV where it leaves the tree, ELOOP, ENOTDIR, and what else the system says.
     pub fn resolve(&self, path: &Path, last: Last) -> io::Result<PathBuf> {
-        let expected = lock(&self.expected);
-        resolve::resolve(self.root.as_fd(), path, self.bounds, last, &expected)
-    }
-
-    /// Lets a symlink to `target` count in [`Tree::resolve`] as if it were at `place`.
-    pub fn expect(&self, place: PathBuf, target: PathBuf) {
-        lock(&self.expected).insert(place, target);
-    }
-
-    /// Lets only count what is there.
-    pub fn expect_nothing(&self) {
-        lock(&self.expected).clear();
-    }
-
-    /// Whether a symlink is at `place`, or expected there.
-    ///
-    /// # Errors
-    /// What the system says, other than that nothing is there: ENOTDIR where something
-    /// above it is no directory.
-    pub fn is_symlink(&self, place: &Path) -> io::Result<bool> {
-        if lock(&self.expected).contains_key(place) {
-            return Ok(true);
-        }
-        match readlinkat(&self.root, place, Vec::new()) {
-            Ok(_) => Ok(true),
-            Err(Errno::INVAL | Errno::NOENT) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
+        resolve::resolve(self.root.as_fd(), path, self.bounds, last)
     }
 
     /// Looks up `place`, which [`Tree::resolve`] gave.

@@ -11,13 +11,13 @@ use crate::durable::STAGING_NAME;
 use crate::error::printable;
 
 /// The folder of ours in `Linux_for_Tegra/`: the journal, backups, logs.
-pub(super) const SIDECAR: &str = ".lbpayload";
+pub(crate) const SIDECAR: &str = ".lbpayload";
 
 /// The folder that belongs to root, below `Linux_for_Tegra/`.
-pub(super) const ROOTFS: &str = "rootfs";
+pub(crate) const ROOTFS: &str = "rootfs";
 
 /// The kernel image, below `Linux_for_Tegra/`.
-pub(super) const KERNEL: &str = "kernel/Image";
+pub(crate) const KERNEL: &str = "kernel/Image";
 
 /// A path below `Linux_for_Tegra/`, as the overlay or a manifest names it: not
 /// empty, relative, without `..`.
@@ -26,10 +26,7 @@ pub struct RelPath(PathBuf);
 
 impl RelPath {
     /// Takes `name` if it names something below `Linux_for_Tegra/` that is not ours.
-    ///
-    /// # Errors
-    /// What is wrong with it, to be said after "it".
-    pub(super) fn parse(name: &OsStr) -> std::result::Result<Self, &'static str> {
+    pub(crate) fn parse(name: &OsStr) -> std::result::Result<Self, &'static str> {
         let bytes = name.as_bytes();
         if bytes.is_empty() {
             return Err("is empty");
@@ -67,7 +64,7 @@ impl RelPath {
     }
 
     /// The tree that it lies in by its name, and the path in that.
-    pub(super) fn split(&self) -> (Zone, &Path) {
+    pub(crate) fn split(&self) -> (Zone, &Path) {
         match self.0.strip_prefix(ROOTFS) {
             Ok(rest) => (Zone::Rootfs, rest),
             Err(_) => (Zone::Elsewhere, &self.0),
@@ -112,7 +109,7 @@ impl Place {
 
     /// Whether the initramfs holds some of it: the kernel image, and modules
     /// wherever `lib` leads.
-    pub(super) fn dirties_initramfs(&self) -> bool {
+    pub(crate) fn dirties_initramfs(&self) -> bool {
         match self.zone {
             Zone::Rootfs => {
                 self.path.starts_with("lib/modules")
@@ -130,9 +127,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// A path as JSON: a text, or, where it is no UTF-8, an object with its bytes in
+/// A path as JSON: a text, or, where it is not UTF-8, an object with its bytes in
 /// hexadecimal.
-pub(super) mod path_bytes {
+pub(crate) mod path_bytes {
     use super::*;
 
     #[derive(Serialize, Deserialize)]
@@ -145,7 +142,7 @@ pub(super) mod path_bytes {
         },
     }
 
-    pub(in crate::promote) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         path: &Path,
         serializer: S,
     ) -> std::result::Result<S::Ok, S::Error> {
@@ -158,7 +155,7 @@ pub(super) mod path_bytes {
         shown.serialize(serializer)
     }
 
-    pub(in crate::promote) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> std::result::Result<PathBuf, D::Error> {
         Ok(match Shown::deserialize(deserializer)? {

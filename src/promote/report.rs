@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::collision::Collision;
-use super::plan::{Channel, Item};
+use crate::promote::gates::collision::Collision;
+use crate::promote::plan::union::{Channel, Item};
 
 /// What became of the initramfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,8 +57,6 @@ pub struct Report {
     pub overlay: String,
     /// The commit of the overlay.
     pub commit: Option<String>,
-    /// Files that a range deleted, which stay in the image.
-    pub deleted: u64,
     /// The scope of the manifest, in words; `None` where there is none.
     pub manifest: Option<String>,
     /// What the overlay's upstream had to say.
@@ -96,14 +94,13 @@ impl Report {
         counts
     }
 
-    /// Whether anything was, or is to be, written to the image.
-    pub fn writes(&self) -> bool {
-        self.items.iter().any(Item::is_to_be_written)
-    }
-
     /// The first and the last path that was written.
     pub fn ends(&self) -> Option<(PathBuf, PathBuf)> {
-        super::plan::ends(&self.items)
+        let mut written = self.items.iter().filter(|item| item.is_to_be_written());
+        let first = written.next()?;
+        let last = written.next_back().unwrap_or(first);
+        let path = |item: &Item| item.dst.as_path().to_path_buf();
+        Some((path(first), path(last)))
     }
 
     /// The state of the mirror, in words.

@@ -6,21 +6,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::durable::Attributes;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
-
-use super::Ownership;
-use super::bytes;
-use super::content::Content;
-use super::hands::Was;
-use super::history::{self, Put, Record};
-use super::journal::{Begin, Entry, KEPT, Sidecar};
-use super::path::{Place, RelPath};
-use super::plan::{Channel, Item};
-use super::report::InitramfsOutcome;
-use super::run::{Manner, Run};
-use super::status::{self, HeldState};
+use crate::promote::apply::run::{Run, RunOptions};
+use crate::promote::inputs::content::Content;
+use crate::promote::options::Ownership;
+use crate::promote::path::{Place, RelPath};
+use crate::promote::plan::union::{Channel, Item};
+use crate::promote::record::history::{self, Put, Record};
+use crate::promote::record::journal::{Begin, Entry, KEPT, Sidecar};
+use crate::promote::refused::refused;
+use crate::promote::report::InitramfsOutcome;
+use crate::promote::status::{self, HeldState};
+use crate::promote::tree::bytes;
+use crate::promote::tree::protocol::PreviousState;
+use crate::promote::trees::Trees;
 
 /// Where to go back to, and how.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub struct RollbackReport {
     pub dry_run: bool,
     /// What was put back, or taken away.
     pub items: Vec<Item>,
-    /// Of these, what somebody had edited since; the record keeps it.
+    /// Of these, those that were edited since; the record keeps the edits.
     pub edited: Vec<PathBuf>,
     /// What became of the initramfs.
     pub initramfs: InitramfsOutcome,
@@ -64,18 +64,20 @@ pub struct RollbackReport {
 /// There is no such run, its backups are gone, or what [`super::promote`] can fail of.
 pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<RollbackReport> {
     let started = Instant::now();
-    let image = super::image_tree(&options.image)?;
-    let manner = Manner {
+    let image = crate::promote::inputs::workspace::image_tree(&options.image)?;
+    let run_options = RunOptions {
         dry_run: options.dry_run,
         initramfs: !options.no_initramfs,
         ownership: Ownership::Keep,
         recheck: true,
     };
-    let mut run = Run::open(&image, None, manner, progress)?;
+    let mut run = Run::open(&image, None, run_options, progress)?;
     let refused = |message: String| {
-        Error::new(Kind::Refused, message)
-            .path(&image)
-            .advice("lbpayload promote history lists what there is")
+        refused(
+            message,
+            &image,
+            "lbpayload promote history lists what there is",
+        )
     };
     let records = run.records()?.to_vec();
     let last = records
@@ -100,8 +102,8 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
                 entry: entry.clone(),
                 id: *id,
             };
-            let held_now = held.sure.as_ref().map(Put::after);
-            run.has_news |= held_now != Some(wanted.before());
+            let held_now = held.sure.as_ref().map(|put| &put.entry.after);
+            run.has_news |= held_now != wanted.before().as_ref();
             let (now, _) = status::state(run.trees.tree(place.zone)?, &held)?;
             if matches!(now, HeldState::Edited | HeldState::Missing) {
                 edited.push(place.in_image());
@@ -114,7 +116,8 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
         ..Begin::default()
     };
     let dirs = empty_dirs(&records, to);
-    let ran = run.execute(&mut items, begin, &dirs)?;
+    let plan = |_: &mut Trees| Ok(Vec::new());
+    let ran = run.execute(&mut items, &plan, begin, &dirs)?;
     Ok(RollbackReport {
         id: ran.id,
         to,
@@ -173,29 +176,13 @@ fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
 }
 
 fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
-    let refused = |message: String| {
-        Error::new(Kind::Refused, message)
-            .path(place.in_image())
-            .advice("go back less far")
-    };
+    let refused = |message: String| refused(message, place.in_image(), "go back less far");
     let content = match (&entry.before, &entry.backup) {
-        (Was::Nothing, _) => Content::Absent,
-        (
-            Was::Symlink {
-                target,
-                mtime,
-                owner,
-            },
-            _,
-        ) => {
-            let attributes = Attributes {
-                mtime: *mtime,
-                owner: *owner,
-                ..Attributes::default()
-            };
-            Content::Link(target.0.clone(), attributes)
+        (PreviousState::Nothing, _) => Content::Absent,
+        (PreviousState::Symlink { target, attributes }, _) => {
+            Content::Link(target.0.clone(), attributes.clone())
         }
-        (Was::File { attributes, .. }, Some(backup)) => {
+        (PreviousState::File { attributes, .. }, Some(backup)) => {
             let path = sidecar.backups(id).join(&backup.name);
             check_backup(&path, &backup.sha256, id).map_err(|e| e.or_advice("go back less far"))?;
             Content::Backup(path, attributes.clone())

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::durable::{Bounds, Lookup, Tree};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-
-use super::bytes::{link_sum, sum};
-use super::history::{self, Held, Put, Record};
-use super::initramfs::Initramfs;
-use super::journal::{After, Sidecar};
-use super::path::{ROOTFS, Zone};
-use super::stamps::Stamps;
+use crate::promote::apply::initramfs::Initramfs;
+use crate::promote::path::{ROOTFS, Zone};
+use crate::promote::record::history::{self, Held, Put, Record};
+use crate::promote::record::journal::{After, Sidecar};
+use crate::promote::record::stamps::Stamps;
+use crate::promote::tree::bytes::sum;
+use crate::promote::tree::protocol::JsonPath;
 
 /// How a promoted file is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -20,9 +20,9 @@ use super::stamps::Stamps;
 pub enum HeldState {
     /// As it was promoted.
     Intact,
-    /// Somebody changed it.
+    /// It was changed.
     Edited,
-    /// Somebody removed it.
+    /// It was removed.
     Missing,
     /// Only root can tell.
     Unreadable,
@@ -58,7 +58,7 @@ impl StatusReport {
         self.files.iter().filter(|f| f.state == state).count() as u64
     }
 
-    /// Whether everything is as it was promoted, as far as whoever asks may look, and
+    /// Whether everything that this user may read is as it was promoted, and
     /// nothing is due.
     pub fn is_ok(&self) -> bool {
         let is_ok = |state| matches!(state, HeldState::Intact | HeldState::Unreadable);
@@ -69,9 +69,9 @@ impl StatusReport {
 /// Looks at everything that the journal of `image` tells of. Needs no workspace.
 ///
 /// # Errors
-/// The journal or the image cannot be read, or somebody wants to stop.
+/// The journal or the image cannot be read, or the user asks to stop.
 pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
-    let image = super::image_tree(image)?;
+    let image = crate::promote::inputs::workspace::image_tree(image)?;
     let sidecar = Sidecar::of(&image);
     let (records, _) = history::read(&sidecar)?;
     let held = history::held(&records);
@@ -133,7 +133,7 @@ fn open(path: &Path, bounds: Bounds) -> Result<Tree> {
 
 /// How what `held` tells of is now, and which run put it there; no run where all that may
 /// have were cut off before they came to it.
-pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Option<&'a Put>)> {
+pub(crate) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Option<&'a Put>)> {
     let newest = held.puts().next();
     let Some(place) = newest.map(|put| &put.entry.place.path) else {
         return Ok((HeldState::Intact, None));
@@ -141,10 +141,15 @@ pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
     let nothing = newest.is_some_and(|put| put.entry.after == After::Nothing);
     let now = tree.lookup(place).and_then(|seen| {
         Ok(match seen {
-            Lookup::Nothing => Some(None),
-            Lookup::File(file, _) => Some(Some(sum(&file)?)),
-            Lookup::Symlink(target, _) => Some(Some(link_sum(&target))),
-            Lookup::Directory if nothing => Some(None),
+            Lookup::Nothing => Some(After::Nothing),
+            Lookup::File(file, meta) => Some(After::File {
+                sha256: sum(&file)?,
+                bytes: meta.len(),
+            }),
+            Lookup::Symlink(target, _) => Some(After::Symlink {
+                target: JsonPath(target),
+            }),
+            Lookup::Directory if nothing => Some(After::Nothing),
             Lookup::Directory | Lookup::Special | Lookup::Unreadable(_) => None,
         })
     });
@@ -155,21 +160,21 @@ pub(super) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
         }
         // A symlink has come into the path, or a file: it does not lead there any more.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
-            nothing.then_some(None)
+            nothing.then_some(After::Nothing)
         }
         Err(e) => return Err(Error::io("looking at", e).path(tree.path().join(place))),
     };
     if let Some(now) = &now {
-        if let Some(put) = held.puts().find(|put| put.after() == *now) {
+        if let Some(put) = held.puts().find(|put| put.entry.after == *now) {
             return Ok((HeldState::Intact, Some(put)));
         }
         let untouched = held.unsure.first().filter(|_| held.sure.is_none());
-        if untouched.is_some_and(|put| put.before() == *now) {
+        if untouched.is_some_and(|put| put.before().as_ref() == Some(now)) {
             return Ok((HeldState::Intact, None));
         }
     }
     let state = match now {
-        Some(None) => HeldState::Missing,
+        Some(After::Nothing) => HeldState::Missing,
         _ => HeldState::Edited,
     };
     Ok((state, held.sure.as_ref().or(newest)))

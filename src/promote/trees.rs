@@ -1,6 +1,6 @@
-//! The two trees of an image, and who may write to them.
+//! The two trees of an image, and which process writes to each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -11,34 +11,27 @@ use rustix::fs::fstat;
 use crate::block::Room;
 use crate::durable::{Bounds, Last, Tree};
 use crate::error::{Error, Kind, Result};
-
-use super::hands::{Hands, LinkTarget, Own, Reply, Request};
-use super::helper::Helper;
-use super::path::{Place, ROOTFS, RelPath, Zone};
+use crate::promote::helper::client::Helper;
+use crate::promote::path::{Place, ROOTFS, RelPath, Zone};
+use crate::promote::refused::refused;
+use crate::promote::tree::executor::{Answer, perform};
+use crate::promote::tree::protocol::{Reply, Request};
 
 /// `Linux_for_Tegra/` and its `rootfs/`.
 #[derive(Debug)]
-pub(super) struct Trees {
-    image: Own,
-    rootfs: Option<Own>,
+pub(crate) struct Trees {
+    image: Tree,
+    rootfs: Option<Tree>,
     helper: Option<Helper>,
     as_root: bool,
     /// Whether a helper may be started.
     may_ask: bool,
-    /// Where directories lead, while nothing has been written.
-    known: HashMap<(Zone, PathBuf), PathBuf>,
-    /// Symlinks that are to be made, and whether the helper was told of them.
-    expected: BTreeMap<Place, PathBuf>,
-    told: bool,
 }
 
 impl Trees {
     /// Opens both. With `may_ask`, what needs privilege may make sudo ask for a
     /// password.
-    ///
-    /// # Errors
-    /// They cannot be opened, or `rootfs/` is this machine's own root.
-    pub(super) fn open(image: &Path, may_ask: bool) -> Result<Self> {
+    pub(crate) fn open(image: &Path, may_ask: bool) -> Result<Self> {
         let failed = |e| Error::io("opening", e).path(image).advice("init the image");
         let path = image.join(ROOTFS);
         let rootfs = match Tree::open(&path, Bounds::AsRoot) {
@@ -51,153 +44,102 @@ impl Trees {
             let here = fstat(tree).ok();
             let id = |s: rustix::fs::Stat| (s.st_dev, s.st_ino);
             if host.map(id) == here.map(id) {
-                return Err(Error::new(Kind::Refused, "it is this machine's own root")
-                    .path(&path)
-                    .advice("init the image"));
+                return Err(refused(
+                    "it is this machine's own root",
+                    &path,
+                    "init the image",
+                ));
             }
         }
         Ok(Self {
-            image: Own(Tree::open(image, Bounds::Beneath).map_err(failed)?),
-            rootfs: rootfs.map(Own),
+            image: Tree::open(image, Bounds::Beneath).map_err(failed)?,
+            rootfs,
             helper: None,
             as_root: geteuid().is_root(),
             may_ask,
-            known: HashMap::new(),
-            expected: BTreeMap::new(),
-            told: true,
         })
     }
 
     /// Whether this process is root.
-    pub(super) fn as_root(&self) -> bool {
+    pub(crate) fn as_root(&self) -> bool {
         self.as_root
     }
 
-    /// The tree, for looking at it as whoever this is.
-    ///
-    /// # Errors
-    /// There is no `rootfs/`.
-    pub(super) fn tree(&self, zone: Zone) -> Result<&Tree> {
+    /// The tree, for reading it with the rights of this process.
+    pub(crate) fn tree(&self, zone: Zone) -> Result<&Tree> {
         match zone {
-            Zone::Elsewhere => Ok(&self.image.0),
-            Zone::Rootfs => self
-                .rootfs
-                .as_ref()
-                .map(|own| &own.0)
-                .ok_or_else(|| self.no_rootfs()),
+            Zone::Elsewhere => Ok(&self.image),
+            Zone::Rootfs => self.rootfs.as_ref().ok_or_else(|| {
+                let path = self.image.path().join(ROOTFS);
+                refused("it is not there", path, "init the image")
+            }),
         }
     }
 
-    fn no_rootfs(&self) -> Error {
-        Error::new(Kind::Refused, "it is not there")
-            .path(self.image.0.path().join(ROOTFS))
-            .advice("init the image")
-    }
-
-    /// Brings what is in a tree onto stable storage, whoever wrote it.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(super) fn flush(&self, zone: Zone) -> Result<()> {
+    /// Brings everything in a tree onto stable storage, also what others wrote.
+    pub(crate) fn flush(&self, zone: Zone) -> Result<()> {
         let Ok(tree) = self.tree(zone) else {
             return Ok(());
         };
         rustix::fs::syncfs(tree).map_err(|e| Error::io("syncing", e.into()).path(tree.path()))
     }
 
-    /// Whoever may write to the tree; starts the helper where that takes one.
-    ///
-    /// # Errors
-    /// There is none.
-    pub(super) fn hands(&mut self, zone: Zone) -> Result<&mut dyn Hands> {
-        if zone == Zone::Elsewhere {
-            return Ok(&mut self.image);
+    /// Starts the helper, where writing to `rootfs/` takes one.
+    pub(crate) fn prepare(&mut self) -> Result<Option<&mut Helper>> {
+        if !self.as_root && self.helper.is_none() {
+            let tree = self.tree(Zone::Rootfs)?;
+            self.helper = Some(Helper::start(&tree, tree.path())?);
         }
-        if self.as_root {
-            let error = self.no_rootfs();
-            return match &mut self.rootfs {
-                Some(own) => Ok(own),
-                None => Err(error),
-            };
-        }
-        let helper = match self.helper.take() {
-            Some(helper) => helper,
-            None => {
-                let tree = self.tree(Zone::Rootfs)?;
-                Helper::start(&tree, tree.path())?
-            }
-        };
-        Ok(self.helper.insert(helper))
+        Ok(self.helper.as_mut())
     }
 
-    /// Whether reading may be left to somebody with more privilege.
-    pub(super) fn may_ask(&self) -> bool {
+    /// Has `request` done to a tree: by the helper where that takes one.
+    pub(crate) fn ask(
+        &mut self,
+        zone: Zone,
+        request: &Request,
+        file: Option<&File>,
+    ) -> Result<Answer> {
+        if zone == Zone::Rootfs {
+            if let Some(helper) = self.prepare()? {
+                return helper.ask(request, file.map(AsFd::as_fd));
+            }
+        }
+        perform(self.tree(zone)?, request, file)
+    }
+
+    /// Whether reading may be left to the helper.
+    pub(crate) fn may_ask(&self) -> bool {
         self.may_ask && !self.as_root
     }
 
-    /// Lets the symlinks `expected`, by their places, count in [`Trees::resolve`] as if
-    /// they were there.
-    ///
-    /// # Errors
-    /// There is no `rootfs/`.
-    pub(super) fn expect(&mut self, expected: BTreeMap<Place, PathBuf>) -> Result<()> {
-        self.known.clear();
-        for own in [Some(&self.image), self.rootfs.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            own.0.expect_nothing();
+    /// Where `place` is on this machine.
+    pub(crate) fn path(&self, place: &Place) -> PathBuf {
+        match self.tree(place.zone) {
+            Ok(tree) => tree.path().join(&place.path),
+            Err(_) => self.image.path().join(place.in_image()),
         }
-        for (place, target) in &expected {
-            let tree = self.tree(place.zone)?;
-            tree.expect(place.path.clone(), target.clone());
-        }
-        self.expected = expected;
-        self.told = false;
-        Ok(())
     }
 
-    /// Tells the helper what is expected in `rootfs/`.
-    fn tell(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.told, true) {
-            return Ok(());
-        }
-        let expected = std::mem::take(&mut self.expected);
-        let hands = self.hands(Zone::Rootfs)?;
-        hands.ask(&Request::ExpectNothing, None)?;
-        for (place, target) in expected.iter().filter(|(p, _)| p.zone == Zone::Rootfs) {
-            let request = Request::Expect {
-                place: place.path.clone(),
-                target: LinkTarget(target.clone()),
-            };
-            hands.ask(&request, None)?;
-        }
-        self.expected = expected;
-        Ok(())
-    }
-
-    /// Where `dst` leads, once the symlinks that are expected are there.
+    /// Where `dst` leads.
     ///
     /// # Errors
     /// Out of its tree, in circles, through a file, or to where only root may look.
-    pub(super) fn resolve(&mut self, dst: &RelPath, last: Last) -> Result<Place> {
+    pub(crate) fn resolve(&mut self, dst: &RelPath, last: Last) -> Result<Place> {
         let (zone, path) = dst.split();
-        // Says so where there is none.
-        self.tree(zone)?;
-        let full = self.image.0.path().join(dst.as_path());
-        let found = match self.resolve_here(zone, path, last) {
+        let full = self.image.path().join(dst.as_path());
+        let found = match self.tree(zone)?.resolve(path, last) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.may_ask() => {
                 let request = Request::Resolve {
                     path: path.to_path_buf(),
                     follow: last == Last::Follow,
                 };
-                self.tell()?;
-                match self.hands(zone)?.ask(&request, None)? {
+                match self.ask(zone, &request, None)? {
                     (Reply::Place(place), _) => place,
                     _ => return Err(unexpected()),
                 }
             }
-            // A plan of somebody who may not look: as it is named.
+            // A dry run without the right to read it: the path as it is named.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !self.as_root => {
                 path.to_path_buf()
             }
@@ -206,53 +148,25 @@ impl Trees {
         if found.as_os_str().is_empty() {
             return Err(is_directory(&full));
         }
-        if zone == Zone::Elsewhere && found.starts_with(ROOTFS) {
-            return Err(Error::new(
-                Kind::Refused,
-                "a symlink in it leads into rootfs/, which is root's",
-            )
-            .path(full)
-            .advice("name the destination under rootfs/"));
-        }
         let place = Place { zone, path: found };
-        if RelPath::parse(place.in_image().as_os_str()).is_err() {
-            return Err(Error::new(
-                Kind::Refused,
-                "a symlink in it leads into a folder that lbpayload keeps for itself",
+        let (message, advice) = if zone == Zone::Elsewhere && place.path.starts_with(ROOTFS) {
+            (
+                "a symlink in it leads into rootfs/, which is root's",
+                "name the destination under rootfs/",
             )
-            .path(full)
-            .advice("remove the symlink, or name another destination"));
-        }
-        Ok(place)
-    }
-
-    /// Modules lie hundreds to a directory, so where that leads is remembered.
-    fn resolve_here(&mut self, zone: Zone, path: &Path, last: Last) -> io::Result<PathBuf> {
-        let tree = match (zone, &self.rootfs) {
-            (Zone::Elsewhere, _) => &self.image.0,
-            (Zone::Rootfs, Some(own)) => &own.0,
-            (Zone::Rootfs, None) => return Err(io::ErrorKind::NotFound.into()),
+        } else if RelPath::parse(place.in_image().as_os_str()).is_err() {
+            (
+                "a symlink in it leads into a folder that lbpayload keeps for itself",
+                "remove the symlink, or name another destination",
+            )
+        } else {
+            return Ok(place);
         };
-        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
-            return tree.resolve(path, last);
-        };
-        let key = (zone, above.to_path_buf());
-        let above = match self.known.get(&key) {
-            Some(known) => known,
-            None => {
-                let resolved = tree.resolve(above, Last::Follow)?;
-                self.known.entry(key).or_insert(resolved)
-            }
-        };
-        let place = above.join(name);
-        if last == Last::Follow && tree.is_symlink(&place)? {
-            return tree.resolve(&place, last);
-        }
-        Ok(place)
+        Err(refused(message, full, advice))
     }
 
     /// The room in a tree's file system, and which file system that is.
-    pub(super) fn room(&self, zone: Zone) -> Result<(u64, Room)> {
+    pub(crate) fn room(&self, zone: Zone) -> Result<(u64, Room)> {
         let tree = self.tree(zone)?;
         let failed = |e: io::Error| Error::io("asking for the free space of", e).path(tree.path());
         let device = fstat(tree).map_err(|e| failed(e.into()))?.st_dev;
@@ -278,17 +192,19 @@ fn explain(e: io::Error, path: &Path) -> Error {
                 .advice("promote as root, or repair the image");
         }
     };
-    Error::new(Kind::Refused, message).path(path).advice(advice)
+    refused(message, path, advice)
 }
 
-pub(super) fn is_directory(path: &Path) -> Error {
-    Error::new(Kind::Refused, "a directory is there, and a file is to be")
-        .path(path)
-        .advice("name a file in it, or remove it")
+pub(crate) fn is_directory(path: &Path) -> Error {
+    refused(
+        "a directory is there, and a file is to be",
+        path,
+        "name a file in it, or remove it",
+    )
 }
 
 /// The other side answered something else than was asked.
-pub(super) fn unexpected() -> Error {
+pub(crate) fn unexpected() -> Error {
     Error::new(
         Kind::Io,
         "the helper gave another answer than was asked for",

@@ -299,47 +299,75 @@ fn a_reference_that_is_none_is_refused() {
 }
 
 #[test]
-fn a_change_that_git_was_told_to_overlook_is_refused_by_name() {
+fn what_git_was_told_to_overlook_does_not_reach_the_image() {
+    needs_root!();
+    let name = "bootloader/board.conf";
+    for flag in ["--assume-unchanged", "--skip-worktree"] {
+        let it = Workspace::new();
+        let overlay = it.overlay();
+        symlink("board.conf", overlay.join("bootloader/link")).unwrap();
+        it.commit("a link");
+        for name in [name, "bootloader/link", "kernel/dtb/custom.dtbo"] {
+            it.git(&overlay, &["update-index", flag, name]);
+        }
+        it.write_overlay(name, "mine\n");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(overlay.join(name), mode).unwrap();
+        fs::remove_file(overlay.join("bootloader/link")).unwrap();
+        symlink("elsewhere", overlay.join("bootloader/link")).unwrap();
+        // One that is not checked out is promoted all the same.
+        fs::remove_file(overlay.join("kernel/dtb/custom.dtbo")).unwrap();
+        it.promote(&[]).exits(0);
+        assert_eq!(it.read(name), "overlay board\n");
+        let meta = it.l4t(name).metadata().unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&meta) & 0o777, 0o644);
+        assert_eq!(it.read("bootloader/link"), "overlay board\n");
+        assert_eq!(it.read("kernel/dtb/custom.dtbo"), "overlay dtbo\n");
+    }
+}
+
+#[test]
+fn a_file_has_gits_mode_and_the_time_that_it_has_where_it_is_checked_out() {
     needs_root!();
     let it = Workspace::new();
-    let name = "bootloader/board.conf";
-    let overlay = it.overlay();
-    symlink("board.conf", overlay.join("bootloader/link")).unwrap();
-    it.commit("a link");
-    for flag in ["assume-unchanged", "skip-worktree"] {
-        let set = |how: &str, name: &str| {
-            it.git(&overlay, &["update-index", &format!("--{how}{flag}"), name]);
-        };
-        let told = "an uncommitted change that git was told to overlook: ";
-        set("", name);
-        it.promote(&["--dry-run"]).exits(0);
-        let text = fs::read(overlay.join(name)).unwrap();
-        it.write_overlay(name, "mine\n");
-        refused(&it, &[], &format!("{told}{name}"), "git update-index --no-");
-        it.write_overlay(name, text);
-        let mode = |mode| {
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-            fs::set_permissions(overlay.join(name), mode).unwrap();
-        };
-        mode(0o755);
-        refused(&it, &[], &format!("{told}{name}"), "--overlay-ref HEAD");
-        mode(0o644);
-        // One that is not checked out is told as such.
-        fs::rename(overlay.join(name), it.path("aside")).unwrap();
-        refused(&it, &[], "board.conf: it is tracked, and not there", "HEAD");
-        fs::rename(it.path("aside"), overlay.join(name)).unwrap();
-        set("no-", name);
-        let link = "bootloader/link";
-        set("", link);
-        fs::remove_file(overlay.join(link)).unwrap();
-        symlink("elsewhere", overlay.join(link)).unwrap();
-        refused(&it, &[], &format!("{told}{link}"), "commit or stash");
-        fs::remove_file(overlay.join(link)).unwrap();
-        symlink("board.conf", overlay.join(link)).unwrap();
-        set("no-", link);
+    let new = it.write_overlay("rootfs/opt/new", "new\n");
+    it.commit("new");
+    for (path, mode) in [
+        (new, 0o664),
+        (it.overlay().join("bootloader/board.conf"), 0o600),
+    ] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(path, mode).unwrap();
     }
-    it.git(&overlay, &["update-index", "--assume-unchanged", name]);
-    it.write_overlay(name, "mine\n");
-    it.promote(&["--overlay-ref", "HEAD"]).exits(0);
-    assert_eq!(it.read(name), "overlay board\n");
+    let look = |name: &str| {
+        use std::os::unix::fs::MetadataExt;
+        let meta = it.l4t(name).metadata().unwrap();
+        (meta.mode() & 0o777, meta.mtime())
+    };
+    it.promote(&[]).exits(0);
+    assert_eq!(look("rootfs/opt/new"), (0o644, 1_650_000_000));
+    assert_eq!(look("bootloader/board.conf"), (0o644, 1_650_000_000));
+    it.action(&["rollback", "0"]).exits(0);
+    it.promote(&["--ownership", "source"]).exits(0);
+    assert_eq!(look("rootfs/opt/new"), (0o664, 1_650_000_000));
+    assert_eq!(look("bootloader/board.conf"), (0o600, 1_650_000_000));
+}
+
+#[test]
+fn a_file_that_a_filter_of_git_changes_arrives_as_it_is_checked_out() {
+    needs_root!();
+    let it = Workspace::new();
+    let overlay = it.overlay();
+    it.git(&overlay, &["config", "filter.up.clean", "tr A-Z a-z"]);
+    it.git(&overlay, &["config", "filter.up.smudge", "tr a-z A-Z"]);
+    it.write_overlay(".gitattributes", "*.bin filter=up\n");
+    it.write_overlay("bootloader/large.bin", "LARGE\n");
+    it.commit("filtered");
+    let stored = it.git(&overlay, &["cat-file", "blob", "HEAD:bootloader/large.bin"]);
+    assert_eq!(stored, "large");
+    it.promote(&[]).exits(0);
+    assert_eq!(it.read("bootloader/large.bin"), "LARGE\n");
+    let once = it.everything_and_when();
+    it.promote(&[]).exits(0);
+    assert_eq!(it.everything_and_when(), once);
 }

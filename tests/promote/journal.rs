@@ -194,6 +194,22 @@ fn rollback_to_what_there_was_not_or_is_not_kept_is_refused() {
 }
 
 #[test]
+fn a_symlink_to_the_text_of_a_promoted_file_is_an_edit() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let file = it.l4t("bootloader/board.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(text, &file).unwrap();
+    let status = json(&it.action(&["status", "--json"]).exits(1).stdout);
+    let files = status["files"].as_array().unwrap();
+    let state = |file: &serde_json::Value| file["path"] == "bootloader/board.conf";
+    let file = files.iter().find(|file| state(file)).unwrap();
+    assert_eq!(file["state"], "edited");
+}
+
+#[test]
 fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
     needs_root!();
     let it = Workspace::new();

@@ -364,8 +364,13 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     let outside = it.put("outside", "precious");
     symlink(it.path(""), it.l4t("rootfs/etc/leak")).unwrap();
     let source = fs::File::open(it.put("source", "evil")).unwrap();
-    let stage = "{\"Stage\":{\"slot\":1,\"attributes\":{\"mode\":420,\"mtime\":[0,0],\"owner\":null},\"link\":null}}";
-    assert!(helper.ask(stage, Some(&source)).contains("Staged"));
+    let stage = |slot: u32, place: &str| {
+        let attributes = serde_json::json!({"mode": 0o644, "mtime": [0, 0], "owner": null});
+        let stage = serde_json::json!({"slot": slot, "place": place, "attributes": attributes, "link": null});
+        serde_json::json!({ "Stage": stage }).to_string()
+    };
+    let staged = helper.ask(&stage(1, "etc/new/file"), Some(&source));
+    assert!(staged.contains("Staged"), "{staged}");
     let mut names = vec![
         "../outside",
         "../../../../../../etc/outside",
@@ -373,15 +378,18 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     ];
     let absolute = outside.to_str().unwrap();
     names.push(absolute);
-    for name in names {
+    for (slot, name) in (2..).zip(names) {
         let publish = format!("{{\"Publish\":{{\"slot\":1,\"place\":\"{name}\"}}}}");
         assert!(helper.ask(&publish, None).contains("Failed"), "{name}");
+        // Nor is a directory made there.
+        helper.ask(&stage(slot, &format!("{name}-dir/new")), Some(&source));
         let look = format!("{{\"Look\":\"{name}\"}}");
         assert!(!helper.ask(&look, None).contains("file"), "{name}");
         let remove = format!("{{\"Remove\":\"{name}\"}}");
         helper.ask(&remove, None);
     }
     assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+    assert!(!it.path("outside-dir").exists());
     // What it does not know ends it.
     helper.socket = None;
     assert!(helper.child.wait().unwrap().success());

@@ -189,6 +189,8 @@ impl Workspace {
                 .current_dir(dir)
                 .stdin(Stdio::null())
                 .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                // So that two of them are the same.
+                .env("GIT_COMMITTER_DATE", "1650000000 +0000")
                 .env("LC_ALL", "C"),
         );
         out.trim().to_owned()

@@ -9,11 +9,12 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::process::Signal as DeathSignal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::wire::{self, Greeting};
 use crate::durable::{Bounds, Tree};
 use crate::error::{Error, Kind, Result};
-
-use super::super::hands::{Reply, Request, perform};
-use super::{Greeting, wire};
+use crate::promote::refused::refused;
+use crate::promote::tree::executor::perform;
+use crate::promote::tree::protocol::{Reply, Request};
 
 /// What writing files as their owners wish takes: to pass permissions that root's
 /// own files have against others, to give files away, to set the modes, times and
@@ -53,12 +54,11 @@ pub fn serve(named: &Path) -> Result<()> {
     match is_at(named, &rootfs) {
         Ok(true) => {}
         Ok(false) => {
-            return Err(Error::new(
-                Kind::Refused,
+            return Err(refused(
                 "the directory that was handed over is another one",
-            )
-            .path(named)
-            .advice("name it by its path without symlinks"));
+                named,
+                "name it by its path without symlinks",
+            ));
         }
         Err(e) => {
             return Err(Error::io("opening", e)
@@ -103,7 +103,7 @@ fn is_at(named: &Path, directory: &OwnedFd) -> io::Result<bool> {
 
 /// Makes `rootfs` all that there is, and keeps only what writing in it takes.
 fn confine(rootfs: OwnedFd, shown: &Path) -> io::Result<Tree> {
-    // The one who asked decides when to stop; a Ctrl-C on the terminal reaches both.
+    // A Ctrl-C on the terminal reaches both processes; the client decides when to stop.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);

@@ -4,24 +4,32 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::promote::path::path_bytes;
 
 /// Longer than any request: the extended attributes of a file are at most 64 KiB, in
 /// hexadecimal twice that. Below the kernel's default limit for a socket.
 const MAX_BYTES: usize = 192 * 1024;
 
+/// The first message; the directory comes along.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Greeting {
+    /// What it is called, for messages.
+    #[serde(with = "path_bytes")]
+    pub(super) rootfs: PathBuf,
+}
+
 /// Sends `message`, and with it a copy of `fd`.
-///
-/// # Errors
-/// EPIPE when the other side is gone, EMSGSIZE when the message is too long.
-pub(super) fn send(
+pub(crate) fn send(
     socket: impl AsFd,
     message: &impl Serialize,
     fd: Option<BorrowedFd<'_>>,
@@ -50,10 +58,7 @@ pub(super) fn send(
 }
 
 /// Waits for a message. `None` when the other side is gone.
-///
-/// # Errors
-/// What the system says; InvalidData for what is no message.
-pub(super) fn receive<T: DeserializeOwned>(
+pub(crate) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let mut bytes = vec![0; MAX_BYTES];
@@ -90,8 +95,8 @@ pub(super) fn receive<T: DeserializeOwned>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::hands::Request;
     use super::*;
+    use crate::promote::tree::protocol::Request;
 
     #[test]
     fn an_extended_attribute_that_is_not_hexadecimal_is_no_request() {

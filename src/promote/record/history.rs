@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::error::{Error, Kind, Result, printable};
-
-use super::bytes::link_sum;
-use super::hands::Was;
-use super::journal::{After, Begin, End, Entry, Line, Sidecar};
-use super::path::Place;
+use crate::promote::path::Place;
+use crate::promote::record::journal::{After, Begin, End, Entry, Line, Sidecar};
 
 /// A run, as the journal tells of it.
 #[derive(Debug, Clone)]
@@ -16,9 +13,9 @@ pub struct Record {
     /// What it was.
     pub begin: Begin,
     /// What it did, or may have done where it was cut off.
-    pub(super) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     /// Directories that it made.
-    pub(super) made: Vec<Place>,
+    pub(crate) made: Vec<Place>,
     /// How it ended; `None` where it was cut off.
     pub end: Option<End>,
     /// How many files it is known to have made, replaced or removed.
@@ -67,10 +64,7 @@ impl Record {
 }
 
 /// All records, oldest first, and the number of the next.
-///
-/// # Errors
-/// One cannot be read, or a line of it cannot be understood.
-pub(super) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
+pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let dir = sidecar.records();
     let failed = |e| {
         Error::io("reading the journal", e)
@@ -95,7 +89,9 @@ pub(super) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     files.sort();
     // A number whose record was moved away still has its backups.
     let last = files.last().map_or(0, |(id, _)| *id);
-    let next = last.max(sidecar.last_backups()).saturating_add(1);
+    let next = last
+        .max(sidecar.runs_with_backups().max().unwrap_or(0))
+        .saturating_add(1);
     let mut records = Vec::new();
     for (_, path) in files {
         let text = std::fs::read(&path).map_err(|e| failed(e).path(&path))?;
@@ -152,49 +148,38 @@ fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
 
 /// What a run put in a place.
 #[derive(Debug, Clone)]
-pub(super) struct Put {
-    pub(super) entry: Entry,
+pub(crate) struct Put {
+    pub(crate) entry: Entry,
     /// The run.
-    pub(super) id: u64,
+    pub(crate) id: u64,
 }
 
 impl Put {
-    /// The sum of what is there after it; none where nothing may be.
-    pub(super) fn after(&self) -> Option<String> {
-        match &self.entry.after {
-            After::File { sha256, .. } => Some(sha256.clone()),
-            After::Symlink { target } => Some(link_sum(&target.0)),
-            After::Nothing => None,
-        }
-    }
-
-    /// The sum of what was there before it.
-    pub(super) fn before(&self) -> Option<String> {
-        match &self.entry.before {
-            Was::Symlink { target, .. } => Some(link_sum(&target.0)),
-            _ => self.entry.backup.as_ref().map(|b| b.sha256.clone()),
-        }
+    /// What was there before it.
+    pub(crate) fn before(&self) -> Option<After> {
+        let backup = self.entry.backup.as_ref();
+        After::of(&self.entry.before, backup.map(|b| b.sha256.clone()))
     }
 }
 
 /// What a place should hold, by the journal.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     /// The last that is known to have been put there.
-    pub(super) sure: Option<Put>,
+    pub(crate) sure: Option<Put>,
     /// What runs that were cut off may have put there since, oldest first.
-    pub(super) unsure: Vec<Put>,
+    pub(crate) unsure: Vec<Put>,
 }
 
 impl Held {
     /// Everything that may be there, the likeliest first.
-    pub(super) fn puts(&self) -> impl Iterator<Item = &Put> {
+    pub(crate) fn puts(&self) -> impl Iterator<Item = &Put> {
         self.unsure.iter().rev().chain(&self.sure)
     }
 }
 
 /// What each place should hold after all of `records`. Pure.
-pub(super) fn held(records: &[Record]) -> BTreeMap<Place, Held> {
+pub(crate) fn held(records: &[Record]) -> BTreeMap<Place, Held> {
     let mut held: BTreeMap<Place, Held> = BTreeMap::new();
     for record in records {
         let mut at = 0;

@@ -3,13 +3,14 @@
 //! A crate would have to follow everything that users configure (credentials, ssh,
 //! filters, worktrees, alternates); the command does by definition.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::unistd::{Uid, User};
 
@@ -31,15 +32,15 @@ const KEPT: &[&str] = &[
 ];
 
 /// A repository's working tree.
-#[derive(Debug)]
-pub(super) struct Git {
+#[derive(Debug, Clone)]
+pub(crate) struct Git {
     dir: PathBuf,
     owner: Option<Owner>,
 }
 
-/// Whom git runs as where root asks about somebody's repository: its configuration
+/// The user that git runs as where root asks about a user's repository: its configuration
 /// may name programs to run, and they are not to run as root.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Owner {
     uid: u32,
     gid: u32,
@@ -49,10 +50,7 @@ struct Owner {
 impl Git {
     /// The repository whose working tree begins at `dir`. `Ok(None)` where `dir` is
     /// none, even if it lies inside one.
-    ///
-    /// # Errors
-    /// There is no git command, or it fails.
-    pub(super) fn at(dir: &Path) -> Result<Option<Self>> {
+    pub(crate) fn at(dir: &Path) -> Result<Option<Self>> {
         let Ok(dir) = dir.canonicalize() else {
             return Ok(None);
         };
@@ -68,15 +66,12 @@ impl Git {
     }
 
     /// The working tree, without symlinks in its path.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// What `git ARGS` prints.
-    ///
-    /// # Errors
-    /// It cannot be started, or exits non-zero: with the last line it said.
-    pub(super) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>> {
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>> {
         let output = self.output(args)?;
         if output.status.success() {
             return Ok(output.stdout);
@@ -99,7 +94,7 @@ impl Git {
     }
 
     /// What it prints, without the line feed at the end.
-    pub(super) fn lines<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>> {
+    pub(crate) fn lines<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>> {
         let mut text = self.run(args)?;
         if text.last() == Some(&b'\n') {
             text.pop();
@@ -107,21 +102,45 @@ impl Git {
         Ok(text)
     }
 
+    /// The names that `git ARGS` prints, each with a zero byte behind it.
+    pub(crate) fn names<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<HashSet<OsString>> {
+        let out = self.run(args)?;
+        let names = out.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        Ok(names
+            .map(|name| OsString::from_vec(name.to_vec()))
+            .collect())
+    }
+
     /// Whether `git ARGS` exits with 0.
-    pub(super) fn succeeds<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<bool> {
+    pub(crate) fn succeeds<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<bool> {
         Ok(self.output(args)?.status.success())
     }
 
+    /// Starts `git ARGS`, with pipes for its input and its output.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Result<Child> {
+        self.start(|command| {
+            command
+                .args(args)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+        })
+    }
+
     fn output<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<std::process::Output> {
-        let started = self.command(true).args(args).output();
-        let output = match started {
-            // The owner cannot come here: then nobody but root has put anything here.
+        self.start(|command| command.args(args).output())
+    }
+
+    fn start<T>(&self, how: impl Fn(&mut Command) -> io::Result<T>) -> Result<T> {
+        let started = match how(&mut self.command(true)) {
+            // The owner may not enter this directory, so only root has written here.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.owner.is_some() => {
-                self.command(false).args(args).output()
+                how(&mut self.command(false))
             }
             other => other,
         };
-        output.map_err(|e| self.cannot_start(e))
+        started.map_err(|e| self.cannot_start(e))
     }
 
     fn cannot_start(&self, e: io::Error) -> Error {
@@ -169,31 +188,6 @@ impl Git {
         }
         command
     }
-
-    /// Starts to read objects by their ids.
-    pub(super) fn objects(&self) -> Result<Objects> {
-        let start = |as_owner| {
-            self.command(as_owner)
-                .args(["cat-file", "--batch"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-        };
-        let child = match start(true) {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.owner.is_some() => {
-                start(false)
-            }
-            other => other,
-        };
-        let mut child = child.map_err(|e| self.cannot_start(e))?;
-        let output = child.stdout.take().map(io::BufReader::new);
-        Ok(Objects {
-            dir: self.dir.clone(),
-            child,
-            output,
-        })
-    }
 }
 
 fn owner(dir: &Path) -> Option<Owner> {
@@ -209,61 +203,83 @@ fn owner(dir: &Path) -> Option<Owner> {
     })
 }
 
-/// A running `git cat-file --batch`.
-#[derive(Debug)]
-pub(super) struct Objects {
-    dir: PathBuf,
-    child: Child,
-    output: Option<io::BufReader<ChildStdout>>,
+/// What `git status` says of a working tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// HEAD's commit; `None` before the first one.
+    pub(crate) head: Option<String>,
+    /// Whether HEAD's branch tracks another.
+    pub(crate) has_upstream: bool,
+    /// A path with an uncommitted change, and how many there are.
+    pub(crate) changed: Option<(String, usize)>,
 }
 
-impl Objects {
-    /// Writes the bytes of the blob `oid` to `out`.
-    ///
-    /// # Errors
-    /// There is no such blob, or reading or writing fails.
-    pub(super) fn copy(&mut self, oid: &str, out: &mut dyn Write) -> Result<()> {
-        let dir = self.dir.clone();
-        self.try_copy(oid, out).map_err(|e| {
-            Error::io(format!("reading the git object {oid} of"), e)
-                .path(dir)
-                .advice("check the repository with git fsck")
-        })
+impl Status {
+    /// Asks git; `untracked` files count as changes where wanted.
+    pub(crate) fn probe(git: &Git, untracked: bool) -> Result<Self> {
+        let untracked = if untracked { "normal" } else { "no" };
+        let out = git.run(&[
+            "status",
+            "--porcelain=v2",
+            "--branch",
+            "-z",
+            &format!("--untracked-files={untracked}"),
+            // Those of nested repositories are asked about on their own.
+            "--ignore-submodules=dirty",
+        ])?;
+        Ok(Self::detect(&out))
     }
 
-    fn try_copy(&mut self, oid: &str, out: &mut dyn Write) -> io::Result<()> {
-        use std::io::BufRead;
-        let broken = || io::Error::from(io::ErrorKind::InvalidData);
-        let input = self.child.stdin.as_mut().ok_or_else(broken)?;
-        // Its end is no closed pipe, which would count as success.
-        let ended = |e: io::Error| match e.kind() {
-            io::ErrorKind::BrokenPipe => io::ErrorKind::UnexpectedEof.into(),
-            _ => e,
-        };
-        let asked = writeln!(input, "{oid}").and_then(|()| input.flush());
-        asked.map_err(ended)?;
-        let output = self.output.as_mut().ok_or_else(broken)?;
-        let mut head = String::new();
-        output.read_line(&mut head)?;
-        let words: Vec<&str> = head.split_whitespace().collect();
-        let [_, "blob", size] = words[..] else {
-            let what = format!("git says \"{}\"", printable(head.trim()));
-            return Err(io::Error::new(io::ErrorKind::NotFound, what));
-        };
-        let size: u64 = size.parse().map_err(|_| broken())?;
-        if io::copy(&mut output.by_ref().take(size), out)? != size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    fn detect(out: &[u8]) -> Self {
+        let mut status = Self::default();
+        let mut records = out.split(|byte| *byte == 0).filter(|r| !r.is_empty());
+        let mut count = 0;
+        while let Some(record) = records.next() {
+            let text = String::from_utf8_lossy(record);
+            if let Some(id) = text.strip_prefix("# branch.oid ") {
+                status.head = (id != "(initial)").then(|| id.to_owned());
+            } else if text.starts_with("# branch.upstream ") {
+                status.has_upstream = true;
+            } else if !text.starts_with('#') {
+                // Fields before the path: git-status(1), "Porcelain Format Version 2".
+                let fields = match text.as_bytes()[0] {
+                    b'1' => 8,
+                    b'2' => 9,
+                    b'u' => 10,
+                    _ => 1,
+                };
+                let path = text.splitn(fields + 1, ' ').last().unwrap_or_default();
+                status.changed.get_or_insert((printable(path), 0));
+                count += 1;
+                if text.starts_with('2') {
+                    // The name that it was renamed from.
+                    records.next();
+                }
+            }
         }
-        let mut end = [0];
-        output.read_exact(&mut end)
+        if let Some(changed) = &mut status.changed {
+            changed.1 = count;
+        }
+        status
     }
 }
 
-impl Drop for Objects {
-    fn drop(&mut self) {
-        // It ends when its input does.
-        drop(self.child.stdin.take());
-        drop(self.output.take());
-        let _ = self.child.wait();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_tells_head_upstream_and_the_first_change() {
+        let clean = b"# branch.oid 0123456\0# branch.head main\0# branch.upstream origin/main\0";
+        let status = Status::detect(clean);
+        assert_eq!(status.head.as_deref(), Some("0123456"));
+        assert!(status.has_upstream && status.changed.is_none());
+        let new = Status::detect(b"# branch.oid (initial)\0# branch.head main\0");
+        assert_eq!(new, Status::default());
+        let out = b"# branch.oid 1\0\
+            2 R. N... 100644 100644 100644 a b R100 new name\0old name\0\
+            1 .M N... 100644 100644 100644 a b with blank\0? un\ntracked\0";
+        let changed = Status::detect(out).changed.unwrap();
+        assert_eq!(changed, ("new name".to_owned(), 3));
     }
 }

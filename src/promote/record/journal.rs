@@ -17,24 +17,24 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{AtomicFile, Directory, settle};
-use crate::error::{Error, Kind, Result};
-
-use super::bytes;
-use super::hands::{LinkTarget, Was};
-use super::path::{Place, SIDECAR, path_bytes};
-use super::plan::Channel;
+use crate::error::{Error, Result};
+use crate::promote::path::{Place, SIDECAR, path_bytes};
+use crate::promote::plan::union::Channel;
+use crate::promote::refused::refused;
+use crate::promote::tree::bytes;
+use crate::promote::tree::protocol::{JsonPath, PreviousState};
 
 /// The backups of so many promotes are kept.
-pub(super) const KEPT: u64 = 10;
+pub(crate) const KEPT: u64 = 10;
 
 /// A line of a record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "lowercase")]
-pub(super) enum Line {
+pub(crate) enum Line {
     Begin(Box<Begin>),
     File(Box<Entry>),
-    /// So many of the files above that are no [`Entry::kept`] ones have their names, and
-    /// so many more may have: whoever was asked to is gone.
+    /// How many of the files above (without the [`Entry::kept`] ones) have their names,
+    /// and how many more may have: the helper died before it answered.
     Named {
         files: u64,
         #[serde(default, skip_serializing_if = "is_zero")]
@@ -59,7 +59,7 @@ pub struct Begin {
     pub to: Option<u64>,
     /// When it began (RFC 3339, UTC).
     pub started: String,
-    /// Who ran it.
+    /// The user.
     pub user: String,
     /// On which machine.
     pub host: String,
@@ -77,38 +77,55 @@ pub struct Begin {
 
 /// What is done to a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Entry {
-    pub(super) place: Place,
+pub(crate) struct Entry {
+    pub(crate) place: Place,
     #[serde(with = "path_bytes")]
-    pub(super) dst: PathBuf,
-    pub(super) channel: Channel,
+    pub(crate) dst: PathBuf,
+    pub(crate) channel: Channel,
     /// What was there.
-    pub(super) before: Was,
+    pub(crate) before: PreviousState,
     /// The SHA-256 sum of what was there, and the name of its backup.
-    pub(super) backup: Option<Backup>,
+    pub(crate) backup: Option<Backup>,
     /// What is there after.
-    pub(super) after: After,
+    pub(crate) after: After,
     /// Whether it was there already, so that nothing was written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) kept: bool,
+    pub(crate) kept: bool,
     /// Directories that were made for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) made: Vec<LinkTarget>,
+    pub(crate) made: Vec<JsonPath>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Backup {
-    pub(super) sha256: String,
-    pub(super) name: String,
+pub(crate) struct Backup {
+    pub(crate) sha256: String,
+    pub(crate) name: String,
 }
 
 /// What is there after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum After {
+pub(crate) enum After {
     File { sha256: String, bytes: u64 },
-    Symlink { target: LinkTarget },
+    Symlink { target: JsonPath },
     Nothing,
+}
+
+impl After {
+    /// What `state` is, with the sum of its bytes where it is a file.
+    pub(crate) fn of(state: &PreviousState, sha256: Option<String>) -> Option<Self> {
+        Some(match (state, sha256) {
+            (PreviousState::Nothing, _) => Self::Nothing,
+            (PreviousState::Symlink { target, .. }, _) => Self::Symlink {
+                target: target.clone(),
+            },
+            (PreviousState::File { bytes, .. }, Some(sha256)) => Self::File {
+                sha256,
+                bytes: *bytes,
+            },
+            _ => return None,
+        })
+    }
 }
 
 /// How a run ended.
@@ -126,41 +143,39 @@ pub struct End {
 
 /// The folder of ours in an image.
 #[derive(Debug, Clone)]
-pub(super) struct Sidecar {
+pub(crate) struct Sidecar {
     root: PathBuf,
 }
 
 impl Sidecar {
     /// That of the image at `image`, whether it is there or not.
-    pub(super) fn of(image: &Path) -> Self {
+    pub(crate) fn of(image: &Path) -> Self {
         Self {
             root: image.join(SIDECAR),
         }
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    pub(super) fn records(&self) -> PathBuf {
+    pub(crate) fn records(&self) -> PathBuf {
         self.path("journal")
     }
 
-    pub(super) fn backups(&self, id: u64) -> PathBuf {
+    pub(crate) fn backups(&self, id: u64) -> PathBuf {
         self.path("backups").join(id.to_string())
     }
 
-    /// The last run that has backups; 0 for none.
-    pub(super) fn last_backups(&self) -> u64 {
+    /// The runs that have backups.
+    pub(crate) fn runs_with_backups(&self) -> impl Iterator<Item = u64> {
         let dirs = std::fs::read_dir(self.path("backups"));
         let dirs = dirs.into_iter().flatten().flatten();
         dirs.filter_map(|dir| dir.file_name().to_str()?.parse().ok())
-            .max()
-            .unwrap_or(0)
     }
 
     /// Makes the folder `name` in it, as the one whose image it is may use it.
-    pub(super) fn make(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn make(&self, name: &str) -> Result<PathBuf> {
         let failed = |e| {
             Error::io("making the journal's folder", e)
                 .path(&self.root)
@@ -184,12 +199,14 @@ impl Sidecar {
                         .map_err(failed)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    // Behind a symlink it would write, and prune, as root perhaps, where
-                    // whoever made that wants.
+                    // Through a symlink it would write and remove files elsewhere, perhaps
+                    // as root.
                     if !at.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-                        return Err(Error::new(Kind::Refused, "it is no directory")
-                            .path(at)
-                            .advice("move it away, and promote again"));
+                        return Err(refused(
+                            "it is no directory",
+                            at,
+                            "move it away, and promote again",
+                        ));
                     }
                 }
                 Err(e) => return Err(failed(e)),
@@ -200,7 +217,7 @@ impl Sidecar {
 
     /// Makes the file `path` in it, as the one whose image it is may use it, whatever
     /// the umask is.
-    pub(super) fn create(&self, path: &Path, mode: u32) -> Result<File> {
+    pub(crate) fn create(&self, path: &Path, mode: u32) -> Result<File> {
         let failed = |e| Error::io("making the journal's file", e).path(path);
         let file = OpenOptions::new()
             .create_new(true)
@@ -223,7 +240,7 @@ impl Sidecar {
     }
 
     /// Writes a small file in it, whole or not at all.
-    pub(super) fn put(&self, name: &str, text: &[u8]) -> Result<()> {
+    pub(crate) fn put(&self, name: &str, text: &[u8]) -> Result<()> {
         self.make("")?;
         let path = self.path(name);
         let mut file = AtomicFile::create(&path)?;
@@ -235,15 +252,12 @@ impl Sidecar {
     }
 
     /// Removes the backups of promotes that are long past.
-    pub(super) fn prune(&self, newest: u64) {
-        let Ok(dirs) = std::fs::read_dir(self.path("backups")) else {
-            return;
-        };
-        for dir in dirs.flatten() {
-            let id = dir.file_name().to_str().and_then(|n| n.parse::<u64>().ok());
-            if id.is_some_and(|id| id.saturating_add(KEPT) <= newest) {
-                if let Err(e) = std::fs::remove_dir_all(dir.path()) {
-                    log::warn!("removing old backups in {}: {e}", dir.path().display());
+    pub(crate) fn prune(&self, newest: u64) {
+        for id in self.runs_with_backups() {
+            let dir = self.backups(id);
+            if id.saturating_add(KEPT) <= newest {
+                if let Err(e) = std::fs::remove_dir_all(&dir) {
+                    log::warn!("removing old backups in {}: {e}", dir.display());
                 }
             }
         }
@@ -252,18 +266,20 @@ impl Sidecar {
 
 /// A record that is being written.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     sidecar: Sidecar,
     id: u64,
     path: PathBuf,
     file: BufWriter<File>,
     backups: Option<Directory>,
     next_backup: u64,
+    /// Files that have their names.
+    named: u64,
 }
 
 impl Journal {
     /// Begins the record of a run, on stable storage before anything else is done.
-    pub(super) fn begin(sidecar: &Sidecar, begin: Begin) -> Result<Self> {
+    pub(crate) fn begin(sidecar: &Sidecar, begin: Begin) -> Result<Self> {
         let dir = sidecar.make("journal")?;
         let id = begin.id;
         let path = dir.join(format!("{id:06}.jsonl"));
@@ -274,6 +290,7 @@ impl Journal {
             file: BufWriter::new(file),
             backups: None,
             next_backup: 0,
+            named: 0,
             path,
         };
         journal.line(&Line::Begin(Box::new(begin)))?;
@@ -282,12 +299,12 @@ impl Journal {
         Ok(journal)
     }
 
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
     /// Adds a line; [`Journal::sync`] makes it last.
-    pub(super) fn line(&mut self, line: &Line) -> Result<()> {
+    pub(crate) fn line(&mut self, line: &Line) -> Result<()> {
         let failed = |e| Error::io("writing the journal", e).path(&self.path);
         let text = serde_json::to_string(line).map_err(|e| failed(e.into()))?;
         writeln!(self.file, "{text}").map_err(failed)
@@ -296,7 +313,7 @@ impl Journal {
     /// Keeps what `old` holds, as a copy: a second name for the same bytes would change
     /// with the file, which stays in its place when the run stops before the rename, and
     /// may be edited there. Where the file system shares blocks, the copy takes none.
-    pub(super) fn keep(&mut self, old: &File) -> Result<Backup> {
+    pub(crate) fn keep(&mut self, old: &File) -> Result<Backup> {
         let path = self.sidecar.backups(self.id);
         let failed = |e| {
             Error::io("keeping what is replaced in", e)
@@ -316,15 +333,17 @@ impl Journal {
         let mut from = old;
         from.rewind().map_err(failed)?;
         io::copy(&mut from, &mut &copy).map_err(failed)?;
-        // The sum is that of the copy, whatever somebody did to the file meanwhile.
+        // The sum is that of the copy, even if the file was changed meanwhile.
         let sha256 = bytes::sum(&copy).map_err(failed)?;
         settle(&copy).map_err(failed)?;
         Ok(Backup { sha256, name })
     }
 
-    /// Notes that the first `files` have their names, and `unsure` more may have. It need
+    /// Notes that the next `files` have their names, and `unsure` more may have. It need
     /// not last where the run is cut off: without it they are looked at.
-    pub(super) fn named(&mut self, files: u64, unsure: u64) -> Result<()> {
+    pub(crate) fn named(&mut self, files: u64, unsure: u64) -> Result<()> {
+        self.named += files;
+        let files = self.named;
         self.line(&Line::Named { files, unsure })?;
         self.file
             .flush()
@@ -332,7 +351,7 @@ impl Journal {
     }
 
     /// Brings the record and its backups onto stable storage.
-    pub(super) fn sync(&mut self) -> Result<()> {
+    pub(crate) fn sync(&mut self) -> Result<()> {
         let failed = |e| Error::io("syncing the journal", e).path(&self.path);
         self.file.flush().map_err(failed)?;
         self.file.get_ref().sync_all().map_err(failed)?;
@@ -343,7 +362,7 @@ impl Journal {
     }
 
     /// Ends the record.
-    pub(super) fn end(&mut self, end: End) -> Result<()> {
+    pub(crate) fn end(&mut self, end: End) -> Result<()> {
         self.line(&Line::End(end))?;
         self.sync()?;
         self.sidecar.prune(self.id);
@@ -352,12 +371,12 @@ impl Journal {
 }
 
 /// The time, as records have it.
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// Who runs this, and on which machine.
-pub(super) fn who() -> (String, String) {
+/// The user that runs this, and the machine.
+pub(crate) fn who() -> (String, String) {
     let uid = nix::unistd::getuid();
     let user = nix::unistd::User::from_uid(uid)
         .ok()

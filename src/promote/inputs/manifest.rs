@@ -2,57 +2,25 @@
 //! `.build-state.yaml`, held to their schema.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result, printable};
-
-use super::path::RelPath;
-use super::yaml::{self, Text};
+use crate::promote::inputs::yaml::{self, Text};
+use crate::promote::path::RelPath;
 
 const REBUILD: &str = "rebuild";
 
-/// What was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Device trees.
-    Dt,
-    /// Out-of-tree modules.
-    Oot,
-    /// The kernel and its modules.
-    Kernel,
-    /// All of it.
-    Full,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Dt => "dt",
-            Self::Oot => "oot",
-            Self::Kernel => "kernel",
-            Self::Full => "full",
-        })
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ArtifactKind {
-    Dtb,
-    KernelImage,
-    InTreeModule,
-    OotModule,
-}
+/// What a build can make, and what it makes: the words of the schema.
+const MODES: [&str; 4] = ["dt", "oot", "kernel", "full"];
+const KINDS: [&str; 4] = ["dtb", "kernel_image", "in_tree_module", "oot_module"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    mode: Mode,
+    mode: Text,
     #[allow(dead_code)] // part of the schema
     toolchain: Text,
     bsp_version: Text,
@@ -65,8 +33,7 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    #[allow(dead_code)] // part of the schema
-    kind: ArtifactKind,
+    kind: Text,
     src: Text,
     dst: Text,
     source_repo: Text,
@@ -87,7 +54,7 @@ pub struct Artifact {
 #[derive(Debug, Clone)]
 pub struct Manifest {
     /// What was built.
-    pub mode: Mode,
+    pub mode: String,
     /// For which BSP.
     pub bsp_version: String,
     /// When, as the build wrote it.
@@ -106,7 +73,7 @@ impl Manifest {
     /// Reads the manifest in `source`; `None` where there is none.
     ///
     /// # Errors
-    /// It is no YAML or not this schema, a `src` is not absolute, or a `dst` is no
+    /// It is not YAML or not this schema, a `src` is not absolute, or a `dst` is not a
     /// path below `Linux_for_Tegra/`. Whether the files are there is looked at later.
     pub fn read(source: &Path) -> Result<Option<Self>> {
         let path = source.join(".build-manifest.yaml");
@@ -118,9 +85,11 @@ impl Manifest {
                 .path(&path)
                 .advice(REBUILD)
         };
+        check_word(&path, "mode", &document.mode, &MODES)?;
         let mut artifacts = Vec::with_capacity(document.artifacts.len());
         for (index, entry) in document.artifacts.into_iter().enumerate() {
             let number = index + 1;
+            check_word(&path, "kind", &entry.kind, &KINDS)?;
             let (src, dst) = (entry.src.0, entry.dst.0);
             if !src.starts_with('/') {
                 let src = printable(&src);
@@ -136,7 +105,7 @@ impl Manifest {
         }
         let dirty = document.dirty_repos.unwrap_or_default();
         Ok(Some(Self {
-            mode: document.mode,
+            mode: document.mode.0,
             bsp_version: document.bsp_version.0,
             rebuilt_at: document.rebuilt_at.0,
             dirty_repos: dirty.into_iter().flat_map(BTreeMap::into_keys).collect(),
@@ -158,6 +127,19 @@ impl Manifest {
     }
 }
 
+/// Whether `word` is one of the schema's.
+fn check_word(path: &Path, field: &str, word: &Text, words: &[&str]) -> Result<()> {
+    if words.contains(&word.0.as_str()) {
+        return Ok(());
+    }
+    let word = printable(&word.0);
+    let message = format!("{field} \"{word}\" is none of {}", words.join(", "));
+    Err(Error::new(Kind::Syntax, message)
+        .doing("reading")
+        .path(path)
+        .advice(REBUILD))
+}
+
 /// Which commits the last build was made from.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,20 +151,20 @@ pub struct BuildState {
     toolchain: Text,
     #[allow(dead_code)]
     bsp_version: Text,
-    #[allow(dead_code)]
-    mode: Mode,
+    mode: Text,
 }
 
 impl BuildState {
     /// Reads the state in `source`; `None` where there is none.
     ///
     /// # Errors
-    /// It is no YAML, or not this schema.
+    /// It is not YAML, or not this schema.
     pub fn read(source: &Path) -> Result<Option<Self>> {
         let path = source.join(".build-state.yaml");
         let Some((state, _)) = yaml::read::<Self>(&path, REBUILD)? else {
             return Ok(None);
         };
+        check_word(&path, "mode", &state.mode, &MODES)?;
         let is_full = |id: &str| {
             matches!(id.len(), 40 | 64) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
         };

@@ -3,10 +3,9 @@
 
 use std::ffi::OsStr;
 
-use crate::error::{Error, Kind, Result, printable};
-
-use super::git::Git;
-use super::overlay::Status;
+use crate::error::{Error, Result, printable};
+use crate::promote::inputs::git::{Git, Status};
+use crate::promote::refused::refused;
 
 /// What the overlay's branch and its upstream make of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +17,7 @@ pub enum Collision {
 }
 
 /// Whether the upstream has what HEAD lacks.
-///
-/// # Errors
-/// It has, or cannot be asked.
-pub(super) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) -> Result<Collision> {
+pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) -> Result<Collision> {
     if git.run(&["remote"])?.is_empty() {
         return Ok(Collision::Skipped("no remote configured"));
     }
@@ -29,7 +25,7 @@ pub(super) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
         return Ok(Collision::Skipped("the branch tracks no upstream"));
     }
     if !offline && !dry_run {
-        // It fetches, and leaves tidying up to whom the repository belongs to.
+        // Without git's automatic clean-up, which is up to the owner of the repository.
         git.run(&["-c", "gc.auto=0", "fetch", "--quiet"])
             .map_err(unreachable)?;
     }
@@ -49,11 +45,11 @@ pub(super) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
         git.lines(&["rev-list", "--count", "HEAD..@{upstream}"])? != b"0"
     };
     if behind {
-        return Err(
-            Error::new(Kind::Refused, format!("{name} has commits that HEAD lacks"))
-                .path(git.dir())
-                .advice("git pull, then promote again"),
-        );
+        return Err(refused(
+            format!("{name} has commits that HEAD lacks"),
+            git.dir(),
+            "git pull, then promote again",
+        ));
     }
     Ok(Collision::UpToDate(if offline {
         format!("{name}, as last fetched")

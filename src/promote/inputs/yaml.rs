@@ -23,7 +23,7 @@ const MAX_OPEN: u32 = 1000;
 /// # Errors
 /// It cannot be read, is longer than 16 MiB, or not what `T` asks for; `advice` says
 /// what to do then.
-pub(super) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<(T, Vec<u8>)>> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<(T, Vec<u8>)>> {
     let text = match read_bounded(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -51,7 +51,7 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
 /// A text, and nothing that YAML takes for a number, a truth value or null: to a String
 /// serde_yaml gives those as they are written.
 #[derive(Debug)]
-pub(super) struct Text(pub(super) String);
+pub(crate) struct Text(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -86,7 +86,7 @@ fn is_too_deep(text: &[u8]) -> bool {
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a FIFO would wait for somebody to write to it.
+    // Opening a FIFO would wait for a writer.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)

@@ -14,27 +14,27 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
-
-use super::helper;
-use super::journal::Sidecar;
-use super::path::ROOTFS;
+use crate::promote::helper::client as helper;
+use crate::promote::path::ROOTFS;
+use crate::promote::record::journal::Sidecar;
+use crate::promote::refused::refused;
 
 const MARK: &str = "initramfs-pending";
 const LOG: &str = "initramfs.log";
 const TOOL: &str = "tools/l4t_update_initrd.sh";
 
 /// What it writes, below `Linux_for_Tegra/`.
-pub(super) const OUTPUTS: [&str; 2] = ["bootloader/l4t_initrd.img", "rootfs/boot/initrd"];
+pub(crate) const OUTPUTS: [&str; 2] = ["bootloader/l4t_initrd.img", "rootfs/boot/initrd"];
 
 /// The initramfs of an image.
 #[derive(Debug)]
-pub(super) struct Initramfs {
+pub(crate) struct Initramfs {
     image: PathBuf,
     sidecar: Sidecar,
 }
 
 impl Initramfs {
-    pub(super) fn of(image: &Path, sidecar: &Sidecar) -> Self {
+    pub(crate) fn of(image: &Path, sidecar: &Sidecar) -> Self {
         Self {
             image: image.to_path_buf(),
             sidecar: sidecar.clone(),
@@ -42,22 +42,19 @@ impl Initramfs {
     }
 
     /// Whether an earlier run changed what it holds, and did not make it anew.
-    pub(super) fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         self.sidecar.path(MARK).symlink_metadata().is_ok()
     }
 
     /// Whether no tool that an earlier run started is still at work.
-    ///
-    /// # Errors
-    /// One is, or its log cannot be looked at.
-    pub(super) fn probe_idle(&self) -> Result<()> {
+    pub(crate) fn probe_idle(&self) -> Result<()> {
         let path = self.sidecar.path(LOG);
         let failed = |e: io::Error| {
             Error::io("looking at the log", e)
                 .path(&path)
                 .advice("remove it, or promote as root")
         };
-        // Opening a FIFO would wait for somebody to write to it.
+        // Opening a FIFO would wait for a writer.
         let log = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
@@ -84,16 +81,9 @@ impl Initramfs {
     }
 
     /// Whether the tool is there and may be run, by this user or through sudo.
-    ///
-    /// # Errors
-    /// It is not.
-    pub(super) fn probe_tool(&self) -> Result<()> {
+    pub(crate) fn probe_tool(&self) -> Result<()> {
         let path = self.image.join(TOOL);
-        let refused = |message: &str, advice: &str| {
-            Error::new(Kind::Refused, message)
-                .path(&path)
-                .advice(advice.to_owned())
-        };
+        let refused = |message: &str, advice: &str| refused(message, &path, advice);
         let init = "init the image, or promote with --no-initramfs";
         match path.metadata() {
             Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => Ok(()),
@@ -111,18 +101,12 @@ impl Initramfs {
     }
 
     /// Whether sudo will run the tool.
-    ///
-    /// # Errors
-    /// It will not.
-    pub(super) fn probe_privilege(&self) -> Result<()> {
+    pub(crate) fn probe_privilege(&self) -> Result<()> {
         helper::probe_sudo(&self.image.join(TOOL))
     }
 
     /// Notes that it must be made anew; on stable storage before this returns.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(super) fn mark(&self, id: u64) -> Result<()> {
+    pub(crate) fn mark(&self, id: u64) -> Result<()> {
         if self.is_pending() {
             return Ok(());
         }
@@ -131,10 +115,7 @@ impl Initramfs {
 
     /// Makes it anew: runs NVIDIA's tool in `Linux_for_Tegra/`, as root or through
     /// sudo. What it writes is on stable storage before the note is forgotten.
-    ///
-    /// # Errors
-    /// It cannot be started, or fails; the log that is named tells why.
-    pub(super) fn apply(&self, as_root: bool) -> Result<()> {
+    pub(crate) fn apply(&self, as_root: bool) -> Result<()> {
         let tool = self.image.join(TOOL);
         self.sidecar.make("")?;
         let path = self.sidecar.path(LOG);
@@ -179,7 +160,7 @@ impl Initramfs {
             .path(&tool)
             .advice(advice));
         }
-        // It says that it is done, so a daemon that it left behind holds up nobody.
+        // The tool says that it is done, so a daemon that it left behind keeps no lock.
         let _ = flock(&log, FlockOperation::Unlock);
         for dir in [self.image.join(ROOTFS), self.image.clone()] {
             File::open(&dir)

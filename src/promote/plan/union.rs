@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::durable::Attributes;
-use crate::error::{Error, Kind, Result};
-
-use super::Ownership;
-use super::content::Content;
-use super::hands::{Found, Was};
-use super::path::{KERNEL, Place, RelPath, Zone};
+use crate::error::{Error, Result};
+use crate::promote::inputs::content::Content;
+use crate::promote::options::Ownership;
+use crate::promote::path::{KERNEL, Place, RelPath, Zone};
+use crate::promote::refused::refused;
+use crate::promote::tree::protocol::{Found, PreviousState};
 
 /// Which channel a file comes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,17 +51,17 @@ pub struct Item {
     /// Through which channel it comes.
     pub channel: Channel,
     /// What is to be there.
-    pub(super) content: Content,
+    pub(crate) content: Content,
     /// The channel that wanted something else there, and lost.
     pub shadows: Option<Channel>,
     /// What is there now.
-    pub(super) found: Found,
+    pub(crate) found: Found,
     /// How long it is, in bytes.
     pub bytes: u64,
 }
 
 impl Item {
-    pub(super) fn new(dst: RelPath, place: Place, channel: Channel, content: Content) -> Self {
+    pub(crate) fn new(dst: RelPath, place: Place, channel: Channel, content: Content) -> Self {
         Self {
             dst,
             place,
@@ -76,6 +76,11 @@ impl Item {
     /// Whether it has to be written.
     pub fn is_to_be_written(&self) -> bool {
         self.found != Found::Same
+    }
+
+    /// Whether it is a symlink of the overlay that has to be written.
+    pub(crate) fn is_new_link(&self) -> bool {
+        self.channel == Channel::Overlay && self.content.link().is_some() && self.is_to_be_written()
     }
 
     /// Whether only root can tell if it has to be written.
@@ -99,7 +104,7 @@ impl Item {
 /// # Errors
 /// One channel wants two things in one place, or a file where another file needs a
 /// directory.
-pub(super) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
+pub(crate) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
     let mut union: BTreeMap<Place, Item> = BTreeMap::new();
     for item in wanted {
         match union.entry(item.place.clone()) {
@@ -125,16 +130,18 @@ pub(super) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
     let mut items: Vec<Item> = union.into_values().collect();
     for pair in items.windows(2) {
         let (above, below) = (&pair[0], &pair[1]);
-        if above.place.zone == below.place.zone && below.place.path.starts_with(&above.place.path) {
-            return Err(Error::new(
-                Kind::Refused,
+        let is_below =
+            above.place.zone == below.place.zone && below.place.path.starts_with(&above.place.path);
+        // Behind a symlink it lies elsewhere once that is there.
+        if is_below && above.content.link().is_none() {
+            return Err(refused(
                 format!(
                     "it is to be a file ({}), and a directory for {} ({})",
                     above.channel, below.dst, below.channel
                 ),
-            )
-            .path(above.dst.as_path())
-            .advice("take one of them away, and promote again"));
+                above.dst.as_path(),
+                "take one of them away, and promote again",
+            ));
         }
     }
     // The overlay is written first.
@@ -158,32 +165,25 @@ fn contradiction(one: &Item, other: &Item) -> Error {
         Channel::Manifest => "rebuild",
         _ => "take one of them away, and promote again",
     };
-    Error::new(Kind::Refused, message)
-        .path(one.place.in_image())
-        .advice(advice)
+    refused(message, one.place.in_image(), advice)
 }
 
 /// Adds the mirror: `boot`, the place of `rootfs/boot/Image`, gets what `kernel`, the
-/// place of `kernel/Image`, will hold. Without a kernel image there is none.
-///
-/// # Errors
-/// The kernel image is to be a symlink.
-pub(super) fn plan_mirror(
+/// place of `kernel/Image`, will hold. Without a kernel image there is no mirror.
+pub(crate) fn plan_mirror(
     items: &mut Vec<Item>,
     kernel: &Place,
     kernel_is_there: bool,
     boot: (RelPath, Place),
 ) -> Result<()> {
-    let is_link = |item: &&Item| {
-        item.dst.as_path() == Path::new(KERNEL) && matches!(item.content, Content::Link(..))
-    };
+    let is_link =
+        |item: &&Item| item.dst.as_path() == Path::new(KERNEL) && item.content.link().is_some();
     if let Some(item) = items.iter().find(is_link) {
-        return Err(Error::new(
-            Kind::Refused,
+        return Err(refused(
             "the overlay tracks it as a symlink, and its bytes are needed",
-        )
-        .path(item.dst.as_path())
-        .advice("track the file itself"));
+            item.dst.as_path(),
+            "track the file itself",
+        ));
     }
     let content = match items.iter().find(|item| item.place == *kernel) {
         Some(item) => item.content.clone(),
@@ -200,25 +200,36 @@ pub(super) fn plan_mirror(
 }
 
 /// What a file is given besides its bytes.
-pub(super) fn plan_attributes(
+pub(crate) fn plan_attributes(
     zone: Zone,
     ownership: Ownership,
     as_root: bool,
     content: &Content,
-    source: &Attributes,
-    was: &Was,
+    source: Option<&Attributes>,
+    previous: &PreviousState,
 ) -> Attributes {
-    let there = match was {
-        Was::File { attributes, .. } => Some(attributes.clone()),
+    let there = match previous {
+        PreviousState::File { attributes, .. } => Some(attributes.clone()),
         _ => None,
     };
-    if let Content::Backup(..) = content {
-        let owner = source.owner.filter(|_| zone == Zone::Rootfs || as_root);
-        return Attributes {
-            owner,
-            ..source.clone()
-        };
+    let may_give = |owner: &(u32, u32)| Some(*owner).filter(|_| zone == Zone::Rootfs || as_root);
+    match content {
+        Content::Backup(_, given) => {
+            return Attributes {
+                owner: given.owner.as_ref().and_then(may_give),
+                ..given.clone()
+            };
+        }
+        Content::Link(_, given) => {
+            let roots = (zone == Zone::Rootfs).then_some((0, 0));
+            return Attributes {
+                owner: given.owner.as_ref().and_then(may_give).or(roots),
+                ..given.clone()
+            };
+        }
+        _ => {}
     }
+    let source = source.cloned().unwrap_or_default();
     match (zone, ownership) {
         (Zone::Rootfs, Ownership::Keep) => match there {
             Some(there) => Attributes {
@@ -235,7 +246,7 @@ pub(super) fn plan_attributes(
         },
         (Zone::Rootfs, Ownership::Source) => Attributes {
             xattrs: Vec::new(),
-            ..source.clone()
+            ..source
         },
         (Zone::Elsewhere, _) => Attributes {
             owner: match ownership {
@@ -244,13 +255,13 @@ pub(super) fn plan_attributes(
                 Ownership::Keep => there.and_then(|there| there.owner),
             },
             xattrs: Vec::new(),
-            ..source.clone()
+            ..source
         },
     }
 }
 
 /// The room that writing `items` takes in `zone`, in bytes: each file in whole blocks.
-pub(super) fn plan_room(items: &[Item], zone: Zone, block: u64) -> u64 {
+pub(crate) fn plan_room(items: &[Item], zone: Zone, block: u64) -> u64 {
     let blocks = |bytes: u64| bytes.div_ceil(block.max(1)).saturating_mul(block);
     items
         .iter()
@@ -258,15 +269,6 @@ pub(super) fn plan_room(items: &[Item], zone: Zone, block: u64) -> u64 {
         // A block for what the directory may need.
         .map(|item| blocks(item.bytes).saturating_add(block))
         .fold(0, u64::saturating_add)
-}
-
-/// The first and the last path that is written, in the order of writing.
-pub(super) fn ends(items: &[Item]) -> Option<(PathBuf, PathBuf)> {
-    let mut written = items.iter().filter(|item| item.is_to_be_written());
-    let first = written.next()?;
-    let last = written.next_back().unwrap_or(first);
-    let path = |item: &Item| Path::to_path_buf(item.dst.as_path());
-    Some((path(first), path(last)))
 }
 
 #[cfg(test)]
@@ -358,20 +360,20 @@ mod tests {
             owner: Some((0, 42)),
             xattrs: serde_json::from_str("[[\"security.capability\",\"01\"]]").unwrap(),
         };
-        let was = Was::File {
+        let was = PreviousState::File {
             attributes: there.clone(),
             bytes: 1,
         };
         let content = Content::Built("/x".into());
-        let plan = |zone, ownership, was: &Was| {
-            plan_attributes(zone, ownership, false, &content, &source, was)
+        let plan = |zone, ownership, was: &PreviousState| {
+            plan_attributes(zone, ownership, false, &content, Some(&source), was)
         };
         use Ownership::{Keep, Source};
         let kept = plan(Zone::Rootfs, Keep, &was);
         assert_eq!(kept.mtime, (7, 0));
         assert_eq!((kept.mode, kept.owner), (0o2711, Some((0, 42))));
         assert_eq!(kept.xattrs, there.xattrs);
-        let new = plan(Zone::Rootfs, Keep, &Was::Nothing);
+        let new = plan(Zone::Rootfs, Keep, &PreviousState::Nothing);
         assert_eq!((new.mode, new.owner), (0o755, Some((0, 0))));
         let literal = plan(Zone::Rootfs, Source, &was);
         assert_eq!((literal.mode, literal.owner), (0o4755, Some((1000, 1000))));

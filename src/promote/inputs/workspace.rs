@@ -4,10 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-use crate::error::{Error, Kind, Result, printable};
-
-use super::path::ROOTFS;
-use super::yaml;
+use crate::error::{Error, Result, printable};
+use crate::promote::inputs::yaml;
+use crate::promote::refused::refused;
 
 /// The folder that makes a directory a workspace.
 const TARGETS: &str = "target-platform";
@@ -17,15 +16,11 @@ const INIT_IMAGE: &str = "init the image";
 const INIT_SOURCE: &str = "init the source";
 
 /// The folder that both trees have.
-pub(super) const L4T: &str = "Linux_for_Tegra";
+pub(crate) const L4T: &str = "Linux_for_Tegra";
 
-/// What the active profile says, every path of it absolute.
+/// What the active profile says, with absolute paths.
 #[derive(Debug, Clone)]
 pub struct Workspace {
-    /// The directory that holds `target-platform/`.
-    pub root: PathBuf,
-    /// The active profile.
-    pub profile: PathBuf,
     /// `<source.root_path>`.
     pub source: PathBuf,
     /// `<bsp_image.root_path>/Linux_for_Tegra`.
@@ -42,28 +37,23 @@ struct Pointer {
 #[derive(Deserialize)]
 struct Profile {
     #[serde(default, deserialize_with = "block")]
-    bsp_image: Option<ImageBlock>,
+    bsp_image: Option<Block>,
     #[serde(default, deserialize_with = "block")]
-    source: Option<SourceBlock>,
-}
-
-/// A block that is there, if bare: everything in it has a default.
-fn block<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
-    deserializer: D,
-) -> std::result::Result<Option<T>, D::Error> {
-    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
+    source: Option<Block>,
 }
 
 #[derive(Default, Deserialize)]
-struct ImageBlock {
+struct Block {
     root_path: Option<String>,
     // A version is a text, and a number where somebody forgot the quotes.
     version: Option<serde_yaml_ng::Value>,
 }
 
-#[derive(Default, Deserialize)]
-struct SourceBlock {
-    root_path: Option<String>,
+/// A block that is there, if bare: everything in it has a default.
+fn block<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Block>, D::Error> {
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 impl Workspace {
@@ -97,44 +87,33 @@ impl Workspace {
                 SET_TARGET,
             )
         })?;
-        let image = blocks.bsp_image.ok_or_else(|| {
-            refused(
-                "the profile has no block bsp_image:".into(),
-                &profile,
-                INIT_IMAGE,
-            )
-        })?;
-        let default = |name: &str| root.join(name);
-        let at = |block: &str, path: Option<String>, name: &str| match path {
-            None => Ok(default(name)),
+        let image = blocks
+            .bsp_image
+            .ok_or_else(|| refused("the profile has no block bsp_image:", &profile, INIT_IMAGE))?;
+        let at = |block: &str, path: Option<String>, default: &Path| match path {
+            None => Ok(default.to_path_buf()),
             Some(path) => absolute(&profile, block, &path),
         };
-        let image_root = at("bsp_image", image.root_path, "Image")?;
+        let image_tree = at("bsp_image", image.root_path, &root.join("Image"))?.join(L4T);
+        let default = root.join("Source");
         let source = match blocks.source {
-            Some(block) => at("source", block.root_path, "Source")?,
-            None if default("Source").is_dir() => default("Source"),
+            Some(block) => at("source", block.root_path, &default)?,
+            None if default.is_dir() => default,
             None => {
-                return Err(refused(
-                    format!(
-                        "the profile has no block source:, and there is no {}",
-                        printable(&default("Source").to_string_lossy())
-                    ),
-                    &profile,
-                    INIT_SOURCE,
-                ));
+                let default = printable(&default.to_string_lossy());
+                let message =
+                    format!("the profile has no block source:, and there is no {default}");
+                return Err(refused(message, &profile, INIT_SOURCE));
             }
         };
-        let image_tree = image_root.join(L4T);
         if !image_tree.is_dir() {
             return Err(refused(
-                "the BSP image is not there".into(),
+                "the BSP image is not there",
                 &image_tree,
                 INIT_IMAGE,
             ));
         }
         Ok(Self {
-            root,
-            profile,
             source,
             image: image_tree,
             version: image.version.and_then(|value| match value {
@@ -154,17 +133,6 @@ impl Workspace {
     pub fn kernel_sources(&self) -> PathBuf {
         self.source.join("bsp_sources")
     }
-
-    /// The rootfs of the image.
-    pub fn rootfs(&self) -> PathBuf {
-        self.image.join(ROOTFS)
-    }
-}
-
-fn refused(message: String, path: &Path, advice: &str) -> Error {
-    Error::new(Kind::Refused, message)
-        .path(path)
-        .advice(advice.to_owned())
 }
 
 /// Walks up from the current directory.
@@ -187,7 +155,7 @@ fn find() -> Result<PathBuf> {
 fn active(root: &Path) -> Result<PathBuf> {
     let dir = root.join(TARGETS);
     let pointer = dir.join(POINTER);
-    let none = |message: &str| refused(message.into(), &pointer, SET_TARGET);
+    let none = |message: &str| refused(message, &pointer, SET_TARGET);
     let Some((Pointer { active }, _)) = yaml::read(&pointer, SET_TARGET)? else {
         return Err(none("there is no active target"));
     };
@@ -215,5 +183,23 @@ fn absolute(profile: &Path, block: &str, path: &str) -> Result<PathBuf> {
         message,
         profile,
         "write an absolute path, or leave it out for the default",
+    ))
+}
+
+/// The `Linux_for_Tegra/` of `image`, which may name it or the folder that holds it.
+pub(crate) fn image_tree(image: &Path) -> Result<PathBuf> {
+    let inside = image.join(L4T);
+    let dir = if inside.is_dir() {
+        inside
+    } else {
+        image.into()
+    };
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    Err(refused(
+        "the BSP image is not there",
+        image,
+        "init the image, or name another one",
     ))
 }

@@ -1,81 +1,83 @@
 //! What was the same when it was last looked at, and has not been touched since.
 //!
 //! Comparing bytes takes reading all of them, twice. So each run that writes notes the
-//! inode, size, modification and change time of both sides, as git's index does; the
-//! next one reads only what was touched. The kernel sets the change time whenever a
-//! file changes, and nobody can set it back. One that is so young that another change
-//! could have the same time is not noted.
+//! inode, size, modification and change time of both sides, as git's index does (of a
+//! file of the overlay, git's id of its bytes); the next one reads only what was
+//! touched. The kernel sets the change time whenever a file changes, and nobody can set
+//! it back. One that is so young that another change could have the same time is not
+//! noted.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Sidecar;
 use crate::durable::StatKey;
 use crate::error::Result;
-
-use super::content::{Content, Opener};
-use super::journal::Sidecar;
-use super::path::Place;
-use super::plan::Item;
-use super::trees::Trees;
+use crate::promote::inputs::content::{Content, Sources};
+use crate::promote::path::Place;
+use crate::promote::plan::union::Item;
+use crate::promote::trees::Trees;
 
 const NAME: &str = "stamps.json";
 
 /// Longer than a tick of any kernel's clock for files (10 ms at 100 Hz).
 const TICK: Duration = Duration::from_millis(25);
 
+/// What tells one version of a source from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Version {
+    File(StatKey),
+    Object(String),
+}
+
 #[derive(Serialize, Deserialize)]
 struct Line {
     place: Place,
-    source: Option<StatKey>,
+    source: Option<Version>,
     there: StatKey,
 }
 
-/// The stamps of both sides, by place; of the image's alone where the source is made for
-/// each run.
+/// Both sides, by place; the image's alone where the source is made for each run.
 #[derive(Debug, Default)]
-pub(super) struct Stamps(HashMap<Place, (Option<StatKey>, StatKey)>);
+pub(crate) struct Stamps(HashMap<Place, (Option<Version>, StatKey)>);
 
 impl Stamps {
     /// Those that the last run noted; none where they cannot be read, which only takes
     /// longer.
-    pub(super) fn read(sidecar: &Sidecar) -> Self {
+    pub(crate) fn read(sidecar: &Sidecar) -> Self {
         let Ok(text) = std::fs::read(sidecar.path(NAME)) else {
             return Self::default();
         };
-        let lines: Vec<Line> = match serde_json::from_slice(&text) {
-            Ok(lines) => lines,
-            Err(e) => {
-                log::warn!(
-                    "{}: {e}; comparing everything",
-                    sidecar.path(NAME).display()
-                );
-                return Self::default();
-            }
-        };
+        let lines: Vec<Line> = serde_json::from_slice(&text).unwrap_or_else(|e| {
+            let path = sidecar.path(NAME);
+            log::warn!("{}: {e}; comparing everything", path.display());
+            Vec::new()
+        });
         let pair = |line: Line| (line.place, (line.source, line.there));
         Self(lines.into_iter().map(pair).collect())
     }
 
     /// The length in bytes of what is at `place`, if both sides are as they were when
     /// they were the same.
-    pub(super) fn vouch(&self, place: &Place, before: &Before) -> Option<u64> {
+    pub(crate) fn vouch(&self, place: &Place, before: &Before) -> Option<u64> {
         let (source, there) = self.0.get(place)?;
-        let (source_now, there_now) = before.stamps.get(place)?;
-        let bytes = source.as_ref()?.bytes;
-        (source_now == source && there_now.as_ref() == Some(there)).then_some(bytes)
+        let (source_now, there_now) = before.sides.get(place)?;
+        let same = source.is_some() && source == source_now && there_now.as_ref() == Some(there);
+        same.then_some(there.bytes)
     }
 
     /// Whether what is at `place` now is what was there when it was the same.
-    pub(super) fn is_untouched(&self, place: &Place, now: Option<&StatKey>) -> bool {
+    pub(crate) fn is_untouched(&self, place: &Place, now: Option<&StatKey>) -> bool {
         let noted = self.0.get(place).map(|(_, there)| there);
         noted.is_some() && noted == now
     }
 
     /// Notes `items`, all of which are in the image now; `before` is from before they
     /// were compared.
-    pub(super) fn write(
+    pub(crate) fn write(
         sidecar: &Sidecar,
         trees: &Trees,
         items: &[Item],
@@ -88,20 +90,27 @@ impl Stamps {
         let mut known = Self::read(sidecar).0;
         for item in items {
             known.remove(&item.place);
-            let Some((source, was)) = before.stamps.get(&item.place) else {
+            let Some((source, was)) = before.sides.get(&item.place) else {
                 continue;
             };
             let there = trees.tree(item.place.zone)?.stat_key(&item.place.path);
             let Ok(there) = there else { continue };
             let is_same = if item.is_to_be_written() {
-                // What somebody wrote into since has the time of that, not its source's.
+                // A file that was changed since has another time than its source.
                 Some(there.modified) == modified(&item.content, source.as_ref())
                     && there.is_older_than(now, TICK)
             } else {
                 Some(there) == *was && there.is_older_than(before.time, TICK)
             };
-            if is_same && there.bytes == source.map_or(item.bytes, |source| source.bytes) {
-                let source = source.filter(|source| source.is_older_than(before.time, TICK));
+            let bytes = match source {
+                Some(Version::File(stamp)) => stamp.bytes,
+                _ => item.bytes,
+            };
+            if is_same && there.bytes == bytes {
+                let source = source.clone().filter(|source| match source {
+                    Version::File(stamp) => stamp.is_older_than(before.time, TICK),
+                    Version::Object(_) => true,
+                });
                 known.insert(item.place.clone(), (source, there));
             }
         }
@@ -117,50 +126,45 @@ impl Stamps {
     }
 }
 
-/// The stamps of both sides before anything is read.
-pub(super) struct Before {
+/// Both sides before anything is read.
+pub(crate) struct Before {
     time: SystemTime,
-    stamps: HashMap<Place, (Option<StatKey>, Option<StatKey>)>,
+    sides: HashMap<Place, (Option<Version>, Option<StatKey>)>,
 }
 
 impl Before {
-    pub(super) fn probe(items: &[Item], opener: &Opener, trees: &Trees) -> Self {
+    pub(crate) fn probe(items: &[Item], sources: &Sources, trees: &Trees) -> Self {
         let both = |item: &Item| {
-            let source = of_source(&item.content, opener);
+            let source = match &item.content {
+                Content::Committed(blob, _) => Some(Version::Object(blob.oid.clone())),
+                // Checked by its sum each time.
+                Content::Backup(..) => None,
+                content => sources.stamp(content).map(Version::File),
+            };
             let tree = trees.tree(item.place.zone).ok();
             let there = tree.and_then(|tree| tree.stat_key(&item.place.path).ok());
             (item.place.clone(), (source, there))
         };
         Self {
             time: SystemTime::now(),
-            stamps: items.iter().map(both).collect(),
+            sides: items.iter().map(both).collect(),
         }
     }
 
-    /// That of what was at `place`.
-    pub(super) fn there(&self, place: &Place) -> Option<&StatKey> {
-        self.stamps.get(place)?.1.as_ref()
+    /// What was at `place`.
+    pub(crate) fn there(&self, place: &Place) -> Option<&StatKey> {
+        self.sides.get(place)?.1.as_ref()
     }
 }
 
 /// The modification time that a file is given which is written from `content`.
-fn modified(content: &Content, source: Option<&StatKey>) -> Option<(i64, i64)> {
-    match content {
-        Content::Blob { time, .. } => Some((*time, 0)),
-        Content::Backup(_, attributes) => {
-            let (seconds, nanoseconds) = attributes.mtime;
+fn modified(content: &Content, source: Option<&Version>) -> Option<(i64, i64)> {
+    match (content, source) {
+        (Content::Committed(_, given) | Content::Backup(_, given), _) => {
+            let (seconds, nanoseconds) = given.mtime;
             Some((seconds, nanoseconds.into()))
         }
-        _ => source.map(|source| source.modified),
-    }
-}
-
-fn of_source(content: &Content, opener: &Opener) -> Option<StatKey> {
-    match content {
-        Content::Tracked(rel) => opener.tracker.as_ref()?.stat_key(rel).ok(),
-        Content::Built(path) => StatKey::of(&path.metadata().ok()?),
-        Content::StagedKernel(place) => opener.image.stat_key(place).ok(),
-        // These are made anew for each run, or cost nothing to compare.
-        Content::Blob { .. } | Content::Backup(..) | Content::Link(..) | Content::Absent => None,
+        (_, Some(Version::File(stamp))) => Some(stamp.modified),
+        _ => None,
     }
 }

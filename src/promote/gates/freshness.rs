@@ -4,42 +4,36 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::error::{Error, Kind, Result, printable};
-
-use super::git::Git;
-use super::manifest::{BuildState, Manifest};
-use super::overlay::Status;
-use super::overlooked;
+use crate::error::{Error, Result, printable};
+use crate::promote::inputs::git::{Git, Status};
+use crate::promote::inputs::manifest::{BuildState, Manifest};
+use crate::promote::parallel::try_map;
+use crate::promote::refused::refused;
 
 /// Repositories are looked for this deep below `bsp_sources/`.
 const DEPTH: usize = 5;
 
 /// The kernel-side repositories, as they are now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// By path under `bsp_sources/`.
-    pub(super) repos: BTreeMap<String, Repo>,
+    pub(crate) repos: BTreeMap<String, Repo>,
     /// The one at `bsp_sources/` itself, where there are no others.
-    pub(super) mono: Option<Repo>,
+    pub(crate) mono: Option<Repo>,
 }
 
 /// A repository, as far as the gate asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Repo {
-    pub(super) head: Option<String>,
-    pub(super) edited: bool,
-    pub(super) more_than_one_commit: bool,
+pub(crate) struct Repo {
+    pub(crate) head: Option<String>,
+    pub(crate) edited: bool,
+    pub(crate) more_than_one_commit: bool,
 }
 
 impl Kernel {
     /// Looks at the repositories below `dir`.
-    ///
-    /// # Errors
-    /// A directory cannot be listed, or git fails.
-    pub(super) fn probe(dir: &Path) -> Result<Self> {
+    pub(crate) fn probe(dir: &Path) -> Result<Self> {
         let mut found = Vec::new();
         if dir.is_dir() {
             let in_repo = is_repo(dir);
@@ -51,7 +45,15 @@ impl Kernel {
                 ..Self::default()
             });
         }
-        let repos = probe_all(&found)?;
+        // Git spends its time on looking at files, so two at once take half as long.
+        let repos = try_map(&found, |path| match Git::at(path)? {
+            Some(git) => Repo::probe(&git),
+            None => Err(refused(
+                "its .git is no repository",
+                path,
+                "repair it, or remove it",
+            )),
+        })?;
         let name = |path: &PathBuf| {
             let rel = path.strip_prefix(dir).unwrap_or(path);
             rel.to_string_lossy().into_owned()
@@ -72,47 +74,14 @@ impl Repo {
         };
         Ok(Self {
             head: status.head,
-            edited: status.changed.is_some() || overlooked::probe(git)?.is_some(),
+            edited: status.changed.is_some(),
             more_than_one_commit,
         })
     }
 }
 
-/// Git spends its time on looking at files, so two at once take half as long.
-fn probe_all(found: &[PathBuf]) -> Result<Vec<Repo>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<Repo>>>> =
-        found.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(found.len()) {
-            scope.spawn(|| {
-                while let Some(path) = found.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let repo = Git::at(path).and_then(|git| match git {
-                        Some(git) => Repo::probe(&git),
-                        None => Err(Error::new(Kind::Refused, "its .git is no repository")
-                            .path(path)
-                            .advice("repair it, or remove it")),
-                    });
-                    let index = found.iter().position(|p| p == path).unwrap_or(0);
-                    if let Ok(mut place) = results[index].lock() {
-                        *place = Some(repo);
-                    }
-                }
-            });
-        }
-    });
-    results
-        .into_iter()
-        .map(|result| {
-            let result = result.into_inner().ok().flatten();
-            result.unwrap_or_else(|| Err(Error::new(Kind::Io, "a thread ended early")))
-        })
-        .collect()
-}
-
 /// Symlinks are followed, but within a repository only to another one: a kernel's tree
-/// has many that are not. `seen` keeps those that lead back from being walked again.
+/// has many other symlinks. `seen` keeps directories from being walked twice.
 fn find(
     dir: &Path,
     depth: usize,
@@ -156,8 +125,8 @@ fn is_repo(dir: &Path) -> bool {
     dir.join(".git").symlink_metadata().is_ok()
 }
 
-/// Why each repository that is not as it was built is not, a line each. Pure.
-pub(super) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<String> {
+/// Why each stale repository is stale, a line each. Pure.
+pub(crate) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<String> {
     let mut stale = Vec::new();
     let named = kernel
         .repos
@@ -202,22 +171,17 @@ fn clean(name: &str) -> &str {
 }
 
 /// Refuses an outdated build.
-///
-/// # Errors
-/// Something is stale; all of it is listed.
-pub(super) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> Result<()> {
+pub(crate) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> Result<()> {
     let stale = detect_stale(kernel, state);
     if stale.is_empty() {
         return Ok(());
     }
     let message = format!("changed since the last build: {}", stale.join("; "));
-    Err(Error::new(Kind::Refused, message)
-        .path(dir)
-        .advice("commit, build, and promote again"))
+    Err(refused(message, dir, "commit, build, and promote again"))
 }
 
 /// What the summary says of builds that no repository vouches for. Pure.
-pub(super) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<String> {
+pub(crate) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<String> {
     let Some(manifest) = manifest else {
         return Vec::new();
     };

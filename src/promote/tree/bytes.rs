@@ -9,14 +9,13 @@ use sha2::{Digest, Sha256};
 
 use crate::durable::{Attributes, Lookup, Tree};
 use crate::error::{Error, Kind, Result};
-
-use super::hands::{Found, LinkTarget, Reply};
+use crate::promote::tree::protocol::{Found, JsonPath};
 
 /// Files are compared and copied in pieces of this many bytes.
 const PIECE: usize = 256 * 1024;
 
 /// Whether `place` holds the bytes of `file`, or the symlink to `link`.
-pub(super) fn compare(
+pub(crate) fn compare(
     tree: &Tree,
     place: &Path,
     file: Option<&File>,
@@ -78,19 +77,19 @@ fn read_full_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(done)
 }
 
-pub(super) fn stage(
+/// Stages the symlink, or the bytes of `file`: returns their sum, and how many they are.
+pub(crate) fn stage(
     tree: &Tree,
     slot: u64,
     attributes: &Attributes,
-    link: Option<&LinkTarget>,
+    link: Option<&JsonPath>,
     file: Option<&File>,
-) -> Result<Reply> {
+) -> Result<(String, u64)> {
     let failed = |doing: &'static str| move |e| Error::io(doing, e).path(tree.path());
-    if let Some(LinkTarget(target)) = link {
+    if let Some(JsonPath(target)) = link {
         tree.stage_symlink(slot, target, attributes)
             .map_err(failed("staging a symlink in"))?;
-        let sha256 = link_sum(target);
-        return Ok(Reply::Staged { sha256, bytes: 0 });
+        return Ok((String::new(), 0));
     }
     let source = file.ok_or_else(|| Error::new(Kind::Refused, "no file came along"))?;
     let stamp = |e| Error::io("reading the source", e);
@@ -132,22 +131,11 @@ pub(super) fn stage(
     }
     tree.finish(&staged, attributes)
         .map_err(failed("setting the attributes of a file in"))?;
-    Ok(Reply::Staged {
-        sha256: hex::encode(sum.finalize()),
-        bytes,
-    })
-}
-
-/// What a symlink's content counts as: the sum over its target.
-pub(super) fn link_sum(target: &Path) -> String {
-    hex::encode(Sha256::digest(target.as_os_str().as_encoded_bytes()))
+    Ok((hex::encode(sum.finalize()), bytes))
 }
 
 /// The SHA-256 sum of an open file, from its beginning.
-///
-/// # Errors
-/// What the system says.
-pub(super) fn sum(mut file: &File) -> io::Result<String> {
+pub(crate) fn sum(mut file: &File) -> io::Result<String> {
     use std::io::Seek;
     file.rewind()?;
     let mut sum = Sha256::new();

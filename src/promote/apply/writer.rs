@@ -1,0 +1,235 @@
+//! Writing what was planned: staged, flushed together, then named.
+
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
+use crate::promote::inputs::content::{Content, Opened, Sources};
+use crate::promote::options::Ownership;
+use crate::promote::path::{Place, Zone};
+use crate::promote::plan::union::{Item, plan_attributes};
+use crate::promote::record::journal::{After, Entry, Journal, Line};
+use crate::promote::tree::protocol::{JsonPath, PreviousState, Reply, Request};
+use crate::promote::trees::{Trees, unexpected};
+
+/// Files get their names when so many bytes, or so many files, are staged.
+const BATCH_BYTES: u64 = 1 << 30;
+const BATCH_FILES: usize = 8192;
+
+/// What writing takes.
+pub(crate) struct Writer<'a> {
+    pub(crate) trees: &'a mut Trees,
+    pub(crate) sources: &'a Sources,
+    pub(crate) journal: &'a mut Journal,
+    pub(crate) ownership: Ownership,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+impl Writer<'_> {
+    /// Writes every item that differs. Where it fails, those that were
+    /// complete keep their names.
+    pub(crate) fn apply<'i>(mut self, items: impl Iterator<Item = &'i Item>) -> Result<()> {
+        let items: Vec<&Item> = items.filter(|item| item.is_to_be_written()).collect();
+        let total = items.iter().map(|item| item.bytes).sum();
+        self.progress.begin("copying", total);
+        let result = self.write(&items);
+        let mut cleared = Ok(());
+        for zone in zones(&items) {
+            let clear = self.trees.ask(zone, &Request::Clear, None);
+            let clear = clear.map_err(|e| e.or_advice("promote again, which clears it"));
+            cleared = cleared.and(clear.map(drop));
+        }
+        self.progress.end();
+        result.and(cleared)
+    }
+
+    fn write(&mut self, items: &[&Item]) -> Result<()> {
+        let mut result = Ok(());
+        let (mut staged, mut bytes) = (Vec::new(), 0);
+        for (slot, &item) in (0..).zip(items) {
+            let one = match self.progress.cancelled() {
+                true => Err(Error::interrupted()),
+                false => self
+                    .stage(slot, item)
+                    .map_err(|e| explain(e, &self.trees.path(&item.place))),
+            };
+            if one.is_err() {
+                result = one;
+                break;
+            }
+            staged.push((slot, item));
+            bytes += item.bytes;
+            self.progress.advance(item.bytes);
+            if bytes >= BATCH_BYTES || staged.len() >= BATCH_FILES {
+                bytes = 0;
+                self.commit(&std::mem::take(&mut staged))?;
+            }
+        }
+        result.and(self.commit(&staged))
+    }
+
+    fn stage(&mut self, slot: u64, item: &Item) -> Result<()> {
+        let Place { zone, path } = &item.place;
+        let opened = self.sources.open(&item.content)?;
+        let look = Request::Look(path.clone());
+        let (Reply::Previous(previous), old) = self.trees.ask(*zone, &look, None)? else {
+            return Err(unexpected());
+        };
+        if previous == PreviousState::Other {
+            return Err(Error::new(
+                Kind::Changed,
+                "it was no directory or device before",
+            ));
+        }
+        let backup = match old {
+            Some(old) => Some(self.journal.keep(&old.into())?),
+            None => None,
+        };
+        let (after, made) = match &item.content {
+            Content::Absent => (After::Nothing, Vec::new()),
+            content => self.fill(slot, &item.place, content, opened.as_ref(), &previous)?,
+        };
+        self.journal.line(&Line::File(Box::new(Entry {
+            place: item.place.clone(),
+            dst: item.dst.as_path().to_path_buf(),
+            channel: item.channel,
+            before: previous,
+            backup,
+            after,
+            kept: false,
+            made,
+        })))
+    }
+
+    /// Stages the bytes of `opened`, or a symlink. Returns what will be there, and the
+    /// directories that were made for it.
+    fn fill(
+        &mut self,
+        slot: u64,
+        place: &Place,
+        content: &Content,
+        opened: Option<&Opened>,
+        previous: &PreviousState,
+    ) -> Result<(After, Vec<JsonPath>)> {
+        let target = content.link().map(|target| JsonPath(target.into()));
+        let request = Request::Stage {
+            slot,
+            place: place.path.clone(),
+            attributes: plan_attributes(
+                place.zone,
+                self.ownership,
+                self.trees.as_root(),
+                content,
+                opened.map(|opened| &opened.attributes),
+                previous,
+            ),
+            link: target.clone(),
+        };
+        let file = opened.map(|opened| &opened.file);
+        match (self.trees.ask(place.zone, &request, file)?, target) {
+            ((Reply::Staged { made, .. }, _), Some(target)) => {
+                Ok((After::Symlink { target }, made))
+            }
+            (
+                (
+                    Reply::Staged {
+                        sha256,
+                        bytes,
+                        made,
+                    },
+                    _,
+                ),
+                None,
+            ) => Ok((After::File { sha256, bytes }, made)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Gives what is staged its names: the record first, then the bytes, then the
+    /// names, each on stable storage before the next.
+    fn commit(&mut self, staged: &[(u64, &Item)]) -> Result<()> {
+        if staged.is_empty() {
+            return Ok(());
+        }
+        self.journal.sync()?;
+        let items: Vec<&Item> = staged.iter().map(|(_, item)| *item).collect();
+        for zone in zones(&items) {
+            self.trees.ask(zone, &Request::Flush, None)?;
+        }
+        let (mut result, mut named, mut unsure) = (Ok(()), 0, 0);
+        for (slot, item) in staged {
+            let Place { zone, path } = item.place.clone();
+            let request = match item.content {
+                Content::Absent => Request::Remove(path),
+                _ => Request::Publish {
+                    slot: *slot,
+                    place: path,
+                },
+            };
+            if let Err(e) = self.trees.ask(zone, &request, None) {
+                // A helper that died before it answered may have done it.
+                let helper = zone == Zone::Rootfs && !self.trees.as_root();
+                unsure = u64::from(helper && e.io_error().is_some());
+                result = Err(explain(e, &self.trees.path(&item.place)));
+                break;
+            }
+            named += 1;
+            self.progress.file_done(&item.dst.to_string());
+        }
+        for zone in zones(&items) {
+            let flushed = self.trees.ask(zone, &Request::FlushNames, None);
+            result = result.and(flushed.map(drop));
+        }
+        // Whatever failed: what is there is in the record, so that it can be taken back.
+        result.and(self.journal.named(named, unsure))
+    }
+}
+
+/// The trees that items are in.
+fn zones(items: &[&Item]) -> Vec<Zone> {
+    let mut zones = vec![Zone::Elsewhere, Zone::Rootfs];
+    zones.retain(|zone| items.iter().any(|item| item.place.zone == *zone));
+    zones
+}
+
+/// Says which destination could not be written, where `error` does not name it.
+fn explain(error: Error, path: &Path) -> Error {
+    let kind = error.kind();
+    let explained = if error.named_path() == Some(path) {
+        error
+    } else {
+        Error::new(kind, error.to_string())
+            .doing("copying to")
+            .path(path)
+    };
+    match kind {
+        Kind::Changed => explained,
+        Kind::Space => explained.or_advice("make room and promote again; what was copied is kept"),
+        _ => explained.or_advice("fix that and promote again; what was copied is kept"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_destination_also_where_another_path_begins_like_it() {
+        let path = Path::new("/image/kernel/a.dtb");
+        let source =
+            Error::new(Kind::Refused, "it is no regular file").path("/image/kernel/a.dtb.new");
+        let told = explain(source, path).to_string();
+        assert!(
+            told.starts_with("copying to /image/kernel/a.dtb: "),
+            "{told}"
+        );
+        let destination = Error::new(Kind::Io, "broken")
+            .doing("renaming to")
+            .path(path);
+        let told = explain(destination, path).to_string();
+        assert!(
+            told.starts_with("renaming to /image/kernel/a.dtb: broken; "),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,4 @@
+//! What refuses a promote before anything is planned.
+
+pub(crate) mod collision;
+pub(crate) mod freshness;

@@ -1,0 +1,166 @@
+//! Starting the helper, and asking it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::Serialize;
+
+use super::wire::{self, Greeting};
+use crate::error::{Error, Kind, Result};
+use crate::promote::refused::refused;
+use crate::promote::tree::executor::Answer;
+use crate::promote::tree::protocol::{Reply, Request};
+
+/// The hidden command that the helper is.
+pub const COMMAND: &str = "promote-helper";
+
+/// A running helper.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    socket: Option<OwnedFd>,
+    child: Child,
+}
+
+impl Helper {
+    /// Starts it for `rootfs`, which may make sudo ask for a password.
+    pub(crate) fn start(rootfs: &impl AsFd, shown: &Path) -> Result<Self> {
+        let failed = |e: io::Error| {
+            Error::io("starting the helper for", e)
+                .path(shown)
+                .advice("promote as root instead")
+        };
+        let program = std::env::current_exe().map_err(failed)?;
+        // Without symlinks, which the helper does not follow.
+        let named = shown.canonicalize().map_err(failed)?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|e| failed(e.into()))?;
+        let started = sudo()
+            .arg("--")
+            .arg(&program)
+            .arg(COMMAND)
+            .arg(&named)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn();
+        let child = started.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                Error::new(Kind::Refused, "it is root's, and there is no sudo here")
+                    .doing("writing to")
+                    .path(shown)
+                    .advice("install sudo, or promote as root")
+            }
+            _ => failed(e),
+        })?;
+        let mut helper = Self {
+            socket: Some(ours),
+            child,
+        };
+        let greeting = Greeting {
+            rootfs: shown.to_path_buf(),
+        };
+        match helper.exchange(&greeting, Some(rootfs.as_fd())) {
+            Ok(Some((Reply::Done, _))) => Ok(helper),
+            Ok(Some(_)) => Err(failed(io::ErrorKind::InvalidData.into())),
+            Ok(None) | Err(_) => Err(helper.refused(shown, &named)),
+        }
+    }
+
+    /// sudo has said why, on the terminal.
+    fn refused(&mut self, shown: &Path, named: &Path) -> Error {
+        self.socket = None;
+        let how = match self.child.wait() {
+            Ok(status) => format!("sudo did not start the helper ({status})"),
+            Err(e) => format!("sudo did not start the helper ({e})"),
+        };
+        Error::new(Kind::Refused, how)
+            .doing("writing to")
+            .path(shown)
+            .advice(format!(
+                "let sudo run \"{} {COMMAND} {}\", or promote as root",
+                std::env::current_exe().unwrap_or_default().display(),
+                named.display()
+            ))
+    }
+
+    fn exchange(
+        &mut self,
+        message: &impl Serialize,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Option<(Reply, Option<OwnedFd>)>> {
+        let Some(socket) = &self.socket else {
+            return Ok(None);
+        };
+        wire::send(socket, message, file)?;
+        wire::receive(socket)
+    }
+}
+
+impl Helper {
+    /// Has `request` done, with `file`.
+    pub(crate) fn ask(
+        &mut self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Answer> {
+        // Not as a closed pipe, which would count as success.
+        let gone = |e: io::Error| {
+            Error::io("asking the helper", e)
+                .kind_is(Kind::Io)
+                .advice("promote again; what was copied is kept")
+        };
+        match self.exchange(request, file).map_err(gone)? {
+            Some((Reply::Failed(failure), _)) => Err(failure.into()),
+            Some(answer) => Ok(answer),
+            None => Err(gone(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It ends when the socket does; sudo ends with it.
+        self.socket = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// sudo, which asks for a password on the terminal; without one it is told to use
+/// SUDO_ASKPASS where that is set, as it does by itself only under X.
+pub(crate) fn sudo() -> Command {
+    let mut command = Command::new("sudo");
+    let terminal = File::options().read(true).write(true).open("/dev/tty");
+    if terminal.is_err() && std::env::var_os("SUDO_ASKPASS").is_some() {
+        command.arg("-A");
+    }
+    command
+}
+
+/// Whether sudo lets this user run `program`, which it may ask a password for.
+pub(crate) fn probe_sudo(program: &Path) -> Result<()> {
+    let asked = sudo()
+        .args(["-l", "--"])
+        .arg(program)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    match asked {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err(refused(
+            "sudo does not let you run it",
+            program,
+            "add it to your sudoers rule, promote as root, or with --no-initramfs",
+        )),
+        Err(e) => Err(Error::io("running sudo for", e)
+            .path(program)
+            .advice("install sudo, promote as root, or with --no-initramfs")),
+    }
+}

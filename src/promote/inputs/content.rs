@@ -1,0 +1,132 @@
+//! What is to be in a destination, wherever it comes from.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::git::Git;
+use super::objects::{Blob, Blobs};
+use crate::durable::{Attributes, Bounds, Lookup, StatKey, Tree};
+use crate::error::{Error, Result};
+use crate::promote::refused::refused;
+
+/// What is to be in a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A file of a commit, and what it is given besides its bytes.
+    Committed(Blob, Attributes),
+    /// A file of the host, by its absolute path.
+    Built(PathBuf),
+    /// A symlink, and what it is given: its time, and perhaps its owner.
+    Link(PathBuf, Attributes),
+    /// The `kernel/Image` that is in the image already, by its place.
+    StagedKernel(PathBuf),
+    /// A file that an earlier promote replaced, kept by the journal, with what it had.
+    Backup(PathBuf, Attributes),
+    /// Nothing: what is there goes away.
+    Absent,
+}
+
+impl Content {
+    /// The target, where it is a symlink.
+    pub(crate) fn link(&self) -> Option<&Path> {
+        match self {
+            Self::Link(target, _) => Some(target),
+            _ => None,
+        }
+    }
+}
+
+/// Opens contents.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    blobs: Option<Blobs>,
+    /// `Linux_for_Tegra/`.
+    image: Tree,
+}
+
+/// An open content: its bytes, and what it is given besides.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) len: u64,
+    pub(crate) attributes: Attributes,
+}
+
+impl Sources {
+    /// For the image at `image`, and the commits of `overlay`.
+    pub(crate) fn new(image: &Path, overlay: Option<&Git>) -> Result<Self> {
+        let tree = Tree::open(image, Bounds::Beneath);
+        Ok(Self {
+            blobs: overlay.map(Blobs::new),
+            image: tree.map_err(|e| Error::io("opening", e).path(image))?,
+        })
+    }
+
+    /// What tells that a file of the host was touched; `None` for what is not one.
+    pub(crate) fn stamp(&self, content: &Content) -> Option<StatKey> {
+        match content {
+            Content::Built(path) | Content::Backup(path, _) => StatKey::of(&path.metadata().ok()?),
+            Content::StagedKernel(place) => self.image.stat_key(place).ok(),
+            Content::Committed(..) | Content::Link(..) | Content::Absent => None,
+        }
+    }
+
+    /// Opens the file of `content`; `None` for what has no bytes.
+    pub(crate) fn open(&self, content: &Content) -> Result<Option<Opened>> {
+        let (file, meta, attributes) = match (content, &self.blobs) {
+            (Content::Committed(blob, attributes), Some(blobs)) => {
+                let (file, meta) = open(&blobs.file(blob)?)?;
+                (file, meta, Some(attributes))
+            }
+            (Content::Link(..) | Content::Absent | Content::Committed(..), _) => return Ok(None),
+            (Content::StagedKernel(place), _) => {
+                let path = self.image.path().join(place);
+                match self.image.lookup(place) {
+                    Ok(Lookup::File(file, meta)) => (file, meta, None),
+                    Ok(_) => return Err(no_file(&path, "init the image")),
+                    Err(e) => return Err(Error::io("opening", e).path(path)),
+                }
+            }
+            (Content::Built(path), _) => {
+                let (file, meta) = open(path)?;
+                (file, meta, None)
+            }
+            (Content::Backup(path, attributes), _) => {
+                let (file, meta) = open(path)?;
+                (file, meta, Some(attributes))
+            }
+        };
+        let own = Attributes::without_xattrs(&meta);
+        Ok(Some(Opened {
+            len: meta.len(),
+            file,
+            attributes: match attributes {
+                Some(given) => Attributes {
+                    owner: given.owner.or(own.owner),
+                    ..given.clone()
+                },
+                None => own,
+            },
+        }))
+    }
+}
+
+fn open(path: &Path) -> Result<(File, Metadata)> {
+    let failed = |e| Error::io("opening", e).path(path).advice("rebuild");
+    // Opening a FIFO would wait for a writer.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    match meta.is_file() {
+        true => Ok((file, meta)),
+        false => Err(no_file(path, "rebuild")),
+    }
+}
+
+fn no_file(path: &Path, advice: &str) -> Error {
+    refused("it is no regular file", path, advice)
+}

@@ -1,0 +1,9 @@
+//! What is promoted, and from where: read, never written.
+
+pub(crate) mod content;
+pub(crate) mod git;
+pub(crate) mod manifest;
+pub(crate) mod objects;
+pub(crate) mod overlay;
+pub(crate) mod workspace;
+pub(crate) mod yaml;

@@ -1,0 +1,133 @@
+//! The files of a commit, read from git's objects when they are needed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout};
+use std::sync::{Mutex, PoisonError};
+
+use super::git::Git;
+use crate::error::{Error, Result, printable};
+
+/// A file of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Git's id of its bytes.
+    pub(crate) oid: String,
+    /// How many bytes they are.
+    pub(crate) bytes: u64,
+}
+
+/// Reads blobs, and keeps them as files in a temporary directory until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    git: Git,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    batch: Option<Batch>,
+    dir: Option<tempfile::TempDir>,
+    files: HashMap<String, PathBuf>,
+}
+
+impl Blobs {
+    pub(crate) fn new(git: &Git) -> Self {
+        Self {
+            git: git.clone(),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The file that holds `blob`.
+    pub(crate) fn file(&self, blob: &Blob) -> Result<PathBuf> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = kept.files.get(&blob.oid) {
+            return Ok(path.clone());
+        }
+        let failed = |e: io::Error| {
+            Error::io("keeping a file of the overlay in", e)
+                .path(std::env::temp_dir())
+                .advice("make room there, or set TMPDIR")
+        };
+        let dir = match kept.dir.take() {
+            Some(dir) => dir,
+            None => tempfile::TempDir::with_prefix("lbpayload-").map_err(failed)?,
+        };
+        let path = kept.dir.insert(dir).path().join(&blob.oid);
+        let mut out = BufWriter::new(File::create(&path).map_err(failed)?);
+        let batch = match kept.batch.take() {
+            Some(batch) => batch,
+            None => Batch::start(&self.git)?,
+        };
+        kept.batch.insert(batch).copy(&blob.oid, &mut out)?;
+        out.flush().map_err(failed)?;
+        kept.files.insert(blob.oid.clone(), path.clone());
+        Ok(path)
+    }
+}
+
+/// A running `git cat-file --batch`.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    dir: PathBuf,
+    child: Child,
+    output: Option<BufReader<ChildStdout>>,
+}
+
+impl Batch {
+    /// Starts it.
+    pub(crate) fn start(git: &Git) -> Result<Self> {
+        let mut child = git.spawn(&["cat-file", "--batch"])?;
+        Ok(Self {
+            dir: git.dir().to_path_buf(),
+            output: child.stdout.take().map(BufReader::new),
+            child,
+        })
+    }
+
+    /// Writes the bytes of the blob `oid` to `out`.
+    pub(crate) fn copy(&mut self, oid: &str, out: &mut dyn Write) -> Result<()> {
+        self.try_copy(oid, out).map_err(|e| {
+            Error::io(format!("reading the git object {oid} of"), e)
+                .path(&self.dir)
+                .advice("check the repository with git fsck")
+        })
+    }
+
+    fn try_copy(&mut self, oid: &str, out: &mut dyn Write) -> io::Result<()> {
+        let broken = || io::Error::from(io::ErrorKind::InvalidData);
+        let input = self.child.stdin.as_mut().ok_or_else(broken)?;
+        // Not as a closed pipe, which would count as success.
+        let ended = |e: io::Error| match e.kind() {
+            io::ErrorKind::BrokenPipe => io::ErrorKind::UnexpectedEof.into(),
+            _ => e,
+        };
+        let asked = writeln!(input, "{oid}").and_then(|()| input.flush());
+        asked.map_err(ended)?;
+        let output = self.output.as_mut().ok_or_else(broken)?;
+        let mut head = String::new();
+        output.read_line(&mut head)?;
+        let words: Vec<&str> = head.split_whitespace().collect();
+        let [_, "blob", size] = words[..] else {
+            let what = format!("git says \"{}\"", printable(head.trim()));
+            return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        };
+        let size: u64 = size.parse().map_err(|_| broken())?;
+        if io::copy(&mut output.by_ref().take(size), out)? != size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        output.read_exact(&mut [0])
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // It ends when its input does.
+        drop(self.child.stdin.take());
+        drop(self.output.take());
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,251 @@
+//! Channel A: the files that the overlay tracker has committed, at HEAD or elsewhere.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use super::content::Content;
+use super::git::Git;
+use super::objects::{Batch, Blob};
+use crate::durable::Attributes;
+use crate::error::{Error, Kind, Result, printable};
+use crate::promote::options::Ownership;
+use crate::promote::path::RelPath;
+use crate::promote::refused::refused;
+
+/// Which commits of the overlay are promoted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// In words.
+    pub words: String,
+    /// The commit whose files are taken; `None` where the overlay has none yet.
+    pub commit: Option<String>,
+    /// Files that went away in the range: those in the image stay.
+    pub deleted: u64,
+}
+
+fn short(id: &str) -> &str {
+    id.get(..7).unwrap_or(id)
+}
+
+/// A file of the overlay.
+#[derive(Debug, Clone)]
+pub struct Tracked {
+    /// Where it goes.
+    pub dst: RelPath,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// The files of `head`, with the times and owners that they have where they are checked
+/// out, and with the modes too where the source's are wanted.
+pub(crate) fn probe_head(
+    git: &Git,
+    head: Option<&str>,
+    ownership: Ownership,
+) -> Result<(Scope, Vec<Tracked>)> {
+    let Some(head) = head else {
+        let scope = Scope {
+            words: "(empty)".into(),
+            commit: None,
+            deleted: 0,
+        };
+        return Ok((scope, Vec::new()));
+    };
+    // A filter (LFS, for example) makes another file of the object.
+    let filtered = git.names(&["ls-files", "-z", "--", ":(exclude,attr:!filter)"])?;
+    let files = files(
+        git,
+        head,
+        |_| true,
+        |entry, committed| {
+            let path = git.dir().join(&entry.name);
+            let there = path.symlink_metadata().ok().filter(|meta| meta.is_file());
+            let Some(there) = there.as_ref().map(Attributes::without_xattrs) else {
+                return Content::Committed(entry.blob(), committed);
+            };
+            if filtered.contains(&entry.name) {
+                return Content::Built(path);
+            }
+            let mode = match ownership {
+                Ownership::Keep => committed.mode,
+                Ownership::Source => there.mode,
+            };
+            Content::Committed(entry.blob(), Attributes { mode, ..there })
+        },
+    )?;
+    let scope = Scope {
+        words: format!("overlay HEAD ({})", short(head)),
+        commit: Some(head.to_owned()),
+        deleted: 0,
+    };
+    Ok((scope, files))
+}
+
+/// The files of a named commit, or those that a range changed.
+pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Tracked>)> {
+    let wrong = |message: &str| {
+        Error::new(Kind::Refused, message)
+            .doing("reading --overlay-ref")
+            .file(name)
+            .advice("name a tag, a commit, or a range A..B")
+    };
+    if name.contains("...") {
+        return Err(wrong("a range has two dots"));
+    }
+    if name == ".." {
+        return Err(wrong("it names neither end of the range"));
+    }
+    let (since, until) = match name.split_once("..") {
+        Some((since, until)) => (Some(or_head(since)), or_head(until)),
+        None => (None, name),
+    };
+    let resolve = |name: &str| -> Result<String> {
+        let spec = format!("{name}^{{commit}}");
+        let args = ["rev-parse", "--verify", "--quiet", "--end-of-options"];
+        match git.lines(&[&args[..], &[spec.as_str()]].concat()) {
+            Ok(id) => Ok(String::from_utf8_lossy(&id).into_owned()),
+            Err(e) if e.io_error().is_some() => Err(e),
+            Err(_) => Err(wrong("the overlay has no such commit")),
+        }
+    };
+    let commit = resolve(until)?;
+    let since = since.map(resolve).transpose()?;
+    let changed = |filter: &str| match &since {
+        None => Ok(None),
+        Some(since) => {
+            let args = ["diff-tree", "-r", "-z", "--no-renames", "--name-only"];
+            let names = git.names(&[&args[..], &[filter, since.as_str(), &commit]].concat());
+            names.map(Some)
+        }
+    };
+    let deleted = changed("--diff-filter=D")?.map_or(0, |names| names.len() as u64);
+    let changed = changed("--diff-filter=d")?;
+    let is_wanted = |name: &OsString| changed.as_ref().is_none_or(|names| names.contains(name));
+    let files = files(git, &commit, is_wanted, |entry, committed| {
+        Content::Committed(entry.blob(), committed)
+    })?;
+    let (name, until) = (printable(name), short(&commit));
+    let words = match &since {
+        None => format!("overlay {name} ({until})"),
+        Some(since) => format!("overlay {name} (changed from {} to {until})", short(since)),
+    };
+    let scope = Scope {
+        words,
+        commit: Some(commit),
+        deleted,
+    };
+    Ok((scope, files))
+}
+
+/// What an end of a range names.
+fn or_head(name: &str) -> &str {
+    match name {
+        "" => "HEAD",
+        name => name,
+    }
+}
+
+/// Those files of `commit` that are wanted. `content` makes a regular one of what the
+/// commit says of it.
+fn files(
+    git: &Git,
+    commit: &str,
+    is_wanted: impl Fn(&OsString) -> bool,
+    content: impl Fn(Entry, Attributes) -> Content,
+) -> Result<Vec<Tracked>> {
+    let out = git.lines(&["show", "-s", "--no-show-signature", "--format=%ct", commit])?;
+    let time = String::from_utf8_lossy(&out);
+    let time: i64 = time.trim().parse().map_err(|_| not_understood(git, &out))?;
+    let out = git.run(&["ls-tree", "-r", "-l", "-z", "--full-tree", commit])?;
+    let mut batch = None;
+    let mut files = Vec::new();
+    for record in out.split(|byte| *byte == 0).filter(|r| !r.is_empty()) {
+        let entry = Entry::parse(record).ok_or_else(|| not_understood(git, record))?;
+        if !is_wanted(&entry.name) {
+            continue;
+        }
+        let dst = entry.dst(git)?;
+        let committed = Attributes {
+            mode: entry.mode & 0o777,
+            mtime: (time, 0),
+            ..Attributes::default()
+        };
+        let content = if entry.mode == SYMLINK {
+            let mut target = Vec::new();
+            let reader = match batch.take() {
+                Some(reader) => reader,
+                None => Batch::start(git)?,
+            };
+            batch.insert(reader).copy(&entry.oid, &mut target)?;
+            Content::Link(OsString::from_vec(target).into(), committed)
+        } else {
+            content(entry, committed)
+        };
+        files.push(Tracked { dst, content });
+    }
+    Ok(files)
+}
+
+/// Modes of git that are no regular file's.
+const SYMLINK: u32 = 0o120_000;
+const SUBMODULE: u32 = 0o160_000;
+
+/// A line of `git ls-tree -l`.
+struct Entry {
+    mode: u32,
+    oid: String,
+    bytes: u64,
+    name: OsString,
+}
+
+impl Entry {
+    /// Of "100644 blob OID     SIZE\tNAME", where only a blob has a size.
+    fn parse(record: &[u8]) -> Option<Self> {
+        let tab = record.iter().position(|byte| *byte == b'\t')?;
+        let head = std::str::from_utf8(&record[..tab]).ok()?;
+        let words: Vec<&str> = head.split_whitespace().collect();
+        let [mode, _, oid, bytes] = words[..] else {
+            return None;
+        };
+        Some(Self {
+            mode: u32::from_str_radix(mode, 8).ok()?,
+            oid: oid.into(),
+            bytes: bytes.parse().unwrap_or(0),
+            name: OsString::from_vec(record[tab + 1..].to_vec()),
+        })
+    }
+
+    fn blob(self) -> Blob {
+        Blob {
+            oid: self.oid,
+            bytes: self.bytes,
+        }
+    }
+
+    fn dst(&self, git: &Git) -> Result<RelPath> {
+        let refused = |message: String, advice: &str| {
+            refused(message, git.dir().join(Path::new(&self.name)), advice)
+        };
+        if self.mode == SUBMODULE {
+            return Err(refused(
+                "it is a submodule, which has no files of its own to promote".into(),
+                "track its files in the overlay, or remove it",
+            ));
+        }
+        RelPath::parse(&self.name).map_err(|what| {
+            refused(
+                format!("as a destination it {what}"),
+                "rename it in the overlay",
+            )
+        })
+    }
+}
+
+fn not_understood(git: &Git, record: &[u8]) -> Error {
+    let shown = printable(&String::from_utf8_lossy(record));
+    Error::new(Kind::Syntax, format!("git printed \"{shown}\""))
+        .doing("listing the files of")
+        .path(git.dir())
+        .advice("another version of git may help")
+}

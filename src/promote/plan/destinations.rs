@@ -1,0 +1,68 @@
+//! Both channels, each destination where it really lies, and the mirror.
+
+use std::collections::BTreeSet;
+
+use super::union::{Channel, Item, plan_mirror, plan_union};
+use crate::durable::{Last, Lookup};
+use crate::error::{Error, Kind, Result};
+use crate::promote::inputs::content::Content;
+use crate::promote::inputs::manifest::Manifest;
+use crate::promote::inputs::overlay::Tracked;
+use crate::promote::path::{KERNEL, RelPath, Zone};
+use crate::promote::trees::Trees;
+
+/// The plan: what is to be in the image, by where it lies in the image as it is now.
+pub(crate) fn enumerate(
+    trees: &mut Trees,
+    tracked: &[Tracked],
+    manifest: Option<&Manifest>,
+) -> Result<Vec<Item>> {
+    let artifacts = || manifest.iter().flat_map(|manifest| &manifest.artifacts);
+    let built: BTreeSet<&RelPath> = artifacts().map(|artifact| &artifact.dst).collect();
+    // Otherwise what is built would lie where the symlink leads.
+    let (shadowed, tracked): (Vec<&Tracked>, Vec<&Tracked>) = tracked
+        .iter()
+        .partition(|file| file.content.link().is_some() && built.contains(&file.dst));
+    let shadowed: BTreeSet<&RelPath> = shadowed.into_iter().map(|file| &file.dst).collect();
+    let mut wanted = Vec::new();
+    for Tracked { dst, content } in tracked {
+        let last = match content.link() {
+            Some(_) => Last::Keep,
+            None => Last::Follow,
+        };
+        let place = trees.resolve(dst, last)?;
+        let (dst, content) = (dst.clone(), content.clone());
+        wanted.push(Item::new(dst, place, Channel::Overlay, content));
+    }
+    for artifact in artifacts() {
+        let dst = artifact.dst.clone();
+        let place = trees.resolve(&dst, Last::Follow)?;
+        let shadows = shadowed.contains(&dst).then_some(Channel::Overlay);
+        let content = Content::Built(artifact.src.clone());
+        let item = Item::new(dst, place, Channel::Manifest, content);
+        wanted.push(Item { shadows, ..item });
+    }
+    let mut items = plan_union(wanted)?;
+    mirror(trees, &mut items)?;
+    Ok(items)
+}
+
+/// `kernel/Image`, once more for `rootfs/boot/Image`.
+fn mirror(trees: &mut Trees, items: &mut Vec<Item>) -> Result<()> {
+    let named = |name: &str| {
+        RelPath::parse(name.as_ref()).map_err(|what| Error::new(Kind::Refused, what).path(name))
+    };
+    let name = named(KERNEL)?;
+    let kernel = trees.resolve(&name, Last::Follow)?;
+    let there = trees
+        .tree(Zone::Elsewhere)?
+        .lookup(&kernel.path)
+        .is_ok_and(|seen| !matches!(seen, Lookup::Nothing));
+    let comes = |item: &Item| item.place == kernel || item.dst == name;
+    if there || items.iter().any(comes) {
+        let boot = named("rootfs/boot/Image")?;
+        let place = trees.resolve(&boot, Last::Follow)?;
+        plan_mirror(items, &kernel, there, (boot, place))?;
+    }
+    Ok(())
+}

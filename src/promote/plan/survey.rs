@@ -1,0 +1,100 @@
+//! What the image holds already, against the plan.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::promote::refused::refused;
+
+use super::union::Item;
+use crate::promote::inputs::content::{Content, Sources};
+use crate::promote::parallel::try_map;
+use crate::promote::tree::bytes::compare;
+use crate::promote::tree::protocol::{Found, JsonPath, Reply, Request};
+use crate::promote::trees::{Trees, is_directory, unexpected};
+
+/// Opens every source that is not known to be the same, compares it with what is at
+/// its place, and fills in what was found. Reading two files takes one processor, so
+/// there is a thread for each.
+///
+/// # Errors
+/// A source is missing or no regular file, a destination is a directory or a device,
+/// or the user asks to stop.
+pub(crate) fn probe(
+    items: &mut [Item],
+    trees: &mut Trees,
+    sources: &Sources,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let length = |item: &Item| match (item.found, &item.content) {
+        (Found::Same, _) => 0,
+        (_, Content::Committed(blob, _)) => blob.bytes,
+        (_, content) => sources.stamp(content).map_or(0, |stamp| stamp.bytes),
+    };
+    progress.begin("comparing", items.iter().map(length).sum());
+    let found = try_map(items, |item| match item.found {
+        _ if progress.cancelled() => Err(Error::interrupted()),
+        Found::Same => Ok((Found::Same, item.bytes)),
+        _ => look(item, trees, sources, progress),
+    });
+    progress.end();
+    for (item, found) in items.iter_mut().zip(found?) {
+        (item.found, item.bytes) = found;
+        if item.found == Found::Denied && trees.may_ask() {
+            item.found = ask(item, trees, sources)?;
+        }
+        let gone = matches!(item.found, Found::Missing | Found::NoWay | Found::Directory);
+        if item.content == Content::Absent && gone {
+            item.found = Found::Same;
+        }
+        refuse(item.found, &trees.path(&item.place))?;
+    }
+    Ok(())
+}
+
+fn look(
+    item: &Item,
+    trees: &Trees,
+    sources: &Sources,
+    progress: &dyn Progress,
+) -> Result<(Found, u64)> {
+    let opened = sources.open(&item.content)?;
+    let tree = trees.tree(item.place.zone)?;
+    let file = opened.as_ref().map(|opened| &opened.file);
+    let found = compare(tree, &item.place.path, file, item.content.link())
+        .map_err(|e| Error::io("comparing with", e).path(trees.path(&item.place)))?;
+    let bytes = opened.map_or(0, |opened| opened.len);
+    progress.advance(bytes);
+    Ok((found, bytes))
+}
+
+fn ask(item: &Item, trees: &mut Trees, sources: &Sources) -> Result<Found> {
+    let opened = sources.open(&item.content)?;
+    let link = item.content.link();
+    let request = Request::Compare {
+        place: item.place.path.clone(),
+        link: link.map(|target| JsonPath(target.into())),
+    };
+    let file = opened.as_ref().map(|opened| &opened.file);
+    match trees.ask(item.place.zone, &request, file)? {
+        (Reply::Found(found), _) => Ok(found),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Refuses what no file can take the place of.
+fn refuse(found: Found, path: &Path) -> Result<()> {
+    let (message, advice) = match found {
+        Found::Directory => return Err(is_directory(path)),
+        Found::Special => (
+            "a device node, a socket or a FIFO is there, and a file is to be",
+            "remove it, or name another destination",
+        ),
+        Found::NoWay => (
+            "something in it that was a directory is a file or a symlink",
+            "remove that, and try again",
+        ),
+        _ => return Ok(()),
+    };
+    Err(refused(message, path, advice))
+}

@@ -1,0 +1,6 @@
+//! What may be done to a tree of the image.
+
+pub(crate) mod access;
+pub(crate) mod bytes;
+pub(crate) mod executor;
+pub(crate) mod protocol;

@@ -1,0 +1,139 @@
+//! What is known to be the same is neither read nor flushed again.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::needs_root;
+use crate::workspace::Workspace;
+
+/// Waits until every source is so old that it is noted as the same: older than a tick
+/// of the clock for files.
+fn let_age(it: &Workspace) {
+    let tick = std::time::Duration::from_millis(25);
+    let out = it.path("Source/bsp_sources/out");
+    let files = fs::read_dir(out)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let changed = |path: &Path| {
+        let meta = path.metadata().unwrap();
+        let nanoseconds = u32::try_from(meta.ctime_nsec()).unwrap();
+        std::time::Duration::new(u64::try_from(meta.ctime()).unwrap(), nanoseconds)
+    };
+    let overlay = it.overlay().join("bootloader/board.conf");
+    let newest = files.chain([overlay]).map(|path| changed(&path)).max();
+    let old = std::time::SystemTime::UNIX_EPOCH + newest.unwrap() + tick;
+    while std::time::SystemTime::now() <= old {
+        std::thread::yield_now();
+    }
+}
+
+/// Changes a byte and nothing that `ls -l` would show.
+fn edit_behind_the_back(path: &Path) {
+    let meta = path.metadata().unwrap();
+    let mut text = fs::read(path).unwrap();
+    text[0] ^= 1;
+    let file = fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &text, 0).unwrap();
+    file.set_modified(meta.modified().unwrap()).unwrap();
+    let now = path.metadata().unwrap();
+    assert_eq!(
+        (now.len(), now.modified().unwrap()),
+        (meta.len(), meta.modified().unwrap())
+    );
+}
+
+#[test]
+fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    assert!(it.l4t(".lbpayload/stamps.json").exists());
+    edit_behind_the_back(&it.l4t("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"));
+    edit_behind_the_back(&it.l4t("kernel/dtb/board.dtb"));
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 2 copied, 2 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "new dtb\n");
+    let built = fs::read_dir(it.path("Source/bsp_sources/out")).unwrap();
+    for entry in built {
+        edit_behind_the_back(&entry.unwrap().path());
+    }
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 4 copied, 0 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(it.read("kernel/dtb/board.dtb"), "oew dtb\n");
+}
+
+#[test]
+fn what_is_the_same_already_is_flushed_once_whoever_wrote_it() {
+    needs_root!();
+    let it = Workspace::new();
+    let_age(&it);
+    it.promote(&[]).exits(0);
+    let flushes = || {
+        let command = it.command();
+        let log = it.path("flushes");
+        let out = std::process::Command::new("strace")
+            .args(["-qq", "-e", "trace=syncfs", "-o"])
+            .arg(&log)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(out.status.success());
+        let text = fs::read_to_string(log).unwrap();
+        text.lines().filter(|l| l.starts_with("syncfs")).count()
+    };
+    // All of it is known to have been flushed by the run that wrote it.
+    assert_eq!(flushes(), 0);
+    // As a run leaves it that was cut off right behind its last rename.
+    fs::remove_file(it.l4t(".lbpayload/stamps.json")).unwrap();
+    assert_eq!(flushes(), 2);
+}
+
+#[test]
+fn recheck_reads_everything_and_a_broken_note_of_what_is_the_same_is_no_failure() {
+    needs_root!();
+    let it = Workspace::new();
+    let_age(&it);
+    it.promote(&[]).exits(0);
+    let once = it.everything_and_when();
+    // strace sees which modules are opened for reading.
+    let opened = |args: &[&str]| {
+        let command = it.command();
+        let log = it.path("opened");
+        let out = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=openat,openat2", "-o"])
+            .arg(&log)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .args(args)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(out.status.success());
+        let text = fs::read_to_string(log).unwrap();
+        text.lines()
+            .filter(|l| l.contains("nv.ko") && !l.contains("O_PATH"))
+            .count()
+    };
+    assert_eq!(opened(&[]), 0);
+    assert_eq!(opened(&["--recheck"]), 1);
+    assert_eq!(it.everything_and_when(), once);
+    fs::write(it.l4t(".lbpayload/stamps.json"), "[{").unwrap();
+    let ran = it.promote(&[]).exits(0);
+    assert!(
+        ran.stdout.contains("manifest files: 0 copied, 4 identical"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stderr.contains("stamps.json"), "{}", ran.stderr);
+}
