@@ -189,148 +189,153 @@ fn architecture_md_shows_every_room_and_what_it_knows() {
     }
 }
 
-/// The files that each file of `room` imports, by their paths as modules (`tree::bytes`).
-fn imports(room: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let texts: BTreeMap<String, String> = sources()
-        .into_iter()
-        .filter_map(|(path, text)| {
-            let path = path.strip_prefix(room).ok()?.with_extension("");
-            let module = path.to_str()?.replace('/', "::");
-            Some((module, text))
-        })
-        .filter(|(module, _)| module != "mod")
-        .collect();
-    let is_dir = |module: &str| texts.contains_key(&format!("{module}::mod"));
-    let mut imports = BTreeMap::new();
-    for (module, text) in &texts {
-        let code = text.split("#[cfg(test)]").next().unwrap_or("");
-        let code: Vec<&str> = code.lines().filter_map(|l| l.split("//").next()).collect();
-        let code = code.join("\n");
-        let above = module.rsplit_once("::").map_or("", |(above, _)| above);
-        let mut found = BTreeSet::new();
-        for (prefix, base) in [(format!("crate::{room}::"), ""), ("super::".into(), above)] {
-            for (at, _) in code.match_indices(&prefix) {
-                let mut rest = &code[at + prefix.len()..];
-                // A module within a file has the file's own names.
-                if rest.starts_with('*') {
-                    continue;
-                }
-                let mut at = base.to_owned();
-                loop {
-                    let word: String = rest
-                        .chars()
-                        .take_while(|c| c.is_alphanumeric() || *c == '_')
-                        .collect();
-                    let next = if at.is_empty() {
-                        word.clone()
-                    } else {
-                        format!("{at}::{word}")
-                    };
-                    if texts.contains_key(&next) {
-                        found.insert(next);
-                        break;
-                    }
-                    if !word.is_empty() && is_dir(&next) {
-                        (at, rest) = (next, &rest[word.len()..]);
-                        rest = rest.trim_start_matches("::");
-                        continue;
-                    }
-                    // A group of a folder's files, or what the folder itself has.
-                    let group = rest.strip_prefix('{').and_then(|g| g.split('}').next());
-                    for item in group.unwrap_or(&word).split(',').map(str::trim) {
-                        let file = if at.is_empty() {
-                            item.to_owned()
-                        } else {
-                            format!("{at}::{item}")
-                        };
-                        let is_file = texts.contains_key(&file);
-                        found.insert(if is_file { file } else { format!("{at}::mod") });
-                    }
-                    break;
-                }
-            }
+/// A file of the library by the path of its module, and its code without comments and
+/// tests.
+type Modules = BTreeMap<Vec<String>, String>;
+
+fn modules() -> Modules {
+    let mut modules = Modules::new();
+    for (path, text) in sources() {
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
+        let lines = code
+            .lines()
+            .map(|line| line.split("//").next().unwrap_or(""));
+        let code = lines.collect::<Vec<_>>().join("\n");
+        let path = path.with_extension("");
+        let mut module: Vec<String> = path.iter().map(|p| p.to_str().unwrap().into()).collect();
+        if module.last().is_some_and(|last| last == "mod") {
+            module.pop();
         }
-        found.remove(module);
-        imports.insert(module.clone(), found);
+        // They only join the rooms.
+        if !["lib", "main"].contains(&&*module[0]) {
+            modules.insert(module, code);
+        }
     }
-    imports
+    modules
 }
 
-/// Those that are left when all that import nothing are taken away, again and again.
-fn circle(mut imports: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
-    loop {
-        let done: Vec<String> = imports
-            .iter()
-            .filter(|(_, others)| others.is_empty())
-            .map(|(module, _)| module.clone())
-            .collect();
-        if done.is_empty() {
-            return imports.into_keys().collect();
-        }
-        for module in done {
-            imports.remove(&module);
-            for others in imports.values_mut() {
-                others.remove(&module);
-            }
-        }
-    }
-}
-
-#[test]
-fn no_files_and_no_sub_rooms_of_promote_import_each_other_in_a_circle() {
-    let files = imports("promote");
-    let edges: usize = files.values().map(BTreeSet::len).sum();
-    assert!(edges > 80, "the search finds the imports: {edges}");
-    let room = |module: &str| module.split("::").next().unwrap().to_owned();
-    let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (module, others) in &files {
-        // What a folder itself has is what its files know, so they must not ask it.
-        assert!(
-            others.iter().all(|other| !other.ends_with("::mod")),
-            "{module}: {others:?}"
-        );
-        let here = room(module);
-        let others = others.iter().map(|other| room(other));
-        rooms
-            .entry(here.clone())
-            .or_default()
-            .extend(others.filter(|other| *other != here));
-    }
-    assert_eq!(circle(files), Vec::<String>::new());
-    assert_eq!(circle(rooms.clone()), Vec::<String>::new());
-
-    // Each knows only those above it in the document's table.
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
-    let document = std::fs::read_to_string(document).unwrap();
-    let section = document.split("travels through a promote").nth(1).unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let mut above: BTreeSet<&str> = ["path", "refused", "parallel", "options"].into();
-    for row in section.lines().filter(|line| line.starts_with("| `")) {
-        let names = row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2);
-        for name in names.map(|name| name.trim_end_matches('/')) {
-            for other in rooms.get(name).into_iter().flatten() {
-                assert!(above.contains(other.as_str()), "{name} knows {other}");
-            }
-            above.insert(name);
-        }
-    }
-    let missing: Vec<_> = rooms
-        .keys()
-        .filter(|room| !above.contains(room.as_str()))
-        .collect();
-    assert!(missing.is_empty(), "not in the table: {missing:?}");
-}
-
-#[test]
-fn the_search_for_circles_finds_one() {
-    let of = |edges: &[(&str, &[&str])]| {
-        let edges = edges.iter().map(|(from, to)| {
-            let to = to.iter().map(|to| (*to).to_owned()).collect();
-            ((*from).to_owned(), to)
-        });
-        circle(edges.collect())
+/// The paths of a use tree, such as `a::{b, c::d}`.
+fn expand(prefix: &str, tree: &str, out: &mut Vec<Vec<String>>) {
+    let tree = tree.trim();
+    let Some((before, group)) = tree.strip_suffix('}').and_then(|t| t.split_once('{')) else {
+        let path = format!("{prefix}{}", tree.split(" as ").next().unwrap_or(""));
+        out.push(path.split("::").map(|p| p.trim().to_owned()).collect());
+        return;
     };
-    assert!(of(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])]).is_empty());
-    let found = of(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]);
-    assert_eq!(found, ["a", "b", "c"]);
+    let (mut depth, mut start) = (0, 0);
+    for (at, c) in group.char_indices().chain([(group.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                if !group[start..at].trim().is_empty() {
+                    expand(&format!("{prefix}{before}"), &group[start..at], out);
+                }
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a file names of the library: in `use`, and in paths in the code.
+fn named_paths(code: &str, reexported: bool) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    for statement in code.split(';') {
+        let Some(at) = statement.rfind("use ") else {
+            continue;
+        };
+        let before = statement[..at].trim_end();
+        let is_use = before.is_empty() || before.ends_with(['}', ']', ')', '{', '\n']);
+        let is_pub = before.ends_with("pub") || before.ends_with(')');
+        if is_pub || (is_use && !reexported) {
+            expand("", &statement[at + 4..], &mut paths);
+        }
+    }
+    if !reexported {
+        for start in ["crate::", "super::"] {
+            for (at, _) in code.match_indices(start) {
+                let rest = &code[at..];
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+                let path = rest[..end.unwrap_or(rest.len())].split("::");
+                paths.push(path.filter(|p| !p.is_empty()).map(str::to_owned).collect());
+            }
+        }
+    }
+    paths
+}
+
+/// The file that a path named in `module` leads to, through what others export again.
+fn file_of(
+    modules: &Modules,
+    module: &[String],
+    path: &[String],
+    depth: u32,
+) -> Option<Vec<String>> {
+    let mut at = module.to_vec();
+    let mut rest = path.iter().peekable();
+    match rest.peek()?.as_str() {
+        "crate" => {
+            at.clear();
+            rest.next();
+        }
+        "self" => drop(rest.next()),
+        "super" => {}
+        // A crate, unless a module below this one has the name.
+        first => {
+            at.push(first.to_owned());
+            modules.get(&at)?;
+            at.pop();
+        }
+    }
+    while rest.next_if(|part| *part == "super").is_some() {
+        at.pop();
+    }
+    let mut item = None;
+    for part in rest {
+        at.push(part.clone());
+        if !modules.contains_key(&at) {
+            item = at.pop();
+            break;
+        }
+    }
+    let code = modules.get(&at)?;
+    let again = named_paths(code, true);
+    let again = again.iter().find(|path| path.last() == item.as_ref());
+    match again {
+        Some(again) if depth < 5 => file_of(modules, &at, again, depth + 1).or(Some(at)),
+        _ => Some(at),
+    }
+}
+
+#[test]
+fn no_files_know_each_other_in_a_circle() {
+    let modules = modules();
+    let mut knows: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    for (module, code) in &modules {
+        for path in named_paths(code, false) {
+            if let Some(other) = file_of(&modules, module, &path, 0) {
+                if other != *module {
+                    knows.entry(module).or_default().insert(other);
+                }
+            }
+        }
+    }
+    let arrows: usize = knows.values().map(BTreeSet::len).sum();
+    assert!(arrows > 300, "the search finds the arrows: {arrows}");
+    let mut circles = Vec::new();
+    for (module, firsts) in &knows {
+        let mut seen = BTreeSet::new();
+        let mut todo: Vec<_> = firsts.iter().collect();
+        while let Some(next) = todo.pop() {
+            if next == *module {
+                circles.push(module.join("/"));
+                break;
+            }
+            if seen.insert(next) {
+                todo.extend(knows.get(next).into_iter().flatten());
+            }
+        }
+    }
+    assert!(circles.is_empty(), "in a circle: {}", circles.join(", "));
 }

@@ -130,7 +130,7 @@ impl fmt::Display for Place {
 /// A path as JSON: a text, or, where it is not UTF-8, an object with its bytes in
 /// hexadecimal.
 pub(crate) mod path_bytes {
-    use super::*;
+    use crate::promote::path::*;
 
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
