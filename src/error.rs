@@ -126,28 +126,28 @@ impl Error {
 
     /// Names the file or device.
     #[must_use]
-    pub fn path(mut self, path: impl AsRef<Path>) -> Self {
+    pub fn with_path(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path = Some(path.as_ref().to_path_buf());
         self
     }
 
     /// Names the entry: its index from 0, and its name where known.
     #[must_use]
-    pub fn entry(mut self, index: u64, name: Option<&str>) -> Self {
+    pub fn with_entry(mut self, index: u64, name: Option<&str>) -> Self {
         self.0.entry = Some((index, name.map(str::to_owned)));
         self
     }
 
     /// Names a file that is in no entry.
     #[must_use]
-    pub fn file(mut self, name: &str) -> Self {
+    pub fn with_name(mut self, name: &str) -> Self {
         self.0.file = Some(name.to_owned());
         self
     }
 
     /// Names the byte offset.
     #[must_use]
-    pub fn at(mut self, offset: u64) -> Self {
+    pub fn with_offset(mut self, offset: u64) -> Self {
         self.0.offset = Some(offset);
         self
     }
@@ -181,7 +181,7 @@ impl Error {
 
     /// Treats the failure as another kind.
     #[must_use]
-    pub fn kind_is(mut self, kind: Kind) -> Self {
+    pub fn with_kind(mut self, kind: Kind) -> Self {
         self.0.kind = kind;
         self
     }
@@ -242,6 +242,11 @@ impl Error {
         let source = self.0.source.as_ref().map(ToString::to_string);
         let said: Vec<String> = self.0.message.iter().cloned().chain(source).collect();
         said.join(": ")
+    }
+
+    /// The file or device that it is about, where there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
     }
 
     /// The byte offset, where there is one.
@@ -333,9 +338,9 @@ mod tests {
     #[test]
     fn an_error_names_operation_path_entry_offset_cause_and_next_step() {
         let error = Error::io("reading", io::Error::from_raw_os_error(libc::EIO))
-            .path("/dev/sdb")
-            .entry(3, Some("a\nb"))
-            .at(4096)
+            .with_path("/dev/sdb")
+            .with_entry(3, Some("a\nb"))
+            .with_offset(4096)
             .advice("copy the disk with ddrescue");
         assert_eq!(
             error.to_string(),

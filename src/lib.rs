@@ -9,7 +9,8 @@
 //! ```
 //! use lbpayload::block::SourceOptions;
 //! use lbpayload::pack::{self, Inputs};
-//! use lbpayload::payload::{Payload, read_entry};
+//! use lbpayload::payload::{EntryReader, Payload};
+//! use std::io::Read;
 //! use lbpayload::progress::Silent;
 //!
 //! # fn main() -> lbpayload::Result<()> {
@@ -25,10 +26,7 @@
 //! for entry in payload.walk()? {
 //!     let entry = entry.map_err(|problem| problem.into_error(&**payload.source()))?;
 //!     let mut bytes = Vec::new();
-//!     read_entry(&payload, &entry, &mut |block| {
-//!         bytes.extend_from_slice(block);
-//!         Ok(())
-//!     })?;
+//!     EntryReader::new(&payload, &entry)?.read_to_end(&mut bytes).unwrap();
 //!     assert_eq!(entry.raw_name, b"hello");
 //!     assert_eq!(bytes, b"hello, world");
 //! }

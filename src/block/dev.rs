@@ -27,7 +27,7 @@ fn refuse_new_in(dev: &Path, path: &Path) -> Result<()> {
         Some(own) if new_in != Some(own) => Ok(()),
         _ => Err(
             Error::new(Kind::Refused, "it would be a new file or directory in /dev")
-                .path(path)
+                .with_path(path)
                 .advice("check that the disk is attached, and the name of its device"),
         ),
     }

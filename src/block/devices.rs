@@ -53,7 +53,7 @@ impl Devices {
                     let list = from_nodes(&roots.dev, &nodes);
                     if list.is_empty() {
                         return Err(Error::io("listing block devices in", e)
-                            .path(roots.proc.join("partitions"))
+                            .with_path(roots.proc.join("partitions"))
                             .advice(
                                 "mount /sys or /proc (payload-import --mount-proc), \
                                  or name the device",
@@ -74,7 +74,8 @@ impl Devices {
     /// When it cannot be read.
     pub fn from_proc(roots: &Roots) -> Result<Self> {
         let path = roots.proc.join("partitions");
-        let text = fs::read_to_string(&path).map_err(|e| Error::io("reading", e).path(&path))?;
+        let text =
+            fs::read_to_string(&path).map_err(|e| Error::io("reading", e).with_path(&path))?;
         Ok(Self {
             list: parse_partitions(&text),
             from: "/proc/partitions",
@@ -267,7 +268,7 @@ pub fn mount_proc() -> Result<()> {
     }
     match fs::create_dir("/proc") {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::io("making", e).path("/proc"));
+            return Err(Error::io("making", e).with_path("/proc"));
         }
         _ => {}
     }
@@ -278,11 +279,11 @@ pub fn mount_proc() -> Result<()> {
         nix::mount::MsFlags::empty(),
         None::<&str>,
     )
-    .map_err(|e| Error::io("mounting", e.into()).path("/proc"))?;
+    .map_err(|e| Error::io("mounting", e.into()).with_path("/proc"))?;
     if partitions.exists() {
         Ok(())
     } else {
-        Err(Error::new(Kind::NotFound, "mounted, and still not there").path(partitions))
+        Err(Error::new(Kind::NotFound, "mounted, and still not there").with_path(partitions))
     }
 }
 

@@ -106,7 +106,7 @@ impl Nodes {
             }),
             Err(e) => in_temporary_directory(device, number).map_err(|second| {
                 Error::io("making a node for", second)
-                    .path(&named)
+                    .with_path(&named)
                     .advice(format!(
                         "in the directory itself: {e}; run as root, or make it with mknod"
                     ))

@@ -22,7 +22,7 @@ impl OffsetSource {
     /// It ends before, or `start` is no multiple of its alignment, so that direct
     /// reads would not be aligned.
     pub fn new(inner: Arc<dyn Source>, start: u64) -> Result<Self> {
-        let refused = |why: String| Error::new(Kind::Refused, why).path(inner.path());
+        let refused = |why: String| Error::new(Kind::Refused, why).with_path(inner.path());
         if start > inner.len() {
             return Err(refused(format!(
                 "the offset {start} lies behind its end, {}",

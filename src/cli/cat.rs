@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Entry, Payload, read_entry};
+use crate::payload::{Entry, EntryReader, Payload};
 
 use super::args::CatArgs;
 use super::exit::Outcome;
@@ -18,7 +18,10 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
     let mut out = Out::new();
     for name in &args.names {
         if let Some(entry) = found.get(name) {
-            read_entry(&payload, entry, &mut |bytes| out.put(bytes))?;
+            let mut reader = EntryReader::new(&payload, entry)?;
+            while let Some(bytes) = reader.next_block()? {
+                out.put(bytes)?;
+            }
         }
     }
     out.end()?;
@@ -57,7 +60,7 @@ fn find(payload: &Payload, names: &[OsString]) -> Result<HashMap<OsString, Entry
         Kind::Refused,
         format!("no such file in the payload: {}", shown(&absent)),
     )
-    .path(payload.source().path())
+    .with_path(payload.source().path())
     .advice("lbpayload list shows what is there"))
 }
 

@@ -62,8 +62,8 @@ fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
     inherited.take(fd).filter(is_writable).ok_or_else(|| {
         let e = Errno::BADF.into();
         Error::io("taking the file to tell that it is ready", e)
-            .kind_is(Kind::Usage)
-            .file(&format!("descriptor {fd}"))
+            .with_kind(Kind::Usage)
+            .with_name(&format!("descriptor {fd}"))
             .advice("--ready-fd takes the number of a file above 2 that is open for writing")
     })
 }
@@ -120,7 +120,7 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
 }
 
 fn enter(namespace: &Path) -> Result<()> {
-    let failed = |e: io::Error| Error::io("entering the mount namespace", e).path(namespace);
+    let failed = |e: io::Error| Error::io("entering the mount namespace", e).with_path(namespace);
     let file = File::open(namespace).map_err(failed)?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Mount))
         .map_err(|e| failed(e.into()))
@@ -149,7 +149,7 @@ fn open_filesystem(
 ) -> Result<Filesystem> {
     // The payload counts from its own start, and whoever looks for the place does not.
     let in_source = |e: Error| match e.offset() {
-        Some(at) => e.at(options.offset.saturating_add(at)),
+        Some(at) => e.with_offset(options.offset.saturating_add(at)),
         None => e,
     };
     let opened = open(source, options)?;
@@ -223,7 +223,7 @@ fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
 fn time_of(source: &Path) -> Result<SystemTime> {
     let meta = std::fs::metadata(source).map_err(|e| {
         Error::io("opening", e)
-            .path(source)
+            .with_path(source)
             .advice("check the path; lbpayload probe finds disks")
     })?;
     // Before 1970 is as good as never.

@@ -24,7 +24,7 @@ pub(super) fn read(
     let foreign = || {
         Error::new(Kind::Refused, Unfit::Foreign.to_string())
             .doing("reading the index")
-            .path(file)
+            .with_path(file)
             .advice("name another file: an index that does not fit is replaced")
     };
     // Looked at before it is opened: opening a FIFO would wait for a writer.
@@ -42,7 +42,7 @@ pub(super) fn read(
             return Ok(None);
         }
         Err(e) => {
-            log::warn!("{}", Error::io("reading the index", e).path(file));
+            log::warn!("{}", Error::io("reading the index", e).with_path(file));
             return Ok(None);
         }
     };
@@ -59,7 +59,7 @@ pub(super) fn read(
 /// Writes one. The mount does without where that fails, and says so.
 pub(super) fn write(file: &Path, filesystem: &Filesystem, changed: SystemTime) {
     let written = AtomicFile::create(file).and_then(|mut new| {
-        let failed = |e| Error::io("writing", e).path(file);
+        let failed = |e| Error::io("writing", e).with_path(file);
         let out = BufWriter::new(&mut new);
         filesystem.write_index(changed, out).map_err(failed)?;
         new.commit()

@@ -45,7 +45,7 @@ impl Out {
 }
 
 pub(super) fn failed(e: io::Error) -> Error {
-    Error::io("writing", e).path("standard output")
+    Error::io("writing", e).with_path("standard output")
 }
 
 /// Writes `bytes` and flushes.

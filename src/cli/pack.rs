@@ -64,7 +64,7 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
             "it is a block device, and what is on it would be lost",
         )
         .doing("writing")
-        .path(&args.output)
+        .with_path(&args.output)
         .advice("say --force if that is what you want"));
     }
     if !to_stdout {
@@ -77,7 +77,7 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
         let out = std::io::stdout()
             .as_fd()
             .try_clone_to_owned()
-            .map_err(|e| Error::io("opening", e).path("standard output"))?;
+            .map_err(|e| Error::io("opening", e).with_path("standard output"))?;
         pack::to_stream(&plan, File::from(out), &*progress)?
     } else if device {
         pack::to_device(&plan, &args.output, &*progress)?

@@ -34,7 +34,7 @@ impl Directory {
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
             .open(path)
-            .map_err(|e| Error::io("opening the directory", e).path(path))?;
+            .map_err(|e| Error::io("opening the directory", e).with_path(path))?;
         Ok(Self {
             file,
             path: path.to_path_buf(),
@@ -47,7 +47,7 @@ impl Directory {
     /// # Errors
     /// They would be.
     pub fn refuse_in_dev(path: &Path) -> Result<()> {
-        refuse_new_in_dev(&path.join("file")).map_err(|e| e.path(path))
+        refuse_new_in_dev(&path.join("file")).map_err(|e| e.with_path(path))
     }
 
     /// Opens the directory at `path`, and makes it (mode 0755) where it is
@@ -84,7 +84,7 @@ impl Directory {
                 );
                 Ok(true)
             }
-            Err(e) => Err(Error::io("locking", e.into()).path(&self.path)),
+            Err(e) => Err(Error::io("locking", e.into()).with_path(&self.path)),
         }
     }
 
@@ -99,7 +99,7 @@ impl Directory {
             }
             self.file.sync_all()
         };
-        flush().map_err(|e| Error::io("syncing", e).path(&self.path))
+        flush().map_err(|e| Error::io("syncing", e).with_path(&self.path))
     }
 
     /// How much room its file system has.
@@ -108,7 +108,7 @@ impl Directory {
     /// What the system says.
     pub fn room(&self) -> Result<Room> {
         sys::room(self.file.as_fd())
-            .map_err(|e| Error::io("asking for the free space of", e).path(&self.path))
+            .map_err(|e| Error::io("asking for the free space of", e).with_path(&self.path))
     }
 
     /// Whether nothing is in it, so that no name needs to be looked for.
@@ -125,7 +125,7 @@ impl Directory {
             }
             Ok(true)
         };
-        empty().map_err(|e| Error::io("listing", e).path(&self.path))
+        empty().map_err(|e| Error::io("listing", e).with_path(&self.path))
     }
 
     /// Looks up `name` in it.
@@ -135,7 +135,7 @@ impl Directory {
     pub fn lookup(&self, name: &str) -> Result<Lookup> {
         single_component(name)
             .and_then(|()| lookup(&self.file, name))
-            .map_err(|e| Error::io("looking at", e).path(self.path.join(name)))
+            .map_err(|e| Error::io("looking at", e).with_path(self.path.join(name)))
     }
 
     pub(super) fn file(&self) -> &File {
@@ -174,7 +174,7 @@ pub(super) fn single_component(name: &str) -> io::Result<()> {
 }
 
 fn make(path: &Path, parents: bool) -> Result<()> {
-    let failed = |e: io::Error| Error::io("making the directory", e).path(path);
+    let failed = |e: io::Error| Error::io("making the directory", e).with_path(path);
     match DirBuilder::new().mode(0o755).create(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -183,7 +183,7 @@ fn make(path: &Path, parents: bool) -> Result<()> {
             }
             return Err(Error::new(Kind::Refused, "it is there, and no directory")
                 .doing("making the directory")
-                .path(path)
+                .with_path(path)
                 .advice("name another destination"));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound && parents => {
@@ -208,5 +208,5 @@ pub(super) fn sync_parent(path: &Path) -> Result<()> {
     };
     File::open(parent)
         .and_then(|dir| dir.sync_all())
-        .map_err(|e| Error::io("syncing the directory", e).path(parent))
+        .map_err(|e| Error::io("syncing the directory", e).with_path(parent))
 }

@@ -53,7 +53,7 @@ impl Staging {
     /// It cannot be made, or `policy` demands direct I/O and there is none.
     pub fn prepare(dir: &Directory, policy: DirectPolicy) -> Result<Self> {
         let path = dir.path().join(STAGING_NAME);
-        let failed = |doing: &str, e: io::Error| Error::io(doing, e).path(&path);
+        let failed = |doing: &str, e: io::Error| Error::io(doing, e).with_path(&path);
         let staging = StagingDir::open_or_make(dir).map_err(|e| {
             failed("opening", e).advice(format!(
                 "lbpayload keeps incomplete files in a directory of this name; move {} away",
@@ -94,7 +94,7 @@ impl Staging {
         if policy == DirectPolicy::Always && this.mode != WriteMode::Direct {
             return Err(
                 Error::new(Kind::Refused, "the file system has no direct I/O")
-                    .path(&path)
+                    .with_path(&path)
                     .advice("--direct always demands it; leave it away to write through the cache"),
             );
         }

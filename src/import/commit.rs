@@ -7,10 +7,10 @@ use crate::block::Queue;
 use crate::durable::Store;
 use crate::error::{Error, Result};
 
-/// How much makes a flush due: what a run that is cut off has to do again. Few
+/// How much a batch holds before it is flushed: what a run that is cut off has to do again. Few
 /// enough flushes that they cost little.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
+pub struct BatchLimits {
     /// Files.
     pub files: usize,
     /// Bytes of all of them.
@@ -21,7 +21,7 @@ pub struct Due {
     pub after: Duration,
 }
 
-impl Default for Due {
+impl Default for BatchLimits {
     fn default() -> Self {
         Self {
             files: 4 * 1024,
@@ -54,7 +54,7 @@ pub(super) struct Complete {
 /// ended before the rename.
 pub(super) struct Committer {
     store: Arc<dyn Store>,
-    due: Due,
+    limits: BatchLimits,
     open: Batch,
     flushing: bool,
     /// Flushed, and waits for the names before it.
@@ -76,10 +76,10 @@ struct Batch {
 }
 
 impl Batch {
-    fn is_full(&self, due: &Due) -> bool {
-        self.bytes >= due.bytes
-            || self.cached_bytes >= due.cached_bytes
-            || self.files.len() >= due.files
+    fn is_full(&self, limits: &BatchLimits) -> bool {
+        self.bytes >= limits.bytes
+            || self.cached_bytes >= limits.cached_bytes
+            || self.files.len() >= limits.files
     }
 }
 
@@ -105,10 +105,10 @@ pub(super) struct Committed {
 }
 
 impl Committer {
-    pub(super) fn new(store: Arc<dyn Store>, due: Due) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, limits: BatchLimits) -> Self {
         Self {
             store,
-            due,
+            limits,
             open: Batch::default(),
             flushing: false,
             flushed: None,
@@ -127,13 +127,14 @@ impl Committer {
 
     /// Whether it is time for [`Committer::start`].
     pub(super) fn is_due(&self) -> bool {
-        self.can_flush() && (self.open.is_full(&self.due) || self.since.elapsed() >= self.due.after)
+        self.can_flush()
+            && (self.open.is_full(&self.limits) || self.since.elapsed() >= self.limits.after)
     }
 
     /// Whether so much has come together while a step runs that the owner should
     /// wait for it.
     pub(super) fn is_behind(&self) -> bool {
-        (self.flushing || self.naming) && self.open.is_full(&self.due)
+        (self.flushing || self.naming) && self.open.is_full(&self.limits)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -206,7 +207,7 @@ impl Committer {
             }
         };
         self.start_naming(queue);
-        if self.open.is_full(&self.due) {
+        if self.open.is_full(&self.limits) {
             self.start(queue);
         }
         committed
@@ -246,7 +247,7 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
 fn inherit(store: &dyn Store, batch: &[Complete]) -> Result<()> {
     for file in batch.iter().filter(|file| file.replaces) {
         store.inherit(file.slot, &file.name).map_err(|e| {
-            Error::io("giving its owner and mode to", e).entry(file.slot, Some(&file.name))
+            Error::io("giving its owner and mode to", e).with_entry(file.slot, Some(&file.name))
         })?;
     }
     Ok(())
@@ -267,7 +268,7 @@ fn name(store: &dyn Store, batch: Vec<Complete>) -> Step {
 
 fn no_name(e: std::io::Error, file: &Complete) -> Error {
     let appeared = e.kind() == std::io::ErrorKind::AlreadyExists;
-    let error = Error::io("giving its name to", e).entry(file.slot, Some(&file.name));
+    let error = Error::io("giving its name to", e).with_entry(file.slot, Some(&file.name));
     if appeared {
         error.advice(
             "something of that name appeared while the import ran (or the file system does not \
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_full_at_any_of_its_limits_and_not_before() {
-        let due = Due {
+        let limits = BatchLimits {
             files: 2,
             bytes: 100,
             cached_bytes: 10,
@@ -304,9 +305,9 @@ mod tests {
                 cached_bytes,
             }
         };
-        assert!(!batch(1, 99, 9).is_full(&due));
+        assert!(!batch(1, 99, 9).is_full(&limits));
         for full in [batch(2, 99, 9), batch(1, 100, 9), batch(1, 99, 10)] {
-            assert!(full.is_full(&due));
+            assert!(full.is_full(&limits));
         }
     }
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::block::ReadAhead;
 use crate::error::{Error, Result};
-use crate::payload::{Cause, Entry, Payload, Problem, Sha256Sum, read_entry};
+use crate::payload::{Cause, Entry, EntryReader, Payload, Problem, Sha256Sum};
 use crate::progress::Progress;
 use crate::sys::drop_cached;
 
@@ -58,27 +58,20 @@ pub(super) fn compare(
     }
     let mut hasher = sum.is_some().then(Sha256::new);
     let mut at = 0;
-    let mut same = true;
-    let read = read_entry(payload, entry, &mut |bytes| {
+    let mut reader = EntryReader::new(payload, entry)?;
+    while let Some(bytes) = reader.next_block()? {
         if progress.cancelled() {
             return Err(Error::interrupted());
         }
         // A file that is there and cannot be read is replaced.
-        same = holds(file, bytes, at, scratch).unwrap_or(false);
-        if !same {
-            // Only to stop reading; the comparison is over.
-            return Err(Error::interrupted());
+        if !holds(file, bytes, at, scratch).unwrap_or(false) {
+            return Ok(Comparison::Different);
         }
         if let Some(hasher) = &mut hasher {
             hasher.update(bytes);
         }
         at += bytes.len() as u64;
-        Ok(())
-    });
-    if !same {
-        return Ok(Comparison::Different);
     }
-    read?;
     Ok(judge(entry, sum, hasher.map(Sha256Sum::from_hasher)))
 }
 

@@ -128,7 +128,7 @@ impl<'a> Copy<'a> {
             held,
             writes,
             small_writers,
-            due,
+            batch,
             ..
         } = job.tuning;
         let plan = job.plan;
@@ -137,7 +137,7 @@ impl<'a> Copy<'a> {
             stream: EntryStream::new(job.index, wanted, block_bytes, reads, held)?,
             large: LargeFiles::new(Arc::clone(&job.store), block_bytes, writes),
             small: SmallFiles::new(Arc::clone(&job.store), small_writers),
-            committer: Committer::new(Arc::clone(&job.store), due),
+            committer: Committer::new(Arc::clone(&job.store), batch),
             job,
             tell,
             copied,
@@ -367,7 +367,7 @@ impl<'a> Copy<'a> {
                 }
                 Written::Failed(e) if result.is_ok() => {
                     let name = entry.shown_name();
-                    result = Err(Error::io("writing", e).entry(entry.index, Some(&name)));
+                    result = Err(Error::io("writing", e).with_entry(entry.index, Some(&name)));
                 }
                 Written::Failed(_) => {}
             }

@@ -300,5 +300,5 @@ impl LargeFiles {
 }
 
 fn failed(doing: &str, e: io::Error, entry: &Entry) -> Error {
-    Error::io(doing, e).entry(entry.index, Some(&entry.shown_name()))
+    Error::io(doing, e).with_entry(entry.index, Some(&entry.shown_name()))
 }

@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use in_order::InOrder;
 
 pub use crate::durable::WriteMode;
-pub use commit::Due;
+pub use commit::BatchLimits;
 pub use plan::ExistingPolicy;
 pub use tuning::Tuning;
 
@@ -316,7 +316,7 @@ fn remove_leftovers(dest: &Directory) -> Result<()> {
         let staging = Staging::prepare(dest, DirectPolicy::Never)?;
         staging
             .remove()
-            .map_err(|e| Error::io("removing", e).path(dest.path().join(STAGING_NAME)))?;
+            .map_err(|e| Error::io("removing", e).with_path(dest.path().join(STAGING_NAME)))?;
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ impl Selection {
                 Kind::Refused,
                 format!("no such file in the payload: {}", absent.join(", ")),
             )
-            .path(index.payload().source().path())
+            .with_path(index.payload().source().path())
             .advice("lbpayload list shows what is there"))
         }
     }
@@ -132,8 +132,9 @@ impl Plan {
         let room = dest.map(Directory::room).transpose()?;
         let nothing_there = dest.map_or(Ok(true), Directory::is_empty)?;
         let mut scratch = vec![0; SMALL_MAX];
-        let mut window = ReadAhead::new(&**payload.source())
-            .map_err(|e| Error::io("getting memory to read", e).path(payload.source().path()))?;
+        let mut window = ReadAhead::new(&**payload.source()).map_err(|e| {
+            Error::io("getting memory to read", e).with_path(payload.source().path())
+        })?;
         let has_sums = !sums.is_empty();
         progress.begin("comparing", index.data_bytes());
         for entry in index.entries()? {
@@ -159,6 +160,7 @@ impl Plan {
                 None if has_sums && !entry.is_embedded_sums() => plan.unlisted += 1,
                 None => {}
             }
+            let at = || dest.map_or(Path::new(""), Directory::path).join(&name);
             let found = match dest {
                 Some(dest) if !nothing_there => dest.lookup(&name)?,
                 _ => Lookup::Nothing,
@@ -168,7 +170,7 @@ impl Plan {
                 Lookup::Directory => {
                     return Err(
                         Error::new(Kind::Refused, "a directory has the name of an entry")
-                            .path(dest.map_or(Path::new(""), Directory::path).join(&name))
+                            .with_path(at())
                             .advice("move it away"),
                     );
                 }
@@ -177,7 +179,7 @@ impl Plan {
                         Kind::Refused,
                         "it is the image itself, and an entry has its name",
                     )
-                    .path(dest.map_or(Path::new(""), Directory::path).join(&name))
+                    .with_path(at())
                     .advice("move the image elsewhere"));
                 }
                 Lookup::File(file, meta) => {
@@ -192,10 +194,7 @@ impl Plan {
                         progress,
                     )? {
                         Comparison::Same => {
-                            settle(&file).map_err(|e| {
-                                Error::io("syncing", e)
-                                    .path(dest.map_or(Path::new(""), Directory::path).join(&name))
-                            })?;
+                            settle(&file).map_err(|e| Error::io("syncing", e).with_path(at()))?;
                             plan.keep(&entry)?;
                             continue;
                         }
@@ -219,7 +218,7 @@ impl Plan {
                     }
                     ExistingPolicy::Error => {
                         return Err(Error::new(Kind::Refused, "another content is there")
-                            .path(dest.map_or(Path::new(""), Directory::path).join(&name))
+                            .with_path(at())
                             .advice("nothing was written; --existing replace replaces it"));
                     }
                 }
@@ -293,7 +292,7 @@ impl Plan {
             Kind::Space,
             format!("the destination has room for {free} {what}, and {need} are needed"),
         )
-        .path(path)
+        .with_path(path)
         .advice("nothing was written; make room, or name another destination"))
     }
 }
@@ -306,9 +305,9 @@ fn refuse_unusable(
 ) -> Result<()> {
     let refuse = |why: String, advice: &str| {
         Err(Error::new(Kind::Refused, why)
-            .path(payload.source().path())
-            .entry(entry.index, Some(name))
-            .at(entry.header_offset)
+            .with_path(payload.source().path())
+            .with_entry(entry.index, Some(name))
+            .with_offset(entry.header_offset)
             .advice(advice))
     };
     if name == STAGING_NAME {

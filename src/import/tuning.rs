@@ -1,6 +1,6 @@
 //! How large the pieces of a copy are, and how many are in flight.
 
-use super::commit::Due;
+use super::commit::BatchLimits;
 use super::large::SHARED_WRITES;
 
 /// What each file of a batch is counted as where memory is short, in bytes of the memory
@@ -26,7 +26,7 @@ pub struct Tuning {
     /// Threads that hash.
     pub hashers: usize,
     /// When complete files are flushed and named.
-    pub due: Due,
+    pub batch: BatchLimits,
 }
 
 impl Default for Tuning {
@@ -43,7 +43,7 @@ impl Default for Tuning {
             hashers: std::thread::available_parallelism()
                 .map_or(1, Into::into)
                 .min(4),
-            due: Due::default(),
+            batch: BatchLimits::default(),
         }
     }
 }
@@ -54,25 +54,25 @@ impl Tuning {
     /// them are in flight.
     pub fn for_memory(bytes: u64) -> Self {
         let default = Self::default();
-        let due = Due {
+        let batch = BatchLimits {
             // Of two batches: the page cache is memory too.
-            cached_bytes: default.due.cached_bytes.min(bytes / 8),
-            ..default.due
+            cached_bytes: default.batch.cached_bytes.min(bytes / 8),
+            ..default.batch
         };
         let room = bytes / 3;
         if room >= default.blocks() * default.block_bytes as u64 {
-            return Self { due, ..default };
+            return Self { batch, ..default };
         }
         let files = usize::try_from(bytes / FILE_BYTES).unwrap_or(usize::MAX);
-        let due = Due {
-            files: due.files.min(files),
-            ..due
+        let batch = BatchLimits {
+            files: batch.files.min(files),
+            ..batch
         };
         let mut tuning = Self {
             reads: 6,
             held: 6,
             writes: 6,
-            due,
+            batch,
             ..default
         };
         // The largest power of two that fits; less than 16 KiB would only cost.
@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn two_batches_in_the_page_cache_take_a_quarter_of_the_memory_limit_at_most() {
         for mib in [4, 64, 1024] {
-            let cached = Tuning::for_memory(mib << 20).due.cached_bytes;
-            assert!(cached <= Due::default().cached_bytes);
+            let cached = Tuning::for_memory(mib << 20).batch.cached_bytes;
+            assert!(cached <= BatchLimits::default().cached_bytes);
             assert!(2 * cached <= (mib << 20) / 4, "{mib} MiB: {cached}");
         }
     }

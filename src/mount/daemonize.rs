@@ -85,7 +85,7 @@ pub fn in_background(
                     Err(
                         Error::new(Kind::Io, "the server died before the mount answered")
                             .doing("mounting")
-                            .path(point.path())
+                            .with_path(point.path())
                             .advice("run it with -f to see why"),
                     )
                 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::block::{AlignedBuf, PAGE, read_exact_at};
 use crate::error::Result;
-use crate::payload::{Entry, Payload, Problem, Sha256Sum, read_entry};
+use crate::payload::{Entry, EntryReader, Payload, Problem, Sha256Sum};
 use crate::progress::Progress;
 
 use super::errno::Refusal;
@@ -299,20 +299,14 @@ impl Filesystem {
             data_offset: node.data_offset,
             size: node.size,
         };
-        let mut hasher = Sha256::new();
-        let read = read_entry(&self.payload, &entry, &mut |bytes| {
-            hasher.update(bytes);
-            Ok(())
-        });
-        if let Err(mut error) = read {
+        let sum = sum_of(&self.payload, &entry).map_err(|mut error| {
             if let Some(at) = error.offset() {
-                error = error.at(self.base + at);
+                error = error.with_offset(self.base + at);
             }
             log::error!("{error}");
             remember(&self.faults, ino, error.to_string());
-            return Err(Refusal::Unreadable);
-        }
-        let sum = Sha256Sum::from_hasher(hasher);
+            Refusal::Unreadable
+        })?;
         let mut sums = lock(&self.sums);
         if sums.len() >= REMEMBERED {
             sums.clear();
@@ -419,4 +413,13 @@ fn remember(faults: &Mutex<BTreeMap<u64, String>>, ino: u64, fault: String) {
 /// A thread that panicked has left no value half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sum_of(payload: &Payload, entry: &Entry) -> Result<Sha256Sum> {
+    let mut hasher = Sha256::new();
+    let mut reader = EntryReader::new(payload, entry)?;
+    while let Some(bytes) = reader.next_block()? {
+        hasher.update(bytes);
+    }
+    Ok(Sha256Sum::from_hasher(hasher))
 }

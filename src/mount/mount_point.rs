@@ -38,7 +38,8 @@ impl MountPoint {
     pub fn prepare(dir: &Path) -> Result<Self> {
         let exists = Self::exists(dir)?;
         if !exists {
-            fs::create_dir(dir).map_err(|e| Error::io("making the mount point", e).path(dir))?;
+            fs::create_dir(dir)
+                .map_err(|e| Error::io("making the mount point", e).with_path(dir))?;
         }
         // Absolute, since the server changes its working directory.
         let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
@@ -63,7 +64,7 @@ impl MountPoint {
                 "nobody would see a mount there: paths begin below it",
             )
             .doing("mounting on the root directory")
-            .path(dir)
+            .with_path(dir)
             .advice("name a directory in it")),
             Ok(_) => Err(not_seen(dir, Errno::ENOTDIR.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -206,7 +207,7 @@ fn unescaped(field: &[u8]) -> PathBuf {
 
 fn not_seen(dir: &Path, e: io::Error) -> Error {
     let gone = e.raw_os_error().is_some_and(means_dead);
-    let error = Error::io("looking at the mount point", e).path(dir);
+    let error = Error::io("looking at the mount point", e).with_path(dir);
     if gone {
         error.advice(format!(
             "a server that died has left its mount there: lbpayload unmount {}",
@@ -286,14 +287,14 @@ fn by_fusermount(dir: &Path, if_busy: IfBusy) -> Result<()> {
     }
     Err(Error::new(Kind::Refused, said.trim().to_owned())
         .doing("unmounting with fusermount3")
-        .path(dir))
+        .with_path(dir))
 }
 
 fn not_unmounted(dir: &Path, e: io::Error) -> Error {
     let busy = e.raw_os_error() == Some(libc::EBUSY);
-    let error = Error::io("unmounting", e).path(dir);
+    let error = Error::io("unmounting", e).with_path(dir);
     if busy {
-        error.kind_is(Kind::Busy).advice(
+        error.with_kind(Kind::Busy).advice(
             "somebody has a file open or works there (fuser -vm DIR shows who); --lazy takes it \
              out of sight and ends it with the last of them",
         )

@@ -57,7 +57,7 @@ pub(super) fn build_tree(
                     Tree::MAX_FILES
                 ),
             )
-            .path(payload.source().path())
+            .with_path(payload.source().path())
             .advice("lbpayload list and cat have no such limit"));
         }
         match step {

@@ -17,7 +17,7 @@ pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(u64, Name, P
         }
         let bad = |why: String| {
             Error::new(Kind::Syntax, format!("line {number}: {why}"))
-                .path(origin)
+                .with_path(origin)
                 .advice("a line is: NAME, a blank, the absolute PATH")
         };
         let blank = line

@@ -47,7 +47,7 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
     let file = AtomicFile::create(path)?;
     let named = |e: Error| {
         if e.io_error().is_some() {
-            e.path(path)
+            e.with_path(path)
         } else {
             e
         }
@@ -60,7 +60,7 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
     )?;
     let file = out
         .into_inner()
-        .map_err(|e| Error::io("writing", e.into_error()).path(path))?;
+        .map_err(|e| Error::io("writing", e.into_error()).with_path(path))?;
     file.commit()?;
     Ok(report)
 }
@@ -73,7 +73,7 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
 pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Report> {
     let named = |e: Error| {
         if e.io_error().is_some() {
-            e.path("standard output")
+            e.with_path("standard output")
         } else {
             e
         }
@@ -109,7 +109,7 @@ pub fn to_device(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Re
     let device = device::DeviceWriter::open(path, plan.image_bytes)?;
     let named = |e: Error| {
         if e.io_error().is_some() {
-            e.path(path)
+            e.with_path(path)
         } else {
             e
         }
@@ -117,7 +117,7 @@ pub fn to_device(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Re
     let (report, device) = stream(plan, device, progress, &named)?;
     device
         .commit()
-        .map_err(|e| Error::io("writing", e).path(path))?;
+        .map_err(|e| Error::io("writing", e).with_path(path))?;
     Ok(report)
 }
 
@@ -186,7 +186,7 @@ fn stream<W: Write>(
 }
 
 fn open_input(input: &Input) -> Result<File> {
-    let failed = |e| Error::io("opening", e).path(&input.path);
+    let failed = |e| Error::io("opening", e).with_path(&input.path);
     let file = OpenOptions::new()
         .read(true)
         // A FIFO that took the file's place must not hold us up.
@@ -207,7 +207,7 @@ fn read_some(file: &mut File, buf: &mut [u8], input: &Input) -> Result<usize> {
     loop {
         match file.read(buf) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map_err(|e| Error::io("reading", e).path(&input.path)),
+            other => return other.map_err(|e| Error::io("reading", e).with_path(&input.path)),
         }
     }
 }
@@ -218,7 +218,7 @@ fn refuse_changed(file: &mut File, input: &Input) -> Result<()> {
     }
     let meta = file
         .metadata()
-        .map_err(|e| Error::io("looking at", e).path(&input.path))?;
+        .map_err(|e| Error::io("looking at", e).with_path(&input.path))?;
     if (meta.mtime(), meta.mtime_nsec()) != input.modified {
         return Err(changed(input, "its modification time changed".into()));
     }
@@ -230,6 +230,6 @@ fn changed(input: &Input, how: String) -> Error {
         Kind::Changed,
         format!("the file changed while it was packed: {how}"),
     )
-    .path(&input.path)
+    .with_path(&input.path)
     .advice("pack again when nothing writes to it")
 }

@@ -80,7 +80,7 @@ pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
         Inputs::List(path) => {
             let text = fs::read(path).map_err(|e| {
                 Error::io("reading", e)
-                    .path(path)
+                    .with_path(path)
                     .advice("--list names the list of files to pack")
             })?;
             let lines = parse_list(&text, path)?;
@@ -154,7 +154,7 @@ impl Plan {
                 Kind::Checksum,
                 format!("the checksum does not match: expected {expected}, found {found}"),
             )
-            .path(&input.path)
+            .with_path(&input.path)
             .advice("get the file again")),
             None => Err(unlisted(input)),
         }
@@ -174,14 +174,14 @@ impl Plan {
                 Kind::Refused,
                 format!("the output is also an input, as {}", input.name),
             )
-            .path(out)
+            .with_path(out)
             .advice("write it elsewhere, or name the files one by one")),
         }
     }
 }
 
 fn in_line(list: &Path, line: u64, what: &str) -> Error {
-    Error::new(Kind::Syntax, format!("line {line}: {what}")).path(list)
+    Error::new(Kind::Syntax, format!("line {line}: {what}")).with_path(list)
 }
 
 fn refuse_repeated_lines(lines: &[(u64, Name, PathBuf)], list: &Path) -> Result<()> {
@@ -200,7 +200,7 @@ fn unlisted(input: &Input) -> Error {
         Kind::Checksum,
         format!("no checksum is given for {}", input.name),
     )
-    .path(&input.path)
+    .with_path(&input.path)
     .advice("--checksums checks every input: add its line, or leave the option away")
 }
 
@@ -211,7 +211,7 @@ fn input(name: Name, path: PathBuf) -> Result<Input> {
             Kind::Refused,
             "it is no regular file, and only those can be packed",
         )
-        .path(&path)
+        .with_path(&path)
         .advice("leave it away, or name the files in it"));
     }
     Ok(Input {
@@ -226,7 +226,7 @@ fn input(name: Name, path: PathBuf) -> Result<Input> {
 fn look_at(path: &Path) -> Result<fs::Metadata> {
     fs::metadata(path).map_err(|e| {
         Error::io("looking at", e)
-            .path(path)
+            .with_path(path)
             .advice("nothing was written; check the path")
     })
 }
@@ -236,7 +236,7 @@ fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
     for path in paths {
         let meta = look_at(path)?;
         if meta.is_dir() {
-            let failed = |e| Error::io("listing", e).path(path);
+            let failed = |e| Error::io("listing", e).with_path(path);
             for entry in fs::read_dir(path).map_err(failed)? {
                 let path = entry.map_err(failed)?.path();
                 if path.is_dir() {
@@ -244,14 +244,14 @@ fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
                         Kind::Refused,
                         "a subdirectory, and a payload holds none: a name has no slash",
                     )
-                    .path(&path)
+                    .with_path(&path)
                     .advice("name the files, or move it away"));
                 }
                 let name = name_of(&path)?;
                 if AtomicFile::is_leftover(name.as_str()) {
                     return Err(
                         Error::new(Kind::Refused, "a pack that was killed left it behind")
-                            .path(&path)
+                            .with_path(&path)
                             .advice("remove it"),
                     );
                 }
@@ -268,7 +268,7 @@ fn name_of(path: &Path) -> Result<Name> {
     let last = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
     Name::new(last).map_err(|e| {
         Error::new(Kind::Refused, e.to_string())
-            .path(path)
+            .with_path(path)
             .advice("rename the file")
     })
 }
@@ -289,7 +289,7 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
                     input.name, first
                 ),
             )
-            .path(&input.path)
+            .with_path(&input.path)
             .advice("a payload has no directories: rename one of them"));
         }
     }
@@ -305,7 +305,7 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
             Kind::Refused,
             format!("--embed-checksums adds an entry {EMBEDDED_SUMS}, and there is one"),
         )
-        .path(path)
+        .with_path(path)
         .advice("leave the file or the option away")),
         None => Ok(()),
     }
@@ -352,7 +352,7 @@ fn lengths(
             .put_entry(&input.name, input.size, &mut Vec::new())
             .map_err(|e| {
                 Error::new(Kind::Refused, format!("its size of {e}"))
-                    .path(&input.path)
+                    .with_path(&input.path)
                     .advice("--dialect u64, the default, takes it")
             })?;
         add(input.name.as_str().len(), input.size, true).ok_or_else(overflow)?;

@@ -58,14 +58,14 @@ impl Checksums {
     /// # Errors
     /// It cannot be read, a line is not sha256sum's, or a name has two sums.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
-        let failed = |e| Error::io("reading", e).path(path);
+        let failed = |e| Error::io("reading", e).with_path(path);
         let meta = std::fs::metadata(path).map_err(failed)?;
         if meta.is_dir() {
             return Err(Error::new(
                 Kind::Syntax,
                 "expected a file of checksums, found a directory",
             )
-            .path(path));
+            .with_path(path));
         }
         let file = std::fs::File::open(path).map_err(failed)?;
         self.add_lines(std::io::BufReader::new(file), &path.to_string_lossy())
@@ -93,7 +93,7 @@ impl Checksums {
         let mut sums = sums.into_iter();
         let pushed = sums.try_for_each(|(name, sum)| self.push(name, sum));
         let sorted = self.sort(origin);
-        pushed.map_err(|e| e.path(origin)).and(sorted)
+        pushed.map_err(|e| e.with_path(origin)).and(sorted)
     }
 
     fn push_lines(&mut self, mut text: impl BufRead, origin: &str) -> Result<()> {
@@ -104,13 +104,17 @@ impl Checksums {
                 .by_ref()
                 .take(LINE_MAX_BYTES)
                 .read_until(b'\n', &mut line)
-                .map_err(|e| Error::io("reading", e).path(origin))?;
+                .map_err(|e| {
+                    // An entry's reader says more than the system.
+                    e.downcast::<Error>()
+                        .unwrap_or_else(|e| Error::io("reading", e).with_path(origin))
+                })?;
             if n == 0 {
                 break;
             }
             let bad = |why: &str| {
                 Error::new(Kind::Syntax, format!("line {number}: {why}"))
-                    .path(origin)
+                    .with_path(origin)
                     .advice(
                         "expected lines as sha256sum writes them: 64 hexadecimal digits, two \
                      blanks, a name",
@@ -125,7 +129,7 @@ impl Checksums {
                 let shown: String = text.chars().take(60).collect();
                 bad(&format!("no checksum: \"{}\"", printable(&shown)))
             })?;
-            self.push(name, sum).map_err(|e| e.path(origin))?;
+            self.push(name, sum).map_err(|e| e.with_path(origin))?;
         }
         Ok(())
     }
@@ -169,7 +173,7 @@ impl Checksums {
             return Ok(());
         };
         let what = format!("\"{name}\" has two different checksums");
-        Err(Error::new(Kind::Checksum, what).path(origin))
+        Err(Error::new(Kind::Checksum, what).with_path(origin))
     }
 
     /// The checksum of `name`.

@@ -30,10 +30,10 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
     let path = dir.join("steps").join("manifest");
     let text = std::fs::read_to_string(&path).map_err(|e| {
         Error::io("reading", e)
-            .path(&path)
+            .with_path(&path)
             .advice("expected the checkout of live-bootstrap")
     })?;
-    let steps = parse_manifest(&text).map_err(|e| e.path(&path))?;
+    let steps = parse_manifest(&text).map_err(|e| e.with_path(&path))?;
     let cut = cut_line(&steps);
     let mut all = BTreeMap::new();
     let mut early = BTreeSet::new();
@@ -44,14 +44,14 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
         if !read.insert((step.argument.clone(), before_cut)) {
             continue;
         }
-        package_name(step).map_err(|e| e.path(&path))?;
+        package_name(step).map_err(|e| e.with_path(&path))?;
         let sources = dir.join("steps").join(&step.argument).join("sources");
         let text = match std::fs::read_to_string(&sources) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io("reading", e).path(&sources)),
+            Err(e) => return Err(Error::io("reading", e).with_path(&sources)),
         };
-        for (name, sum) in parse_sources(&text).map_err(|e| e.path(&sources))? {
+        for (name, sum) in parse_sources(&text).map_err(|e| e.with_path(&sources))? {
             if before_cut {
                 early.insert(name.clone());
             }
@@ -61,7 +61,7 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
                         Kind::Syntax,
                         format!("{name} has two different checksums: {other} and {sum}"),
                     )
-                    .path(&sources));
+                    .with_path(&sources));
                 }
                 _ => {}
             }

@@ -14,7 +14,7 @@ pub use checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES};
 pub use digest::Sha256Sum;
 pub use index::{Entries, Index};
 pub use problem::{Cause, Problem, Problems};
-pub use read::{embedded_checksums, read_entry};
+pub use read::{EntryReader, embedded_checksums};
 pub use walk::{Entry, Payload, Walker};
 pub use write::PayloadWriter;
 

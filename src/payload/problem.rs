@@ -164,12 +164,14 @@ impl Problem {
         let error = error
             .with_code(code)
             .doing("reading")
-            .path(source.path())
+            .with_path(source.path())
             .advice(advice);
         match (self.index, self.name) {
-            (Some(index), name) => error.at(self.offset).entry(index, name.as_deref()),
-            (None, Some(name)) => error.file(&name),
-            (None, None) => error.at(self.offset),
+            (Some(index), name) => error
+                .with_offset(self.offset)
+                .with_entry(index, name.as_deref()),
+            (None, Some(name)) => error.with_name(&name),
+            (None, None) => error.with_offset(self.offset),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The bytes of one entry.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, Read};
+use std::ops::Range;
 
 use crate::block::{AlignedBuf, Source, read_exact_at, read_to_fault};
 use crate::error::{Error, Kind, Result};
@@ -14,105 +15,96 @@ use super::walk::{Entry, Payload};
 /// Bytes of one read.
 const BLOCK: usize = 1 << 20;
 
-/// Hands the data of `entry` to `take`, block by block in order.
+/// Reads the data of one entry, in order.
 ///
-/// # Errors
-/// What `take` returns, or that the source cannot be read.
-pub fn read_entry(
-    payload: &Payload,
-    entry: &Entry,
-    take: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut reader = EntryReader::new(payload, entry)?;
-    while let Some(bytes) = reader.next_block()? {
-        take(bytes)?;
-    }
-    Ok(())
-}
-
-struct EntryReader<'a> {
+/// As a [`BufRead`], it fails with an [`io::Error`] that holds an [`Error`].
+pub struct EntryReader<'a> {
     source: &'a dyn Source,
     entry: &'a Entry,
     buf: AlignedBuf,
+    /// The bytes in `buf` that have been read and not been given out.
+    ready: Range<usize>,
+    /// Where the next read starts, in bytes from the start of the source.
     at: u64,
 }
 
 impl<'a> EntryReader<'a> {
-    fn new(payload: &'a Payload, entry: &'a Entry) -> Result<Self> {
+    /// Starts at the first byte of `entry`.
+    ///
+    /// # Errors
+    /// No memory for its buffer of at most 1 MiB.
+    pub fn new(payload: &'a Payload, entry: &'a Entry) -> Result<Self> {
         let source = &**payload.source();
         let alignment = source.alignment() as u64;
         let want = (entry.size + 2 * alignment).min(BLOCK as u64) as usize;
         let buf = AlignedBuf::new(want)
-            .map_err(|e| Error::io("getting memory to read", e).path(source.path()))?;
+            .map_err(|e| Error::io("getting memory to read", e).with_path(source.path()))?;
         Ok(Self {
             source,
             entry,
             buf,
+            ready: 0..0,
             at: entry.data_offset,
         })
     }
 
-    fn next_block(&mut self) -> Result<Option<&[u8]>> {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// The source cannot be read there.
+    pub fn next_block(&mut self) -> Result<Option<&[u8]>> {
+        self.fill()?;
+        let block = std::mem::take(&mut self.ready);
+        Ok((!block.is_empty()).then(|| &self.buf[block]))
+    }
+
+    fn fill(&mut self) -> Result<()> {
         let end = self.entry.end();
-        if self.at == end {
-            return Ok(None);
+        if !self.ready.is_empty() || self.at == end {
+            return Ok(());
         }
         let alignment = self.source.alignment() as u64;
         let start = self.at - self.at % alignment;
         let len = (end - start)
             .next_multiple_of(alignment)
             .min(self.buf.len() as u64) as usize;
-        let at = self.at;
+        let problem = |at, cause| self.entry.problem(at, cause).into_error(self.source);
         let n = match read_exact_at(self.source, &mut self.buf[..len], start) {
             Ok(n) => n,
             // What lies before the bad sector is given out first; then it is met
             // again, at the start of the next block.
             Err(_) => match read_to_fault(self.source, &mut self.buf[..len], len, start) {
-                (n, Some(e)) if start + n as u64 <= at => {
-                    return Err(self.entry.problem(at, Cause::Io(e)).into_error(self.source));
+                (n, Some(e)) if start + n as u64 <= self.at => {
+                    return Err(problem(self.at, Cause::Io(e)));
                 }
                 (n, _) => n,
             },
         };
         let upto = (start + n as u64).min(end);
-        if upto <= at {
-            return Err(self
-                .entry
-                .problem(upto, Cause::Shrunk)
-                .into_error(self.source));
+        if upto <= self.at {
+            return Err(problem(upto, Cause::Shrunk));
         }
+        self.ready = (self.at - start) as usize..(upto - start) as usize;
         self.at = upto;
-        Ok(Some(
-            &self.buf[(at - start) as usize..(upto - start) as usize],
-        ))
+        Ok(())
     }
 }
 
-/// The reader as std's trait, for line-wise parsing.
-struct AsRead<'a> {
-    reader: EntryReader<'a>,
-    left: Vec<u8>,
-    used: usize,
-    failed: Option<Error>,
+impl BufRead for EntryReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.fill().map_err(io::Error::other)?;
+        Ok(&self.buf[self.ready.clone()])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.ready.start = (self.ready.start + amount).min(self.ready.end);
+    }
 }
 
-impl Read for AsRead<'_> {
+impl Read for EntryReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.used == self.left.len() {
-            self.used = 0;
-            self.left.clear();
-            match self.reader.next_block() {
-                Ok(Some(bytes)) => self.left.extend_from_slice(bytes),
-                Ok(None) => return Ok(0),
-                Err(e) => {
-                    self.failed = Some(e);
-                    return Err(io::ErrorKind::Other.into());
-                }
-            }
-        }
-        let n = buf.len().min(self.left.len() - self.used);
-        buf[..n].copy_from_slice(&self.left[self.used..self.used + n]);
-        self.used += n;
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
         Ok(n)
     }
 }
@@ -143,22 +135,11 @@ fn add_embedded(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Resul
                 entry.size
             ),
         )
-        .path(origin)
-        .at(entry.data_offset)
+        .with_path(origin)
+        .with_offset(entry.data_offset)
         .advice("pack writes none so large: the image is damaged, or hostile"));
     }
-    let reader = EntryReader::new(payload, entry)?;
-    let mut text = BufReader::new(AsRead {
-        reader,
-        left: Vec::new(),
-        used: 0,
-        failed: None,
-    });
-    let added = sums.add_lines(&mut text, &origin);
-    match text.into_inner().failed {
-        Some(error) => Err(error),
-        None => added,
-    }
+    sums.add_lines(EntryReader::new(payload, entry)?, &origin)
 }
 
 /// The entry that holds the embedded checksums, if there is one.

@@ -10,5 +10,7 @@ pub(crate) fn refused(
     path: impl AsRef<Path>,
     advice: impl Into<String>,
 ) -> Error {
-    Error::new(Kind::Refused, message).path(path).advice(advice)
+    Error::new(Kind::Refused, message)
+        .with_path(path)
+        .advice(advice)
 }

@@ -161,7 +161,7 @@ fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
 
 /// Whether the backup at `path` is there, and what promote `id` replaced.
 fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
-    let refused = |message: String| Error::new(Kind::Refused, message).path(path);
+    let refused = |message: String| Error::new(Kind::Refused, message).with_path(path);
     let sum = File::open(path).and_then(|file| bytes::sum(&file));
     match sum {
         Ok(sum) if sum == sha256 => Ok(()),
@@ -171,7 +171,7 @@ fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(format!(
             "what promote {id} replaced is not kept any more (the last {KEPT} are)"
         ))),
-        Err(e) => Err(Error::io("reading the backup", e).path(path)),
+        Err(e) => Err(Error::io("reading the backup", e).with_path(path)),
     }
 }
 

@@ -32,12 +32,20 @@ impl Trees {
     /// Opens both. With `may_ask`, what needs privilege may make sudo ask for a
     /// password.
     pub(crate) fn open(image: &Path, may_ask: bool) -> Result<Self> {
-        let failed = |e| Error::io("opening", e).path(image).advice("init the image");
+        let failed = |e| {
+            Error::io("opening", e)
+                .with_path(image)
+                .advice("init the image")
+        };
         let path = image.join(ROOTFS);
         let rootfs = match Tree::open(&path, Bounds::AsRoot) {
             Ok(tree) => Some(tree),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(Error::io("opening", e).path(path).advice("init the image")),
+            Err(e) => {
+                return Err(Error::io("opening", e)
+                    .with_path(path)
+                    .advice("init the image"));
+            }
         };
         if let Some(tree) = &rootfs {
             let host = rustix::fs::stat("/").ok();
@@ -81,7 +89,7 @@ impl Trees {
         let Ok(tree) = self.tree(zone) else {
             return Ok(());
         };
-        rustix::fs::syncfs(tree).map_err(|e| Error::io("syncing", e.into()).path(tree.path()))
+        rustix::fs::syncfs(tree).map_err(|e| Error::io("syncing", e.into()).with_path(tree.path()))
     }
 
     /// Starts the helper, where writing to `rootfs/` takes one.
@@ -168,7 +176,8 @@ impl Trees {
     /// The room in a tree's file system, and which file system that is.
     pub(crate) fn room(&self, zone: Zone) -> Result<(u64, Room)> {
         let tree = self.tree(zone)?;
-        let failed = |e: io::Error| Error::io("asking for the free space of", e).path(tree.path());
+        let failed =
+            |e: io::Error| Error::io("asking for the free space of", e).with_path(tree.path());
         let device = fstat(tree).map_err(|e| failed(e.into()))?.st_dev;
         let room = crate::block::room(tree.as_fd()).map_err(failed)?;
         Ok((device, room))
@@ -188,7 +197,7 @@ fn explain(e: io::Error, path: &Path) -> Error {
         ),
         _ => {
             return Error::io("resolving the destination", e)
-                .path(path)
+                .with_path(path)
                 .advice("promote as root, or repair the image");
         }
     };

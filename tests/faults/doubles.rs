@@ -15,7 +15,9 @@ use lbpayload::block::{
 };
 use lbpayload::durable::{Directory, Staging, Store, WriteMode};
 use lbpayload::error::Error;
-use lbpayload::import::{Copied, CopyJob, Done, Due, ExistingPolicy, Plan, Selection, Tuning};
+use lbpayload::import::{
+    BatchLimits, Copied, CopyJob, Done, ExistingPolicy, Plan, Selection, Tuning,
+};
 use lbpayload::payload::{Checksums, Index, Payload};
 use lbpayload::progress::Silent;
 
@@ -428,9 +430,9 @@ pub fn tiny() -> Tuning {
         small_max: 1000,
         small_writers: 1,
         hashers: 2,
-        due: Due {
+        batch: BatchLimits {
             files: 3,
-            ..Due::default()
+            ..BatchLimits::default()
         },
     }
 }

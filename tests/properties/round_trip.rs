@@ -1,13 +1,14 @@
 //! What is packed comes back, against a plain model: a map of names to bytes.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use lbpayload::block::IoEngine;
 use lbpayload::durable::Directory;
 use lbpayload::format::Dialect;
 use lbpayload::import::{Options as ImportOptions, import};
 use lbpayload::pack::{Inputs, Options, plan, to_file};
-use lbpayload::payload::{Checksums, Index, Payload, read_entry};
+use lbpayload::payload::{Checksums, EntryReader, Index, Payload};
 use lbpayload::progress::Silent;
 use lbpayload::verify::verify;
 use proptest::prelude::*;
@@ -91,7 +92,7 @@ proptest! {
         for entry in index.entries().unwrap() {
             let entry = entry.unwrap();
             let mut data = Vec::new();
-            read_entry(&payload, &entry, &mut |part| { data.extend_from_slice(part); Ok(()) }).unwrap();
+            EntryReader::new(&payload, &entry).unwrap().read_to_end(&mut data).unwrap();
             prop_assert_eq!(data.len() as u64, entry.size);
             seen.insert(entry.name().unwrap().as_str().to_owned(), data);
         }

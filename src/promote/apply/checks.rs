@@ -78,7 +78,7 @@ pub(crate) fn probe_room(trees: &Trees, items: &[Item]) -> Result<()> {
     };
     let message = format!("{bytes} bytes are to be written there, and {free} are free");
     Err(Error::new(Kind::Space, message)
-        .path(trees.tree(zone)?.path())
+        .with_path(trees.tree(zone)?.path())
         .advice("make room, and promote again"))
 }
 

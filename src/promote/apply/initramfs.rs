@@ -51,7 +51,7 @@ impl Initramfs {
         let path = self.sidecar.path(LOG);
         let failed = |e: io::Error| {
             Error::io("looking at the log", e)
-                .path(&path)
+                .with_path(&path)
                 .advice("remove it, or promote as root")
         };
         // Opening a FIFO would wait for a writer.
@@ -69,7 +69,7 @@ impl Initramfs {
                 Kind::Busy,
                 "the initramfs tool that an earlier promote started is still at work on it",
             )
-            .path(&self.image)
+            .with_path(&self.image)
             .advice(format!(
                 "wait until it has ended ({} tells how far it is), and promote again",
                 path.display()
@@ -96,7 +96,7 @@ impl Initramfs {
                 "the initramfs has to be made anew, and this tool is missing",
                 init,
             )),
-            Err(e) => Err(Error::io("looking at", e).path(&path).advice(init)),
+            Err(e) => Err(Error::io("looking at", e).with_path(&path).advice(init)),
         }
     }
 
@@ -119,7 +119,7 @@ impl Initramfs {
         let tool = self.image.join(TOOL);
         self.sidecar.make("")?;
         let path = self.sidecar.path(LOG);
-        let failed = |e| Error::io("writing the log", e).path(&path);
+        let failed = |e| Error::io("writing the log", e).with_path(&path);
         // One that another user left need not be writable, but its folder is.
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
@@ -148,16 +148,18 @@ impl Initramfs {
             "see {}, fix the cause, and promote again: the refresh stays due",
             path.display()
         );
-        let status = command
-            .status()
-            .map_err(|e| Error::io("running", e).path(&tool).advice(advice.clone()))?;
+        let status = command.status().map_err(|e| {
+            Error::io("running", e)
+                .with_path(&tool)
+                .advice(advice.clone())
+        })?;
         drop(inherited);
         if !status.success() {
             return Err(Error::new(
                 Kind::Io,
                 format!("making the initramfs anew failed ({status})"),
             )
-            .path(&tool)
+            .with_path(&tool)
             .advice(advice));
         }
         // The tool says that it is done, so a daemon that it left behind keeps no lock.
@@ -165,7 +167,7 @@ impl Initramfs {
         for dir in [self.image.join(ROOTFS), self.image.clone()] {
             File::open(&dir)
                 .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))
-                .map_err(|e| Error::io("syncing", e).path(&dir))?;
+                .map_err(|e| Error::io("syncing", e).with_path(&dir))?;
         }
         self.forget()
     }
@@ -178,6 +180,6 @@ impl Initramfs {
         };
         gone.and_then(|()| File::open(self.sidecar.path("")))
             .and_then(|dir| dir.sync_all())
-            .map_err(|e| Error::io("removing", e).path(&path))
+            .map_err(|e| Error::io("removing", e).with_path(&path))
     }
 }

@@ -200,7 +200,7 @@ fn explain(error: Error, path: &Path) -> Error {
     } else {
         Error::new(kind, error.to_string())
             .doing("copying to")
-            .path(path)
+            .with_path(path)
     };
     match kind {
         Kind::Changed => explained,
@@ -217,7 +217,7 @@ mod tests {
     fn a_failure_names_the_destination_also_where_another_path_begins_like_it() {
         let path = Path::new("/image/kernel/a.dtb");
         let source =
-            Error::new(Kind::Refused, "it is no regular file").path("/image/kernel/a.dtb.new");
+            Error::new(Kind::Refused, "it is no regular file").with_path("/image/kernel/a.dtb.new");
         let told = explain(source, path).to_string();
         assert!(
             told.starts_with("copying to /image/kernel/a.dtb: "),
@@ -225,7 +225,7 @@ mod tests {
         );
         let destination = Error::new(Kind::Io, "broken")
             .doing("renaming to")
-            .path(path);
+            .with_path(path);
         let told = explain(destination, path).to_string();
         assert!(
             told.starts_with("renaming to /image/kernel/a.dtb: broken; "),

@@ -91,7 +91,7 @@ fn find(
 ) -> Result<()> {
     let failed = |e| {
         Error::io("looking for repositories in", e)
-            .path(dir)
+            .with_path(dir)
             .advice("make it readable")
     };
     let meta = dir.metadata().map_err(failed)?;

@@ -30,7 +30,7 @@ impl Helper {
     pub(crate) fn start(rootfs: &impl AsFd, shown: &Path) -> Result<Self> {
         let failed = |e: io::Error| {
             Error::io("starting the helper for", e)
-                .path(shown)
+                .with_path(shown)
                 .advice("promote as root instead")
         };
         let program = std::env::current_exe().map_err(failed)?;
@@ -55,7 +55,7 @@ impl Helper {
             io::ErrorKind::NotFound => {
                 Error::new(Kind::Refused, "it is root's, and there is no sudo here")
                     .doing("writing to")
-                    .path(shown)
+                    .with_path(shown)
                     .advice("install sudo, or promote as root")
             }
             _ => failed(e),
@@ -83,7 +83,7 @@ impl Helper {
         };
         Error::new(Kind::Refused, how)
             .doing("writing to")
-            .path(shown)
+            .with_path(shown)
             .advice(format!(
                 "let sudo run \"{} {COMMAND} {}\", or promote as root",
                 std::env::current_exe().unwrap_or_default().display(),
@@ -114,7 +114,7 @@ impl Helper {
         // Not as a closed pipe, which would count as success.
         let gone = |e: io::Error| {
             Error::io("asking the helper", e)
-                .kind_is(Kind::Io)
+                .with_kind(Kind::Io)
                 .advice("promote again; what was copied is kept")
         };
         match self.exchange(request, file).map_err(gone)? {
@@ -160,7 +160,7 @@ pub(crate) fn probe_sudo(program: &Path) -> Result<()> {
             "add it to your sudoers rule, promote as root, or with --no-initramfs",
         )),
         Err(e) => Err(Error::io("running sudo for", e)
-            .path(program)
+            .with_path(program)
             .advice("install sudo, promote as root, or with --no-initramfs")),
     }
 }

@@ -62,13 +62,13 @@ pub fn serve(named: &Path) -> Result<()> {
         }
         Err(e) => {
             return Err(Error::io("opening", e)
-                .path(named)
+                .with_path(named)
                 .advice("name the rootfs by its path without symlinks"));
         }
     }
     let tree = confine(rootfs, &greeting.rootfs).map_err(|e| {
         Error::io("confining the helper to", e)
-            .path(&greeting.rootfs)
+            .with_path(&greeting.rootfs)
             .advice("promote as root instead")
     })?;
     let answer = |reply: &Reply, fd: Option<OwnedFd>| {
@@ -81,7 +81,7 @@ pub fn serve(named: &Path) -> Result<()> {
             Ok(None) => return Ok(()),
             Ok(Some((request, file))) => perform(&tree, &request, file.map(File::from).as_ref()),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                Err(Error::io("reading a request", e).kind_is(Kind::Refused))
+                Err(Error::io("reading a request", e).with_kind(Kind::Refused))
             }
             Err(e) => return Err(Error::io("listening", e)),
         };

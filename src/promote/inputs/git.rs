@@ -90,7 +90,7 @@ impl Git {
         };
         Err(Error::new(Kind::Refused, said)
             .doing(format!("git {} in", verb.unwrap_or_default()))
-            .path(&self.dir))
+            .with_path(&self.dir))
     }
 
     /// What it prints, without the line feed at the end.
@@ -150,7 +150,7 @@ impl Git {
             "check that git can be run there"
         };
         Error::io("starting git in", e)
-            .path(&self.dir)
+            .with_path(&self.dir)
             .advice(advice)
     }
 

@@ -82,7 +82,7 @@ impl Manifest {
         };
         let wrong = |number: usize, message: String| {
             Error::new(Kind::Syntax, format!("artifact {number}: {message}"))
-                .path(&path)
+                .with_path(&path)
                 .advice(REBUILD)
         };
         check_word(&path, "mode", &document.mode, &MODES)?;
@@ -136,7 +136,7 @@ fn check_word(path: &Path, field: &str, word: &Text, words: &[&str]) -> Result<(
     let message = format!("{field} \"{word}\" is none of {}", words.join(", "));
     Err(Error::new(Kind::Syntax, message)
         .doing("reading")
-        .path(path)
+        .with_path(path)
         .advice(REBUILD))
 }
 
@@ -174,7 +174,7 @@ impl BuildState {
                 let (name, id) = (printable(name), printable(id));
                 let message = format!("\"{id}\", built of {name}, is no full commit id");
                 Err(Error::new(Kind::Syntax, message)
-                    .path(&path)
+                    .with_path(&path)
                     .advice(REBUILD))
             }
         }

@@ -49,7 +49,7 @@ impl Blobs {
         }
         let failed = |e: io::Error| {
             Error::io("keeping a file of the overlay in", e)
-                .path(std::env::temp_dir())
+                .with_path(std::env::temp_dir())
                 .advice("make room there, or set TMPDIR")
         };
         let dir = match kept.dir.take() {
@@ -92,7 +92,7 @@ impl Batch {
     pub(crate) fn copy(&mut self, oid: &str, out: &mut dyn Write) -> Result<()> {
         self.try_copy(oid, out).map_err(|e| {
             Error::io(format!("reading the git object {oid} of"), e)
-                .path(&self.dir)
+                .with_path(&self.dir)
                 .advice("check the repository with git fsck")
         })
     }

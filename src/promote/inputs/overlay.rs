@@ -87,7 +87,7 @@ pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Track
     let wrong = |message: &str| {
         Error::new(Kind::Refused, message)
             .doing("reading --overlay-ref")
-            .file(name)
+            .with_name(name)
             .advice("name a tag, a commit, or a range A..B")
     };
     if name.contains("...") {
@@ -246,6 +246,6 @@ fn not_understood(git: &Git, record: &[u8]) -> Error {
     let shown = printable(&String::from_utf8_lossy(record));
     Error::new(Kind::Syntax, format!("git printed \"{shown}\""))
         .doing("listing the files of")
-        .path(git.dir())
+        .with_path(git.dir())
         .advice("another version of git may help")
 }

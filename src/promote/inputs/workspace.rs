@@ -66,7 +66,7 @@ impl Workspace {
         let root = match named {
             Some(dir) => {
                 let root = std::path::absolute(dir)
-                    .map_err(|e| Error::io("opening the workspace", e).path(dir))?;
+                    .map_err(|e| Error::io("opening the workspace", e).with_path(dir))?;
                 if !root.join(TARGETS).is_dir() {
                     return Err(refused(
                         format!("it holds no {TARGETS}/, so it is no workspace"),

@@ -50,7 +50,8 @@ pub(crate) fn enumerate(
 /// `kernel/Image`, once more for `rootfs/boot/Image`.
 fn mirror(trees: &mut Trees, items: &mut Vec<Item>) -> Result<()> {
     let named = |name: &str| {
-        RelPath::parse(name.as_ref()).map_err(|what| Error::new(Kind::Refused, what).path(name))
+        RelPath::parse(name.as_ref())
+            .map_err(|what| Error::new(Kind::Refused, what).with_path(name))
     };
     let name = named(KERNEL)?;
     let kernel = trees.resolve(&name, Last::Follow)?;

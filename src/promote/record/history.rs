@@ -68,7 +68,7 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let dir = sidecar.records();
     let failed = |e| {
         Error::io("reading the journal", e)
-            .path(&dir)
+            .with_path(&dir)
             .advice("make it readable, or run as whom the image belongs to")
     };
     let entries = match std::fs::read_dir(&dir) {
@@ -94,11 +94,11 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
         .saturating_add(1);
     let mut records = Vec::new();
     for (_, path) in files {
-        let text = std::fs::read(&path).map_err(|e| failed(e).path(&path))?;
+        let text = std::fs::read(&path).map_err(|e| failed(e).with_path(&path))?;
         let parsed = parse(&text).map_err(|e| {
             Error::new(Kind::Syntax, printable(&e.to_string()))
                 .doing("reading the journal")
-                .path(&path)
+                .with_path(&path)
                 .advice("move the record away")
         })?;
         records.extend(parsed);

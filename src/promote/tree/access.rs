@@ -34,12 +34,12 @@ pub(crate) fn explain(e: io::Error, path: &Path) -> Error {
         _ => {
             let folder = path.ancestors().skip(1).find(|folder| folder.is_dir());
             return Error::io("writing to", e)
-                .path(folder.unwrap_or(path))
+                .with_path(folder.unwrap_or(path))
                 .advice("make it yours (chown), or promote as root");
         }
     };
     Error::new(Kind::Refused, message)
         .doing("writing to")
-        .path(path)
+        .with_path(path)
         .advice(advice)
 }

@@ -85,7 +85,7 @@ pub(crate) fn stage(
     link: Option<&JsonPath>,
     file: Option<&File>,
 ) -> Result<(String, u64)> {
-    let failed = |doing: &'static str| move |e| Error::io(doing, e).path(tree.path());
+    let failed = |doing: &'static str| move |e| Error::io(doing, e).with_path(tree.path());
     if let Some(JsonPath(target)) = link {
         tree.stage_symlink(slot, target, attributes)
             .map_err(failed("staging a symlink in"))?;

@@ -18,7 +18,7 @@ pub(crate) type Answer = (Reply, Option<OwnedFd>);
 pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Result<Answer> {
     let failed = |doing: &'static str, place: &Path| {
         let path = tree.path().join(place);
-        move |e| Error::io(doing, e).path(path)
+        move |e| Error::io(doing, e).with_path(path)
     };
     let top = Path::new("");
     let done = |()| Reply::Done;

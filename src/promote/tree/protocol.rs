@@ -99,7 +99,7 @@ impl From<Failure> for Error {
             error = error.doing(doing);
         }
         if let Some(path) = failure.path {
-            error = error.path(path.0);
+            error = error.with_path(path.0);
         }
         match failure.advice {
             Some(advice) => error.advice(advice),
