@@ -308,19 +308,25 @@ fn file_of(
     }
 }
 
-#[test]
-fn no_files_know_each_other_in_a_circle() {
+/// The files that each file knows.
+fn arrows() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
     let modules = modules();
-    let mut knows: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    let mut knows: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (module, code) in &modules {
         for path in named_paths(code, false) {
             if let Some(other) = file_of(&modules, module, &path, 0) {
                 if other != *module {
-                    knows.entry(module).or_default().insert(other);
+                    knows.entry(module.clone()).or_default().insert(other);
                 }
             }
         }
     }
+    knows
+}
+
+#[test]
+fn no_files_know_each_other_in_a_circle() {
+    let knows = arrows();
     let arrows: usize = knows.values().map(BTreeSet::len).sum();
     assert!(arrows > 300, "the search finds the arrows: {arrows}");
     let mut circles = Vec::new();
@@ -328,7 +334,7 @@ fn no_files_know_each_other_in_a_circle() {
         let mut seen = BTreeSet::new();
         let mut todo: Vec<_> = firsts.iter().collect();
         while let Some(next) = todo.pop() {
-            if next == *module {
+            if next == module {
                 circles.push(module.join("/"));
                 break;
             }
@@ -338,4 +344,38 @@ fn no_files_know_each_other_in_a_circle() {
         }
     }
     assert!(circles.is_empty(), "in a circle: {}", circles.join(", "));
+}
+
+#[test]
+fn sub_rooms_of_promote_know_only_those_above_them_in_the_table() {
+    let document =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md"))
+            .unwrap();
+    let section = document.split("travels through a promote").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').nth(1).unwrap());
+    let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let leaves = ["path", "refused", "parallel", "options"];
+    let order: Vec<&str> = leaves
+        .into_iter()
+        .chain(names.map(|name| name.trim_end_matches('/')))
+        .collect();
+    // The folder itself is the last row, `mod`.
+    let place = |module: &[String]| {
+        let name = module.get(1).map_or("mod", String::as_str);
+        let place = order.iter().position(|other| *other == name);
+        place.unwrap_or_else(|| panic!("{name} is not in the table"))
+    };
+    let mut found = 0;
+    for (module, others) in arrows().iter().filter(|(m, _)| m[0] == "promote") {
+        for other in others.iter().filter(|other| other[0] == "promote") {
+            let (here, there) = (place(module), place(other));
+            assert!(here >= there, "{module:?} knows {other:?}");
+            let is_leaf = here < leaves.len() && here != there;
+            assert!(!is_leaf, "{module:?} knows {other:?}");
+            found += 1;
+        }
+    }
+    assert!(found > 80, "the search finds the arrows: {found}");
 }
