@@ -12,6 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What sort of failure it was. The command line derives its exit status from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Kind {
     /// The command line, or a combination of options, makes no sense.
@@ -78,7 +79,8 @@ impl Error {
         }))
     }
 
-    /// The system failed while `doing` (a verb in its -ing form, "reading").
+    /// The system failed to do `doing` (a verb and its object, "read" or "sync the
+    /// directory").
     pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::BrokenPipe => Kind::ClosedPipe,
@@ -101,7 +103,7 @@ impl Error {
         }))
     }
 
-    /// There is no memory for `doing` (a verb in its -ing form).
+    /// There is no memory to do `doing` (a verb and its object).
     pub fn no_memory(doing: impl Into<String>) -> Self {
         Self::io(doing, io::ErrorKind::OutOfMemory.into())
     }
@@ -113,8 +115,9 @@ impl Error {
 
     /// Something that cannot happen has happened.
     pub(crate) fn bug(what: &str) -> Self {
-        let message = format!("{what}; this is a bug in lbpayload, please report it");
-        Self::new(Kind::Io, message)
+        Self::new(Kind::Io, what)
+            .with_code("bug")
+            .advice("this is a bug in lbpayload, please report it")
     }
 
     /// Names what was being done, for an error made with [`Error::new`].
@@ -227,21 +230,31 @@ impl Error {
         self.0.doing.as_deref()
     }
 
-    /// The file or device, where the error names one.
-    pub fn named_path(&self) -> Option<&Path> {
-        self.0.path.as_deref()
+    /// What is wrong, without the context: our own words, and the system's.
+    pub fn cause(&self) -> String {
+        self.0.cause()
+    }
+
+    /// Facts that help to find the place, a line each.
+    pub fn notes(&self) -> Vec<String> {
+        let Detail { offset, entry, .. } = &*self.0;
+        match (offset, entry) {
+            (Some(offset), Some((index, _))) => vec![format!("entry {index}, at offset {offset}")],
+            (Some(offset), None) => vec![format!("at offset {offset}")],
+            (None, Some((index, Some(_)))) => vec![format!("entry {index}")],
+            (None, _) => Vec::new(),
+        }
     }
 
     /// What to do next, where the error says so.
-    pub fn named_advice(&self) -> Option<&str> {
+    pub fn help(&self) -> Option<&str> {
         self.0.advice.as_deref()
     }
 
-    /// What is wrong, without the context: our own words, and the system's.
-    pub fn cause(&self) -> String {
-        let source = self.0.source.as_ref().map(ToString::to_string);
-        let said: Vec<String> = self.0.message.iter().cloned().chain(source).collect();
-        said.join(": ")
+    /// The entry: its number, and its name where known.
+    pub fn entry(&self) -> Option<(u64, Option<&str>)> {
+        let (index, name) = self.0.entry.as_ref()?;
+        Some((*index, name.as_deref()))
     }
 
     /// The file or device that it is about, where there is one.
@@ -270,42 +283,53 @@ impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut context = false;
         if let Some(doing) = &self.doing {
-            f.write_str(doing)?;
+            write!(f, "could not {doing}")?;
             context = true;
         }
-        if let Some(path) = &self.path {
+        if let Some(subject) = self.subject() {
             let space = if context { " " } else { "" };
-            write!(f, "{space}{}", printable(&path.to_string_lossy()))?;
+            write!(f, "{space}{subject}")?;
             context = true;
         }
-        if let Some((index, name)) = &self.entry {
-            let comma = if context { ", " } else { "" };
-            write!(f, "{comma}entry {index}")?;
-            if let Some(name) = name {
-                write!(f, " \"{}\"", printable(name))?;
-            }
-            context = true;
+        let said = self.cause();
+        match (context, said.is_empty()) {
+            (_, true) => Ok(()),
+            (true, false) => write!(f, ": {said}"),
+            (false, false) => f.write_str(&said),
         }
-        if let Some(file) = &self.file {
-            let comma = if context { ", " } else { "" };
-            write!(f, "{comma}\"{}\"", printable(file))?;
-            context = true;
+    }
+}
+
+impl Detail {
+    /// What it is about: the name first, then where that is.
+    fn subject(&self) -> Option<String> {
+        let quoted = |text: &str| format!("`{}`", printable(text));
+        let path = self.path.as_ref().map(|p| quoted(&p.to_string_lossy()));
+        let name = match &self.entry {
+            Some((_, Some(name))) => Some(quoted(name)),
+            Some((index, None)) => Some(format!("entry {index}")),
+            None => self.file.as_deref().map(quoted),
+        };
+        match (name, path) {
+            (Some(name), Some(path)) => Some(format!("{name} of {path}")),
+            (name, path) => name.or(path),
         }
-        if let Some(offset) = self.offset {
-            let space = if context { " " } else { "" };
-            write!(f, "{space}at offset {offset}")?;
-            context = true;
-        }
-        let source = self.source.as_ref().map(ToString::to_string);
-        for said in self.message.clone().into_iter().chain(source) {
-            let colon = if context { ": " } else { "" };
-            write!(f, "{colon}{said}")?;
-            context = true;
-        }
-        if let Some(advice) = &self.advice {
-            write!(f, "; {advice}")?;
-        }
-        Ok(())
+    }
+
+    /// What is wrong: our own words, and the system's.
+    fn cause(&self) -> String {
+        let source = self.source.as_ref().map(words_of_the_system);
+        let said: Vec<String> = self.message.iter().cloned().chain(source).collect();
+        said.join(": ")
+    }
+}
+
+/// What the system said, without the number that std adds.
+fn words_of_the_system(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
     }
 }
 
@@ -336,25 +360,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_names_operation_path_entry_offset_cause_and_next_step() {
-        let error = Error::io("reading", io::Error::from_raw_os_error(libc::EIO))
+    fn the_first_line_says_what_is_wrong_and_the_place_is_a_note() {
+        let error = Error::io("read", io::Error::from_raw_os_error(libc::EIO))
             .with_path("/dev/sdb")
             .with_entry(3, Some("a\nb"))
             .with_offset(4096)
             .advice("copy the disk with ddrescue");
         assert_eq!(
             error.to_string(),
-            "reading /dev/sdb, entry 3 \"a\\nb\" at offset 4096: \
-             Input/output error (os error 5); copy the disk with ddrescue"
+            "could not read `a\\nb` of `/dev/sdb`: Input/output error"
         );
+        assert_eq!(error.notes(), ["entry 3, at offset 4096"]);
+        assert_eq!(error.help(), Some("copy the disk with ddrescue"));
         assert_eq!(error.kind(), Kind::Io);
     }
 
     #[test]
     fn a_full_disk_is_a_matter_of_space_and_a_closed_pipe_is_its_own_kind() {
         let full = io::Error::from_raw_os_error(libc::ENOSPC);
-        assert_eq!(Error::io("writing", full).kind(), Kind::Space);
+        assert_eq!(Error::io("write", full).kind(), Kind::Space);
         let pipe = io::Error::from_raw_os_error(libc::EPIPE);
-        assert_eq!(Error::io("writing", pipe).kind(), Kind::ClosedPipe);
+        assert_eq!(Error::io("write", pipe).kind(), Kind::ClosedPipe);
     }
 }

@@ -52,7 +52,7 @@ impl Devices {
                 Err(e) => {
                     let list = from_nodes(&roots.dev, &nodes);
                     if list.is_empty() {
-                        return Err(Error::io("listing block devices in", e)
+                        return Err(Error::io("list block devices in", e)
                             .with_path(roots.proc.join("partitions"))
                             .advice(
                                 "mount /sys or /proc (payload-import --mount-proc), \
@@ -74,8 +74,7 @@ impl Devices {
     /// When it cannot be read.
     pub fn from_proc(roots: &Roots) -> Result<Self> {
         let path = roots.proc.join("partitions");
-        let text =
-            fs::read_to_string(&path).map_err(|e| Error::io("reading", e).with_path(&path))?;
+        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", e).with_path(&path))?;
         Ok(Self {
             list: parse_partitions(&text),
             from: "/proc/partitions",
@@ -268,7 +267,7 @@ pub fn mount_proc() -> Result<()> {
     }
     match fs::create_dir("/proc") {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::io("making", e).with_path("/proc"));
+            return Err(Error::io("make", e).with_path("/proc"));
         }
         _ => {}
     }
@@ -279,7 +278,7 @@ pub fn mount_proc() -> Result<()> {
         nix::mount::MsFlags::empty(),
         None::<&str>,
     )
-    .map_err(|e| Error::io("mounting", e.into()).with_path("/proc"))?;
+    .map_err(|e| Error::io("mount", e.into()).with_path("/proc"))?;
     if partitions.exists() {
         Ok(())
     } else {

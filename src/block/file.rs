@@ -36,7 +36,7 @@ impl FileSource {
     /// It cannot be opened, is neither a regular file nor a block device, or
     /// has no direct I/O where that is demanded.
     pub fn open(path: &Path, policy: DirectPolicy) -> Result<Self> {
-        let failed = |e: io::Error| Error::io("opening", e).with_path(path);
+        let failed = |e: io::Error| Error::io("open", e).with_path(path);
         // Looked at before it is opened: opening a FIFO would wait for a writer.
         let kind = std::fs::metadata(path)
             .map_err(|e| failed(e).advice("check the path; lbpayload probe finds disks"))?
@@ -52,7 +52,7 @@ impl FileSource {
                 Kind::Refused,
                 format!("expected a regular file or a block device, found {what}"),
             )
-            .doing("opening")
+            .doing("open")
             .with_path(path)
             .advice("name the image file or the disk; lbpayload probe finds disks"));
         }
@@ -80,7 +80,7 @@ impl FileSource {
     }
 
     fn with_flags(path: &Path, flags: i32) -> Result<Self> {
-        let failed = |e: io::Error| Error::io("opening", e).with_path(path);
+        let failed = |e: io::Error| Error::io("open", e).with_path(path);
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(flags | libc::O_CLOEXEC)
@@ -90,7 +90,7 @@ impl FileSource {
         let device = meta.file_type().is_block_device();
         let len = if device {
             sys::device_size(&file)
-                .map_err(|e| Error::io("asking for the size of", e).with_path(path))?
+                .map_err(|e| Error::io("ask for the size of", e).with_path(path))?
         } else {
             meta.len()
         };
@@ -152,7 +152,7 @@ impl FileSource {
 
     /// Some file systems take the flag and refuse the read.
     fn try_direct(&self) -> Result<()> {
-        let failed = |e: io::Error| Error::io("reading", e).with_path(&self.path).with_offset(0);
+        let failed = |e: io::Error| Error::io("read", e).with_path(&self.path).with_offset(0);
         let mut buf = AlignedBuf::new(self.alignment).map_err(failed)?;
         let alignment = self.alignment;
         self.read_at(&mut buf[..alignment], 0)
@@ -167,7 +167,7 @@ impl FileSource {
 }
 
 fn logical_block_size(file: &File, path: &Path) -> Result<usize> {
-    let failed = |e| Error::io("asking for the logical block size of", e).with_path(path);
+    let failed = |e| Error::io("ask for the logical block size of", e).with_path(path);
     let size = sys::logical_block_size(file).map_err(failed)?;
     if size == 0 {
         return Err(failed(io::ErrorKind::InvalidData.into()));
@@ -252,7 +252,7 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
         .open(path)
         .map_err(|e| {
             let busy = e.raw_os_error() == Some(libc::EBUSY);
-            let error = Error::io("opening for writing", e).with_path(path);
+            let error = Error::io("open for writing", e).with_path(path);
             if busy {
                 error.with_kind(Kind::Busy).advice(
                     "it is mounted or in use (see lsblk, or /proc/mounts and /proc/swaps); \
@@ -262,12 +262,12 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
                 error
             }
         })?;
-    let size = sys::device_size(&file)
-        .map_err(|e| Error::io("asking for the size of", e).with_path(path))?;
+    let size =
+        sys::device_size(&file).map_err(|e| Error::io("ask for the size of", e).with_path(path))?;
     let sector = logical_block_size(&file, path)?;
     if sys::is_read_only(&file) {
         return Err(Error::new(Kind::Refused, "the device is read-only")
-            .doing("opening for writing")
+            .doing("open for writing")
             .with_path(path)
             .advice("lift its write protection (a switch, or blockdev --setrw)"));
     }

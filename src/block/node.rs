@@ -105,7 +105,7 @@ impl Nodes {
                 dir: None,
             }),
             Err(e) => in_temporary_directory(device, number).map_err(|second| {
-                Error::io("making a node for", second)
+                Error::io("make a node for", second)
                     .with_path(&named)
                     .advice(format!(
                         "in the directory itself: {e}; run as root, or make it with mknod"

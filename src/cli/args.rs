@@ -30,6 +30,10 @@ pub(super) struct Cli {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
+    /// Colors in messages: where standard error is a terminal, always, or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: clap::ColorChoice,
+
     /// Report progress as lines on standard error (default: a bar on a terminal)
     #[arg(long, global = true, value_name = "FORM", value_enum)]
     pub progress: Option<ProgressForm>,

@@ -41,7 +41,7 @@ fn page(command: &clap::Command) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     clap_mangen::Man::new(command.clone())
         .render(&mut text)
-        .map_err(|e| Error::io("rendering the manual page of", e).with_path(command.get_name()))?;
+        .map_err(|e| Error::io("render the manual page of", e).with_path(command.get_name()))?;
     Ok(text)
 }
 
@@ -49,6 +49,6 @@ fn write_page(dir: &Path, name: &str, text: &[u8]) -> Result<()> {
     let path = dir.join(name);
     let mut file = AtomicFile::create(&path)?;
     file.write_all(text)
-        .map_err(|e| Error::io("writing", e).with_path(&path))?;
+        .map_err(|e| Error::io("write", e).with_path(&path))?;
     file.commit()
 }

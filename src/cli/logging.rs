@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use log::Level;
+use super::output::{Level, labelled};
 
 /// Starts the log: warnings, more with each `verbose`, errors only when `quiet`.
 /// RUST_LOG has the last word.
@@ -16,12 +16,12 @@ pub(super) fn start(program: &'static str, verbose: u8, quiet: bool) {
     };
     let result = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
         .format(move |out, record| {
-            let word = match record.level() {
-                Level::Error => "error: ",
-                Level::Warn => "warning: ",
-                _ => "",
+            let level = match record.level() {
+                log::Level::Error => Level::Error,
+                log::Level::Warn => Level::Warning,
+                _ => return writeln!(out, "{program}: {}", record.args()),
             };
-            writeln!(out, "{program}: {word}{}", record.args())
+            out.write_all(labelled(program, level, &record.args().to_string()).as_bytes())
         })
         .try_init();
     // Only a second start fails, and the first one serves.

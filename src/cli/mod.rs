@@ -42,10 +42,17 @@ pub fn main(inherited: Inherited) -> ExitCode {
     if called_as.is_some_and(|name| mount_helper::NAMES.iter().any(|known| name == *known)) {
         return mount_helper::main(&args[1..], inherited);
     }
+    let json = exit::wants_json(&args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return exit::with_usage(&error),
+        Err(error) => return exit::with_usage(&error, json),
     };
+    let choice = match cli.color {
+        clap::ColorChoice::Always => anstream::ColorChoice::Always,
+        clap::ColorChoice::Never => anstream::ColorChoice::Never,
+        clap::ColorChoice::Auto => anstream::ColorChoice::Auto,
+    };
+    choice.write_global();
     logging::start("lbpayload", cli.verbose, cli.quiet);
     let result = match &cli.command {
         Command::Pack(args) => pack::run(args, cli.progress()),
@@ -61,5 +68,5 @@ pub fn main(inherited: Inherited) -> ExitCode {
         Command::Completions { shell } => document::completions(*shell),
         Command::Man { dir } => document::man(dir.as_deref()),
     };
-    exit::with(result)
+    exit::with(result, json)
 }

@@ -61,7 +61,7 @@ fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
     };
     inherited.take(fd).filter(is_writable).ok_or_else(|| {
         let e = Errno::BADF.into();
-        Error::io("taking the file to tell that it is ready", e)
+        Error::io("take the file to tell that it is ready", e)
             .with_kind(Kind::Usage)
             .with_name(&format!("descriptor {fd}"))
             .advice("--ready-fd takes the number of a file above 2 that is open for writing")
@@ -120,7 +120,7 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
 }
 
 fn enter(namespace: &Path) -> Result<()> {
-    let failed = |e: io::Error| Error::io("entering the mount namespace", e).with_path(namespace);
+    let failed = |e: io::Error| Error::io("enter the mount namespace", e).with_path(namespace);
     let file = File::open(namespace).map_err(failed)?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Mount))
         .map_err(|e| failed(e.into()))
@@ -222,7 +222,7 @@ fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
 /// The image has no times of its own: those of its file, or of the device's node.
 fn time_of(source: &Path) -> Result<SystemTime> {
     let meta = std::fs::metadata(source).map_err(|e| {
-        Error::io("opening", e)
+        Error::io("open", e)
             .with_path(source)
             .advice("check the path; lbpayload probe finds disks")
     })?;

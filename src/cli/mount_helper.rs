@@ -62,10 +62,10 @@ pub(super) fn main(args: &[OsString], inherited: Inherited) -> ExitCode {
     let name = OsString::from(NAMES[0]);
     let helper = match Helper::try_parse_from(std::iter::once(&name).chain(args)) {
         Ok(helper) => helper,
-        Err(error) => return exit::with_usage(&error),
+        Err(error) => return exit::with_usage(&error, false),
     };
     logging::start("lbpayload", helper.verbose, false);
-    exit::with(run(&helper, inherited))
+    exit::with(run(&helper, inherited), false)
 }
 
 fn run(helper: &Helper, inherited: Inherited) -> Result<Outcome> {

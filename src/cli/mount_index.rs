@@ -23,7 +23,7 @@ pub(super) fn read(
 ) -> Result<Option<Filesystem>> {
     let foreign = || {
         Error::new(Kind::Refused, Unfit::Foreign.to_string())
-            .doing("reading the index")
+            .doing("read the index")
             .with_path(file)
             .advice("name another file: an index that does not fit is replaced")
     };
@@ -42,7 +42,7 @@ pub(super) fn read(
             return Ok(None);
         }
         Err(e) => {
-            log::warn!("{}", Error::io("reading the index", e).with_path(file));
+            log::warn!("{}", Error::io("read the index", e).with_path(file));
             return Ok(None);
         }
     };
@@ -59,7 +59,7 @@ pub(super) fn read(
 /// Writes one. The mount does without where that fails, and says so.
 pub(super) fn write(file: &Path, filesystem: &Filesystem, changed: SystemTime) {
     let written = AtomicFile::create(file).and_then(|mut new| {
-        let failed = |e| Error::io("writing", e).with_path(file);
+        let failed = |e| Error::io("write", e).with_path(file);
         let out = BufWriter::new(&mut new);
         filesystem.write_index(changed, out).map_err(failed)?;
         new.commit()

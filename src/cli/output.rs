@@ -1,10 +1,53 @@
 //! Standard output and standard error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+
+/// Whether a report in JSON has been written: a second document would spoil it.
+static REPORTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a command has written its report in JSON.
+pub(super) fn has_reported() -> bool {
+    REPORTED.load(Ordering::Relaxed)
+}
+
+/// What a line on standard error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Error,
+    Warning,
+    Note,
+    Help,
+}
+
+/// A line for standard error. Off a terminal the program's name stands before it, so that
+/// logs of several programs can be told apart; on one it has colors, as far as --color and
+/// NO_COLOR allow.
+pub(super) fn labelled(program: &str, level: Level, text: &str) -> String {
+    let (word, color) = match level {
+        Level::Error => ("error", AnsiColor::Red),
+        Level::Warning => ("warning", AnsiColor::Yellow),
+        Level::Note => ("note", AnsiColor::Cyan),
+        Level::Help => ("help", AnsiColor::Green),
+    };
+    let stderr = io::stderr();
+    let style = match anstream::AutoStream::choice(&stderr) {
+        anstream::ColorChoice::Never => Style::new(),
+        _ => color.on_default().bold(),
+    };
+    let before = if stderr.is_terminal() {
+        String::new()
+    } else {
+        format!("{program}: ")
+    };
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    format!("{before}{style}{word}:{style:#} {text}{end}")
+}
 
 /// Standard output, buffered. A reader that goes away is [`Kind::ClosedPipe`].
 ///
@@ -30,6 +73,7 @@ impl Out {
     /// Writes `value` as JSON and a line feed.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<()> {
         serde_json::to_writer_pretty(&mut self.0, value).map_err(|e| failed(io::Error::from(e)))?;
+        REPORTED.store(true, Ordering::Relaxed);
         self.put(b"\n")
     }
 
@@ -45,7 +89,7 @@ impl Out {
 }
 
 pub(super) fn failed(e: io::Error) -> Error {
-    Error::io("writing", e).with_path("standard output")
+    Error::io("write", e).with_path("standard output")
 }
 
 /// Writes `bytes` and flushes.

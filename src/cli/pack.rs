@@ -63,7 +63,7 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
             Kind::Refused,
             "it is a block device, and what is on it would be lost",
         )
-        .doing("writing")
+        .doing("write")
         .with_path(&args.output)
         .advice("say --force if that is what you want"));
     }
@@ -77,7 +77,7 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
         let out = std::io::stdout()
             .as_fd()
             .try_clone_to_owned()
-            .map_err(|e| Error::io("opening", e).with_path("standard output"))?;
+            .map_err(|e| Error::io("open", e).with_path("standard output"))?;
         pack::to_stream(&plan, File::from(out), &*progress)?
     } else if device {
         pack::to_device(&plan, &args.output, &*progress)?

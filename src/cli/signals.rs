@@ -22,7 +22,7 @@ pub(super) fn listen() -> Result<()> {
             flag::register(signal, Arc::clone(&twice))?;
             flag::register_usize(signal, Arc::clone(&number), signal as usize)
         };
-        register().map_err(|e| Error::io("listening for signals", e))?;
+        register().map_err(|e| Error::io("listen for signals", e))?;
     }
     Ok(())
 }
@@ -30,7 +30,7 @@ pub(super) fn listen() -> Result<()> {
 /// Calls `stop` when somebody wants us to stop, from another thread; a second signal
 /// ends the program.
 pub(super) fn forward(stop: impl Fn() + Send + 'static) -> Result<()> {
-    let failed = |e| Error::io("listening for signals", e);
+    let failed = |e| Error::io("listen for signals", e);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let listen = move || {
         for (n, signal) in signals.forever().enumerate() {

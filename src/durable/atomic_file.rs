@@ -41,13 +41,13 @@ impl AtomicFile {
     pub fn create(path: &Path) -> Result<Self> {
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(Error::new(Kind::Refused, "it names a directory")
-                .doing("writing")
+                .doing("write")
                 .with_path(path)
                 .advice("name a file in it"));
         }
         let path = match path.symlink_metadata() {
             Ok(meta) if meta.is_symlink() => std::fs::canonicalize(path)
-                .map_err(|e| Error::io("following the symlink", e).with_path(path))?,
+                .map_err(|e| Error::io("follow the symlink", e).with_path(path))?,
             _ => path.to_path_buf(),
         };
         if let Ok(meta) = path.metadata() {
@@ -59,7 +59,7 @@ impl AtomicFile {
                     _ => "no regular file",
                 };
                 return Err(Error::new(Kind::Refused, format!("it is {what}"))
-                    .doing("writing")
+                    .doing("write")
                     .with_path(&path)
                     .advice("name a file, a block device, or - for standard output"));
             }
@@ -70,11 +70,7 @@ impl AtomicFile {
             _ => Path::new("."),
         };
         let check = "check that the directory is there and may be written to";
-        let failed = |e: io::Error| {
-            Error::io("making a file in", e)
-                .with_path(dir)
-                .advice(check)
-        };
+        let failed = |e: io::Error| Error::io("make a file in", e).with_path(dir).advice(check);
         std::fs::metadata(dir).map_err(failed)?;
         let temp = tempfile::Builder::new()
             .prefix(PREFIX)
@@ -110,13 +106,13 @@ impl AtomicFile {
         let Self { temp, path, .. } = self;
         temp.as_file()
             .sync_all()
-            .map_err(|e| Error::io("syncing", e).with_path(temp.path()))?;
+            .map_err(|e| Error::io("sync", e).with_path(temp.path()))?;
         let file = temp
             .persist(&path)
-            .map_err(|e| Error::io("renaming to", e.error).with_path(&path))?;
+            .map_err(|e| Error::io("rename to", e.error).with_path(&path))?;
         if names_hold_sizes(file.as_fd()) {
             file.sync_all()
-                .map_err(|e| Error::io("syncing", e).with_path(&path))?;
+                .map_err(|e| Error::io("sync", e).with_path(&path))?;
         }
         sync_parent(&path)
     }

@@ -34,7 +34,7 @@ impl Directory {
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
             .open(path)
-            .map_err(|e| Error::io("opening the directory", e).with_path(path))?;
+            .map_err(|e| Error::io("open the directory", e).with_path(path))?;
         Ok(Self {
             file,
             path: path.to_path_buf(),
@@ -84,7 +84,7 @@ impl Directory {
                 );
                 Ok(true)
             }
-            Err(e) => Err(Error::io("locking", e.into()).with_path(&self.path)),
+            Err(e) => Err(Error::io("lock", e.into()).with_path(&self.path)),
         }
     }
 
@@ -99,7 +99,7 @@ impl Directory {
             }
             self.file.sync_all()
         };
-        flush().map_err(|e| Error::io("syncing", e).with_path(&self.path))
+        flush().map_err(|e| Error::io("sync", e).with_path(&self.path))
     }
 
     /// How much room its file system has.
@@ -108,7 +108,7 @@ impl Directory {
     /// What the system says.
     pub fn room(&self) -> Result<Room> {
         sys::room(self.file.as_fd())
-            .map_err(|e| Error::io("asking for the free space of", e).with_path(&self.path))
+            .map_err(|e| Error::io("ask for the free space of", e).with_path(&self.path))
     }
 
     /// Whether nothing is in it, so that no name needs to be looked for.
@@ -125,7 +125,7 @@ impl Directory {
             }
             Ok(true)
         };
-        empty().map_err(|e| Error::io("listing", e).with_path(&self.path))
+        empty().map_err(|e| Error::io("list", e).with_path(&self.path))
     }
 
     /// Looks up `name` in it.
@@ -135,7 +135,7 @@ impl Directory {
     pub fn lookup(&self, name: &str) -> Result<Lookup> {
         single_component(name)
             .and_then(|()| lookup(&self.file, name))
-            .map_err(|e| Error::io("looking at", e).with_path(self.path.join(name)))
+            .map_err(|e| Error::io("look at", e).with_path(self.path.join(name)))
     }
 
     pub(super) fn file(&self) -> &File {
@@ -174,7 +174,7 @@ pub(super) fn single_component(name: &str) -> io::Result<()> {
 }
 
 fn make(path: &Path, parents: bool) -> Result<()> {
-    let failed = |e: io::Error| Error::io("making the directory", e).with_path(path);
+    let failed = |e: io::Error| Error::io("make the directory", e).with_path(path);
     match DirBuilder::new().mode(0o755).create(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -182,7 +182,7 @@ fn make(path: &Path, parents: bool) -> Result<()> {
                 return Ok(());
             }
             return Err(Error::new(Kind::Refused, "it is there, and no directory")
-                .doing("making the directory")
+                .doing("make the directory")
                 .with_path(path)
                 .advice("name another destination"));
         }
@@ -208,5 +208,5 @@ pub(super) fn sync_parent(path: &Path) -> Result<()> {
     };
     File::open(parent)
         .and_then(|dir| dir.sync_all())
-        .map_err(|e| Error::io("syncing the directory", e).with_path(parent))
+        .map_err(|e| Error::io("sync the directory", e).with_path(parent))
 }

@@ -55,12 +55,12 @@ impl Staging {
         let path = dir.path().join(STAGING_NAME);
         let failed = |doing: &str, e: io::Error| Error::io(doing, e).with_path(&path);
         let staging = StagingDir::open_or_make(dir).map_err(|e| {
-            failed("opening", e).advice(format!(
+            failed("open", e).advice(format!(
                 "lbpayload keeps incomplete files in a directory of this name; move {} away",
                 path.display()
             ))
         })?;
-        let dir = dir.file().try_clone().map_err(|e| failed("opening", e))?;
+        let dir = dir.file().try_clone().map_err(|e| failed("open", e))?;
         let in_memory = is_in_memory(staging.as_fd());
         let names_hold_sizes = names_hold_sizes(staging.as_fd());
         let mut this = Self {
@@ -76,8 +76,7 @@ impl Staging {
             keeps_owner_and_mode: false,
         };
         let left = this.staging.empty().map_err(|e| {
-            failed("emptying", e)
-                .advice("only import's incomplete files belong there; move it away")
+            failed("empty", e).advice("only import's incomplete files belong there; move it away")
         })?;
         if left > 0 {
             log::info!(
@@ -86,11 +85,11 @@ impl Staging {
             );
         }
         this.tmpfiles = TmpFiles::try_in(this.staging.as_fd());
-        let first = |e| failed("writing a first file in", e);
+        let first = |e| failed("write a first file in", e);
         this.uncached = !in_memory && this.can_write_uncached().map_err(first)?;
         this.mode = this
             .best_mode(policy)
-            .map_err(|e| failed("writing a first file in", e))?;
+            .map_err(|e| failed("write a first file in", e))?;
         if policy == DirectPolicy::Always && this.mode != WriteMode::Direct {
             return Err(
                 Error::new(Kind::Refused, "the file system has no direct I/O")

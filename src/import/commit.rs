@@ -220,7 +220,7 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
     } else {
         inherit(store, &batch).and_then(|()| {
             store.flush().map_err(|e| {
-                Error::io("syncing the destination", e).advice(
+                Error::io("sync the destination", e).advice(
                     "nothing of this batch was given its name; check the disk, and run it again",
                 )
             })
@@ -235,7 +235,7 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
         }
         store
             .flush_names()
-            .map_err(|e| Error::io("syncing the destination's names", e))
+            .map_err(|e| Error::io("sync the destination's names", e))
     });
     Step::Flushed {
         batch,
@@ -247,7 +247,7 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
 fn inherit(store: &dyn Store, batch: &[Complete]) -> Result<()> {
     for file in batch.iter().filter(|file| file.replaces) {
         store.inherit(file.slot, &file.name).map_err(|e| {
-            Error::io("giving its owner and mode to", e).with_entry(file.slot, Some(&file.name))
+            Error::io("give its owner and mode to", e).with_entry(file.slot, Some(&file.name))
         })?;
     }
     Ok(())
@@ -268,7 +268,7 @@ fn name(store: &dyn Store, batch: Vec<Complete>) -> Step {
 
 fn no_name(e: std::io::Error, file: &Complete) -> Error {
     let appeared = e.kind() == std::io::ErrorKind::AlreadyExists;
-    let error = Error::io("giving its name to", e).with_entry(file.slot, Some(&file.name));
+    let error = Error::io("give its name to", e).with_entry(file.slot, Some(&file.name));
     if appeared {
         error.advice(
             "something of that name appeared while the import ran (or the file system does not \

@@ -367,7 +367,7 @@ impl<'a> Copy<'a> {
                 }
                 Written::Failed(e) if result.is_ok() => {
                     let name = entry.shown_name();
-                    result = Err(Error::io("writing", e).with_entry(entry.index, Some(&name)));
+                    result = Err(Error::io("write", e).with_entry(entry.index, Some(&name)));
                 }
                 Written::Failed(_) => {}
             }

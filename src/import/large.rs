@@ -91,7 +91,7 @@ impl LargeFiles {
         let sink = self
             .store
             .create(entry.index, entry.size)
-            .map_err(|e| failed("making a file for", e, entry))?;
+            .map_err(|e| failed("make a file for", e, entry))?;
         if expected.is_some() {
             self.lanes.open(entry.index);
         }
@@ -145,7 +145,7 @@ impl LargeFiles {
         let mut filling = match self.filling.take() {
             Some(filling) => filling,
             None => {
-                let no_memory = |e| Error::io("getting a buffer to write", e);
+                let no_memory = |e| Error::io("get a buffer to write", e);
                 let Some(buf) = self.pool.take().map_err(no_memory)? else {
                     return Ok(0);
                 };
@@ -247,7 +247,7 @@ impl LargeFiles {
         };
         large.writing -= 1;
         if let Err(e) = result {
-            let error = failed("writing", e, &large.entry);
+            let error = failed("write", e, &large.entry);
             // What else of it is in flight must not complete it.
             self.discard(id);
             return Err(error);
@@ -287,14 +287,14 @@ impl LargeFiles {
             if expected != found {
                 self.store
                     .discard(id)
-                    .map_err(|e| failed("removing", e, &entry))?;
+                    .map_err(|e| failed("remove", e, &entry))?;
                 return Ok(Some(Ended::Mismatch(entry.mismatch(expected, found))));
             }
         }
         large
             .sink
             .finish(entry.size)
-            .map_err(|e| failed("finishing", e, &entry))?;
+            .map_err(|e| failed("finish", e, &entry))?;
         Ok(Some(Ended::Complete(entry)))
     }
 }

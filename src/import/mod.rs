@@ -239,7 +239,7 @@ fn write(
     }
     let (queue, engine) =
         open_queue(options.engine, tuning.in_flight(), tuning.jobs()).map_err(|e| {
-            Error::io(format!("starting the {} engine", options.engine), e)
+            Error::io(format!("start the {} engine", options.engine), e)
                 .advice("--io threads works everywhere")
         })?;
     report.engine = Some(engine);
@@ -316,7 +316,7 @@ fn remove_leftovers(dest: &Directory) -> Result<()> {
         let staging = Staging::prepare(dest, DirectPolicy::Never)?;
         staging
             .remove()
-            .map_err(|e| Error::io("removing", e).with_path(dest.path().join(STAGING_NAME)))?;
+            .map_err(|e| Error::io("remove", e).with_path(dest.path().join(STAGING_NAME)))?;
     }
     Ok(())
 }

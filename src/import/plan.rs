@@ -132,9 +132,8 @@ impl Plan {
         let room = dest.map(Directory::room).transpose()?;
         let nothing_there = dest.map_or(Ok(true), Directory::is_empty)?;
         let mut scratch = vec![0; SMALL_MAX];
-        let mut window = ReadAhead::new(&**payload.source()).map_err(|e| {
-            Error::io("getting memory to read", e).with_path(payload.source().path())
-        })?;
+        let mut window = ReadAhead::new(&**payload.source())
+            .map_err(|e| Error::io("get memory to read", e).with_path(payload.source().path()))?;
         let has_sums = !sums.is_empty();
         progress.begin("comparing", index.data_bytes());
         for entry in index.entries()? {
@@ -194,7 +193,7 @@ impl Plan {
                         progress,
                     )? {
                         Comparison::Same => {
-                            settle(&file).map_err(|e| Error::io("syncing", e).with_path(at()))?;
+                            settle(&file).map_err(|e| Error::io("sync", e).with_path(at()))?;
                             plan.keep(&entry)?;
                             continue;
                         }
@@ -337,7 +336,7 @@ impl Bits {
         let word = (at / 64) as usize;
         if self.0.len() <= word {
             let reserved = self.0.try_reserve(word + 1 - self.0.len());
-            reserved.map_err(|_| Error::no_memory("planning the import"))?;
+            reserved.map_err(|_| Error::no_memory("plan the import"))?;
             self.0.resize(word + 1, 0);
         }
         self.0[word] |= 1 << (at % 64);

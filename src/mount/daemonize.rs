@@ -61,7 +61,7 @@ pub fn in_background(
     inherited: Inherited,
     give_stopper: impl FnOnce(Stopper) -> Result<()>,
 ) -> Result<Option<Server>> {
-    let failed = |e: io::Error| Error::io("starting the server", e);
+    let failed = |e: io::Error| Error::io("start the server", e);
     let (mut from_server, mut to_caller) = UnixStream::pair().map_err(failed)?;
     match fork().map_err(failed)? {
         ForkResult::Parent { .. } => {
@@ -84,7 +84,7 @@ pub fn in_background(
                     point.remove_if_made();
                     Err(
                         Error::new(Kind::Io, "the server died before the mount answered")
-                            .doing("mounting")
+                            .doing("mount")
                             .with_path(point.path())
                             .advice("run it with -f to see why"),
                     )
@@ -122,7 +122,7 @@ pub fn in_foreground(
 ) -> Result<Server> {
     if settings.auto_unmount {
         // Before /dev/fuse is open: the mount lives as long as any process has it open.
-        watch(&point).map_err(|e| Error::io("starting the process that unmounts", e))?;
+        watch(&point).map_err(|e| Error::io("start the process that unmounts", e))?;
     }
     Server::start(filesystem, point, settings, give_stopper)
 }

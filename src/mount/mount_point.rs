@@ -38,8 +38,7 @@ impl MountPoint {
     pub fn prepare(dir: &Path) -> Result<Self> {
         let exists = Self::exists(dir)?;
         if !exists {
-            fs::create_dir(dir)
-                .map_err(|e| Error::io("making the mount point", e).with_path(dir))?;
+            fs::create_dir(dir).map_err(|e| Error::io("make the mount point", e).with_path(dir))?;
         }
         // Absolute, since the server changes its working directory.
         let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
@@ -63,7 +62,7 @@ impl MountPoint {
                 Kind::Refused,
                 "nobody would see a mount there: paths begin below it",
             )
-            .doing("mounting on the root directory")
+            .doing("mount on the root directory")
             .with_path(dir)
             .advice("name a directory in it")),
             Ok(_) => Err(not_seen(dir, Errno::ENOTDIR.into())),
@@ -207,7 +206,7 @@ fn unescaped(field: &[u8]) -> PathBuf {
 
 fn not_seen(dir: &Path, e: io::Error) -> Error {
     let gone = e.raw_os_error().is_some_and(means_dead);
-    let error = Error::io("looking at the mount point", e).with_path(dir);
+    let error = Error::io("look at the mount point", e).with_path(dir);
     if gone {
         error.advice(format!(
             "a server that died has left its mount there: lbpayload unmount {}",
@@ -275,7 +274,7 @@ fn by_fusermount(dir: &Path, if_busy: IfBusy) -> Result<()> {
         .args([OsStr::new(how), OsStr::new("--"), dir.as_os_str()])
         .output()
         .map_err(|e| {
-            Error::io("starting fusermount3", e)
+            Error::io("start fusermount3", e)
                 .advice("who is not root unmounts with it: install fuse3, or unmount as root")
         })?;
     if out.status.success() {
@@ -286,13 +285,13 @@ fn by_fusermount(dir: &Path, if_busy: IfBusy) -> Result<()> {
         return Err(not_unmounted(dir, Errno::EBUSY.into()));
     }
     Err(Error::new(Kind::Refused, said.trim().to_owned())
-        .doing("unmounting with fusermount3")
+        .doing("unmount with fusermount3")
         .with_path(dir))
 }
 
 fn not_unmounted(dir: &Path, e: io::Error) -> Error {
     let busy = e.raw_os_error() == Some(libc::EBUSY);
-    let error = Error::io("unmounting", e).with_path(dir);
+    let error = Error::io("unmount", e).with_path(dir);
     if busy {
         error.with_kind(Kind::Busy).advice(
             "somebody has a file open or works there (fuser -vm DIR shows who); --lazy takes it \

@@ -95,7 +95,7 @@ impl Server {
         let device = match answered {
             Ok(device) => device,
             Err(e) => {
-                let error = Error::io("serving the mount", e).with_path(point.path());
+                let error = Error::io("serve the mount", e).with_path(point.path());
                 if let Err(e) = unmount_path(point.path(), IfBusy::Detach) {
                     log::debug!("{e}");
                 }
@@ -148,7 +148,7 @@ impl Server {
             }
         };
         self.point.remove_if_made();
-        ended.map_err(|e| Error::io("serving the mount", e).with_path(self.point.path()))
+        ended.map_err(|e| Error::io("serve the mount", e).with_path(self.point.path()))
     }
 
     fn next(&self, covered: bool) -> std::result::Result<Event, RecvTimeoutError> {
@@ -195,7 +195,7 @@ fn open_session(
     // Two threads keep a reader and the disk busy; more help only with more processors.
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
     config.n_threads = Some(processors.clamp(2, 4));
-    let failed = |e: io::Error| Error::io("mounting", e).with_path(dir);
+    let failed = |e: io::Error| Error::io("mount", e).with_path(dir);
     if let Some(fuse) = mount_ourselves(dir, fsname, settings)? {
         return Session::from_fd(adapter, fuse, config.acl, config).map_err(|e| {
             if let Err(e) = unmount_path(dir, IfBusy::Detach) {
@@ -235,9 +235,9 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
                     "load the kernel's fuse module (modprobe fuse); where nothing makes the \
                      node: mknod /dev/fuse c 10 229"
                 }
-                _ => return Err(Error::io("opening", e).with_path(FUSE)),
+                _ => return Err(Error::io("open", e).with_path(FUSE)),
             };
-            return Err(Error::io("opening", e).with_path(FUSE).advice(advice));
+            return Err(Error::io("open", e).with_path(FUSE).advice(advice));
         }
     };
     let mut data = format!(
@@ -258,7 +258,7 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
         Ok(()) => Ok(Some(fuse.into())),
         Err(Errno::EPERM) => Ok(None),
         Err(e) => {
-            let error = Error::io("mounting", e.into()).with_path(dir);
+            let error = Error::io("mount", e.into()).with_path(dir);
             Err(match e {
                 Errno::ENODEV => error.advice("load the kernel's fuse module (modprobe fuse)"),
                 _ => error,
@@ -269,7 +269,7 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
 
 fn by_fusermount_failed(e: io::Error, dir: &Path) -> Error {
     if e.kind() == io::ErrorKind::NotFound {
-        return Error::io("starting fusermount3", e)
+        return Error::io("start fusermount3", e)
             .advice("who is not root mounts with it: install fuse3, or mount as root");
     }
     // What fusermount3 printed, perhaps in several lines.
@@ -277,7 +277,7 @@ fn by_fusermount_failed(e: io::Error, dir: &Path) -> Error {
     let said = said.trim().replace('\n', "; ");
     let forbidden = said.contains("user_allow_other");
     let error = Error::new(Kind::Refused, said)
-        .doing("mounting with fusermount3")
+        .doing("mount with fusermount3")
         .with_path(dir);
     if forbidden {
         error

@@ -32,10 +32,10 @@ pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
             return unmount_path(dir, IfBusy::Detach);
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::io("unmounting", e).with_path(dir));
+            return Err(Error::io("unmount", e).with_path(dir));
         }
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(Error::io("unmounting", e).with_path(dir).advice(
+            return Err(Error::io("unmount", e).with_path(dir).advice(
                 "only who mounted it may look inside: unmount it as that user, or with umount(8), \
                  which waits for no server",
             ));
@@ -43,7 +43,7 @@ pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
         Err(e) => {
             log::debug!("{}: {e}", dir.display());
             return Err(Error::new(Kind::Refused, "no payload is mounted there")
-                .doing("unmounting")
+                .doing("unmount")
                 .with_path(dir)
                 .advice("name the mount point itself; umount(8) takes other mounts"));
         }

@@ -35,11 +35,11 @@ impl DeviceWriter {
             .with_path(path)
             .advice("nothing was written; use a larger device"));
         }
-        let no_memory = |e| Error::io("getting a buffer to write", e).with_path(path);
+        let no_memory = |e| Error::io("get a buffer to write", e).with_path(path);
         let zeros = AlignedBuf::new(sector).map_err(no_memory)?;
         file.write_all_at(&zeros[..sector], 0)
             .and_then(|()| file.sync_all())
-            .map_err(|e| Error::io("clearing the first sector of", e).with_path(path))?;
+            .map_err(|e| Error::io("clear the first sector of", e).with_path(path))?;
         let buf = AlignedBuf::new(BLOCK).map_err(no_memory)?;
         Ok(Self {
             file,
@@ -89,7 +89,7 @@ fn refuse_what_others_show(path: &Path) -> Result<()> {
         None => Ok(()),
         Some(upper) => Err(
             Error::new(Kind::Busy, format!("{} is stacked on it", upper.name))
-                .doing("opening for writing")
+                .doing("open for writing")
                 .with_path(path)
                 .advice("release that one first"),
         ),

@@ -60,7 +60,7 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
     )?;
     let file = out
         .into_inner()
-        .map_err(|e| Error::io("writing", e.into_error()).with_path(path))?;
+        .map_err(|e| Error::io("write", e.into_error()).with_path(path))?;
     file.commit()?;
     Ok(report)
 }
@@ -81,7 +81,7 @@ pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Repo
     let (report, out) = stream(plan, BufWriter::with_capacity(BLOCK, out), progress, &named)?;
     let out = out
         .into_inner()
-        .map_err(|e| named(Error::io("writing", e.into_error())))?;
+        .map_err(|e| named(Error::io("write", e.into_error())))?;
     match out.sync_all() {
         // A pipe has nothing to sync.
         Err(e)
@@ -90,7 +90,7 @@ pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Repo
                 Some(libc::EINVAL | libc::EROFS | libc::ENOTSUP)
             ) =>
         {
-            Err(named(Error::io("syncing", e)))
+            Err(named(Error::io("sync", e)))
         }
         _ => Ok(report),
     }
@@ -117,7 +117,7 @@ pub fn to_device(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Re
     let (report, device) = stream(plan, device, progress, &named)?;
     device
         .commit()
-        .map_err(|e| Error::io("writing", e).with_path(path))?;
+        .map_err(|e| Error::io("write", e).with_path(path))?;
     Ok(report)
 }
 
@@ -186,7 +186,7 @@ fn stream<W: Write>(
 }
 
 fn open_input(input: &Input) -> Result<File> {
-    let failed = |e| Error::io("opening", e).with_path(&input.path);
+    let failed = |e| Error::io("open", e).with_path(&input.path);
     let file = OpenOptions::new()
         .read(true)
         // A FIFO that took the file's place must not hold us up.
@@ -207,7 +207,7 @@ fn read_some(file: &mut File, buf: &mut [u8], input: &Input) -> Result<usize> {
     loop {
         match file.read(buf) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map_err(|e| Error::io("reading", e).with_path(&input.path)),
+            other => return other.map_err(|e| Error::io("read", e).with_path(&input.path)),
         }
     }
 }
@@ -218,7 +218,7 @@ fn refuse_changed(file: &mut File, input: &Input) -> Result<()> {
     }
     let meta = file
         .metadata()
-        .map_err(|e| Error::io("looking at", e).with_path(&input.path))?;
+        .map_err(|e| Error::io("look at", e).with_path(&input.path))?;
     if (meta.mtime(), meta.mtime_nsec()) != input.modified {
         return Err(changed(input, "its modification time changed".into()));
     }

@@ -79,7 +79,7 @@ pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
         Inputs::Paths(paths) => sorted(from_paths(paths)?),
         Inputs::List(path) => {
             let text = fs::read(path).map_err(|e| {
-                Error::io("reading", e)
+                Error::io("read", e)
                     .with_path(path)
                     .advice("--list names the list of files to pack")
             })?;
@@ -225,7 +225,7 @@ fn input(name: Name, path: PathBuf) -> Result<Input> {
 
 fn look_at(path: &Path) -> Result<fs::Metadata> {
     fs::metadata(path).map_err(|e| {
-        Error::io("looking at", e)
+        Error::io("look at", e)
             .with_path(path)
             .advice("nothing was written; check the path")
     })
@@ -236,7 +236,7 @@ fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
     for path in paths {
         let meta = look_at(path)?;
         if meta.is_dir() {
-            let failed = |e| Error::io("listing", e).with_path(path);
+            let failed = |e| Error::io("list", e).with_path(path);
             for entry in fs::read_dir(path).map_err(failed)? {
                 let path = entry.map_err(failed)?.path();
                 if path.is_dir() {

@@ -58,7 +58,7 @@ impl Checksums {
     /// # Errors
     /// It cannot be read, a line is not sha256sum's, or a name has two sums.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
-        let failed = |e| Error::io("reading", e).with_path(path);
+        let failed = |e| Error::io("read", e).with_path(path);
         let meta = std::fs::metadata(path).map_err(failed)?;
         if meta.is_dir() {
             return Err(Error::new(
@@ -107,7 +107,7 @@ impl Checksums {
                 .map_err(|e| {
                     // An entry's reader says more than the system.
                     e.downcast::<Error>()
-                        .unwrap_or_else(|e| Error::io("reading", e).with_path(origin))
+                        .unwrap_or_else(|e| Error::io("read", e).with_path(origin))
                 })?;
             if n == 0 {
                 break;
@@ -143,7 +143,7 @@ impl Checksums {
         let reserved = self.names.try_reserve(name.len());
         reserved
             .and_then(|()| self.sums.try_reserve(1))
-            .map_err(|_| Error::no_memory("holding the checksums"))?;
+            .map_err(|_| Error::no_memory("hold the checksums"))?;
         self.names.push_str(name);
         self.sums.push(Sum {
             at,

@@ -151,8 +151,7 @@ impl<'a> EntryStream<'a> {
             if !self.ahead.refill(&*self.wanted, self.block_bytes)? {
                 return Ok(());
             }
-            let no_memory =
-                |e| Error::io("getting a buffer to read", e).with_path(self.source.path());
+            let no_memory = |e| Error::io("get a buffer to read", e).with_path(self.source.path());
             let Some(buf) = self.pool.take().map_err(no_memory)? else {
                 return Ok(());
             };

@@ -260,7 +260,7 @@ impl Names {
         let hash = self.hasher.hash_one(name);
         if hash % self.passes == pass {
             let reserved = self.hashes.try_reserve(1);
-            reserved.map_err(|_| Error::no_memory("comparing the names"))?;
+            reserved.map_err(|_| Error::no_memory("compare the names"))?;
             self.hashes.push(hash);
         }
         Ok(())

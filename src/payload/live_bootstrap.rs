@@ -29,7 +29,7 @@ pub struct BootstrapSources {
 pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
     let path = dir.join("steps").join("manifest");
     let text = std::fs::read_to_string(&path).map_err(|e| {
-        Error::io("reading", e)
+        Error::io("read", e)
             .with_path(&path)
             .advice("expected the checkout of live-bootstrap")
     })?;
@@ -49,7 +49,7 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
         let text = match std::fs::read_to_string(&sources) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io("reading", e).with_path(&sources)),
+            Err(e) => return Err(Error::io("read", e).with_path(&sources)),
         };
         for (name, sum) in parse_sources(&text).map_err(|e| e.with_path(&sources))? {
             if before_cut {

@@ -154,7 +154,7 @@ impl Problem {
         let message = self.message();
         let code = self.slug();
         let error = match self.cause {
-            Cause::Io(e) => Error::io("reading", e),
+            Cause::Io(e) => Error::io("read", e),
             Cause::Shrunk => Error::new(Kind::Changed, message),
             Cause::Checksum { .. } | Cause::Missing | Cause::BadSums(_) => {
                 Error::new(Kind::Checksum, message)
@@ -163,7 +163,7 @@ impl Problem {
         };
         let error = error
             .with_code(code)
-            .doing("reading")
+            .doing("read")
             .with_path(source.path())
             .advice(advice);
         match (self.index, self.name) {

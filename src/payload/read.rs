@@ -38,7 +38,7 @@ impl<'a> EntryReader<'a> {
         let alignment = source.alignment() as u64;
         let want = (entry.size + 2 * alignment).min(BLOCK as u64) as usize;
         let buf = AlignedBuf::new(want)
-            .map_err(|e| Error::io("getting memory to read", e).with_path(source.path()))?;
+            .map_err(|e| Error::io("get memory to read", e).with_path(source.path()))?;
         Ok(Self {
             source,
             entry,

@@ -121,7 +121,7 @@ impl Payload {
     /// # Errors
     /// They cannot be read.
     pub fn raw_name(&self, header_offset: u64, data_offset: u64) -> Result<Vec<u8>> {
-        let failed = |e| Error::io("reading", e).with_path(self.source.path());
+        let failed = |e| Error::io("read", e).with_path(self.source.path());
         let name_at = header_offset + self.dialect().entry_header_len();
         let len = data_offset
             .saturating_sub(name_at)
@@ -182,7 +182,7 @@ impl Payload {
     /// When there is no memory for the walk's buffer.
     pub fn walk(&self) -> Result<Walker<'_>> {
         let window = ReadAhead::new(&*self.source)
-            .map_err(|e| Error::io("getting memory to read", e).with_path(self.source.path()))?;
+            .map_err(|e| Error::io("get memory to read", e).with_path(self.source.path()))?;
         Ok(self.walk_in(window))
     }
 

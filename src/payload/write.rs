@@ -94,5 +94,5 @@ impl<W: Write> PayloadWriter<W> {
 }
 
 fn write_failed(e: io::Error) -> Error {
-    Error::io("writing", e)
+    Error::io("write", e)
 }

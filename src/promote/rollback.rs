@@ -171,7 +171,7 @@ fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(format!(
             "what promote {id} replaced is not kept any more (the last {KEPT} are)"
         ))),
-        Err(e) => Err(Error::io("reading the backup", e).with_path(path)),
+        Err(e) => Err(Error::io("read the backup", e).with_path(path)),
     }
 }
 

@@ -125,7 +125,7 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
 
 fn open(path: &Path, bounds: Bounds) -> Result<Tree> {
     Tree::open(path, bounds).map_err(|e| {
-        Error::io("opening", e)
+        Error::io("open", e)
             .with_path(path)
             .advice("init the image, or name another one")
     })
@@ -162,7 +162,7 @@ pub(crate) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
         Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
             nothing.then_some(After::Nothing)
         }
-        Err(e) => return Err(Error::io("looking at", e).with_path(tree.path().join(place))),
+        Err(e) => return Err(Error::io("look at", e).with_path(tree.path().join(place))),
     };
     if let Some(now) = &now {
         if let Some(put) = held.puts().find(|put| put.entry.after == *now) {

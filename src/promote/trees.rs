@@ -33,7 +33,7 @@ impl Trees {
     /// password.
     pub(crate) fn open(image: &Path, may_ask: bool) -> Result<Self> {
         let failed = |e| {
-            Error::io("opening", e)
+            Error::io("open", e)
                 .with_path(image)
                 .advice("init the image")
         };
@@ -42,7 +42,7 @@ impl Trees {
             Ok(tree) => Some(tree),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => {
-                return Err(Error::io("opening", e)
+                return Err(Error::io("open", e)
                     .with_path(path)
                     .advice("init the image"));
             }
@@ -89,7 +89,7 @@ impl Trees {
         let Ok(tree) = self.tree(zone) else {
             return Ok(());
         };
-        rustix::fs::syncfs(tree).map_err(|e| Error::io("syncing", e.into()).with_path(tree.path()))
+        rustix::fs::syncfs(tree).map_err(|e| Error::io("sync", e.into()).with_path(tree.path()))
     }
 
     /// Starts the helper, where writing to `rootfs/` takes one.
@@ -177,7 +177,7 @@ impl Trees {
     pub(crate) fn room(&self, zone: Zone) -> Result<(u64, Room)> {
         let tree = self.tree(zone)?;
         let failed =
-            |e: io::Error| Error::io("asking for the free space of", e).with_path(tree.path());
+            |e: io::Error| Error::io("ask for the free space of", e).with_path(tree.path());
         let device = fstat(tree).map_err(|e| failed(e.into()))?.st_dev;
         let room = crate::block::room(tree.as_fd()).map_err(failed)?;
         Ok((device, room))
@@ -196,7 +196,7 @@ fn explain(e: io::Error, path: &Path) -> Error {
             "remove that, or name another destination",
         ),
         _ => {
-            return Error::io("resolving the destination", e)
+            return Error::io("resolve the destination", e)
                 .with_path(path)
                 .advice("promote as root, or repair the image");
         }

@@ -47,8 +47,7 @@ pub fn verify(
             report.problems.add(entry.problem(entry.data_offset, cause));
         }
     }
-    let queue =
-        ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("starting threads", e))?;
+    let queue = ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("start threads", e))?;
     progress.begin("verifying", index.data_bytes());
     Reader::new(
         &index,

@@ -50,7 +50,7 @@ impl Initramfs {
     pub(crate) fn probe_idle(&self) -> Result<()> {
         let path = self.sidecar.path(LOG);
         let failed = |e: io::Error| {
-            Error::io("looking at the log", e)
+            Error::io("look at the log", e)
                 .with_path(&path)
                 .advice("remove it, or promote as root")
         };
@@ -96,7 +96,7 @@ impl Initramfs {
                 "the initramfs has to be made anew, and this tool is missing",
                 init,
             )),
-            Err(e) => Err(Error::io("looking at", e).with_path(&path).advice(init)),
+            Err(e) => Err(Error::io("look at", e).with_path(&path).advice(init)),
         }
     }
 
@@ -119,7 +119,7 @@ impl Initramfs {
         let tool = self.image.join(TOOL);
         self.sidecar.make("")?;
         let path = self.sidecar.path(LOG);
-        let failed = |e| Error::io("writing the log", e).with_path(&path);
+        let failed = |e| Error::io("write the log", e).with_path(&path);
         // One that another user left need not be writable, but its folder is.
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
@@ -148,11 +148,9 @@ impl Initramfs {
             "see {}, fix the cause, and promote again: the refresh stays due",
             path.display()
         );
-        let status = command.status().map_err(|e| {
-            Error::io("running", e)
-                .with_path(&tool)
-                .advice(advice.clone())
-        })?;
+        let status = command
+            .status()
+            .map_err(|e| Error::io("run", e).with_path(&tool).advice(advice.clone()))?;
         drop(inherited);
         if !status.success() {
             return Err(Error::new(
@@ -167,7 +165,7 @@ impl Initramfs {
         for dir in [self.image.join(ROOTFS), self.image.clone()] {
             File::open(&dir)
                 .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))
-                .map_err(|e| Error::io("syncing", e).with_path(&dir))?;
+                .map_err(|e| Error::io("sync", e).with_path(&dir))?;
         }
         self.forget()
     }
@@ -180,6 +178,6 @@ impl Initramfs {
         };
         gone.and_then(|()| File::open(self.sidecar.path("")))
             .and_then(|dir| dir.sync_all())
-            .map_err(|e| Error::io("removing", e).with_path(&path))
+            .map_err(|e| Error::io("remove", e).with_path(&path))
     }
 }

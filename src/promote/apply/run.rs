@@ -386,7 +386,7 @@ impl<'a> Run<'a> {
             return Ok(None);
         };
         let sum = old.map(|old| bytes::sum(&old.into())).transpose();
-        let sum = sum.map_err(|e| Error::io("reading", e).with_path(item.place.in_image()))?;
+        let sum = sum.map_err(|e| Error::io("read", e).with_path(item.place.in_image()))?;
         Ok(After::of(&before, sum).map(|after| (before, after)))
     }
 }

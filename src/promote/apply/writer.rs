@@ -195,11 +195,11 @@ fn zones(items: &[&Item]) -> Vec<Zone> {
 /// Says which destination could not be written, where `error` does not name it.
 fn explain(error: Error, path: &Path) -> Error {
     let kind = error.kind();
-    let explained = if error.named_path() == Some(path) {
+    let explained = if error.path() == Some(path) {
         error
     } else {
         Error::new(kind, error.to_string())
-            .doing("copying to")
+            .doing("copy to")
             .with_path(path)
     };
     match kind {
@@ -224,7 +224,7 @@ mod tests {
             "{told}"
         );
         let destination = Error::new(Kind::Io, "broken")
-            .doing("renaming to")
+            .doing("rename to")
             .with_path(path);
         let told = explain(destination, path).to_string();
         assert!(

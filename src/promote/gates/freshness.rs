@@ -90,7 +90,7 @@ fn find(
     found: &mut Vec<PathBuf>,
 ) -> Result<()> {
     let failed = |e| {
-        Error::io("looking for repositories in", e)
+        Error::io("look for repositories in", e)
             .with_path(dir)
             .advice("make it readable")
     };

@@ -29,7 +29,7 @@ impl Helper {
     /// Starts it for `rootfs`, which may make sudo ask for a password.
     pub(crate) fn start(rootfs: &impl AsFd, shown: &Path) -> Result<Self> {
         let failed = |e: io::Error| {
-            Error::io("starting the helper for", e)
+            Error::io("start the helper for", e)
                 .with_path(shown)
                 .advice("promote as root instead")
         };
@@ -54,7 +54,7 @@ impl Helper {
         let child = started.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
                 Error::new(Kind::Refused, "it is root's, and there is no sudo here")
-                    .doing("writing to")
+                    .doing("write to")
                     .with_path(shown)
                     .advice("install sudo, or promote as root")
             }
@@ -82,7 +82,7 @@ impl Helper {
             Err(e) => format!("sudo did not start the helper ({e})"),
         };
         Error::new(Kind::Refused, how)
-            .doing("writing to")
+            .doing("write to")
             .with_path(shown)
             .advice(format!(
                 "let sudo run \"{} {COMMAND} {}\", or promote as root",
@@ -113,7 +113,7 @@ impl Helper {
     ) -> Result<Answer> {
         // Not as a closed pipe, which would count as success.
         let gone = |e: io::Error| {
-            Error::io("asking the helper", e)
+            Error::io("ask the helper", e)
                 .with_kind(Kind::Io)
                 .advice("promote again; what was copied is kept")
         };
@@ -159,7 +159,7 @@ pub(crate) fn probe_sudo(program: &Path) -> Result<()> {
             program,
             "add it to your sudoers rule, promote as root, or with --no-initramfs",
         )),
-        Err(e) => Err(Error::io("running sudo for", e)
+        Err(e) => Err(Error::io("run sudo for", e)
             .with_path(program)
             .advice("install sudo, promote as root, or with --no-initramfs")),
     }

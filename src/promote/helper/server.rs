@@ -33,7 +33,7 @@ const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE
 /// or the confinement fails.
 pub fn serve(named: &Path) -> Result<()> {
     let by_hand = |e: io::Error| {
-        Error::io("talking on standard input", e).advice(
+        Error::io("talk on standard input", e).advice(
             "lbpayload promote starts this helper by itself; where sudo logs what is \
              typed (log_input), exempt this command from it",
         )
@@ -61,19 +61,18 @@ pub fn serve(named: &Path) -> Result<()> {
             ));
         }
         Err(e) => {
-            return Err(Error::io("opening", e)
+            return Err(Error::io("open", e)
                 .with_path(named)
                 .advice("name the rootfs by its path without symlinks"));
         }
     }
     let tree = confine(rootfs, &greeting.rootfs).map_err(|e| {
-        Error::io("confining the helper to", e)
+        Error::io("confine the helper to", e)
             .with_path(&greeting.rootfs)
             .advice("promote as root instead")
     })?;
     let answer = |reply: &Reply, fd: Option<OwnedFd>| {
-        wire::send(&socket, reply, fd.as_ref().map(AsFd::as_fd))
-            .map_err(|e| Error::io("answering", e))
+        wire::send(&socket, reply, fd.as_ref().map(AsFd::as_fd)).map_err(|e| Error::io("answer", e))
     };
     answer(&Reply::Done, None)?;
     loop {
@@ -81,9 +80,9 @@ pub fn serve(named: &Path) -> Result<()> {
             Ok(None) => return Ok(()),
             Ok(Some((request, file))) => perform(&tree, &request, file.map(File::from).as_ref()),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                Err(Error::io("reading a request", e).with_kind(Kind::Refused))
+                Err(Error::io("read a request", e).with_kind(Kind::Refused))
             }
-            Err(e) => return Err(Error::io("listening", e)),
+            Err(e) => return Err(Error::io("listen", e)),
         };
         match done {
             Ok((reply, fd)) => answer(&reply, fd)?,

@@ -59,7 +59,7 @@ impl Sources {
         let tree = Tree::open(image, Bounds::Beneath);
         Ok(Self {
             blobs: overlay.map(Blobs::new),
-            image: tree.map_err(|e| Error::io("opening", e).with_path(image))?,
+            image: tree.map_err(|e| Error::io("open", e).with_path(image))?,
         })
     }
 
@@ -85,7 +85,7 @@ impl Sources {
                 match self.image.lookup(place) {
                     Ok(Lookup::File(file, meta)) => (file, meta, None),
                     Ok(_) => return Err(no_file(&path, "init the image")),
-                    Err(e) => return Err(Error::io("opening", e).with_path(path)),
+                    Err(e) => return Err(Error::io("open", e).with_path(path)),
                 }
             }
             (Content::Built(path), _) => {
@@ -113,7 +113,7 @@ impl Sources {
 }
 
 fn open(path: &Path) -> Result<(File, Metadata)> {
-    let failed = |e| Error::io("opening", e).with_path(path).advice("rebuild");
+    let failed = |e| Error::io("open", e).with_path(path).advice("rebuild");
     // Opening a FIFO would wait for a writer.
     let file = File::options()
         .read(true)

@@ -149,7 +149,7 @@ impl Git {
         } else {
             "check that git can be run there"
         };
-        Error::io("starting git in", e)
+        Error::io("start git in", e)
             .with_path(&self.dir)
             .advice(advice)
     }

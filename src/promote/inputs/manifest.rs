@@ -135,7 +135,7 @@ fn check_word(path: &Path, field: &str, word: &Text, words: &[&str]) -> Result<(
     let word = printable(&word.0);
     let message = format!("{field} \"{word}\" is none of {}", words.join(", "));
     Err(Error::new(Kind::Syntax, message)
-        .doing("reading")
+        .doing("read")
         .with_path(path)
         .advice(REBUILD))
 }

@@ -48,7 +48,7 @@ impl Blobs {
             return Ok(path.clone());
         }
         let failed = |e: io::Error| {
-            Error::io("keeping a file of the overlay in", e)
+            Error::io("keep a file of the overlay in", e)
                 .with_path(std::env::temp_dir())
                 .advice("make room there, or set TMPDIR")
         };
@@ -91,7 +91,7 @@ impl Batch {
     /// Writes the bytes of the blob `oid` to `out`.
     pub(crate) fn copy(&mut self, oid: &str, out: &mut dyn Write) -> Result<()> {
         self.try_copy(oid, out).map_err(|e| {
-            Error::io(format!("reading the git object {oid} of"), e)
+            Error::io(format!("read the git object {oid} of"), e)
                 .with_path(&self.dir)
                 .advice("check the repository with git fsck")
         })

@@ -86,7 +86,7 @@ pub(crate) fn probe_head(
 pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Tracked>)> {
     let wrong = |message: &str| {
         Error::new(Kind::Refused, message)
-            .doing("reading --overlay-ref")
+            .doing("read --overlay-ref")
             .with_name(name)
             .advice("name a tag, a commit, or a range A..B")
     };
@@ -245,7 +245,7 @@ impl Entry {
 fn not_understood(git: &Git, record: &[u8]) -> Error {
     let shown = printable(&String::from_utf8_lossy(record));
     Error::new(Kind::Syntax, format!("git printed \"{shown}\""))
-        .doing("listing the files of")
+        .doing("list the files of")
         .with_path(git.dir())
         .advice("another version of git may help")
 }

@@ -66,7 +66,7 @@ impl Workspace {
         let root = match named {
             Some(dir) => {
                 let root = std::path::absolute(dir)
-                    .map_err(|e| Error::io("opening the workspace", e).with_path(dir))?;
+                    .map_err(|e| Error::io("open the workspace", e).with_path(dir))?;
                 if !root.join(TARGETS).is_dir() {
                     return Err(refused(
                         format!("it holds no {TARGETS}/, so it is no workspace"),
@@ -138,7 +138,7 @@ impl Workspace {
 /// Walks up from the current directory.
 fn find() -> Result<PathBuf> {
     let here =
-        std::env::current_dir().map_err(|e| Error::io("asking for the current directory", e))?;
+        std::env::current_dir().map_err(|e| Error::io("ask for the current directory", e))?;
     here.ancestors()
         .find(|dir| dir.join(TARGETS).is_dir())
         .map(Path::to_path_buf)

@@ -27,11 +27,11 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
     let text = match read_bounded(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("reading", e).with_path(path).advice(advice)),
+        Err(e) => return Err(Error::io("read", e).with_path(path).advice(advice)),
     };
     let wrong = |message: &str| {
         Error::new(Kind::Syntax, message)
-            .doing("reading")
+            .doing("read")
             .with_path(path)
             .advice(advice)
     };

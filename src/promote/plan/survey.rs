@@ -62,7 +62,7 @@ fn look(
     let tree = trees.tree(item.place.zone)?;
     let file = opened.as_ref().map(|opened| &opened.file);
     let found = compare(tree, &item.place.path, file, item.content.link())
-        .map_err(|e| Error::io("comparing with", e).with_path(trees.path(&item.place)))?;
+        .map_err(|e| Error::io("compare with", e).with_path(trees.path(&item.place)))?;
     let bytes = opened.map_or(0, |opened| opened.len);
     progress.advance(bytes);
     Ok((found, bytes))

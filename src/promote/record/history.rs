@@ -67,7 +67,7 @@ impl Record {
 pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let dir = sidecar.records();
     let failed = |e| {
-        Error::io("reading the journal", e)
+        Error::io("read the journal", e)
             .with_path(&dir)
             .advice("make it readable, or run as whom the image belongs to")
     };
@@ -97,7 +97,7 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
         let text = std::fs::read(&path).map_err(|e| failed(e).with_path(&path))?;
         let parsed = parse(&text).map_err(|e| {
             Error::new(Kind::Syntax, printable(&e.to_string()))
-                .doing("reading the journal")
+                .doing("read the journal")
                 .with_path(&path)
                 .advice("move the record away")
         })?;

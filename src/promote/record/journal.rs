@@ -177,7 +177,7 @@ impl Sidecar {
     /// Makes the folder `name` in it, as the one whose image it is may use it.
     pub(crate) fn make(&self, name: &str) -> Result<PathBuf> {
         let failed = |e| {
-            Error::io("making the journal's folder", e)
+            Error::io("make the journal's folder", e)
                 .with_path(&self.root)
                 .advice("make Linux_for_Tegra yours (chown), or promote as root")
         };
@@ -218,7 +218,7 @@ impl Sidecar {
     /// Makes the file `path` in it, as the one whose image it is may use it, whatever
     /// the umask is.
     pub(crate) fn create(&self, path: &Path, mode: u32) -> Result<File> {
-        let failed = |e| Error::io("making the journal's file", e).with_path(path);
+        let failed = |e| Error::io("make the journal's file", e).with_path(path);
         let file = OpenOptions::new()
             .create_new(true)
             .read(true)
@@ -245,9 +245,9 @@ impl Sidecar {
         let path = self.path(name);
         let mut file = AtomicFile::create(&path)?;
         self.give(file.file(), 0o644)
-            .map_err(|e| Error::io("making the journal's file", e).with_path(&path))?;
+            .map_err(|e| Error::io("make the journal's file", e).with_path(&path))?;
         file.write_all(text)
-            .map_err(|e| Error::io("writing", e).with_path(&path))?;
+            .map_err(|e| Error::io("write", e).with_path(&path))?;
         file.commit()
     }
 
@@ -305,7 +305,7 @@ impl Journal {
 
     /// Adds a line; [`Journal::sync`] makes it last.
     pub(crate) fn line(&mut self, line: &Line) -> Result<()> {
-        let failed = |e| Error::io("writing the journal", e).with_path(&self.path);
+        let failed = |e| Error::io("write the journal", e).with_path(&self.path);
         let text = serde_json::to_string(line).map_err(|e| failed(e.into()))?;
         writeln!(self.file, "{text}").map_err(failed)
     }
@@ -316,7 +316,7 @@ impl Journal {
     pub(crate) fn keep(&mut self, old: &File) -> Result<Backup> {
         let path = self.sidecar.backups(self.id);
         let failed = |e| {
-            Error::io("keeping what is replaced in", e)
+            Error::io("keep what is replaced in", e)
                 .with_path(&path)
                 .advice("make room, or remove old backups beside it")
         };
@@ -347,12 +347,12 @@ impl Journal {
         self.line(&Line::Named { files, unsure })?;
         self.file
             .flush()
-            .map_err(|e| Error::io("writing the journal", e).with_path(&self.path))
+            .map_err(|e| Error::io("write the journal", e).with_path(&self.path))
     }
 
     /// Brings the record and its backups onto stable storage.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        let failed = |e| Error::io("syncing the journal", e).with_path(&self.path);
+        let failed = |e| Error::io("sync the journal", e).with_path(&self.path);
         self.file.flush().map_err(failed)?;
         self.file.get_ref().sync_all().map_err(failed)?;
         if let Some(backups) = &self.backups {

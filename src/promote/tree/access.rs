@@ -33,13 +33,13 @@ pub(crate) fn explain(e: io::Error, path: &Path) -> Error {
         ),
         _ => {
             let folder = path.ancestors().skip(1).find(|folder| folder.is_dir());
-            return Error::io("writing to", e)
+            return Error::io("write to", e)
                 .with_path(folder.unwrap_or(path))
                 .advice("make it yours (chown), or promote as root");
         }
     };
     Error::new(Kind::Refused, message)
-        .doing("writing to")
+        .doing("write to")
         .with_path(path)
         .advice(advice)
 }

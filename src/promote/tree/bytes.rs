@@ -88,16 +88,16 @@ pub(crate) fn stage(
     let failed = |doing: &'static str| move |e| Error::io(doing, e).with_path(tree.path());
     if let Some(JsonPath(target)) = link {
         tree.stage_symlink(slot, target, attributes)
-            .map_err(failed("staging a symlink in"))?;
+            .map_err(failed("stage a symlink in"))?;
         return Ok((String::new(), 0));
     }
     let source = file.ok_or_else(|| Error::new(Kind::Refused, "no file came along"))?;
-    let stamp = |e| Error::io("reading the source", e);
+    let stamp = |e| Error::io("read the source", e);
     let before = source.metadata().map_err(stamp)?;
     if !before.is_file() {
         return Err(Error::new(Kind::Refused, "the source is no regular file"));
     }
-    let mut staged = tree.stage(slot).map_err(failed("making a file in"))?;
+    let mut staged = tree.stage(slot).map_err(failed("make a file in"))?;
     let mut sum = Sha256::new();
     let piece = usize::try_from(before.len().clamp(1, PIECE as u64)).unwrap_or(PIECE);
     let mut buf = vec![0; piece];
@@ -110,7 +110,7 @@ pub(crate) fn stage(
         sum.update(&buf[..n]);
         staged
             .write_all(&buf[..n])
-            .map_err(failed("writing a file in"))?;
+            .map_err(failed("write a file in"))?;
         bytes += n as u64;
     }
     let after = source.metadata().map_err(stamp)?;
@@ -130,7 +130,7 @@ pub(crate) fn stage(
         );
     }
     tree.finish(&staged, attributes)
-        .map_err(failed("setting the attributes of a file in"))?;
+        .map_err(failed("set the attributes of a file in"))?;
     Ok((hex::encode(sum.finalize()), bytes))
 }
 

@@ -26,19 +26,17 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
         Request::Resolve { path, follow } => {
             let last = if *follow { Last::Follow } else { Last::Keep };
             let place = tree.resolve(path, last);
-            place.map(Reply::Place).map_err(failed("resolving", path))?
+            place.map(Reply::Place).map_err(failed("resolve", path))?
         }
         Request::CheckWritable(place) => access::check(tree, place).map(done)?,
         Request::Look(place) => {
-            let (previous, file) = look(tree, place).map_err(failed("looking at", place))?;
+            let (previous, file) = look(tree, place).map_err(failed("look at", place))?;
             return Ok((Reply::Previous(previous), file.map(OwnedFd::from)));
         }
         Request::Compare { place, link } => {
             let link = link.as_ref().map(|link| link.0.as_path());
             let found = compare(tree, place, file, link);
-            found
-                .map(Reply::Found)
-                .map_err(failed("comparing", place))?
+            found.map(Reply::Found).map_err(failed("compare", place))?
         }
         Request::Stage {
             slot,
@@ -49,7 +47,7 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
             let staged = stage(tree, *slot, attributes, link.as_ref(), file);
             let staged = staged.and_then(|(sha256, bytes)| {
                 let made = tree.make_parents(place);
-                let made = made.map_err(failed("making the directories above", place))?;
+                let made = made.map_err(failed("make the directories above", place))?;
                 Ok(Reply::Staged {
                     sha256,
                     bytes,
@@ -62,27 +60,24 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
             }
             staged?
         }
-        Request::Flush => tree.flush().map(done).map_err(failed("syncing", top))?,
+        Request::Flush => tree.flush().map(done).map_err(failed("sync", top))?,
         Request::Publish { slot, place } => tree
             .publish(*slot, place)
             .map(done)
-            .map_err(failed("renaming to", place))?,
+            .map_err(failed("rename to", place))?,
         Request::Remove(place) => tree
             .remove(place)
             .map(done)
-            .map_err(failed("removing", place))?,
+            .map_err(failed("remove", place))?,
         Request::RemoveDir(place) => tree
             .remove_empty_dir(place)
             .map(done)
-            .map_err(failed("removing the directory", place))?,
-        Request::FlushNames => tree
-            .flush_names()
-            .map(done)
-            .map_err(failed("syncing", top))?,
+            .map_err(failed("remove the directory", place))?,
+        Request::FlushNames => tree.flush_names().map(done).map_err(failed("sync", top))?,
         Request::Clear => tree
             .clear()
             .map(done)
-            .map_err(failed("clearing what is staged in", top))?,
+            .map_err(failed("clear what is staged in", top))?,
     };
     Ok((reply, None))
 }

@@ -85,9 +85,9 @@ impl From<&Error> for Failure {
         Self {
             kind: error.kind(),
             doing: error.named_doing().map(str::to_owned),
-            path: error.named_path().map(|path| JsonPath(path.into())),
+            path: error.path().map(|path| JsonPath(path.into())),
             cause: error.cause(),
-            advice: error.named_advice().map(str::to_owned),
+            advice: error.help().map(str::to_owned),
         }
     }
 }
