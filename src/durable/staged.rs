@@ -37,19 +37,9 @@ impl Sink for StagedFile {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         match self.mode {
             WriteMode::Direct | WriteMode::Buffered => self.file.write_all_at(buf, offset),
-            WriteMode::Uncached => {
-                let mut done = 0;
-                while done < buf.len() {
-                    let at = offset + done as u64;
-                    match sys::write_uncached(self.file.as_fd(), &buf[done..], at) {
-                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                        Ok(n) => done += n,
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                        Err(e) => return Err(e),
-                    }
-                }
-                Ok(())
-            }
+            WriteMode::Uncached => in_pieces(buf, offset, |piece, at| {
+                sys::write_uncached(self.file.as_fd(), piece, at)
+            }),
         }
     }
 
@@ -68,5 +58,48 @@ impl Sink for StagedFile {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         (self.mode == WriteMode::Direct).then(|| self.file.as_fd())
+    }
+}
+
+/// Writes all of `buf` at `offset` in as many calls of `write` as it takes.
+fn in_pieces(
+    buf: &[u8],
+    offset: u64,
+    mut write: impl FnMut(&[u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match write(&buf[done..], offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_write_goes_on_where_it_stopped() {
+        let mut file = [b'-'; 12];
+        let mut calls = 0;
+        in_pieces(b"12345678", 2, |piece, at| {
+            calls += 1;
+            if calls == 2 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let n = piece.len().min(3);
+            file[at as usize..at as usize + n].copy_from_slice(&piece[..n]);
+            Ok(n)
+        })
+        .unwrap();
+        assert_eq!(&file, b"--12345678--");
+        assert_eq!(calls, 4);
+        let zero = in_pieces(b"1", 0, |_, _| Ok(0)).unwrap_err();
+        assert_eq!(zero.kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -139,15 +139,6 @@ impl Problem {
         }
     }
 
-    /// Whether nothing behind it can be found any more.
-    pub fn ends_the_walk(&self) -> bool {
-        match &self.cause {
-            Cause::Fault(fault) => !fault.is_about_the_name(),
-            Cause::Io(_) | Cause::Shrunk => true,
-            Cause::Checksum { .. } | Cause::Missing | Cause::BadSums(_) => false,
-        }
-    }
-
     /// The problem as an error about `source`, with what to do next.
     pub fn into_error(self, source: &dyn Source) -> Error {
         let advice = self.advice(source);

@@ -155,3 +155,68 @@ pub fn embedded_entry(index: &Index) -> Result<Option<Entry>> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::block::ReadMode;
+
+    /// Zeros, in sectors of 512 bytes, of which one is bad.
+    struct OneBadSector(u64);
+
+    impl Source for OneBadSector {
+        fn path(&self) -> &Path {
+            Path::new("disk")
+        }
+        fn len(&self) -> u64 {
+            1 << 16
+        }
+        fn alignment(&self) -> usize {
+            512
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            let bad = self.0 * 512..(self.0 + 1) * 512;
+            if offset < bad.end && offset + buf.len() as u64 > bad.start {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            buf.fill(0);
+            if offset == 0 {
+                buf[..16].copy_from_slice(b"LBPAYLD1\x01\0\0\0\0\0\0\0");
+            }
+            Ok(buf.len())
+        }
+        fn mode(&self) -> ReadMode {
+            ReadMode::Direct
+        }
+    }
+
+    #[test]
+    fn a_reader_gives_what_lies_before_a_bad_sector_and_names_the_place() {
+        for (data_offset, sector, before) in
+            [(600, 1, 0), (1024, 2, 0), (600, 2, 424), (600, 5, 1960)]
+        {
+            let payload = Payload::open(Arc::new(OneBadSector(sector))).unwrap();
+            let entry = Entry {
+                index: 0,
+                raw_name: b"file".to_vec(),
+                header_offset: data_offset - 20,
+                data_offset,
+                size: 5000,
+            };
+            let mut reader = EntryReader::new(&payload, &entry).unwrap();
+            let mut seen = 0;
+            let error = loop {
+                match reader.next_block() {
+                    Ok(bytes) => seen += bytes.unwrap().len() as u64,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(seen, before, "{data_offset} {sector}");
+            assert_eq!(error.kind(), crate::Kind::Io);
+            assert_eq!(error.offset(), Some(data_offset + before));
+        }
+    }
+}

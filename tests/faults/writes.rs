@@ -173,3 +173,17 @@ fn a_file_that_cannot_have_its_name_keeps_no_other_from_having_its_own() {
     result.unwrap_err();
     assert_eq!(tree(dir.path()).len(), 5);
 }
+
+#[test]
+fn a_batch_is_flushed_when_its_files_are_large_enough_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image();
+    let mut trial = Trial::new(Memory::new(image.bytes()).shared(), dir.path());
+    trial.tuning.batch.files = 1000;
+    trial.tuning.batch.bytes = 12_000;
+    let (copied, ops) = trial.run();
+    assert_eq!(copied.unwrap().files, 6);
+    let flushes = ops.iter().filter(|op| op.kind() == "flush").count();
+    // b and d are each enough, and the rest goes at the end.
+    assert!(flushes >= 3, "{ops:?}");
+}
