@@ -1,0 +1,56 @@
+//! docs/errors.md lists every code that an error can have, and no other.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// Every source file of the library, without its tests.
+fn sources(dir: &Path, out: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = read(&path);
+            out.push(text.split("#[cfg(test)]\nmod tests").next().unwrap().into());
+        }
+    }
+}
+
+/// The words in quotes behind each `before` in `text`.
+fn quoted(text: &str, before: &str) -> Vec<String> {
+    let behind = text.split(before).skip(1);
+    behind
+        .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_table_of_codes_is_the_code_s() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts = Vec::new();
+    sources(&root.join("src"), &mut texts);
+    let mut codes = BTreeSet::new();
+    for text in &texts {
+        codes.extend(quoted(text, "with_code("));
+        codes.extend(quoted(text, "code: "));
+        // The codes of the kinds and of what can be wrong with an image.
+        for function in ["pub fn code(&self)", "pub fn slug(&self)"] {
+            if let Some(body) = text.split(function).nth(1) {
+                codes.extend(quoted(body.split("\n    }\n").next().unwrap(), "=> "));
+            }
+        }
+    }
+    assert!(codes.len() > 20, "the search finds the codes: {codes:?}");
+    let page = read(&root.join("docs/errors.md"));
+    let listed: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(listed, codes);
+}
