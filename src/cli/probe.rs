@@ -1,5 +1,6 @@
 //! `lbpayload probe`
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde::Serialize;
@@ -28,6 +29,9 @@ struct JsonFinding<'a> {
     files: Option<u64>,
     payload_bytes: Option<u64>,
     error: Option<&'a str>,
+    /// The device that shows the same payload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    same_as: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     udev: Option<&'a Properties>,
 }
@@ -97,6 +101,7 @@ fn json(finding: &Finding) -> JsonFinding<'_> {
         files: finding.files,
         payload_bytes: finding.payload_bytes,
         error: finding.error.as_deref(),
+        same_as: finding.same_as.as_deref().map(Path::to_string_lossy),
         udev: finding.udev.as_ref(),
     }
 }
@@ -124,12 +129,16 @@ fn table(findings: &[Finding], out: &mut Out) -> Result<()> {
 fn row(finding: &Finding) -> [String; 6] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let what = match (finding.verdict, &finding.error) {
-        (Verdict::Payload, _) => format!(
-            "{} files, {}, {}",
-            finding.files.unwrap_or(0),
-            human_bytes(finding.payload_bytes.unwrap_or(0)),
-            finding.dialect.map_or_else(String::new, |d| d.to_string())
-        ),
+        (Verdict::Payload, _) => {
+            let same = finding.same_as.as_deref().map(Path::to_string_lossy);
+            format!(
+                "{} files, {}, {}{}",
+                finding.files.unwrap_or(0),
+                human_bytes(finding.payload_bytes.unwrap_or(0)),
+                finding.dialect.map_or_else(String::new, |d| d.to_string()),
+                same.map_or_else(String::new, |d| format!(", same as {}", printable(&d))),
+            )
+        }
         (_, Some(error)) => error.clone(),
         (_, None) => udev_words(finding.udev.as_ref()),
     };

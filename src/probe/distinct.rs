@@ -5,15 +5,14 @@ use crate::payload::Sha256Sum;
 
 use super::finding::Finding;
 
-/// For each finding, whether it counts: false for one whose bytes another of them
-/// shows.
+/// For each finding, which other one shows the same bytes and counts in its place.
 ///
 /// Two devices show the same payload when their headers are the same and /sys
 /// says that one is stacked on the other (`slaves`, a loop device's backing
 /// device, a partition at sector 0), or that both are loop devices of one file.
 /// Without /sys, when one is a dm or md device and the other is held by somebody
 /// (O_EXCL says so). Headers alone decide nothing: two sticks may hold copies.
-pub(super) fn distinct(findings: &[Finding]) -> Vec<bool> {
+pub(super) fn shown_by(findings: &[Finding]) -> Vec<Option<usize>> {
     let seen: Vec<Seen<'_>> = findings
         .iter()
         .map(|f| Seen {
@@ -22,7 +21,7 @@ pub(super) fn distinct(findings: &[Finding]) -> Vec<bool> {
             held: is_held(&f.path),
         })
         .collect();
-    counted(&seen)
+    hidden(&seen)
 }
 
 struct Seen<'a> {
@@ -31,9 +30,9 @@ struct Seen<'a> {
     held: bool,
 }
 
-fn counted(seen: &[Seen<'_>]) -> Vec<bool> {
+fn hidden(seen: &[Seen<'_>]) -> Vec<Option<usize>> {
     (0..seen.len())
-        .map(|me| !(0..seen.len()).any(|other| other != me && hides(seen, other, me)))
+        .map(|me| (0..seen.len()).find(|&other| other != me && hides(seen, other, me)))
         .collect()
 }
 
@@ -70,6 +69,10 @@ fn shows(seen: &[Seen<'_>], upper: &Device, lower: &Device, depth: usize) -> boo
 mod tests {
     use super::*;
     use crate::block::DeviceKind;
+
+    fn counted(seen: &[Seen<'_>]) -> Vec<bool> {
+        hidden(seen).iter().map(Option::is_none).collect()
+    }
 
     fn device(name: &str, kind: DeviceKind, lower: &[&str]) -> Device {
         Device {

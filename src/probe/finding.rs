@@ -63,6 +63,8 @@ pub struct Finding {
     pub payload_bytes: Option<u64>,
     /// Why the verdict is none of the good ones.
     pub error: Option<String>,
+    /// The device that shows the same payload and counts in its place.
+    pub same_as: Option<PathBuf>,
     /// What udev knows of it, where it was asked.
     pub udev: Option<Properties>,
     /// A sum over the headers, to tell the same payload from another.
@@ -84,6 +86,7 @@ impl Finding {
             files: None,
             payload_bytes: None,
             error: None,
+            same_as: None,
             udev: None,
             fingerprint: None,
             node: None,

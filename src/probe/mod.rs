@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::MAGIC;
 use crate::progress::Progress;
 
-use distinct::distinct;
+use distinct::shown_by;
 use finding::probe_device;
 
 pub use finding::{Finding, Verdict};
@@ -42,6 +42,7 @@ pub fn probe_all(devices: &Devices, progress: &dyn Progress) -> Result<Vec<Findi
         log::debug!("{}: {}", finding.path.display(), finding.verdict);
         findings.push(finding);
     }
+    mark_the_same(&mut findings);
     Ok(findings)
 }
 
@@ -73,20 +74,19 @@ pub fn probe_path(
     probe_device(device, path, progress)
 }
 
-/// The payloads among `findings`, each once: where a device shows the bytes of
-/// another (a dm or md over a disk, a loop over a device), only the upper one
-/// counts, since that is the one that may be opened alone.
+/// Marks the payloads that another device shows too (a dm or md over a disk, a loop over a
+/// device, two loops over a file): only the upper one counts, since that is the one that
+/// may be opened alone.
+fn mark_the_same(findings: &mut [Finding]) {
+    for (n, other) in shown_by(findings).into_iter().enumerate() {
+        findings[n].same_as = other.map(|other| findings[other].path.clone());
+    }
+}
+
+/// The payloads among `findings`, each once.
 pub fn payloads(findings: Vec<Finding>) -> Vec<Finding> {
-    let found: Vec<Finding> = findings
-        .into_iter()
-        .filter(|f| f.verdict == Verdict::Payload)
-        .collect();
-    let keep = distinct(&found);
-    found
-        .into_iter()
-        .zip(keep)
-        .filter_map(|(finding, keep)| keep.then_some(finding))
-        .collect()
+    let is_first = |f: &Finding| f.verdict == Verdict::Payload && f.same_as.is_none();
+    findings.into_iter().filter(is_first).collect()
 }
 
 /// The only payload of the machine.

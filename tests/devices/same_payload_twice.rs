@@ -37,6 +37,14 @@ fn two_loop_devices_of_one_file_count_once() {
         all.iter().all(|f| f["verdict"] == "payload"),
         "the report tells of each device"
     );
+    let same: Vec<&Value> = all.iter().map(|f| &f["same_as"]).collect();
+    let path = |l: &Loop| Value::from(l.path.to_str().unwrap());
+    assert!(
+        same == [&Value::Null, &path(&one)] || same == [&path(&two), &Value::Null],
+        "one of them is marked: {same:?}"
+    );
+    let table = view.run(["probe", "--all"]).exits(0).stdout;
+    assert_eq!(table.matches("same as /dev/loop").count(), 1, "{table}");
 }
 
 #[test]
