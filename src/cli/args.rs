@@ -211,6 +211,10 @@ pub(super) struct ImportArgs {
           value_hint = ValueHint::DirPath)]
     pub dest: PathBuf,
 
+    /// What follows DEST: an image that was meant for --device stands before it
+    #[arg(hide = true)]
+    pub extra: Option<PathBuf>,
+
     /// The image file or block device (default: the only payload that probing finds)
     #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub device: Option<PathBuf>,

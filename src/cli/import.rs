@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::block::{ReadMode, Roots, SourceOptions};
 use crate::durable::WriteMode;
-use crate::error::{Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 use crate::import::{Options, Report, Tuning, import};
 use crate::payload::Payload;
 use crate::probe::the_only_payload;
@@ -42,6 +42,7 @@ struct JsonReport<'a> {
 }
 
 pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    refuse_an_image_as_dest(args)?;
     share_one_heap();
     let checksums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
@@ -149,6 +150,25 @@ fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonR
             .collect(),
         failed_count: report.failed.count(),
     }
+}
+
+/// Refuses `import IMAGE` and `import IMAGE DEST`, where --device was forgotten.
+fn refuse_an_image_as_dest(args: &ImportArgs) -> Result<()> {
+    let is_file = args.device.is_none() && args.dest.is_file();
+    let after = match &args.extra {
+        None if !is_file => return Ok(()),
+        None => "DIRECTORY".into(),
+        Some(extra) if is_file => extra.to_string_lossy(),
+        Some(extra) => {
+            let message = format!("unexpected argument `{}`", extra.display());
+            return Err(Error::new(Kind::Usage, message).advice("lbpayload import --help"));
+        }
+    };
+    let image = args.dest.display();
+    let message = format!("`{image}` is a file, expected a directory");
+    Err(Error::new(Kind::Usage, message)
+        .with_code("image-as-destination")
+        .advice(format!("lbpayload import --device {image} {after}")))
 }
 
 fn words(args: &ImportArgs, device: &Path, report: &Report) -> String {

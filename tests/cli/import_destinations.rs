@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nix::unistd::geteuid;
 
-use crate::fixture::{Place, as_tree, sample};
+use crate::fixture::{Place, as_tree, json, sample};
 use crate::support::{Image, Lacks, Ran, lbpayload, skip, tree};
 
 #[test]
@@ -268,4 +268,26 @@ fn import_into_a_full_file_system_is_refused_before_anything_is_written() {
         ran.stderr
     );
     assert_eq!(tree(&place.dest), []);
+}
+
+#[test]
+fn an_image_where_the_destination_belongs_is_a_wrong_command_line() {
+    let place = Place::new(&sample());
+    let out = place.dir().join("out");
+    for args in [
+        &["import".as_ref(), place.image.as_os_str()][..],
+        &["import".as_ref(), place.image.as_os_str(), out.as_os_str()],
+    ] {
+        let mut args = args.to_vec();
+        args.push("--json".as_ref());
+        let ran = crate::support::run(args).exits(2);
+        let error = &json(&ran)["error"];
+        assert_eq!(error["kind"], "usage");
+        assert_eq!(error["code"], "image-as-destination");
+        let command = format!("import --device {}", place.image.display());
+        assert!(error["help"][0].as_str().unwrap().contains(&command));
+        assert!(!out.exists());
+    }
+    lb!["import", "--device", &place.image, &place.image].exits(1);
+    lb!["import", "a", "b"].exits(2);
 }
