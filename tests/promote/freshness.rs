@@ -1,7 +1,7 @@
 //! The gate that keeps an outdated build out, with real repositories.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use crate::needs_root;
 use crate::refusals::refused;
@@ -35,6 +35,42 @@ fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
     );
     it.state();
     it.promote(&[]).exits(0);
+}
+
+#[test]
+fn an_edit_that_git_was_told_to_overlook_is_found() {
+    needs_root!();
+    let it = Workspace::new();
+    let oot = it.path("Source/bsp_sources/nvidia-oot");
+    symlink("Makefile", oot.join("link")).unwrap();
+    it.git(&oot, &["add", "-A"]);
+    it.git(&oot, &["commit", "-qm", "a link"]);
+    it.state();
+    let told = "nvidia-oot has uncommitted edits";
+    for flag in ["assume-unchanged", "skip-worktree"] {
+        for name in ["Makefile", "link"] {
+            it.git(&oot, &["update-index", &format!("--{flag}"), name]);
+        }
+        it.promote(&["--dry-run"]).exits(0);
+        let text = fs::read(oot.join("Makefile")).unwrap();
+        fs::write(oot.join("Makefile"), "hidden").unwrap();
+        refused(&it, &[], told, NEXT);
+        fs::write(oot.join("Makefile"), text).unwrap();
+        let mode = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(oot.join("Makefile"), mode(0o755)).unwrap();
+        refused(&it, &[], told, NEXT);
+        fs::set_permissions(oot.join("Makefile"), mode(0o644)).unwrap();
+        fs::remove_file(oot.join("link")).unwrap();
+        // As in a sparse checkout.
+        it.promote(&["--dry-run"]).exits(0);
+        symlink("elsewhere", oot.join("link")).unwrap();
+        refused(&it, &[], told, NEXT);
+        fs::remove_file(oot.join("link")).unwrap();
+        symlink("Makefile", oot.join("link")).unwrap();
+        for name in ["Makefile", "link"] {
+            it.git(&oot, &["update-index", &format!("--no-{flag}"), name]);
+        }
+    }
 }
 
 #[test]

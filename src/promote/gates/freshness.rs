@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, printable};
 use crate::promote::inputs::git::{Git, Status};
 use crate::promote::inputs::manifest::{BuildState, Manifest};
+use crate::promote::inputs::overlooked;
 use crate::promote::parallel::try_map;
 use crate::promote::refused::refused;
 
@@ -74,7 +75,7 @@ impl Repo {
         };
         Ok(Self {
             head: status.head,
-            edited: status.changed.is_some(),
+            edited: status.changed.is_some() || overlooked::probe(git, &[])?.is_some(),
             more_than_one_commit,
         })
     }

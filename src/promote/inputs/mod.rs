@@ -5,5 +5,6 @@ pub(crate) mod git;
 pub(crate) mod manifest;
 pub(crate) mod objects;
 pub(crate) mod overlay;
+pub(crate) mod overlooked;
 pub(crate) mod workspace;
 pub(crate) mod yaml;
