@@ -353,9 +353,8 @@ fn a_file_has_gits_mode_and_the_time_that_it_has_where_it_is_checked_out() {
     assert_eq!(look("bootloader/board.conf"), (0o600, 1_650_000_000));
 }
 
-#[test]
-fn a_file_that_a_filter_of_git_changes_arrives_as_it_is_checked_out() {
-    needs_root!();
+/// An overlay with a file `bootloader/large.bin` that a filter changes, as LFS does.
+fn filtered() -> Workspace {
     let it = Workspace::new();
     let overlay = it.overlay();
     it.git(&overlay, &["config", "filter.up.clean", "tr A-Z a-z"]);
@@ -365,9 +364,49 @@ fn a_file_that_a_filter_of_git_changes_arrives_as_it_is_checked_out() {
     it.commit("filtered");
     let stored = it.git(&overlay, &["cat-file", "blob", "HEAD:bootloader/large.bin"]);
     assert_eq!(stored, "large");
+    it
+}
+
+#[test]
+fn a_file_that_a_filter_of_git_changes_arrives_as_it_is_checked_out() {
+    needs_root!();
+    let it = filtered();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(it.overlay().join("bootloader/large.bin"), mode).unwrap();
     it.promote(&[]).exits(0);
     assert_eq!(it.read("bootloader/large.bin"), "LARGE\n");
+    let meta = it.l4t("bootloader/large.bin").metadata().unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&meta) & 0o777, 0o644);
     let once = it.everything_and_when();
     it.promote(&[]).exits(0);
     assert_eq!(it.everything_and_when(), once);
+}
+
+#[test]
+fn a_filtered_file_is_refused_where_its_checkout_is_not_what_was_committed() {
+    needs_root!();
+    for flag in ["--assume-unchanged", "--skip-worktree"] {
+        let it = filtered();
+        let name = "bootloader/large.bin";
+        it.git(&it.overlay(), &["update-index", flag, name]);
+        it.write_overlay(name, "EDITED\n");
+        refused(&it, &[], name, "git update-index --no-");
+        // Its object is not what belongs into the image.
+        fs::remove_file(it.overlay().join(name)).unwrap();
+        refused(&it, &[], name, "check it out");
+    }
+}
+
+#[test]
+fn a_file_that_git_checks_out_in_another_encoding_arrives_in_that() {
+    needs_root!();
+    let it = Workspace::new();
+    it.write_overlay(
+        ".gitattributes",
+        "*.inf text working-tree-encoding=UTF-16LE\n",
+    );
+    it.write_overlay("bootloader/board.inf", "x\0\n\0");
+    it.commit("encoded");
+    it.promote(&[]).exits(0);
+    assert_eq!(it.read("bootloader/board.inf"), "x\0\n\0");
 }

@@ -15,6 +15,8 @@ use crate::promote::refused::refused;
 pub enum Content {
     /// A file of a commit, and what it is given besides its bytes.
     Committed(Blob, Attributes),
+    /// A file of HEAD as it is checked out, and what it is given besides its bytes.
+    CheckedOut(PathBuf, Attributes),
     /// A file of the host, by its absolute path.
     Built(PathBuf),
     /// A symlink, and what it is given: its time, and perhaps its owner.
@@ -66,7 +68,9 @@ impl Sources {
     /// What tells that a file of the host was touched; `None` for what is not one.
     pub(crate) fn stamp(&self, content: &Content) -> Option<StatKey> {
         match content {
-            Content::Built(path) | Content::Backup(path, _) => StatKey::of(&path.metadata().ok()?),
+            Content::Built(path) | Content::CheckedOut(path, _) | Content::Backup(path, _) => {
+                StatKey::of(&path.metadata().ok()?)
+            }
             Content::StagedKernel(place) => self.image.stat_key(place).ok(),
             Content::Committed(..) | Content::Link(..) | Content::Absent => None,
         }
@@ -92,7 +96,7 @@ impl Sources {
                 let (file, meta) = open(path)?;
                 (file, meta, None)
             }
-            (Content::Backup(path, attributes), _) => {
+            (Content::CheckedOut(path, attributes) | Content::Backup(path, attributes), _) => {
                 let (file, meta) = open(path)?;
                 (file, meta, Some(attributes))
             }

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::content::Content;
 use super::git::Git;
 use super::objects::{Batch, Blob};
+use super::overlooked;
 use crate::durable::Attributes;
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::options::Ownership;
@@ -23,6 +24,10 @@ pub struct Scope {
     /// Files that went away in the range: those in the image stay.
     pub deleted: u64,
 }
+
+/// The files of which git checks out other bytes than those that were committed, by more
+/// than their line ends: LFS, for example.
+const CONVERTED: &str = ":(exclude,attr:!filter !ident !working-tree-encoding)";
 
 fn short(id: &str) -> &str {
     id.get(..7).unwrap_or(id)
@@ -52,8 +57,14 @@ pub(crate) fn probe_head(
         };
         return Ok((scope, Vec::new()));
     };
-    // A filter (LFS, for example) makes another file of the object.
-    let filtered = git.names(&["ls-files", "-z", "--", ":(exclude,attr:!filter)"])?;
+    let converted = git.names(&["ls-files", "-z", "--", CONVERTED])?;
+    if let Some(name) = overlooked::probe(git, &[CONVERTED])? {
+        return Err(refused(
+            "the overlay has an uncommitted change that git was told to overlook",
+            git.dir().join(name),
+            "git update-index --no-assume-unchanged --no-skip-worktree it, and commit or stash it",
+        ));
+    }
     let files = files(
         git,
         head,
@@ -61,17 +72,27 @@ pub(crate) fn probe_head(
         |entry, committed| {
             let path = git.dir().join(&entry.name);
             let there = path.symlink_metadata().ok().filter(|meta| meta.is_file());
-            let Some(there) = there.as_ref().map(Attributes::without_xattrs) else {
-                return Content::Committed(entry.blob(), committed);
+            let there = there.as_ref().map(Attributes::without_xattrs);
+            let converted = converted.contains(&entry.name);
+            let Some(there) = there else {
+                return match converted {
+                    false => Ok(Content::Committed(entry.blob(), committed)),
+                    true => Err(refused(
+                        "git makes another file of what was committed, and it is not there",
+                        path,
+                        "check it out",
+                    )),
+                };
             };
-            if filtered.contains(&entry.name) {
-                return Content::Built(path);
-            }
             let mode = match ownership {
                 Ownership::Keep => committed.mode,
                 Ownership::Source => there.mode,
             };
-            Content::Committed(entry.blob(), Attributes { mode, ..there })
+            let given = Attributes { mode, ..there };
+            Ok(match converted {
+                true => Content::CheckedOut(path, given),
+                false => Content::Committed(entry.blob(), given),
+            })
         },
     )?;
     let scope = Scope {
@@ -123,7 +144,7 @@ pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Track
     let changed = changed("--diff-filter=d")?;
     let is_wanted = |name: &OsString| changed.as_ref().is_none_or(|names| names.contains(name));
     let files = files(git, &commit, is_wanted, |entry, committed| {
-        Content::Committed(entry.blob(), committed)
+        Ok(Content::Committed(entry.blob(), committed))
     })?;
     let (name, until) = (printable(name), short(&commit));
     let words = match &since {
@@ -152,7 +173,7 @@ fn files(
     git: &Git,
     commit: &str,
     is_wanted: impl Fn(&OsString) -> bool,
-    content: impl Fn(Entry, Attributes) -> Content,
+    content: impl Fn(Entry, Attributes) -> Result<Content>,
 ) -> Result<Vec<Tracked>> {
     let out = git.lines(&["show", "-s", "--no-show-signature", "--format=%ct", commit])?;
     let time = String::from_utf8_lossy(&out);
@@ -180,7 +201,7 @@ fn files(
             batch.insert(reader).copy(&entry.oid, &mut target)?;
             Content::Link(OsString::from_vec(target).into(), committed)
         } else {
-            content(entry, committed)
+            content(entry, committed)?
         };
         files.push(Tracked { dst, content });
     }
