@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use crate::needs_root;
 use crate::refusals::refused;
-use crate::support::Ran;
+use crate::support::{Mounted, Ran};
 use crate::user::User;
 use crate::workspace::Workspace;
 
@@ -409,4 +409,21 @@ fn a_file_that_git_checks_out_in_another_encoding_arrives_in_that() {
     it.commit("encoded");
     it.promote(&[]).exits(0);
     assert_eq!(it.read("bootloader/board.inf"), "x\0\n\0");
+}
+
+#[test]
+fn an_overlay_may_be_larger_than_the_room_for_temporary_files() {
+    needs_root!();
+    let it = Workspace::new();
+    for n in 0..64 {
+        it.write_overlay(format!("bootloader/{n}"), vec![n; 1 << 20]);
+    }
+    it.commit("64 MiB");
+    let small = Mounted::tmpfs(&it.path("Source"), 1 << 18);
+    let ran = Ran::of(it.command().env("TMPDIR", &small.path)).exits(1);
+    assert!(ran.stderr.contains("or set TMPDIR"), "{}", ran.stderr);
+    let disk = Mounted::tmpfs(&it.path(""), 40 << 20);
+    Ran::of(it.command().env("TMPDIR", &disk.path)).exits(0);
+    assert_eq!(fs::read_dir(&disk.path).unwrap().count(), 0);
+    assert_eq!(fs::read(it.l4t("bootloader/63")).unwrap(), [63; 1 << 20]);
 }

@@ -80,7 +80,8 @@ impl Sources {
     pub(crate) fn open(&self, content: &Content) -> Result<Option<Opened>> {
         let (file, meta, attributes) = match (content, &self.blobs) {
             (Content::Committed(blob, attributes), Some(blobs)) => {
-                let (file, meta) = open(&blobs.file(blob)?)?;
+                let file = blobs.open(blob)?;
+                let meta = file.metadata().map_err(|e| Error::io("reading", e))?;
                 (file, meta, Some(attributes))
             }
             (Content::Link(..) | Content::Absent | Content::Committed(..), _) => return Ok(None),

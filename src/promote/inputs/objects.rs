@@ -1,6 +1,5 @@
 //! The files of a commit, read from git's objects when they are needed.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
@@ -8,7 +7,7 @@ use std::process::{Child, ChildStdout};
 use std::sync::{Mutex, PoisonError};
 
 use super::git::Git;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 
 /// A file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,53 +18,45 @@ pub struct Blob {
     pub(crate) bytes: u64,
 }
 
-/// Reads blobs, and keeps them as files in a temporary directory until it is dropped.
+/// Opens blobs as files.
 #[derive(Debug)]
 pub(crate) struct Blobs {
     git: Git,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    batch: Option<Batch>,
-    dir: Option<tempfile::TempDir>,
-    files: HashMap<String, PathBuf>,
+    batch: Mutex<Option<Batch>>,
 }
 
 impl Blobs {
+    /// For the commits of `git`.
     pub(crate) fn new(git: &Git) -> Self {
         Self {
             git: git.clone(),
-            kept: Mutex::default(),
+            batch: Mutex::default(),
         }
     }
 
-    /// The file that holds `blob`.
-    pub(crate) fn file(&self, blob: &Blob) -> Result<PathBuf> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(path) = kept.files.get(&blob.oid) {
-            return Ok(path.clone());
-        }
+    /// A file without a name that holds the bytes of `blob`: it takes room only as long as
+    /// it is open, so that an overlay may be larger than that room.
+    pub(crate) fn open(&self, blob: &Blob) -> Result<File> {
         let failed = |e: io::Error| {
             Error::io("keep a file of the overlay in", e)
                 .with_path(std::env::temp_dir())
                 .advice("make room there, or set TMPDIR")
         };
-        let dir = match kept.dir.take() {
-            Some(dir) => dir,
-            None => tempfile::TempDir::with_prefix("lbpayload-").map_err(failed)?,
-        };
-        let path = kept.dir.insert(dir).path().join(&blob.oid);
-        let mut out = BufWriter::new(File::create(&path).map_err(failed)?);
-        let batch = match kept.batch.take() {
+        let mut out = BufWriter::new(tempfile::tempfile().map_err(failed)?);
+        let mut kept = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = match kept.take() {
             Some(batch) => batch,
             None => Batch::start(&self.git)?,
         };
-        kept.batch.insert(batch).copy(&blob.oid, &mut out)?;
-        out.flush().map_err(failed)?;
-        kept.files.insert(blob.oid.clone(), path.clone());
-        Ok(path)
+        batch
+            .copy(&blob.oid, &mut out)
+            .map_err(|e| match e.kind() {
+                Kind::Space => failed(io::ErrorKind::StorageFull.into()),
+                _ => e,
+            })?;
+        // One that failed is in the middle of its answer.
+        *kept = Some(batch);
+        out.into_inner().map_err(|e| failed(e.into_error()))
     }
 }
 
