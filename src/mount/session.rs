@@ -229,7 +229,7 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
             let advice = match e.raw_os_error() {
                 // fusermount3 too opens it as the user.
                 Some(libc::EACCES | libc::EPERM) => {
-                    "if_busy mount where they may open it (udev gives it mode 0666); or mount as root"
+                    "users mount where they may open it (udev gives it mode 0666); or mount as root"
                 }
                 Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
                     "load the kernel's fuse module (modprobe fuse); where nothing makes the \
