@@ -108,7 +108,7 @@ mod tests {
         )
         .unwrap();
         for (value, understood) in [("00ff", true), ("0", false), ("+f", false), ("xy", false)] {
-            let request = serde_json::json!({"Stage": {"slot": 1, "link": null, "attributes": {
+            let request = serde_json::json!({"Stage": {"slot": 1, "place": "a", "link": null, "attributes": {
                 "mode": 420, "mtime": [0, 0], "owner": null, "xattrs": [["user.a", value]],
             }}});
             send(&ours, &request, None).unwrap();
