@@ -28,9 +28,9 @@ pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -
     if of_promote_alone {
         return Err(Error::new(
             Kind::Usage,
-            "--overlay-ref, --ownership, --offline and --recheck are for promote itself",
+            "--overlay-ref, --ownership, --offline and --recheck do not go with an action",
         )
-        .advice("leave them away; lbpayload promote --help tells more"));
+        .advice("leave them out, or leave out history, status or rollback"));
     }
     match action {
         PromoteAction::History(image) => recorded::list(args, image),

@@ -76,10 +76,11 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
     let manifest = Manifest::read(&workspace.source)?;
     if status.head.is_none() && manifest.is_none() && options.overlay_ref.is_none() {
         return Err(refused(
-            "there is nothing to promote: the overlay has no commit, and there is no manifest",
+            "nothing to promote, neither a commit in the overlay nor a build manifest",
             &workspace.source,
-            "customize or build first",
-        ));
+            "commit a file in the overlay, or build first",
+        )
+        .with_code("nothing-to-promote"));
     }
     let state = BuildState::read(&workspace.source)?;
     let kernel = Kernel::probe(&workspace.kernel_sources())?;
@@ -124,11 +125,14 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
 
 fn tracker(workspace: &Workspace) -> Result<Git> {
     let dir = workspace.tracker();
-    let refused = |message: &str| refused(message, &dir, "init the source");
+    let refused = |message: &str| {
+        let advice = format!("set up the overlay repository: git init {}", dir.display());
+        refused(message, &dir, advice).with_code("no-source")
+    };
     if !dir.is_dir() {
-        return Err(refused("the overlay tracker is not there"));
+        return Err(refused("no such directory, expected the overlay"));
     }
-    Git::at(&dir)?.ok_or_else(|| refused("the overlay tracker is no git repository"))
+    Git::at(&dir)?.ok_or_else(|| refused("the overlay is not a git repository"))
 }
 
 /// The overlay's checkout is what its HEAD says, where HEAD is what is promoted.
@@ -142,8 +146,12 @@ fn validate(git: &Git, options: &Options) -> Result<Status> {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let message = format!("the overlay has uncommitted changes: {path}{more}");
-        return Err(refused(message, git.dir(), "commit or stash them"));
+        let message = format!("uncommitted changes in the overlay: {path}{more}");
+        let advice = format!(
+            "commit them, or put them aside: git -C {} stash --include-untracked",
+            git.dir().display()
+        );
+        return Err(refused(message, git.dir(), advice).with_code("uncommitted-changes"));
     }
     Ok(status)
 }

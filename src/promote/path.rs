@@ -32,7 +32,7 @@ impl RelPath {
             return Err("is empty");
         }
         if bytes.contains(&0) {
-            return Err("holds a zero byte");
+            return Err("contains a zero byte");
         }
         if bytes.ends_with(b"/") {
             return Err("ends in /, so it names a directory");
@@ -42,7 +42,9 @@ impl RelPath {
             match component {
                 Component::Normal(name) => path.push(name),
                 Component::CurDir => {}
-                Component::ParentDir => return Err("holds .., so it may climb out"),
+                Component::ParentDir => {
+                    return Err("contains .., which could lead out of the image");
+                }
                 Component::RootDir | Component::Prefix(_) => return Err("is absolute"),
             }
         }
@@ -53,7 +55,7 @@ impl RelPath {
             || path.starts_with(STAGING_NAME)
             || path.starts_with(Path::new(ROOTFS).join(STAGING_NAME))
         {
-            return Err("lies in a folder that lbpayload keeps for itself");
+            return Err("is in a directory reserved for lbpayload");
         }
         Ok(Self(path))
     }
@@ -174,15 +176,15 @@ mod tests {
         for (name, why) in [
             ("", "is empty"),
             ("/etc/passwd", "is absolute"),
-            ("../x", "climb"),
-            ("a/../../x", "climb"),
-            ("a/..", "climb"),
+            ("../x", ".."),
+            ("a/../../x", ".."),
+            ("a/..", ".."),
             ("kernel/", "ends in /"),
             (".", "directory"),
             ("kernel/.", "directory"),
             ("a\0b", "zero"),
-            (".lbpayload/journal", "for itself"),
-            ("rootfs/.lbpayload-staging/0", "for itself"),
+            (".lbpayload/journal", "reserved"),
+            ("rootfs/.lbpayload-staging/0", "reserved"),
         ] {
             let said = RelPath::parse(OsStr::new(name)).unwrap_err();
             assert!(said.contains(why), "{name:?}: {said}");

@@ -22,6 +22,8 @@ use crate::promote::tree::bytes;
 use crate::promote::tree::protocol::PreviousState;
 use crate::promote::trees::Trees;
 
+const LESS_FAR: &str = "roll back to a later promote: lbpayload promote history lists them";
+
 /// Where to go back to, and how.
 #[derive(Debug, Clone)]
 pub struct RollbackOptions {
@@ -73,21 +75,18 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     };
     let mut run = Run::open(&image, None, run_options, progress)?;
     let refused = |message: String| {
-        refused(
-            message,
-            &image,
-            "lbpayload promote history lists what there is",
-        )
+        let list = format!("lbpayload promote history --image {}", image.display());
+        refused(message, &image, list).with_code("no-record")
     };
     let records = run.records()?.to_vec();
     let last = records
         .last()
         .map(|record| record.begin.id)
-        .ok_or_else(|| refused("nothing was promoted into it".into()))?;
+        .ok_or_else(|| refused("nothing was promoted into this image".into()))?;
     let to = match options.to {
         Some(0) => 0,
         Some(id) if records.iter().any(|record| record.begin.id == id) => id,
-        Some(id) => return Err(refused(format!("there was no promote {id}"))),
+        Some(id) => return Err(refused(format!("no promote {id} in the journal"))),
         None => before(&records, last),
     };
     let undone = plan_undo(&records, to);
@@ -166,17 +165,20 @@ fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
     match sum {
         Ok(sum) if sum == sha256 => Ok(()),
         Ok(_) => Err(refused(format!(
-            "this backup is not what promote {id} replaced: its checksum is another"
-        ))),
+            "the checksum of this backup is not what promote {id} recorded"
+        ))
+        .with_code("bad-backup")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(format!(
-            "what promote {id} replaced is not kept any more (the last {KEPT} are)"
-        ))),
+            "no backup of promote {id}, only the last {KEPT} are kept"
+        ))
+        .with_code("no-backup")),
         Err(e) => Err(Error::io("read the backup", e).with_path(path)),
     }
 }
 
 fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
-    let refused = |message: String| refused(message, place.in_image(), "go back less far");
+    let refused =
+        |message: String| refused(message, place.in_image(), LESS_FAR).with_code("no-backup");
     let content = match (&entry.before, &entry.backup) {
         (PreviousState::Nothing, _) => Content::Absent,
         (PreviousState::Symlink { target, attributes }, _) => {
@@ -184,12 +186,12 @@ fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<
         }
         (PreviousState::File { attributes, .. }, Some(backup)) => {
             let path = sidecar.backups(id).join(&backup.name);
-            check_backup(&path, &backup.sha256, id).map_err(|e| e.or_advice("go back less far"))?;
+            check_backup(&path, &backup.sha256, id).map_err(|e| e.or_advice(LESS_FAR))?;
             Content::Backup(path, attributes.clone())
         }
-        _ => return Err(refused(format!("promote {id} kept nothing of it"))),
+        _ => return Err(refused(format!("promote {id} kept no backup of it"))),
     };
     let dst = RelPath::parse(Path::new(&entry.dst).as_os_str())
-        .map_err(|what| refused(format!("as a destination it {what}")))?;
+        .map_err(|what| refused(format!("cannot be put back: the path {what}")))?;
     Ok(Item::new(dst, place.clone(), Channel::Rollback, content))
 }

@@ -127,7 +127,7 @@ fn open(path: &Path, bounds: Bounds) -> Result<Tree> {
     Tree::open(path, bounds).map_err(|e| {
         Error::io("open", e)
             .with_path(path)
-            .advice("init the image, or name another one")
+            .advice("name the image's directory with --image")
     })
 }
 

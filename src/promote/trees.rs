@@ -10,12 +10,14 @@ use rustix::fs::fstat;
 
 use crate::block::Room;
 use crate::durable::{Bounds, Last, Tree};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::promote::helper::client::Helper;
 use crate::promote::path::{Place, ROOTFS, RelPath, Zone};
 use crate::promote::refused::refused;
 use crate::promote::tree::executor::{Answer, perform};
 use crate::promote::tree::protocol::{Reply, Request};
+
+const SET_UP: &str = "set up the BSP image with its rootfs/ again";
 
 /// `Linux_for_Tegra/` and its `rootfs/`.
 #[derive(Debug)]
@@ -32,19 +34,13 @@ impl Trees {
     /// Opens both. With `may_ask`, what needs privilege may make sudo ask for a
     /// password.
     pub(crate) fn open(image: &Path, may_ask: bool) -> Result<Self> {
-        let failed = |e| {
-            Error::io("open", e)
-                .with_path(image)
-                .advice("init the image")
-        };
+        let failed = |e| Error::io("open", e).with_path(image).advice(SET_UP);
         let path = image.join(ROOTFS);
         let rootfs = match Tree::open(&path, Bounds::AsRoot) {
             Ok(tree) => Some(tree),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => {
-                return Err(Error::io("open", e)
-                    .with_path(path)
-                    .advice("init the image"));
+                return Err(Error::io("open", e).with_path(path).advice(SET_UP));
             }
         };
         if let Some(tree) = &rootfs {
@@ -53,10 +49,11 @@ impl Trees {
             let id = |s: rustix::fs::Stat| (s.st_dev, s.st_ino);
             if host.map(id) == here.map(id) {
                 return Err(refused(
-                    "it is this machine's own root",
+                    "this is the root directory of this machine",
                     &path,
-                    "init the image",
-                ));
+                    "put the root filesystem of the image there",
+                )
+                .with_code("no-image"));
             }
         }
         Ok(Self {
@@ -79,7 +76,7 @@ impl Trees {
             Zone::Elsewhere => Ok(&self.image),
             Zone::Rootfs => self.rootfs.as_ref().ok_or_else(|| {
                 let path = self.image.path().join(ROOTFS);
-                refused("it is not there", path, "init the image")
+                refused("no such directory", path, SET_UP).with_code("no-image")
             }),
         }
     }
@@ -159,18 +156,18 @@ impl Trees {
         let place = Place { zone, path: found };
         let (message, advice) = if zone == Zone::Elsewhere && place.path.starts_with(ROOTFS) {
             (
-                "a symlink in it leads into rootfs/, which is root's",
+                "leads into rootfs/ through a symlink",
                 "name the destination under rootfs/",
             )
         } else if RelPath::parse(place.in_image().as_os_str()).is_err() {
             (
-                "a symlink in it leads into a folder that lbpayload keeps for itself",
+                "leads through a symlink into a directory reserved for lbpayload",
                 "remove the symlink, or name another destination",
             )
         } else {
             return Ok(place);
         };
-        Err(refused(message, full, advice))
+        Err(refused(message, full, advice).with_code("bad-symlink"))
     }
 
     /// The room in a tree's file system, and which file system that is.
@@ -185,37 +182,41 @@ impl Trees {
 }
 
 fn explain(e: io::Error, path: &Path) -> Error {
-    let (message, advice) = match e.raw_os_error() {
+    let (code, message, advice) = match e.raw_os_error() {
         Some(libc::EXDEV) => (
-            "a symlink in it leads out of the image",
-            "remove the symlink, or name what it should lead to",
+            "bad-symlink",
+            "leads out of the image through a symlink",
+            "remove the symlink, or name the destination without it",
         ),
-        Some(libc::ELOOP) => ("its symlinks go round in circles", "remove one of them"),
+        Some(libc::ELOOP) => (
+            "bad-symlink",
+            "the symlinks in this path form a loop",
+            "remove one of them",
+        ),
         Some(libc::ENOTDIR) => (
-            "something in it is no directory",
-            "remove that, or name another destination",
+            "blocked",
+            "part of the path is a file, expected a directory",
+            "remove the file, or name another destination",
         ),
         _ => {
             return Error::io("resolve the destination", e)
                 .with_path(path)
-                .advice("promote as root, or repair the image");
+                .advice("run promote as root, or repair the image");
         }
     };
-    refused(message, path, advice)
+    refused(message, path, advice).with_code(code)
 }
 
 pub(crate) fn is_directory(path: &Path) -> Error {
     refused(
-        "a directory is there, and a file is to be",
+        "destination is a directory, expected a file",
         path,
-        "name a file in it, or remove it",
+        "name a file in it, or remove the directory",
     )
+    .with_code("blocked")
 }
 
 /// The other side answered something else than was asked.
 pub(crate) fn unexpected() -> Error {
-    Error::new(
-        Kind::Io,
-        "the helper gave another answer than was asked for",
-    )
+    Error::bug("unexpected answer from the helper")
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::needs_root;
-use crate::refusals::refused;
+use crate::refusals::{failed, refused};
 use crate::support::{Mounted, Ran, check};
 use crate::workspace::Workspace;
 
@@ -22,7 +22,7 @@ fn a_yaml_bomb_is_a_syntax_error() {
         bomb += &format!("a{i}: &a{i} [{many}]\n");
     }
     it.put("Source/.build-manifest.yaml", &bomb);
-    refused(&it, &[], ".build-manifest.yaml", "; rebuild");
+    refused(&it, &[], "syntax", ".build-manifest.yaml");
     fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
     // In a block of the profile that nobody asks for it does not go off.
     let profile = bomb.replace("mode: full", "bsp_image: {}\nsource: {}");
@@ -32,12 +32,12 @@ fn a_yaml_bomb_is_a_syntax_error() {
         "target-platform/thor.yaml",
         bomb.replace("mode: full\n", "") + "bsp_image: *a19\n",
     );
-    refused(&it, &[], "thor.yaml", "correct the profile");
+    refused(&it, &[], "syntax", "thor.yaml");
     let long = fs::File::create(it.path("target-platform/thor.yaml")).unwrap();
     long.set_len(1 << 30).unwrap();
-    refused(&it, &[], "longer than 16 MiB", "correct the profile");
+    refused(&it, &[], "io", "longer than 16 MiB");
     it.put("target-platform/thor.yaml", b"bsp_image: \xff\n");
-    refused(&it, &[], "thor.yaml", "correct the profile");
+    refused(&it, &[], "syntax", "thor.yaml");
 }
 
 #[test]
@@ -46,22 +46,12 @@ fn a_device_node_or_a_fifo_in_the_way_is_refused() {
     let it = Workspace::new();
     let fifo = it.l4t("bootloader/board.conf");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    refused(
-        &it,
-        &[],
-        "bootloader/board.conf: a device node, a socket or a FIFO",
-        "remove it",
-    );
+    refused(&it, &[], "blocked", "bootloader/board.conf");
     fs::remove_file(&fifo).unwrap();
     let node = it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf");
     fs::remove_file(&node).unwrap();
     check(Command::new("mknod").arg(&node).args(["c", "1", "3"]));
-    refused(
-        &it,
-        &[],
-        "nvpmodel.conf: a device node, a socket or a FIFO",
-        "remove it",
-    );
+    refused(&it, &[], "blocked", "nvpmodel.conf");
 }
 
 #[test]
@@ -69,12 +59,7 @@ fn a_directory_in_the_way_is_refused() {
     needs_root!();
     let it = Workspace::new();
     fs::create_dir(it.l4t("bootloader/board.conf")).unwrap();
-    refused(
-        &it,
-        &[],
-        "bootloader/board.conf: a directory is there",
-        "or remove it",
-    );
+    refused(&it, &[], "blocked", "bootloader/board.conf");
 }
 
 #[test]
@@ -83,12 +68,9 @@ fn a_second_promote_at_once_is_refused_by_name() {
     let it = Workspace::new();
     let image = fs::File::open(it.l4t("")).unwrap();
     let lock = Flock::lock(image, FlockArg::LockExclusiveNonblock).unwrap();
-    let what = format!(
-        "another promote is at work on it (process {})",
-        std::process::id()
-    );
-    refused(&it, &[], &what, "wait until it has ended");
-    it.action(&["rollback"]).exits(1).says("another promote");
+    let holder = format!("(process {})", std::process::id());
+    refused(&it, &[], "busy", &holder);
+    failed(it.action(&["rollback", "--json"]), "busy", &holder);
     // Looking is free.
     it.promote(&["--dry-run"]).exits(0);
     it.action(&["status"]).exits(0);
@@ -106,12 +88,7 @@ fn too_little_room_is_told_before_anything_is_written() {
     fs::rename(&from, it.path("moved")).unwrap();
     std::os::unix::fs::symlink(disk.path.join("Image"), &from).unwrap();
     it.manifest(&[("kernel/Image", "kernel_image", &"k".repeat(8 << 20))]);
-    refused(
-        &it,
-        &[],
-        "bytes are to be written there, and ",
-        "make room, and promote again",
-    );
+    refused(&it, &[], "no-space", "Linux_for_Tegra");
 }
 
 #[test]
@@ -129,16 +106,12 @@ fn a_write_that_fails_names_the_path_and_keeps_what_was_copied() {
     command
         .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])
         .arg(env!("CARGO_BIN_EXE_lbpayload"))
-        .args(["promote", "--workspace"])
+        .args(["promote", "--json", "--workspace"])
         .arg(it.path(""));
-    let ran = Ran::of(&mut command).exits(1);
-    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-    let ran = ran.says(&format!(
-        "copying to {}: ",
-        it.l4t("kernel/b.dtb").display()
-    ));
-    let ran = ran.says("File too large");
-    ran.says("promote again; what was copied is kept");
+    let ran = Ran::of(&mut command)
+        .says(it.l4t("kernel/b.dtb").to_str().unwrap())
+        .says("what was copied is kept");
+    failed(ran, "io", "File too large");
     assert_eq!(it.read("kernel/a.dtb"), "fits\n");
     assert!(!it.l4t("kernel/b.dtb").exists() && !it.l4t("kernel/c.dtb").exists());
     assert!(!it.l4t(".lbpayload-staging").exists());
@@ -178,11 +151,10 @@ fn a_source_that_changes_while_it_is_copied_gets_no_name() {
             }
         }
     });
-    let ran = it.promote(&[]);
+    let ran = it.promote(&["--json"]);
     stop.store(true, Ordering::Relaxed);
     writer.join().unwrap();
-    let ran = ran.exits(1).says("kernel/large.dtb");
-    ran.says("the source changed while it was copied");
+    failed(ran, "changed", "kernel/large.dtb");
     assert!(!it.l4t("kernel/large.dtb").exists());
     it.promote(&[]).exits(0);
 }

@@ -7,7 +7,7 @@ use crate::needs_root;
 use crate::refusals::refused;
 use crate::workspace::Workspace;
 
-const NEXT: &str = "commit, build, and promote again";
+const CODE: &str = "stale-build";
 
 #[test]
 fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
@@ -16,13 +16,13 @@ fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
     let oot = it.path("Source/bsp_sources/nvidia-oot");
     let noble = it.path("Source/bsp_sources/kernel/kernel-noble");
     fs::write(oot.join("Makefile"), "edited").unwrap();
-    refused(&it, &[], "nvidia-oot has uncommitted edits", NEXT);
+    refused(&it, &[], CODE, "nvidia-oot has uncommitted edits");
     it.git(&oot, &["add", "-A"]);
-    refused(&it, &[], "nvidia-oot has uncommitted edits", NEXT);
+    refused(&it, &[], CODE, "nvidia-oot has uncommitted edits");
     it.git(&oot, &["commit", "-qm", "customize"]);
     fs::write(noble.join("Makefile"), "edited").unwrap();
-    refused(&it, &[], "nvidia-oot is at ", NEXT);
-    refused(&it, &[], "kernel/kernel-noble has uncommitted edits", NEXT);
+    refused(&it, &[], CODE, "nvidia-oot is at ");
+    refused(&it, &[], CODE, "kernel/kernel-noble has uncommitted edits");
     it.git(&noble, &["checkout", "-q", "."]);
     it.git(&oot, &["checkout", "-q", "HEAD~1"]);
     it.git(&oot, &["checkout", "-q", "-f", "main"]);
@@ -30,8 +30,8 @@ fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
     refused(
         &it,
         &[],
+        CODE,
         "nvidia-oot has commits that were never built",
-        NEXT,
     );
     it.state();
     it.promote(&[]).exits(0);
@@ -99,7 +99,7 @@ fn a_repository_with_a_git_file_counts_and_one_too_deep_does_not() {
         ],
     );
     fs::write(tree.join("Makefile"), "edited").unwrap();
-    refused(&it, &[], "a/b/c/d/e has uncommitted edits", NEXT);
+    refused(&it, &[], CODE, "a/b/c/d/e has uncommitted edits");
     let deeper = it.path("Source/bsp_sources/f/b/c/d/e/f");
     it.git(
         &oot,
@@ -118,12 +118,7 @@ fn a_path_of_the_state_that_is_no_repository_does_not_pass_in_silence() {
     let path = it.path("Source/.build-state.yaml");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("  nvidia-oot:", "  nvidia-ooot:")).unwrap();
-    refused(
-        &it,
-        &[],
-        "nvidia-ooot was built, and is no repository",
-        NEXT,
-    );
+    refused(&it, &[], CODE, "nvidia-ooot was built");
 }
 
 #[test]
@@ -146,13 +141,13 @@ fn the_mono_repository_is_held_to_its_watermark() {
         );
     };
     state(&"0".repeat(40));
-    refused(&it, &[], "kernel/kernel-noble is at ", NEXT);
+    refused(&it, &[], CODE, "kernel/kernel-noble is at ");
     state(&built);
     it.promote(&["--dry-run"]).exits(0);
     fs::write(sources.join("nvidia-oot/Makefile"), "edited").unwrap();
-    refused(&it, &[], ". has uncommitted edits", NEXT);
+    refused(&it, &[], CODE, ". has uncommitted edits");
     it.git(&sources, &["commit", "-qam", "two"]);
-    refused(&it, &[], "kernel/kernel-noble is at ", NEXT);
+    refused(&it, &[], CODE, "kernel/kernel-noble is at ");
     // Without a state the mono-repository has nothing to be held to.
     fs::remove_file(it.path("Source/.build-state.yaml")).unwrap();
     it.promote(&["--dry-run"]).exits(0);
@@ -196,7 +191,7 @@ fn a_repository_behind_a_symlink_counts_wherever_it_lies() {
         let text = fs::read(&file).unwrap();
         fs::write(&file, "edited").unwrap();
         let what = format!("{name} has uncommitted edits");
-        refused(&it, &[], &what, NEXT);
+        refused(&it, &[], CODE, &what);
         fs::write(&file, text).unwrap();
     }
     it.promote(&[]).exits(0);

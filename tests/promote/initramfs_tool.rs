@@ -9,6 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::needs_root;
+use crate::refusals::failed;
 use crate::support::{Ran, check};
 use crate::user::User;
 use crate::workspace::{MODULES, Workspace};
@@ -59,10 +60,7 @@ fn outlived(it: &Workspace, run: &mut Command, again: impl Fn() -> Command, newe
     child.wait().unwrap();
     newer();
     let before = it.everything_and_when();
-    let ran = Ran::of(&mut again()).exits(1);
-    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-    ran.says("the initramfs tool that an earlier promote started is still at work on it")
-        .says("wait until it has ended");
+    failed(Ran::of(again().arg("--json")), "busy", "initramfs tool");
     assert_eq!(it.everything_and_when(), before);
     // Looking is free.
     Ran::of(again().arg("--dry-run")).exits(0);

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::needs_root;
+use crate::refusals::failed;
 use crate::support::sha256sum;
 use crate::workspace::{MODULES, Workspace, capability};
 
@@ -79,8 +80,7 @@ fn an_image_into_which_nothing_was_promoted_says_so() {
         "{}",
         ran.stdout
     );
-    let ran = it.action(&["rollback"]).exits(1);
-    ran.says("nothing was promoted into it");
+    failed(it.action(&["rollback", "--json"]), "no-record", "nothing");
     assert_eq!(it.everything_and_when(), before);
 }
 
@@ -178,16 +178,14 @@ fn rollback_to_what_there_was_not_or_is_not_kept_is_refused() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
-    let ran = it.action(&["rollback", "7"]).exits(1);
-    ran.says("there was no promote 7").says("promote history");
+    failed(it.action(&["rollback", "7", "--json"]), "no-record", "7");
     for text in ["2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"] {
         it.manifest(&[("kernel/dtb/board.dtb", "dtb", text)]);
         it.promote(&[]).exits(0);
     }
     let before = it.everything_and_when();
-    let ran = it.action(&["rollback", "0"]).exits(1);
-    ran.says("not kept any more (the last 10 are)")
-        .says("go back less far");
+    let ran = it.action(&["rollback", "0", "--json"]);
+    failed(ran, "no-backup", "only the last 10");
     assert_eq!(it.everything_and_when(), before);
     it.action(&["rollback", "3"]).exits(0);
     assert_eq!(it.read("kernel/dtb/board.dtb"), "3");
@@ -214,11 +212,9 @@ fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
     needs_root!();
     let it = Workspace::new();
     it.put("tool-fails", "");
-    let ran = it.promote(&[]).exits(1);
     let log = it.l4t(".lbpayload/initramfs.log");
-    let ran = ran.says("making the initramfs anew failed (exit status: 3)");
-    let ran = ran.says(&format!("see {}", log.display()));
-    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    let ran = it.promote(&["--json"]).says(log.to_str().unwrap());
+    failed(ran, "initramfs-failed", "(exit status: 3)");
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.contains("no space in the chroot"), "{said}");
     assert_eq!(

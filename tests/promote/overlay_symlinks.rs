@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::needs_root;
-use crate::refusals::refused;
+use crate::refusals::{failed, refused};
 use crate::support::Ran;
 use crate::user::User;
 use crate::workspace::Workspace;
@@ -97,16 +97,11 @@ fn a_destination_that_is_a_symlink_of_the_overlay_and_built_is_what_was_built() 
 #[test]
 fn what_lies_behind_a_symlink_of_the_overlay_that_leads_nowhere_is_refused() {
     needs_root!();
-    for (links, built, what) in [
-        (
-            &[("kernel/out", "/tmp")][..],
-            "kernel/out/x",
-            "kernel/out/x: a symlink in it leads out",
-        ),
+    for (links, built) in [
+        (&[("kernel/out", "/tmp")][..], "kernel/out/x"),
         (
             &[("rootfs/etc/a", "b"), ("rootfs/etc/b", "a")],
             "rootfs/etc/a/x",
-            "rootfs/etc/a/x: its symlinks go round",
         ),
     ] {
         let it = Workspace::new();
@@ -116,9 +111,7 @@ fn what_lies_behind_a_symlink_of_the_overlay_that_leads_nowhere_is_refused() {
         }
         it.commit("links");
         it.manifest(&[(built, "dtb", "x")]);
-        let ran = it.promote(&[]).exits(1);
-        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-        ran.says(what).says("; remove");
+        failed(it.promote(&["--json"]), "bad-symlink", built);
         // The symlinks are there, and nothing else; and they can be taken back.
         let mut now = it.image_now();
         for (rel, target) in links {
@@ -139,5 +132,5 @@ fn a_kernel_image_that_is_a_symlink_of_the_overlay_is_refused() {
     fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
     link(&it, "kernel/Image", "Image.gz");
     it.commit("the kernel");
-    refused(&it, &[], "tracks it as a symlink", "track the file itself");
+    refused(&it, &[], "bad-overlay", "kernel/Image");
 }

@@ -14,6 +14,7 @@ use rustix::net::{
 };
 
 use crate::needs_root;
+use crate::refusals::failed;
 use crate::support::{Ran, lbpayload};
 use crate::user::{PASSWORD, User};
 use crate::workspace::{MODULES, Workspace, capability};
@@ -116,9 +117,8 @@ fn a_rule_for_the_helper_alone_cannot_make_the_initramfs_and_says_so_first() {
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper ROOTFS"));
     let before = it.everything_and_when();
-    let ran = Ran::of(&mut user.promote(&it)).exits(1);
-    let ran = ran.says("l4t_update_initrd.sh: sudo does not let you run it");
-    assert!(ran.stderr.contains("sudoers rule"), "{}", ran.stderr);
+    let ran = Ran::of(user.promote(&it).arg("--json"));
+    failed(ran, "no-privilege", "l4t_update_initrd.sh");
     assert_eq!(it.everything_and_when(), before);
     let ran = Ran::of(user.promote(&it).arg("--no-initramfs")).exits(0);
     assert!(ran.stdout.contains("it is still due"), "{}", ran.stdout);
@@ -131,15 +131,10 @@ fn a_user_without_a_rule_is_refused_before_anything_is_written() {
     let it = Workspace::new();
     let user = User::new(&it, None);
     let before = it.everything_and_when();
-    let ran = Ran::of(&mut user.promote(&it)).exits(1);
-    let ours = ran
-        .stderr
-        .lines()
-        .filter(|l| l.starts_with("lbpayload: error: "))
-        .count();
-    assert_eq!(ours, 1, "{}", ran.stderr);
-    ran.says("sudo did not start the helper")
-        .says("or promote as root");
+    let ran = Ran::of(user.promote(&it).arg("--json"));
+    let errors = ran.stderr.matches("lbpayload: error: ").count();
+    assert_eq!(errors, 1, "{}", ran.stderr);
+    failed(ran, "no-privilege", "rootfs");
     assert_eq!(it.everything_and_when(), before);
 }
 
@@ -160,8 +155,9 @@ fn the_password_is_asked_for_by_sudo() {
         path
     };
     let before = it.everything_and_when();
-    let ran = Ran::of(user.promote(&it).env("SUDO_ASKPASS", askpass("wrong"))).exits(1);
-    ran.says("sudo did not start the helper");
+    let mut command = user.promote(&it);
+    let ran = Ran::of(command.arg("--json").env("SUDO_ASKPASS", askpass("wrong")));
+    failed(ran, "no-privilege", "rootfs");
     assert_eq!(it.everything_and_when(), before);
     fs::remove_file(it.path("asked")).unwrap();
     Ran::of(user.promote(&it).env("SUDO_ASKPASS", askpass(PASSWORD))).exits(0);
@@ -181,7 +177,7 @@ fn a_machine_without_sudo_is_told() {
     let before = it.everything_and_when();
     // setsid itself is looked up in the tests' own PATH.
     let mut command = user.promote(&it);
-    command.env("PATH", &bin);
+    command.arg("--json").env("PATH", &bin);
     let setsid = crate::support::check(Command::new("sh").args(["-c", "command -v setsid"]));
     let mut again = Command::new(setsid.trim());
     use std::os::unix::process::CommandExt;
@@ -194,8 +190,7 @@ fn a_machine_without_sudo_is_told() {
         .env("PATH", &bin)
         .env("HOME", it.path(""))
         .stdin(Stdio::null());
-    let ran = Ran::of(&mut again).exits(1);
-    ran.says("there is no sudo here; install sudo, or promote as root");
+    failed(Ran::of(&mut again), "no-privilege", "sudo is not installed");
     assert_eq!(it.everything_and_when(), before);
 }
 
@@ -234,9 +229,13 @@ fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
     for dir in ["bootloader", ""] {
         std::os::unix::fs::lchown(it.l4t(dir), Some(0), Some(0)).unwrap();
         let before = it.everything_and_when();
-        let ran = Ran::of(&mut user.promote(&it)).exits(1);
-        ran.says(&format!("writing to {}: Permission", it.l4t(dir).display()).replace("/:", ":"))
-            .says("make it yours (chown), or promote as root");
+        let ran = Ran::of(user.promote(&it).arg("--json")).says("sudo chown");
+        let path = it.l4t(dir).display().to_string();
+        failed(
+            ran,
+            "io",
+            &format!("{}`: Permission", path.trim_end_matches('/')),
+        );
         assert_eq!(it.everything_and_when(), before);
         std::os::unix::fs::lchown(it.l4t(dir), Some(user.uid), Some(user.uid)).unwrap();
     }
@@ -436,9 +435,9 @@ fn a_rule_for_one_rootfs_is_none_for_another() {
     let user = User::new(&it, Some(rule));
     other.give_to(user.uid);
     let before = other.everything_and_when();
-    let ran = Ran::of(&mut user.promote(&other)).exits(1);
-    let advice = format!("promote-helper {}\", or", other.l4t("rootfs").display());
-    ran.says("sudo did not start the helper").says(&advice);
+    let ran = Ran::of(user.promote(&other).arg("--json"));
+    let command = format!("promote-helper {}\n", other.l4t("rootfs").display());
+    failed(ran.says(&command), "no-privilege", "rootfs");
     assert_eq!(other.everything_and_when(), before);
     // Not by a symlink in place of the one that the rule names, either.
     fs::rename(it.l4t("rootfs"), it.path("aside")).unwrap();
@@ -451,7 +450,7 @@ fn a_rule_for_one_rootfs_is_none_for_another() {
 fn the_helper_started_by_hand_says_whom_it_is_for() {
     needs_root!();
     let ran = Ran::of(lbpayload().args(["promote-helper", "/srv/rootfs"])).exits(1);
-    ran.says("lbpayload promote starts this helper by itself");
+    ran.says("lbpayload promote starts this helper itself");
     let help = Ran::of(lbpayload().arg("--help")).exits(0);
     assert!(!help.stdout.contains("promote-helper"));
 }

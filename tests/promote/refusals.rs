@@ -1,5 +1,5 @@
-//! Every row of the refusal table: status 1, one line that says what is wrong and what
-//! to do, and nothing changed.
+//! Every row of the refusal table: status 1, an error with its code and help, and nothing
+//! changed.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,23 +10,31 @@ use crate::needs_root;
 use crate::support::{Ran, lbpayload};
 use crate::workspace::Workspace;
 
-/// Promotes, and is refused for `what` with the advice `next`.
+/// Promotes, and is refused with `code` because of what `fact` names.
 #[track_caller]
-pub(crate) fn refused(it: &Workspace, args: &[&str], what: &str, next: &str) {
+pub(crate) fn refused(it: &Workspace, args: &[&str], code: &str, fact: &str) {
     let before = it.everything_and_when();
-    let ran = it.promote(args).exits(1);
-    assert_eq!(ran.stdout, "");
-    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-    assert!(
-        ran.stderr.starts_with("lbpayload: error: "),
-        "{}",
-        ran.stderr
-    );
-    for part in [what, next] {
-        assert!(ran.stderr.contains(part), "no {part:?} in: {}", ran.stderr);
-    }
+    failed(it.promote(&[args, &["--json"]].concat()), code, fact);
     assert_eq!(it.everything_and_when(), before);
     assert_eq!(it.refreshes(), 0);
+}
+
+/// A run with `--json` that failed with `code`, names `fact`, and says what to do. What it
+/// writes to standard error are the same lines, labelled, one for each.
+#[track_caller]
+pub(crate) fn failed(ran: Ran, code: &str, fact: &str) {
+    let ran = ran.exits(1);
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let error = &json["error"];
+    assert_eq!(error["code"], code, "{}", ran.stderr);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(fact), "no {fact:?} in: {message}");
+    let help = error["help"][0].as_str().expect("it says what to do");
+    for (label, text) in [("error", message), ("help", help)] {
+        let line = format!("lbpayload: {label}: {text}\n");
+        assert!(ran.stderr.contains(&line), "no {line:?} in: {}", ran.stderr);
+        assert!(!text.contains(['\n', ';']), "{text}");
+    }
 }
 
 fn remove(path: impl AsRef<Path>) {
@@ -42,16 +50,12 @@ fn remove(path: impl AsRef<Path>) {
 fn resolve_without_a_workspace() {
     needs_root!();
     let dir = tempfile::tempdir().unwrap();
-    let ran = Ran::of(lbpayload().arg("promote").current_dir(dir.path())).exits(1);
-    assert!(
-        ran.stderr.contains("holds target-platform/; "),
-        "{}",
-        ran.stderr
-    );
-    assert!(ran.stderr.contains("--workspace"), "{}", ran.stderr);
+    let args = ["promote", "--json"];
+    let ran = Ran::of(lbpayload().args(args).current_dir(dir.path()));
+    failed(ran, "no-workspace", dir.path().to_str().unwrap());
     let it = Workspace::new();
     remove(it.path("target-platform"));
-    refused(&it, &[], "it is no workspace", "init a target");
+    refused(&it, &[], "no-workspace", "target-platform/");
 }
 
 #[test]
@@ -69,25 +73,20 @@ fn resolve_without_an_active_profile() {
     needs_root!();
     let it = Workspace::new();
     let pointer = "target-platform/active_target.yml";
-    for (text, what) in [
-        ("active: NA\n", "active: NA"),
-        ("active:\n", "names no active target"),
-        ("{}\n", "names no active target"),
-        ("active: gone.yaml\n", "points to it, and it is not there"),
-        ("active: ../thor.yaml\n", "no file beside it"),
-        ("active: /etc/passwd\n", "no file beside it"),
-        ("active: [", "reading "),
+    for (text, code, fact) in [
+        ("active: NA\n", "no-target", "active: NA"),
+        ("active:\n", "no-target", pointer),
+        ("{}\n", "no-target", pointer),
+        ("active: gone.yaml\n", "no-target", "gone.yaml"),
+        ("active: ../thor.yaml\n", "no-target", "same directory"),
+        ("active: /etc/passwd\n", "no-target", "same directory"),
+        ("active: [", "syntax", pointer),
     ] {
         it.put(pointer, text);
-        refused(&it, &[], what, "set the active target, or init one");
+        refused(&it, &[], code, fact);
     }
     remove(it.path(pointer));
-    refused(
-        &it,
-        &[],
-        "there is no active target",
-        "set the active target",
-    );
+    refused(&it, &[], "no-target", pointer);
 }
 
 #[test]
@@ -95,14 +94,14 @@ fn resolve_without_the_image() {
     needs_root!();
     let it = Workspace::new();
     it.put("target-platform/thor.yaml", "source: {}\n");
-    refused(&it, &[], "no block bsp_image:", "; init the image");
+    refused(&it, &[], "no-image", "bsp_image:");
     let elsewhere = it.path("nowhere");
     let text = format!(
         "bsp_image: {{root_path: {}}}\nsource: {{}}\n",
         elsewhere.display()
     );
     it.put("target-platform/thor.yaml", text);
-    refused(&it, &[], "the BSP image is not there", "; init the image");
+    refused(&it, &[], "no-image", elsewhere.to_str().unwrap());
     for block in ["bsp_image", "source"] {
         let mut text = "bsp_image: {version: '1'}\nsource: {toolchain: x}\n".to_owned();
         text = text.replace(
@@ -110,12 +109,7 @@ fn resolve_without_the_image() {
             &format!("{block}: {{root_path: some/where, "),
         );
         it.put("target-platform/thor.yaml", text);
-        refused(
-            &it,
-            &[],
-            &format!("{block}.root_path is not absolute"),
-            "an absolute path",
-        );
+        refused(&it, &[], "bad-profile", &format!("{block}.root_path"));
     }
 }
 
@@ -124,10 +118,9 @@ fn an_image_without_rootfs_or_with_the_hosts() {
     needs_root!();
     let it = Workspace::new();
     fs::rename(it.l4t("rootfs"), it.path("rootfs")).unwrap();
-    refused(&it, &[], "rootfs: it is not there", "; init the image");
+    refused(&it, &[], "no-image", "/rootfs");
     symlink("/", it.l4t("rootfs")).unwrap();
-    let ran = it.promote(&[]).exits(1);
-    ran.says("rootfs: it is this machine's own root; init the image");
+    failed(it.promote(&["--json"]), "no-image", "this machine");
     fs::remove_file(it.l4t("rootfs")).unwrap();
     // One that lies elsewhere is as good.
     symlink(it.path("rootfs"), it.l4t("rootfs")).unwrap();
@@ -143,20 +136,15 @@ fn resolve_without_the_source() {
     needs_root!();
     let it = Workspace::new();
     remove(it.overlay().join(".git"));
-    refused(&it, &[], "no git repository", "; init the source");
+    refused(&it, &[], "no-source", "not a git repository");
     // Inside another repository it is none either.
     it.git(&it.path(""), &["init", "-q"]);
-    refused(&it, &[], "no git repository", "; init the source");
+    refused(&it, &[], "no-source", "not a git repository");
     remove(it.overlay());
-    refused(
-        &it,
-        &[],
-        "the overlay tracker is not there",
-        "; init the source",
-    );
+    refused(&it, &[], "no-source", "no such directory");
     remove(it.path("Source"));
     it.put("target-platform/thor.yaml", "bsp_image: {version: '1'}\n");
-    refused(&it, &[], "no block source:", "; init the source");
+    refused(&it, &[], "no-source", "source:");
 }
 
 #[test]
@@ -171,30 +159,16 @@ fn a_profile_without_a_source_block_uses_the_default_tree_and_bare_blocks_the_de
 
 #[test]
 fn validate_a_changed_overlay() {
+    const CODE: &str = "uncommitted-changes";
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("new\nfile", "x");
-    refused(
-        &it,
-        &[],
-        "uncommitted changes: new\\nfile",
-        "commit or stash",
-    );
+    refused(&it, &[], CODE, "new\\nfile");
     remove(it.overlay().join("new\nfile"));
     it.write_overlay("bootloader/board.conf", "edited");
-    refused(
-        &it,
-        &[],
-        "uncommitted changes: bootloader/board.conf",
-        "commit or stash",
-    );
+    refused(&it, &[], CODE, "bootloader/board.conf");
     it.git(&it.overlay(), &["add", "-A"]);
-    refused(
-        &it,
-        &[],
-        "uncommitted changes: bootloader/board.conf",
-        "commit or stash",
-    );
+    refused(&it, &[], CODE, "bootloader/board.conf");
     // Neither does a setting hide what is untracked.
     it.git(&it.overlay(), &["reset", "-q", "--hard"]);
     it.git(
@@ -202,7 +176,7 @@ fn validate_a_changed_overlay() {
         &["config", "status.showUntrackedFiles", "no"],
     );
     it.write_overlay("hidden", "x");
-    refused(&it, &[], "uncommitted changes: hidden", "commit or stash");
+    refused(&it, &[], CODE, "hidden");
 }
 
 #[test]
@@ -258,7 +232,7 @@ fn validate_a_manifest_that_is_none() {
     }
     for text in bad {
         it.put("Source/.build-manifest.yaml", &text);
-        refused(&it, &[], "reading ", "; rebuild");
+        refused(&it, &[], "syntax", ".build-manifest.yaml");
     }
     let state = it.path("Source/.build-state.yaml");
     it.put("Source/.build-manifest.yaml", &good);
@@ -271,18 +245,18 @@ fn validate_a_manifest_that_is_none() {
         format!("{good}  none:\n"),
     ] {
         fs::write(&state, text).unwrap();
-        refused(&it, &[], ".build-state.yaml", "; rebuild");
+        refused(&it, &[], "syntax", ".build-state.yaml");
     }
     // One of digits only is an id, and a number to YAML.
     fs::write(&state, format!("{good}  x: {}\n", "1".repeat(40))).unwrap();
-    refused(&it, &[], "x was built, and is no repository", "build");
+    refused(&it, &[], "stale-build", "x was built");
 }
 
 #[test]
 fn validate_with_nothing_to_promote() {
     needs_root!();
     let it = Workspace::empty();
-    refused(&it, &[], "nothing to promote", "customize or build first");
+    refused(&it, &[], "nothing-to-promote", "/Source");
 }
 
 #[test]
@@ -315,15 +289,15 @@ fn enumerate_a_source_that_is_not_there_or_no_file() {
         .to_string();
     let fifo = it.path("Source/fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    for (src, what) in [
-        ("/no/such/file", "opening /no/such/file: No such file"),
-        (&dir, "no regular file"),
-        (fifo.to_str().unwrap(), "no regular file"),
-        ("/dev/zero", "no regular file"),
-        ("relative/file", "src \"relative/file\" is not absolute"),
+    for (src, code) in [
+        ("/no/such/file", "bad-source"),
+        (&dir, "bad-source"),
+        (fifo.to_str().unwrap(), "bad-source"),
+        ("/dev/zero", "bad-source"),
+        ("relative/file", "syntax"),
     ] {
         it.manifest_of(&[(src.to_owned(), "kernel/x".into(), "dtb")]);
-        refused(&it, &[], what, "; rebuild");
+        refused(&it, &[], code, src);
     }
 }
 
@@ -334,31 +308,26 @@ fn enumerate_a_destination_that_is_none() {
     let src = it.put("Source/built", "x").display().to_string();
     for (dst, what) in [
         ("/etc/passwd", "is absolute"),
-        ("../../etc/passwd", "may climb out"),
-        ("rootfs/../../x", "may climb out"),
+        ("../../etc/passwd", "out of the image"),
+        ("rootfs/../../x", "out of the image"),
         ("", "is empty"),
         ("kernel/", "ends in /"),
         ("kernel/\0x", "zero byte"),
-        (".lbpayload/journal/000009.jsonl", "keeps for itself"),
+        (".lbpayload/journal/000009.jsonl", "reserved"),
     ] {
         it.manifest_of(&[(src.clone(), dst.into(), "dtb")]);
-        refused(&it, &[], what, "; rebuild");
+        refused(&it, &[], "syntax", what);
     }
     it.manifest_of(&[(src.clone(), "tools".into(), "dtb")]);
-    refused(&it, &[], "a directory is there", "name a file in it");
+    refused(&it, &[], "blocked", "/tools");
     it.manifest_of(&[(src.clone(), "rootfs".into(), "dtb")]);
-    refused(&it, &[], "a directory is there", "name a file in it");
+    refused(&it, &[], "blocked", "/rootfs");
     let other = it.put("Source/other", "y").display().to_string();
     it.manifest_of(&[
         (src.clone(), "kernel/x".into(), "dtb"),
         (other, "kernel/./x".into(), "dtb"),
     ]);
-    refused(
-        &it,
-        &[],
-        "names it twice with different sources",
-        "; rebuild",
-    );
+    refused(&it, &[], "conflict", "kernel/x");
     it.manifest_of(&[
         (src.clone(), "kernel/x".into(), "dtb"),
         (src, "kernel/x".into(), "dtb"),
@@ -368,25 +337,21 @@ fn enumerate_a_destination_that_is_none() {
 
 #[test]
 fn a_missing_initramfs_tool_is_told_before_anything_is_written() {
+    const CODE: &str = "no-initramfs-tool";
     needs_root!();
     let it = Workspace::new();
     let tool = it.l4t("tools/l4t_update_initrd.sh");
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o644)).unwrap();
-    refused(&it, &[], "not executable", "chmod +x");
+    refused(&it, &[], CODE, "not executable");
     remove(&tool);
-    refused(&it, &[], "this tool is missing", "init the image");
+    refused(&it, &[], CODE, "no such file");
     let ran = it.promote(&["--no-initramfs"]).exits(0);
     assert!(
         ran.stdout
             .contains("initramfs: skipped (--no-initramfs; it is still due)")
     );
     // It stays due, so the next one needs the tool, and says so.
-    let ran = it.promote(&[]).exits(1);
-    assert!(
-        ran.stderr.contains("this tool is missing"),
-        "{}",
-        ran.stderr
-    );
+    failed(it.promote(&["--json"]), CODE, "no such file");
 }
 
 #[test]
@@ -398,33 +363,17 @@ fn a_symlink_that_leads_out_of_the_image_is_refused() {
     symlink("round", it.l4t("bootloader/round")).unwrap();
     symlink("../.lbpayload", it.l4t("bootloader/ours")).unwrap();
     symlink("/.lbpayload-staging", it.l4t("rootfs/etc/ours")).unwrap();
-    for (name, what, next) in [
-        (
-            "bootloader/out/x",
-            "leads out of the image",
-            "remove the symlink",
-        ),
-        (
-            "bootloader/rootfs-etc/x",
-            "leads into rootfs/",
-            "under rootfs/",
-        ),
-        ("bootloader/round", "round in circles", "remove one"),
-        (
-            "bootloader/ours/x",
-            "keeps for itself",
-            "remove the symlink",
-        ),
-        (
-            "rootfs/etc/ours/0",
-            "keeps for itself",
-            "remove the symlink",
-        ),
-        ("kernel/Image/x", "is no directory", "name another"),
+    for (name, code, fact) in [
+        ("bootloader/out/x", "bad-symlink", "out of the image"),
+        ("bootloader/rootfs-etc/x", "bad-symlink", "into rootfs/"),
+        ("bootloader/round", "bad-symlink", "loop"),
+        ("bootloader/ours/x", "bad-symlink", "reserved"),
+        ("rootfs/etc/ours/0", "bad-symlink", "reserved"),
+        ("kernel/Image/x", "blocked", "kernel/Image/x"),
     ] {
         let path = it.write_overlay(name, "x");
         it.commit("out");
-        refused(&it, &[], what, next);
+        refused(&it, &[], code, fact);
         remove(path);
         it.commit("not any more");
     }
@@ -438,7 +387,7 @@ fn a_submodule_is_refused_by_name() {
     let url = other.to_str().unwrap().to_owned();
     it.git(&it.overlay(), &["submodule", "add", "-q", &url, "lib/sub"]);
     it.commit("a submodule");
-    refused(&it, &[], "lib/sub: it is a submodule", "track its files");
+    refused(&it, &[], "bad-overlay", "lib/sub");
 }
 
 #[test]
@@ -446,8 +395,8 @@ fn a_machine_without_git_is_told() {
     needs_root!();
     let it = Workspace::new();
     let before = it.everything_and_when();
-    let ran = Ran::of(it.command().env("PATH", "/nonexistent")).exits(1);
-    assert!(ran.stderr.contains("; install git"), "{}", ran.stderr);
+    let ran = Ran::of(it.command().arg("--json").env("PATH", "/nonexistent"));
+    failed(ran, "no-git", "git");
     assert_eq!(it.everything_and_when(), before);
     assert!(
         Command::new("git")

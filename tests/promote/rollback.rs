@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::faults::killed_at;
 use crate::needs_root;
+use crate::refusals::failed;
 use crate::support::{Ran, check};
 use crate::user::User;
 use crate::workspace::Workspace;
@@ -48,11 +49,11 @@ fn a_backup_that_is_not_what_was_replaced_is_found_before_anything_is_written() 
     let backup = it.l4t(".lbpayload/backups/1/0");
     edit_in_place(&backup);
     let before = it.everything_and_when();
-    for args in [&["rollback"][..], &["rollback", "--dry-run"]] {
-        let ran = it.action(args).exits(1);
-        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-        ran.says("backups/1/0: this backup is not what promote 1 replaced")
-            .says("; go back less far");
+    for args in [
+        &["rollback", "--json"][..],
+        &["rollback", "--json", "--dry-run"],
+    ] {
+        failed(it.action(args), "bad-backup", "backups/1/0");
         assert_eq!(it.everything_and_when(), before);
     }
 }
@@ -100,8 +101,7 @@ fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_i
         it.action(&["status"]).exits(0);
         // To promote it again takes the directory.
         if !by_link {
-            let ran = it.promote(&[]).exits(1);
-            ran.says("deep/tool: something in it is no directory; remove that");
+            failed(it.promote(&["--json"]), "blocked", "deep/tool");
         }
         fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
         it.promote(&[]).exits(0);
@@ -109,10 +109,8 @@ fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_i
         obstacle();
         // And so does the way back.
         let before = it.everything_and_when();
-        let ran = it.action(&["rollback"]).exits(1);
-        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-        ran.says("deep/tool: something in it that was a directory is a file or a symlink")
-            .says("; remove that, and try again");
+        let ran = it.action(&["rollback", "--json"]);
+        failed(ran, "blocked", "deep/tool");
         assert_eq!(it.everything_and_when(), before);
         fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
         it.action(&["rollback"]).exits(0);
@@ -204,7 +202,7 @@ fn a_record_that_was_moved_away_leaves_its_number_and_its_backups_alone() {
     fs::write(&record, "no record\n").unwrap();
     it.write_overlay("bootloader/board.conf", "second board\n");
     it.commit("second");
-    it.promote(&[]).exits(1).says("move the record away");
+    failed(it.promote(&["--json"]), "bad-record", "000001.jsonl");
     fs::rename(&record, it.path("aside")).unwrap();
     it.promote(&[]).exits(0);
     let ran = it.action(&["history"]).exits(0);
@@ -228,8 +226,7 @@ fn folders_of_the_journal_that_are_symlinks_are_not_followed() {
         it.put("elsewhere/0/precious", "precious\n");
         symlink(it.path("elsewhere"), path.components().as_path()).unwrap();
         let before = it.everything_and_when();
-        let ran = it.promote(&[]).exits(1);
-        ran.says("no directory, but a file or a symlink; move that away");
+        failed(it.promote(&["--json"]), "refused", ".lbpayload");
         assert_eq!(it.everything_and_when(), before, "{folder}");
         assert_eq!(fs::read_dir(it.path("elsewhere")).unwrap().count(), 1);
     }
@@ -247,8 +244,8 @@ fn a_rollback_that_has_only_directories_to_take_from_root_asks_for_privilege_fir
     it.promote(&[]).exits(0);
     fs::remove_file(it.l4t("rootfs/opt/new/tool")).unwrap();
     let before = it.everything_and_when();
-    let ran = Ran::of(user.promote(&it).args(["rollback", "0"])).exits(1);
-    ran.says("sudo did not start the helper");
+    let ran = Ran::of(user.promote(&it).args(["rollback", "0", "--json"]));
+    failed(ran, "no-privilege", "rootfs");
     assert_eq!(it.everything_and_when(), before);
     // Nor is anything asked for where they are gone already.
     fs::remove_dir_all(it.l4t("rootfs/opt")).unwrap();

@@ -19,10 +19,11 @@ use super::{JsonItem, plan, shown, text};
 
 fn image(args: &PromoteArgs, named: &ImageArgs) -> Result<PathBuf> {
     match (&named.image, &args.workspace) {
-        (Some(_), Some(_)) => Err(
-            Error::new(Kind::Usage, "--image and --workspace both name it")
-                .advice("leave one of them away"),
-        ),
+        (Some(_), Some(_)) => Err(Error::new(
+            Kind::Usage,
+            "--image and --workspace both name the image",
+        )
+        .advice("leave one of them out")),
         (Some(image), None) => Ok(image.clone()),
         (None, _) => Ok(Workspace::probe(args.workspace.as_deref())?.image),
     }

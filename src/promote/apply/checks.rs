@@ -76,10 +76,10 @@ pub(crate) fn probe_room(trees: &Trees, items: &[Item]) -> Result<()> {
     else {
         return Ok(());
     };
-    let message = format!("{bytes} bytes are to be written there, and {free} are free");
+    let message = format!("not enough space: {bytes} bytes needed, {free} free");
     Err(Error::new(Kind::Space, message)
         .with_path(trees.tree(zone)?.path())
-        .advice("make room, and promote again"))
+        .advice("free some space, then promote again"))
 }
 
 /// Bytes of what is replaced, all of which the journal keeps.

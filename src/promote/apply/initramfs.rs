@@ -50,9 +50,9 @@ impl Initramfs {
     pub(crate) fn probe_idle(&self) -> Result<()> {
         let path = self.sidecar.path(LOG);
         let failed = |e: io::Error| {
-            Error::io("look at the log", e)
+            Error::io("open the log", e)
                 .with_path(&path)
-                .advice("remove it, or promote as root")
+                .advice("remove the log, or run promote as root")
         };
         // Opening a FIFO would wait for a writer.
         let log = File::options()
@@ -67,11 +67,11 @@ impl Initramfs {
         match flock(&log, FlockOperation::NonBlockingLockShared) {
             Err(Errno::WOULDBLOCK) => Err(Error::new(
                 Kind::Busy,
-                "the initramfs tool that an earlier promote started is still at work on it",
+                "the initramfs tool of an earlier promote is still running",
             )
             .with_path(&self.image)
             .advice(format!(
-                "wait until it has ended ({} tells how far it is), and promote again",
+                "wait until it ends, then promote again (its output: {})",
                 path.display()
             ))),
             // A file system without locks.
@@ -83,20 +83,22 @@ impl Initramfs {
     /// Whether the tool is there and may be run, by this user or through sudo.
     pub(crate) fn probe_tool(&self) -> Result<()> {
         let path = self.image.join(TOOL);
-        let refused = |message: &str, advice: &str| refused(message, &path, advice);
-        let init = "init the image, or promote with --no-initramfs";
+        let refused = |message: &str, advice: &str| {
+            refused(message, &path, advice).with_code("no-initramfs-tool")
+        };
+        let init = "restore this tool of the BSP, or use lbpayload promote --no-initramfs";
         match path.metadata() {
             Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => Ok(()),
             Ok(meta) if meta.is_file() => Err(refused(
-                "the initramfs has to be made anew, and this tool is not executable",
-                "chmod +x it",
+                "not executable, but the initramfs must be rebuilt",
+                &format!("chmod +x {}", path.display()),
             )),
-            Ok(_) => Err(refused("it is no regular file", init)),
+            Ok(_) => Err(refused("not a regular file", init)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(
-                "the initramfs has to be made anew, and this tool is missing",
+                "no such file, but the initramfs must be rebuilt",
                 init,
             )),
-            Err(e) => Err(Error::io("look at", e).with_path(&path).advice(init)),
+            Err(e) => Err(Error::io("inspect", e).with_path(&path).advice(init)),
         }
     }
 
@@ -144,10 +146,7 @@ impl Initramfs {
             .stderr(log.try_clone().map_err(failed)?);
         // Without O_CLOEXEC, so that the tool inherits it.
         let inherited = rustix::io::dup(&log).map_err(|e| failed(e.into()))?;
-        let advice = format!(
-            "see {}, fix the cause, and promote again: the refresh stays due",
-            path.display()
-        );
+        let advice = format!("see {}, fix the cause, then promote again", path.display());
         let status = command
             .status()
             .map_err(|e| Error::io("run", e).with_path(&tool).advice(advice.clone()))?;
@@ -155,9 +154,10 @@ impl Initramfs {
         if !status.success() {
             return Err(Error::new(
                 Kind::Io,
-                format!("making the initramfs anew failed ({status})"),
+                format!("rebuilding the initramfs failed ({status})"),
             )
             .with_path(&tool)
+            .with_code("initramfs-failed")
             .advice(advice));
         }
         // The tool says that it is done, so a daemon that it left behind keeps no lock.

@@ -73,10 +73,10 @@ impl<'a> Run<'a> {
             if !dir.try_lock()? {
                 return Err(Error::new(
                     Kind::Busy,
-                    format!("another promote is at work on it{}", holder(image)),
+                    format!("another promote is running on this image{}", holder(image)),
                 )
                 .with_path(image)
-                .advice("wait until it has ended, and promote again"));
+                .advice("wait until it ends, then promote again"));
             }
             Some(dir)
         };
@@ -204,7 +204,7 @@ impl<'a> Run<'a> {
         // What failed first is what is told: a full disk takes the record, too.
         result.and(ended.map(|()| ran.initramfs))?;
         if let Err(e) = Stamps::write(&self.sidecar, &self.trees, items, &before) {
-            log::warn!("{e}; the next promote will take longer");
+            log::warn!("{e} (the next promote will take longer)");
         }
         Ok(ran)
     }

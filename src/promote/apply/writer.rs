@@ -36,7 +36,8 @@ impl Writer<'_> {
         let mut cleared = Ok(());
         for zone in zones(&items) {
             let clear = self.trees.ask(zone, &Request::Clear, None);
-            let clear = clear.map_err(|e| e.or_advice("promote again, which clears it"));
+            let clear =
+                clear.map_err(|e| e.or_advice("promote again, which removes the staged files"));
             cleared = cleared.and(clear.map(drop));
         }
         self.progress.end();
@@ -78,7 +79,7 @@ impl Writer<'_> {
         if previous == PreviousState::Other {
             return Err(Error::new(
                 Kind::Changed,
-                "it was no directory or device before",
+                "replaced by a directory or a device during this run",
             ));
         }
         let backup = match old {
@@ -198,14 +199,21 @@ fn explain(error: Error, path: &Path) -> Error {
     let explained = if error.path() == Some(path) {
         error
     } else {
-        Error::new(kind, error.to_string())
+        let named = Error::new(kind, error.to_string())
             .doing("copy to")
             .with_path(path)
+            .with_code(error.code());
+        match error.help() {
+            Some(help) => named.advice(help),
+            None => named,
+        }
     };
     match kind {
         Kind::Changed => explained,
-        Kind::Space => explained.or_advice("make room and promote again; what was copied is kept"),
-        _ => explained.or_advice("fix that and promote again; what was copied is kept"),
+        Kind::Space => {
+            explained.or_advice("free some space, then promote again (what was copied is kept)")
+        }
+        _ => explained.or_advice("fix the cause, then promote again (what was copied is kept)"),
     }
 }
 
@@ -217,19 +225,14 @@ mod tests {
     fn a_failure_names_the_destination_also_where_another_path_begins_like_it() {
         let path = Path::new("/image/kernel/a.dtb");
         let source =
-            Error::new(Kind::Refused, "it is no regular file").with_path("/image/kernel/a.dtb.new");
-        let told = explain(source, path).to_string();
-        assert!(
-            told.starts_with("copying to /image/kernel/a.dtb: "),
-            "{told}"
-        );
+            Error::new(Kind::Refused, "not a regular file").with_path("/image/kernel/a.dtb.new");
+        assert_eq!(explain(source, path).path(), Some(path));
         let destination = Error::new(Kind::Io, "broken")
             .doing("rename to")
             .with_path(path);
-        let told = explain(destination, path).to_string();
-        assert!(
-            told.starts_with("renaming to /image/kernel/a.dtb: broken; "),
-            "{told}"
-        );
+        let told = explain(destination, path);
+        assert_eq!(told.path(), Some(path));
+        assert_eq!(told.named_doing(), Some("rename to"));
+        assert!(told.help().is_some());
     }
 }

@@ -48,8 +48,9 @@ pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
         return Err(refused(
             format!("{name} has commits that HEAD lacks"),
             git.dir(),
-            "git pull, then promote again",
-        ));
+            format!("git -C {} pull, then promote again", git.dir().display()),
+        )
+        .with_code("behind-upstream"));
     }
     Ok(Collision::UpToDate(if offline {
         format!("{name}, as last fetched")
@@ -59,7 +60,8 @@ pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
 }
 
 fn unreachable(e: Error) -> Error {
-    e.advice("check the network and the remote, or promote with --offline")
+    e.with_code("upstream-unreachable")
+        .advice("check the network and the remote, or use lbpayload promote --offline")
 }
 
 /// The same question without a fetch, which would write to the repository.

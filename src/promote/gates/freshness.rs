@@ -50,7 +50,7 @@ impl Kernel {
         let repos = try_map(&found, |path| match Git::at(path)? {
             Some(git) => Repo::probe(&git),
             None => Err(refused(
-                "its .git is no repository",
+                "its .git is not a repository",
                 path,
                 "repair it, or remove it",
             )),
@@ -93,7 +93,7 @@ fn find(
     let failed = |e| {
         Error::io("look for repositories in", e)
             .with_path(dir)
-            .advice("make it readable")
+            .advice("make the directory readable")
     };
     let meta = dir.metadata().map_err(failed)?;
     if !seen.insert((meta.dev(), meta.ino())) {
@@ -151,12 +151,12 @@ pub(crate) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<S
         match repo {
             None if kernel.repos.is_empty() => {}
             None => stale.push(format!(
-                "{shown} was built, and is no repository under bsp_sources/"
+                "{shown} was built but is not a repository in bsp_sources/"
             )),
             Some(Repo { head, .. }) if head.as_ref() != Some(built) => {
                 let short = |id: &str| printable(id.get(..7).unwrap_or(id));
                 stale.push(format!(
-                    "{shown} is at {}, and was built at {}",
+                    "{shown} is at {} but was built at {}",
                     head.as_deref().map_or("no commit".into(), short),
                     short(built)
                 ));
@@ -177,8 +177,8 @@ pub(crate) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> 
     if stale.is_empty() {
         return Ok(());
     }
-    let message = format!("changed since the last build: {}", stale.join("; "));
-    Err(refused(message, dir, "commit, build, and promote again"))
+    let message = format!("changed since the last build: {}", stale.join(", "));
+    Err(refused(message, dir, "commit, build, then promote again").with_code("stale-build"))
 }
 
 /// What the summary says of builds that no repository vouches for. Pure.
@@ -271,7 +271,7 @@ mod tests {
         let moved = several(&[("k", repo("bbbbbbbb"))]);
         assert_eq!(
             stale(&moved, Some(&at_a)),
-            "k is at bbbbbbb, and was built at aaaaaaa"
+            "k is at bbbbbbb but was built at aaaaaaa"
         );
         assert!(stale(&several(&[("k", grown)]), None).contains("never built"));
         assert_eq!(stale(&several(&[("k", repo("a"))]), None), "");
@@ -289,10 +289,7 @@ mod tests {
         };
         let built = state(&[("kernel/a", "aaaaaaaa"), ("hardware/b", "bbbbbbbb")]);
         let stale = detect_stale(&mono("aaaaaaaa"), Some(&built));
-        assert_eq!(
-            stale,
-            ["hardware/b is at aaaaaaa, and was built at bbbbbbb"]
-        );
+        assert_eq!(stale, ["hardware/b is at aaaaaaa but was built at bbbbbbb"]);
         assert!(detect_stale(&mono("x"), None).is_empty());
     }
 
@@ -302,7 +299,7 @@ mod tests {
         let built = state(&[("kk", "aaaaaaaa")]);
         assert_eq!(
             detect_stale(&kernel, Some(&built)),
-            ["kk was built, and is no repository under bsp_sources/"]
+            ["kk was built but is not a repository in bsp_sources/"]
         );
     }
 }

@@ -31,7 +31,7 @@ impl Helper {
         let failed = |e: io::Error| {
             Error::io("start the helper for", e)
                 .with_path(shown)
-                .advice("promote as root instead")
+                .advice("run promote as root")
         };
         let program = std::env::current_exe().map_err(failed)?;
         // Without symlinks, which the helper does not follow.
@@ -52,12 +52,14 @@ impl Helper {
             .stdout(Stdio::null())
             .spawn();
         let child = started.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                Error::new(Kind::Refused, "it is root's, and there is no sudo here")
-                    .doing("write to")
-                    .with_path(shown)
-                    .advice("install sudo, or promote as root")
-            }
+            io::ErrorKind::NotFound => Error::new(
+                Kind::Refused,
+                "it belongs to root, and sudo is not installed",
+            )
+            .doing("write to")
+            .with_path(shown)
+            .with_code("no-privilege")
+            .advice("install sudo, or run promote as root"),
             _ => failed(e),
         })?;
         let mut helper = Self {
@@ -84,8 +86,9 @@ impl Helper {
         Error::new(Kind::Refused, how)
             .doing("write to")
             .with_path(shown)
+            .with_code("no-privilege")
             .advice(format!(
-                "let sudo run \"{} {COMMAND} {}\", or promote as root",
+                "run promote as root, or allow this with sudo: {} {COMMAND} {}",
                 std::env::current_exe().unwrap_or_default().display(),
                 named.display()
             ))
@@ -115,7 +118,7 @@ impl Helper {
         let gone = |e: io::Error| {
             Error::io("ask the helper", e)
                 .with_kind(Kind::Io)
-                .advice("promote again; what was copied is kept")
+                .advice("promote again (what was copied is kept)")
         };
         match self.exchange(request, file).map_err(gone)? {
             Some((Reply::Failed(failure), _)) => Err(failure.into()),
@@ -155,12 +158,14 @@ pub(crate) fn probe_sudo(program: &Path) -> Result<()> {
     match asked {
         Ok(status) if status.success() => Ok(()),
         Ok(_) => Err(refused(
-            "sudo does not let you run it",
+            "sudo does not let you run this tool",
             program,
-            "add it to your sudoers rule, promote as root, or with --no-initramfs",
-        )),
+            "allow it in sudoers, run promote as root, or use --no-initramfs",
+        )
+        .with_code("no-privilege")),
         Err(e) => Err(Error::io("run sudo for", e)
             .with_path(program)
-            .advice("install sudo, promote as root, or with --no-initramfs")),
+            .with_code("no-privilege")
+            .advice("install sudo, run promote as root, or use --no-initramfs")),
     }
 }

@@ -33,9 +33,8 @@ const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE
 /// or the confinement fails.
 pub fn serve(named: &Path) -> Result<()> {
     let by_hand = |e: io::Error| {
-        Error::io("talk on standard input", e).advice(
-            "lbpayload promote starts this helper by itself; where sudo logs what is \
-             typed (log_input), exempt this command from it",
+        Error::io("use standard input", e).advice(
+            "lbpayload promote starts this helper itself (turn sudo's log_input off for it)",
         )
     };
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(by_hand)?;
@@ -45,7 +44,7 @@ pub fn serve(named: &Path) -> Result<()> {
         return Err(by_hand(io::ErrorKind::InvalidInput.into()));
     }
     if !nix::unistd::geteuid().is_root() {
-        return Err(Error::new(Kind::Refused, "the helper is not root"));
+        return Err(Error::new(Kind::Refused, "this helper must run as root"));
     }
     let greeting = wire::receive::<Greeting>(&socket).map_err(by_hand)?;
     let Some((greeting, Some(rootfs))) = greeting else {
@@ -55,7 +54,7 @@ pub fn serve(named: &Path) -> Result<()> {
         Ok(true) => {}
         Ok(false) => {
             return Err(refused(
-                "the directory that was handed over is another one",
+                "not the directory that was handed over",
                 named,
                 "name it by its path without symlinks",
             ));
@@ -69,7 +68,7 @@ pub fn serve(named: &Path) -> Result<()> {
     let tree = confine(rootfs, &greeting.rootfs).map_err(|e| {
         Error::io("confine the helper to", e)
             .with_path(&greeting.rootfs)
-            .advice("promote as root instead")
+            .advice("run promote as root")
     })?;
     let answer = |reply: &Reply, fd: Option<OwnedFd>| {
         wire::send(&socket, reply, fd.as_ref().map(AsFd::as_fd)).map_err(|e| Error::io("answer", e))

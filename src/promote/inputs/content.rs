@@ -89,7 +89,7 @@ impl Sources {
                 let path = self.image.path().join(place);
                 match self.image.lookup(place) {
                     Ok(Lookup::File(file, meta)) => (file, meta, None),
-                    Ok(_) => return Err(no_file(&path, "init the image")),
+                    Ok(_) => return Err(no_file(&path, "put the kernel image there as a file")),
                     Err(e) => return Err(Error::io("open", e).with_path(path)),
                 }
             }
@@ -117,8 +117,15 @@ impl Sources {
     }
 }
 
+const REBUILD: &str = "build again, then promote again";
+
 fn open(path: &Path) -> Result<(File, Metadata)> {
-    let failed = |e| Error::io("open", e).with_path(path).advice("rebuild");
+    let failed = |e| {
+        Error::io("open", e)
+            .with_path(path)
+            .with_code("bad-source")
+            .advice(REBUILD)
+    };
     // Opening a FIFO would wait for a writer.
     let file = File::options()
         .read(true)
@@ -128,10 +135,10 @@ fn open(path: &Path) -> Result<(File, Metadata)> {
     let meta = file.metadata().map_err(failed)?;
     match meta.is_file() {
         true => Ok((file, meta)),
-        false => Err(no_file(path, "rebuild")),
+        false => Err(no_file(path, REBUILD)),
     }
 }
 
 fn no_file(path: &Path, advice: &str) -> Error {
-    refused("it is no regular file", path, advice)
+    refused("not a regular file", path, advice).with_code("bad-source")
 }

@@ -89,8 +89,9 @@ impl Git {
             other => other,
         };
         Err(Error::new(Kind::Refused, said)
-            .doing(format!("git {} in", verb.unwrap_or_default()))
-            .with_path(&self.dir))
+            .doing(format!("run git {} in", verb.unwrap_or_default()))
+            .with_path(&self.dir)
+            .with_code("git"))
     }
 
     /// What it prints, without the line feed at the end.
@@ -144,14 +145,14 @@ impl Git {
     }
 
     fn cannot_start(&self, e: io::Error) -> Error {
-        let advice = if e.kind() == io::ErrorKind::NotFound {
-            "install git"
-        } else {
-            "check that git can be run there"
-        };
-        Error::io("start git in", e)
-            .with_path(&self.dir)
-            .advice(advice)
+        let missing = e.kind() == io::ErrorKind::NotFound;
+        let error = Error::io("start git in", e).with_path(&self.dir);
+        match missing {
+            true => error.with_code("no-git").advice("install git"),
+            false => error
+                .with_code("git")
+                .advice("check that git can be run there"),
+        }
     }
 
     fn command(&self, as_owner: bool) -> Command {

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result, printable};
 use crate::promote::inputs::yaml::{self, Text};
 use crate::promote::path::RelPath;
 
-const REBUILD: &str = "rebuild";
+const REBUILD: &str = "build again, which writes this file anew";
 
 /// What a build can make, and what it makes: the words of the schema.
 const MODES: [&str; 4] = ["dt", "oot", "kernel", "full"];
@@ -133,7 +133,10 @@ fn check_word(path: &Path, field: &str, word: &Text, words: &[&str]) -> Result<(
         return Ok(());
     }
     let word = printable(&word.0);
-    let message = format!("{field} \"{word}\" is none of {}", words.join(", "));
+    let message = format!(
+        "{field} is \"{word}\", expected one of {}",
+        words.join(", ")
+    );
     Err(Error::new(Kind::Syntax, message)
         .doing("read")
         .with_path(path)
@@ -172,7 +175,7 @@ impl BuildState {
             None => Ok(Some(state)),
             Some((name, id)) => {
                 let (name, id) = (printable(name), printable(id));
-                let message = format!("\"{id}\", built of {name}, is no full commit id");
+                let message = format!("\"{id}\", the commit of {name}, is not a full commit id");
                 Err(Error::new(Kind::Syntax, message)
                     .with_path(&path)
                     .advice(REBUILD))

@@ -38,7 +38,7 @@ impl Blobs {
     /// it is open, so that an overlay may be larger than that room.
     pub(crate) fn open(&self, blob: &Blob) -> Result<File> {
         let failed = |e: io::Error| {
-            Error::io("keep a file of the overlay in", e)
+            Error::io("copy a file of the overlay to", e)
                 .with_path(std::env::temp_dir())
                 .advice("make room there, or set TMPDIR")
         };
@@ -84,7 +84,8 @@ impl Batch {
         self.try_copy(oid, out).map_err(|e| {
             Error::io(format!("read the git object {oid} of"), e)
                 .with_path(&self.dir)
-                .advice("check the repository with git fsck")
+                .with_code("git")
+                .advice(format!("git -C {} fsck", self.dir.display()))
         })
     }
 

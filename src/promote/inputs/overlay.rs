@@ -109,13 +109,14 @@ pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Track
         Error::new(Kind::Refused, message)
             .doing("read --overlay-ref")
             .with_name(name)
-            .advice("name a tag, a commit, or a range A..B")
+            .with_code("bad-reference")
+            .advice("name a tag, a commit, or a range A..B of the overlay repository")
     };
     if name.contains("...") {
-        return Err(wrong("a range has two dots"));
+        return Err(wrong("a range has two dots, not three"));
     }
     if name == ".." {
-        return Err(wrong("it names neither end of the range"));
+        return Err(wrong("neither end of the range is named"));
     }
     let (since, until) = match name.split_once("..") {
         Some((since, until)) => (Some(or_head(since)), or_head(until)),
@@ -127,7 +128,7 @@ pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Track
         match git.lines(&[&args[..], &[spec.as_str()]].concat()) {
             Ok(id) => Ok(String::from_utf8_lossy(&id).into_owned()),
             Err(e) if e.io_error().is_some() => Err(e),
-            Err(_) => Err(wrong("the overlay has no such commit")),
+            Err(_) => Err(wrong("no such commit in the overlay")),
         }
     };
     let commit = resolve(until)?;
@@ -246,17 +247,18 @@ impl Entry {
 
     fn dst(&self, git: &Git) -> Result<RelPath> {
         let refused = |message: String, advice: &str| {
-            refused(message, git.dir().join(Path::new(&self.name)), advice)
+            let path = git.dir().join(Path::new(&self.name));
+            refused(message, path, advice).with_code("bad-overlay")
         };
         if self.mode == SUBMODULE {
             return Err(refused(
-                "it is a submodule, which has no files of its own to promote".into(),
+                "a submodule, expected files".into(),
                 "track its files in the overlay, or remove it",
             ));
         }
         RelPath::parse(&self.name).map_err(|what| {
             refused(
-                format!("as a destination it {what}"),
+                format!("cannot be promoted: the path {what}"),
                 "rename it in the overlay",
             )
         })
@@ -265,8 +267,12 @@ impl Entry {
 
 fn not_understood(git: &Git, record: &[u8]) -> Error {
     let shown = printable(&String::from_utf8_lossy(record));
-    Error::new(Kind::Syntax, format!("git printed \"{shown}\""))
-        .doing("list the files of")
-        .with_path(git.dir())
-        .advice("another version of git may help")
+    Error::new(
+        Kind::Syntax,
+        format!("unexpected output of git: \"{shown}\""),
+    )
+    .doing("list the files of")
+    .with_path(git.dir())
+    .with_code("git")
+    .advice("try another version of git")
 }

@@ -11,9 +11,7 @@ use crate::promote::refused::refused;
 /// The folder that makes a directory a workspace.
 const TARGETS: &str = "target-platform";
 const POINTER: &str = "active_target.yml";
-const SET_TARGET: &str = "set the active target, or init one";
-const INIT_IMAGE: &str = "init the image";
-const INIT_SOURCE: &str = "init the source";
+const SET_TARGET: &str = "name a profile beside it, in a line such as: active: PROFILE.yaml";
 
 /// The folder that both trees have.
 pub(crate) const L4T: &str = "Linux_for_Tegra";
@@ -69,27 +67,30 @@ impl Workspace {
                     .map_err(|e| Error::io("open the workspace", e).with_path(dir))?;
                 if !root.join(TARGETS).is_dir() {
                     return Err(refused(
-                        format!("it holds no {TARGETS}/, so it is no workspace"),
+                        format!("not a workspace, it has no {TARGETS}/"),
                         &root,
-                        "name the directory that does, or init a target",
-                    ));
+                        format!("name the directory that has {TARGETS}/ with --workspace"),
+                    )
+                    .with_code("no-workspace"));
                 }
                 root
             }
             None => find()?,
         };
         let profile = active(&root)?;
-        let advice = "correct the profile, or init the target again";
+        let advice = "correct the profile";
         let (blocks, _) = yaml::read::<Profile>(&profile, advice)?.ok_or_else(|| {
             refused(
-                format!("{POINTER} points to it, and it is not there"),
+                format!("no such file, but {POINTER} names it"),
                 &profile,
-                SET_TARGET,
+                format!("create it, or name another profile in {POINTER}"),
             )
+            .with_code("no-target")
         })?;
-        let image = blocks
-            .bsp_image
-            .ok_or_else(|| refused("the profile has no block bsp_image:", &profile, INIT_IMAGE))?;
+        let image = blocks.bsp_image.ok_or_else(|| {
+            let advice = "add the block with the root_path of the BSP image";
+            refused("no block bsp_image: in the profile", &profile, advice).with_code("no-image")
+        })?;
         let at = |block: &str, path: Option<String>, default: &Path| match path {
             None => Ok(default.to_path_buf()),
             Some(path) => absolute(&profile, block, &path),
@@ -100,18 +101,21 @@ impl Workspace {
             Some(block) => at("source", block.root_path, &default)?,
             None if default.is_dir() => default,
             None => {
-                let default = printable(&default.to_string_lossy());
-                let message =
-                    format!("the profile has no block source:, and there is no {default}");
-                return Err(refused(message, &profile, INIT_SOURCE));
+                let advice = format!(
+                    "add the block with the root_path of the sources, or create {}",
+                    printable(&default.to_string_lossy())
+                );
+                let error = refused("no block source: in the profile", &profile, advice);
+                return Err(error.with_code("no-source"));
             }
         };
         if !image_tree.is_dir() {
             return Err(refused(
-                "the BSP image is not there",
+                "the BSP image has no such directory",
                 &image_tree,
-                INIT_IMAGE,
-            ));
+                "set up the BSP image there, or correct bsp_image.root_path in the profile",
+            )
+            .with_code("no-image"));
         }
         Ok(Self {
             source,
@@ -144,10 +148,11 @@ fn find() -> Result<PathBuf> {
         .map(Path::to_path_buf)
         .ok_or_else(|| {
             refused(
-                format!("neither it nor a directory above it holds {TARGETS}/"),
+                format!("not in a workspace, no {TARGETS}/ here or above"),
                 &here,
-                "go into a workspace, name one with --workspace, or init a target",
+                "lbpayload promote --workspace DIR",
             )
+            .with_code("no-workspace")
         })
 }
 
@@ -155,12 +160,12 @@ fn find() -> Result<PathBuf> {
 fn active(root: &Path) -> Result<PathBuf> {
     let dir = root.join(TARGETS);
     let pointer = dir.join(POINTER);
-    let none = |message: &str| refused(message, &pointer, SET_TARGET);
+    let none = |message: &str| refused(message, &pointer, SET_TARGET).with_code("no-target");
     let Some((Pointer { active }, _)) = yaml::read(&pointer, SET_TARGET)? else {
-        return Err(none("there is no active target"));
+        return Err(none("no such file, so no target is active"));
     };
     let name = match active.as_deref() {
-        None | Some("") => return Err(none("it names no active target")),
+        None | Some("") => return Err(none("names no active target")),
         Some("NA") => return Err(none("no target is active (active: NA)")),
         Some(name) => name,
     };
@@ -169,7 +174,7 @@ fn active(root: &Path) -> Result<PathBuf> {
         (components.next(), components.next()),
         (Some(Component::Normal(_)), None)
     ) {
-        return Err(none("what it names is no file beside it"));
+        return Err(none("expected the name of a file in the same directory"));
     }
     Ok(dir.join(name))
 }
@@ -182,8 +187,9 @@ fn absolute(profile: &Path, block: &str, path: &str) -> Result<PathBuf> {
     Err(refused(
         message,
         profile,
-        "write an absolute path, or leave it out for the default",
-    ))
+        "write an absolute path, or remove root_path to use the default",
+    )
+    .with_code("bad-profile"))
 }
 
 /// The `Linux_for_Tegra/` of `image`, which may name it or the folder that holds it.
@@ -198,8 +204,9 @@ pub(crate) fn image_tree(image: &Path) -> Result<PathBuf> {
         return Ok(dir);
     }
     Err(refused(
-        "the BSP image is not there",
+        "no such directory, expected a BSP image",
         image,
-        "init the image, or name another one",
-    ))
+        "name the image's directory with --image",
+    )
+    .with_code("no-image"))
 }

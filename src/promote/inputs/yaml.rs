@@ -36,7 +36,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
             .advice(advice)
     };
     if is_too_deep(&text) {
-        return Err(wrong("its brackets are nested too deeply"));
+        return Err(wrong("brackets are nested too deeply"));
     }
     match serde_yaml_ng::from_slice(&text) {
         Ok(value) => Ok(Some((value, text))),
@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Text {
             type Value = Text;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text (in quotes, if need be)")
+                f.write_str("a string (in quotes if necessary)")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Text, E> {
@@ -94,7 +94,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "no regular file",
+            "not a regular file",
         ));
     }
     let mut text = Vec::new();

@@ -87,14 +87,14 @@ fn refuse(found: Found, path: &Path) -> Result<()> {
     let (message, advice) = match found {
         Found::Directory => return Err(is_directory(path)),
         Found::Special => (
-            "a device node, a socket or a FIFO is there, and a file is to be",
+            "destination is a device node, a socket or a FIFO, expected a file",
             "remove it, or name another destination",
         ),
         Found::NoWay => (
-            "something in it that was a directory is a file or a symlink",
-            "remove that, and try again",
+            "part of the path is a file or a symlink, expected a directory",
+            "remove it, then try again",
         ),
         _ => return Ok(()),
     };
-    Err(refused(message, path, advice))
+    Err(refused(message, path, advice).with_code("blocked"))
 }

@@ -136,12 +136,13 @@ pub(crate) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
         if is_below && above.content.link().is_none() {
             return Err(refused(
                 format!(
-                    "it is to be a file ({}), and a directory for {} ({})",
+                    "a file in the {}, but the directory of {} in the {}",
                     above.channel, below.dst, below.channel
                 ),
                 above.dst.as_path(),
-                "take one of them away, and promote again",
-            ));
+                "remove one of the two, then promote again",
+            )
+            .with_code("conflict"));
         }
     }
     // The overlay is written first.
@@ -155,17 +156,17 @@ fn contradiction(one: &Item, other: &Item) -> Error {
         _ => item.dst.as_path().to_path_buf(),
     };
     let (a, b) = (from(one), from(other));
-    let message = format!(
-        "the {} names it twice with different sources: {} and {}",
-        one.channel,
+    let message = format!("the {} has two different files for it", one.channel);
+    let advice = format!(
+        "{} {} or {}, then promote again",
+        match one.channel {
+            Channel::Manifest => "build with only one of",
+            _ => "remove",
+        },
         crate::error::printable(&a.to_string_lossy()),
         crate::error::printable(&b.to_string_lossy())
     );
-    let advice = match one.channel {
-        Channel::Manifest => "rebuild",
-        _ => "take one of them away, and promote again",
-    };
-    refused(message, one.place.in_image(), advice)
+    refused(message, one.place.in_image(), advice).with_code("conflict")
 }
 
 /// Adds the mirror: `boot`, the place of `rootfs/boot/Image`, gets what `kernel`, the
@@ -180,10 +181,11 @@ pub(crate) fn plan_mirror(
         |item: &&Item| item.dst.as_path() == Path::new(KERNEL) && item.content.link().is_some();
     if let Some(item) = items.iter().find(is_link) {
         return Err(refused(
-            "the overlay tracks it as a symlink, and its bytes are needed",
+            "a symlink in the overlay, expected a file",
             item.dst.as_path(),
-            "track the file itself",
-        ));
+            "commit the file itself in place of the symlink",
+        )
+        .with_code("bad-overlay"));
     }
     let content = match items.iter().find(|item| item.place == *kernel) {
         Some(item) => item.content.clone(),
@@ -313,13 +315,14 @@ mod tests {
             ])
         };
         assert_eq!(twice("/a").unwrap().len(), 1);
-        let error = twice("/b").unwrap_err().to_string();
-        assert!(error.contains("/a and /b; rebuild"), "{error}");
+        let error = twice("/b").unwrap_err();
+        assert_eq!(error.code(), "conflict");
+        assert!(error.help().unwrap().contains("/a or /b"), "{error}");
         let nested = plan_union(vec![
             item(Overlay, "kernel", "/a"),
             item(Manifest, "kernel/Image", "/b"),
         ]);
-        assert!(nested.unwrap_err().to_string().contains("directory for"));
+        assert_eq!(nested.unwrap_err().code(), "conflict");
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let failed = |e| {
         Error::io("read the journal", e)
             .with_path(&dir)
-            .advice("make it readable, or run as whom the image belongs to")
+            .advice("run as the owner of the image, or as root")
     };
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
@@ -99,7 +99,8 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
             Error::new(Kind::Syntax, printable(&e.to_string()))
                 .doing("read the journal")
                 .with_path(&path)
-                .advice("move the record away")
+                .with_code("bad-record")
+                .advice(format!("mv {0} {0}.bad", path.display()))
         })?;
         records.extend(parsed);
     }
@@ -140,7 +141,7 @@ fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
                 record.unsure = unsure.min(record.planned() - record.named);
             }
             (Line::End(end), Some(record)) => record.ended(end),
-            _ => return Err(serde::de::Error::custom("a line in the wrong place")),
+            _ => return Err(serde::de::Error::custom("unexpected line")),
         }
     }
     Ok(record)

@@ -177,9 +177,9 @@ impl Sidecar {
     /// Makes the folder `name` in it, as the one whose image it is may use it.
     pub(crate) fn make(&self, name: &str) -> Result<PathBuf> {
         let failed = |e| {
-            Error::io("make the journal's folder", e)
+            Error::io("create the journal's directory", e)
                 .with_path(&self.root)
-                .advice("make Linux_for_Tegra yours (chown), or promote as root")
+                .advice("chown Linux_for_Tegra to your user, or run promote as root")
         };
         let image = self.root.parent().unwrap_or(&self.root);
         let owner = image.metadata().map_err(failed)?;
@@ -203,9 +203,9 @@ impl Sidecar {
                     // as root.
                     if !at.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
                         return Err(refused(
-                            "it is no directory",
+                            "not a directory",
                             at,
-                            "move it away, and promote again",
+                            "move it away, then promote again",
                         ));
                     }
                 }
@@ -218,7 +218,7 @@ impl Sidecar {
     /// Makes the file `path` in it, as the one whose image it is may use it, whatever
     /// the umask is.
     pub(crate) fn create(&self, path: &Path, mode: u32) -> Result<File> {
-        let failed = |e| Error::io("make the journal's file", e).with_path(path);
+        let failed = |e| Error::io("create the journal's file", e).with_path(path);
         let file = OpenOptions::new()
             .create_new(true)
             .read(true)
@@ -245,7 +245,7 @@ impl Sidecar {
         let path = self.path(name);
         let mut file = AtomicFile::create(&path)?;
         self.give(file.file(), 0o644)
-            .map_err(|e| Error::io("make the journal's file", e).with_path(&path))?;
+            .map_err(|e| Error::io("create the journal's file", e).with_path(&path))?;
         file.write_all(text)
             .map_err(|e| Error::io("write", e).with_path(&path))?;
         file.commit()
@@ -257,7 +257,7 @@ impl Sidecar {
             let dir = self.backups(id);
             if id.saturating_add(KEPT) <= newest {
                 if let Err(e) = std::fs::remove_dir_all(&dir) {
-                    log::warn!("removing old backups in {}: {e}", dir.display());
+                    log::warn!("could not remove old backups in {}: {e}", dir.display());
                 }
             }
         }
@@ -316,9 +316,9 @@ impl Journal {
     pub(crate) fn keep(&mut self, old: &File) -> Result<Backup> {
         let path = self.sidecar.backups(self.id);
         let failed = |e| {
-            Error::io("keep what is replaced in", e)
+            Error::io("back up the replaced file to", e)
                 .with_path(&path)
-                .advice("make room, or remove old backups beside it")
+                .advice("free some space, or remove old backups beside it")
         };
         let dir = match &self.backups {
             Some(dir) => dir,

@@ -53,7 +53,7 @@ impl Stamps {
         };
         let lines: Vec<Line> = serde_json::from_slice(&text).unwrap_or_else(|e| {
             let path = sidecar.path(NAME);
-            log::warn!("{}: {e}; comparing everything", path.display());
+            log::warn!("{}: {e} (comparing all files)", path.display());
             Vec::new()
         });
         let pair = |line: Line| (line.place, (line.source, line.there));

@@ -16,26 +16,32 @@ pub(crate) fn check(tree: &Tree, place: &Path) -> Result<()> {
 pub(crate) fn explain(e: io::Error, path: &Path) -> Error {
     let (message, advice) = match e.raw_os_error() {
         Some(libc::EROFS) => (
-            "it is on a read-only file system",
-            "mount that read-write, and promote again",
+            "read-only filesystem",
+            "remount it read-write (mount -o remount,rw), then promote again".to_owned(),
         ),
         Some(libc::EPERM) => (
-            "it or its folder is immutable or may only be added to",
-            "find the attribute with lsattr, take it away with chattr -i or -a, and promote again",
+            "immutable or append-only, or its directory is",
+            format!(
+                "lsattr -d {} {} shows which, chattr -i -a removes the attribute",
+                path.display(),
+                path.parent().unwrap_or(path).display()
+            ),
         ),
         Some(libc::EXDEV) => (
-            "another file system is mounted there",
-            "unmount it, and promote again",
+            "another filesystem is mounted there",
+            "unmount it, then promote again".to_owned(),
         ),
         Some(libc::ELOOP | libc::ENOTDIR) => (
-            "something in its path is no directory, but a file or a symlink",
-            "move that away, and promote again",
+            "part of the path is a file or a symlink, expected a directory",
+            "move it away, then promote again".to_owned(),
         ),
         _ => {
             let folder = path.ancestors().skip(1).find(|folder| folder.is_dir());
-            return Error::io("write to", e)
-                .with_path(folder.unwrap_or(path))
-                .advice("make it yours (chown), or promote as root");
+            let folder = folder.unwrap_or(path);
+            return Error::io("write to", e).with_path(folder).advice(format!(
+                "sudo chown \"$USER\" {}, or run promote as root",
+                folder.display()
+            ));
         }
     };
     Error::new(Kind::Refused, message)

@@ -91,11 +91,15 @@ pub(crate) fn stage(
             .map_err(failed("stage a symlink in"))?;
         return Ok((String::new(), 0));
     }
-    let source = file.ok_or_else(|| Error::new(Kind::Refused, "no file came along"))?;
+    let source =
+        file.ok_or_else(|| Error::new(Kind::Refused, "the request came without a file"))?;
     let stamp = |e| Error::io("read the source", e);
     let before = source.metadata().map_err(stamp)?;
     if !before.is_file() {
-        return Err(Error::new(Kind::Refused, "the source is no regular file"));
+        return Err(Error::new(
+            Kind::Refused,
+            "the source is not a regular file",
+        ));
     }
     let mut staged = tree.stage(slot).map_err(failed("make a file in"))?;
     let mut sum = Sha256::new();
@@ -126,7 +130,7 @@ pub(crate) fn stage(
     if of(&before) != of(&after) || bytes != after.len() {
         return Err(
             Error::new(Kind::Changed, "the source changed while it was copied")
-                .advice("wait until nothing writes to it, and promote again"),
+                .advice("wait until nothing writes to it, then promote again"),
         );
     }
     tree.finish(&staged, attributes)
