@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::promote::refused::refused;
+use crate::promote::refused::{refused, shell_word};
 
 use apply::initramfs;
 use apply::run::{Run, RunOptions};
@@ -126,7 +126,10 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
 fn tracker(workspace: &Workspace) -> Result<Git> {
     let dir = workspace.tracker();
     let refused = |message: &str| {
-        let advice = format!("set up the overlay repository: git init {}", dir.display());
+        let advice = format!(
+            "set up the overlay repository: git init {}",
+            shell_word(&dir)
+        );
         refused(message, &dir, advice).with_code("no-source")
     };
     if !dir.is_dir() {
@@ -149,7 +152,7 @@ fn validate(git: &Git, options: &Options) -> Result<Status> {
         let message = format!("uncommitted changes in the overlay: {path}{more}");
         let advice = format!(
             "commit them, or put them aside: git -C {} stash --include-untracked",
-            git.dir().display()
+            shell_word(git.dir())
         );
         return Err(refused(message, git.dir(), advice).with_code("uncommitted-changes"));
     }

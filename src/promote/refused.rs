@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, printable};
 
 /// Refuses because of what is at `path`.
 pub(crate) fn refused(
@@ -13,4 +13,31 @@ pub(crate) fn refused(
     Error::new(Kind::Refused, message)
         .with_path(path)
         .advice(advice)
+}
+
+/// `path` as a word for a shell, in a command that can be pasted.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    printable(&format!("'{}'", text.replace('\'', r"'\''")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_command_is_one_word_on_one_line() {
+        for (path, word) in [
+            ("/ws/Image/Linux_for_Tegra", "/ws/Image/Linux_for_Tegra"),
+            ("/a b", "'/a b'"),
+            ("/it's $HOME", r"'/it'\''s $HOME'"),
+            ("/a\n;rm b", r"'/a\n;rm b'"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), word);
+        }
+    }
 }

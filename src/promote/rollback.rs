@@ -15,7 +15,7 @@ use crate::promote::path::{Place, RelPath};
 use crate::promote::plan::union::{Channel, Item};
 use crate::promote::record::history::{self, Put, Record};
 use crate::promote::record::journal::{Begin, Entry, KEPT, Sidecar};
-use crate::promote::refused::refused;
+use crate::promote::refused::{refused, shell_word};
 use crate::promote::report::InitramfsOutcome;
 use crate::promote::status::{self, HeldState};
 use crate::promote::tree::bytes;
@@ -74,19 +74,27 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
         recheck: true,
     };
     let mut run = Run::open(&image, None, run_options, progress)?;
-    let refused = |message: String| {
-        let list = format!("lbpayload promote history --image {}", image.display());
-        refused(message, &image, list).with_code("no-record")
-    };
+    let refused =
+        |message: String, advice: String| refused(message, &image, advice).with_code("no-record");
     let records = run.records()?.to_vec();
     let last = records
         .last()
         .map(|record| record.begin.id)
-        .ok_or_else(|| refused("nothing was promoted into this image".into()))?;
+        .ok_or_else(|| {
+            refused(
+                "nothing was promoted into this image".into(),
+                "name another image with --image".into(),
+            )
+        })?;
     let to = match options.to {
         Some(0) => 0,
         Some(id) if records.iter().any(|record| record.begin.id == id) => id,
-        Some(id) => return Err(refused(format!("no promote {id} in the journal"))),
+        Some(id) => {
+            return Err(refused(
+                format!("no promote {id} in the journal"),
+                format!("lbpayload promote history --image {}", shell_word(&image)),
+            ));
+        }
         None => before(&records, last),
     };
     let undone = plan_undo(&records, to);

@@ -162,7 +162,7 @@ pub(crate) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
         Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
             nothing.then_some(After::Nothing)
         }
-        Err(e) => return Err(Error::io("look at", e).with_path(tree.path().join(place))),
+        Err(e) => return Err(Error::io("inspect", e).with_path(tree.path().join(place))),
     };
     if let Some(now) = &now {
         if let Some(put) = held.puts().find(|put| put.entry.after == *now) {

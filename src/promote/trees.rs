@@ -173,8 +173,7 @@ impl Trees {
     /// The room in a tree's file system, and which file system that is.
     pub(crate) fn room(&self, zone: Zone) -> Result<(u64, Room)> {
         let tree = self.tree(zone)?;
-        let failed =
-            |e: io::Error| Error::io("ask for the free space of", e).with_path(tree.path());
+        let failed = |e: io::Error| Error::io("get the free space of", e).with_path(tree.path());
         let device = fstat(tree).map_err(|e| failed(e.into()))?.st_dev;
         let room = crate::block::room(tree.as_fd()).map_err(failed)?;
         Ok((device, room))

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::promote::helper::client as helper;
 use crate::promote::path::ROOTFS;
 use crate::promote::record::journal::Sidecar;
-use crate::promote::refused::refused;
+use crate::promote::refused::{refused, shell_word};
 
 const MARK: &str = "initramfs-pending";
 const LOG: &str = "initramfs.log";
@@ -72,7 +72,7 @@ impl Initramfs {
             .with_path(&self.image)
             .advice(format!(
                 "wait until it ends, then promote again (its output: {})",
-                path.display()
+                shell_word(&path)
             ))),
             // A file system without locks.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -91,7 +91,7 @@ impl Initramfs {
             Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => Ok(()),
             Ok(meta) if meta.is_file() => Err(refused(
                 "not executable, but the initramfs must be rebuilt",
-                &format!("chmod +x {}", path.display()),
+                &format!("chmod +x {}", shell_word(&path)),
             )),
             Ok(_) => Err(refused("not a regular file", init)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(
@@ -146,7 +146,10 @@ impl Initramfs {
             .stderr(log.try_clone().map_err(failed)?);
         // Without O_CLOEXEC, so that the tool inherits it.
         let inherited = rustix::io::dup(&log).map_err(|e| failed(e.into()))?;
-        let advice = format!("see {}, fix the cause, then promote again", path.display());
+        let advice = format!(
+            "see {}, fix the cause, then promote again",
+            shell_word(&path)
+        );
         let status = command
             .status()
             .map_err(|e| Error::io("run", e).with_path(&tool).advice(advice.clone()))?;

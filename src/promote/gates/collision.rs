@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 
 use crate::error::{Error, Result, printable};
 use crate::promote::inputs::git::{Git, Status};
-use crate::promote::refused::refused;
+use crate::promote::refused::{refused, shell_word};
 
 /// What the overlay's branch and its upstream make of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
         return Err(refused(
             format!("{name} has commits that HEAD lacks"),
             git.dir(),
-            format!("git -C {} pull, then promote again", git.dir().display()),
+            format!("git -C {} pull, then promote again", shell_word(git.dir())),
         )
         .with_code("behind-upstream"));
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::wire::{self, Greeting};
 use crate::error::{Error, Kind, Result};
-use crate::promote::refused::refused;
+use crate::promote::refused::{refused, shell_word};
 use crate::promote::tree::executor::Answer;
 use crate::promote::tree::protocol::{Reply, Request};
 
@@ -89,8 +89,8 @@ impl Helper {
             .with_code("no-privilege")
             .advice(format!(
                 "run promote as root, or allow this with sudo: {} {COMMAND} {}",
-                std::env::current_exe().unwrap_or_default().display(),
-                named.display()
+                shell_word(&std::env::current_exe().unwrap_or_default()),
+                shell_word(named)
             ))
     }
 

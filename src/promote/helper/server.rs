@@ -71,7 +71,8 @@ pub fn serve(named: &Path) -> Result<()> {
             .advice("run promote as root")
     })?;
     let answer = |reply: &Reply, fd: Option<OwnedFd>| {
-        wire::send(&socket, reply, fd.as_ref().map(AsFd::as_fd)).map_err(|e| Error::io("answer", e))
+        wire::send(&socket, reply, fd.as_ref().map(AsFd::as_fd))
+            .map_err(|e| Error::io("answer lbpayload promote", e))
     };
     answer(&Reply::Done, None)?;
     loop {
@@ -81,7 +82,7 @@ pub fn serve(named: &Path) -> Result<()> {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 Err(Error::io("read a request", e).with_kind(Kind::Refused))
             }
-            Err(e) => return Err(Error::io("listen", e)),
+            Err(e) => return Err(Error::io("receive a request", e)),
         };
         match done {
             Ok((reply, fd)) => answer(&reply, fd)?,

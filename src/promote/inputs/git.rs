@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::{Uid, User};
 
 use crate::error::{Error, Kind, Result, printable};
+use crate::promote::refused::shell_word;
 
 /// Variables of git that say how to reach a server or where the user's own
 /// configuration is. All others lead git to another repository than the one asked
@@ -91,7 +92,8 @@ impl Git {
         Err(Error::new(Kind::Refused, said)
             .doing(format!("run git {} in", verb.unwrap_or_default()))
             .with_path(&self.dir)
-            .with_code("git"))
+            .with_code("git")
+            .advice(format!("git -C {} status", shell_word(&self.dir))))
     }
 
     /// What it prints, without the line feed at the end.

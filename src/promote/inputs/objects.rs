@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::git::Git;
 use crate::error::{Error, Kind, Result, printable};
+use crate::promote::refused::shell_word;
 
 /// A file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Batch {
             Error::io(format!("read the git object {oid} of"), e)
                 .with_path(&self.dir)
                 .with_code("git")
-                .advice(format!("git -C {} fsck", self.dir.display()))
+                .advice(format!("git -C {} fsck", shell_word(&self.dir)))
         })
     }
 

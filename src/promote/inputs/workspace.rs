@@ -89,7 +89,7 @@ impl Workspace {
         })?;
         let image = blocks.bsp_image.ok_or_else(|| {
             let advice = "add the block with the root_path of the BSP image";
-            refused("no block bsp_image: in the profile", &profile, advice).with_code("no-image")
+            refused("the profile has no block bsp_image:", &profile, advice).with_code("no-image")
         })?;
         let at = |block: &str, path: Option<String>, default: &Path| match path {
             None => Ok(default.to_path_buf()),
@@ -105,13 +105,13 @@ impl Workspace {
                     "add the block with the root_path of the sources, or create {}",
                     printable(&default.to_string_lossy())
                 );
-                let error = refused("no block source: in the profile", &profile, advice);
+                let error = refused("the profile has no block source:", &profile, advice);
                 return Err(error.with_code("no-source"));
             }
         };
         if !image_tree.is_dir() {
             return Err(refused(
-                "the BSP image has no such directory",
+                "no such directory, expected the BSP image",
                 &image_tree,
                 "set up the BSP image there, or correct bsp_image.root_path in the profile",
             )
@@ -141,8 +141,7 @@ impl Workspace {
 
 /// Walks up from the current directory.
 fn find() -> Result<PathBuf> {
-    let here =
-        std::env::current_dir().map_err(|e| Error::io("ask for the current directory", e))?;
+    let here = std::env::current_dir().map_err(|e| Error::io("get the current directory", e))?;
     here.ancestors()
         .find(|dir| dir.join(TARGETS).is_dir())
         .map(Path::to_path_buf)

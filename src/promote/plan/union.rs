@@ -158,13 +158,10 @@ fn contradiction(one: &Item, other: &Item) -> Error {
     let (a, b) = (from(one), from(other));
     let message = format!("the {} has two different files for it", one.channel);
     let advice = format!(
-        "{} {} or {}, then promote again",
-        match one.channel {
-            Channel::Manifest => "build with only one of",
-            _ => "remove",
-        },
+        "remove {} or {} from the {}, then promote again",
         crate::error::printable(&a.to_string_lossy()),
-        crate::error::printable(&b.to_string_lossy())
+        crate::error::printable(&b.to_string_lossy()),
+        one.channel
     );
     refused(message, one.place.in_image(), advice).with_code("conflict")
 }

@@ -6,6 +6,7 @@ use std::io;
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::path::Place;
 use crate::promote::record::journal::{After, Begin, End, Entry, Line, Sidecar};
+use crate::promote::refused::shell_word;
 
 /// A run, as the journal tells of it.
 #[derive(Debug, Clone)]
@@ -100,7 +101,7 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
                 .doing("read the journal")
                 .with_path(&path)
                 .with_code("bad-record")
-                .advice(format!("mv {0} {0}.bad", path.display()))
+                .advice(format!("mv {0} {0}.bad", shell_word(&path)))
         })?;
         records.extend(parsed);
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::durable::Tree;
 use crate::error::{Error, Kind, Result};
+use crate::promote::refused::shell_word;
 
 /// Whether a file can be put at `place`, or taken away.
 pub(crate) fn check(tree: &Tree, place: &Path) -> Result<()> {
@@ -23,8 +24,8 @@ pub(crate) fn explain(e: io::Error, path: &Path) -> Error {
             "immutable or append-only, or its directory is",
             format!(
                 "lsattr -d {} {} shows which, chattr -i -a removes the attribute",
-                path.display(),
-                path.parent().unwrap_or(path).display()
+                shell_word(path),
+                shell_word(path.parent().unwrap_or(path))
             ),
         ),
         Some(libc::EXDEV) => (
@@ -40,7 +41,7 @@ pub(crate) fn explain(e: io::Error, path: &Path) -> Error {
             let folder = folder.unwrap_or(path);
             return Error::io("write to", e).with_path(folder).advice(format!(
                 "sudo chown \"$USER\" {}, or run promote as root",
-                folder.display()
+                shell_word(folder)
             ));
         }
     };

@@ -88,7 +88,7 @@ pub(crate) fn stage(
     let failed = |doing: &'static str| move |e| Error::io(doing, e).with_path(tree.path());
     if let Some(JsonPath(target)) = link {
         tree.stage_symlink(slot, target, attributes)
-            .map_err(failed("stage a symlink in"))?;
+            .map_err(failed("create a symlink in"))?;
         return Ok((String::new(), 0));
     }
     let source =
@@ -101,7 +101,7 @@ pub(crate) fn stage(
             "the source is not a regular file",
         ));
     }
-    let mut staged = tree.stage(slot).map_err(failed("make a file in"))?;
+    let mut staged = tree.stage(slot).map_err(failed("create a file in"))?;
     let mut sum = Sha256::new();
     let piece = usize::try_from(before.len().clamp(1, PIECE as u64)).unwrap_or(PIECE);
     let mut buf = vec![0; piece];

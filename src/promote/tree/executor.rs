@@ -30,7 +30,7 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
         }
         Request::CheckWritable(place) => access::check(tree, place).map(done)?,
         Request::Look(place) => {
-            let (previous, file) = look(tree, place).map_err(failed("look at", place))?;
+            let (previous, file) = look(tree, place).map_err(failed("inspect", place))?;
             return Ok((Reply::Previous(previous), file.map(OwnedFd::from)));
         }
         Request::Compare { place, link } => {
@@ -47,7 +47,7 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
             let staged = stage(tree, *slot, attributes, link.as_ref(), file);
             let staged = staged.and_then(|(sha256, bytes)| {
                 let made = tree.make_parents(place);
-                let made = made.map_err(failed("make the directories above", place))?;
+                let made = made.map_err(failed("create the directories above", place))?;
                 Ok(Reply::Staged {
                     sha256,
                     bytes,
@@ -77,7 +77,7 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
         Request::Clear => tree
             .clear()
             .map(done)
-            .map_err(failed("clear what is staged in", top))?,
+            .map_err(failed("remove the staged files in", top))?,
     };
     Ok((reply, None))
 }
