@@ -251,6 +251,19 @@ impl Error {
         self.0.advice.as_deref()
     }
 
+    /// All of it in one line: for logs, tables and reports of many errors.
+    pub fn one_line(&self) -> String {
+        let mut line = self.to_string();
+        let notes = self.notes();
+        if !notes.is_empty() {
+            line.push_str(&format!(" ({})", notes.join(", ")));
+        }
+        if let Some(help) = self.help() {
+            line.push_str(&format!(". {help}"));
+        }
+        line
+    }
+
     /// The entry: its number, and its name where known.
     pub fn entry(&self) -> Option<(u64, Option<&str>)> {
         let (index, name) = self.0.entry.as_ref()?;
@@ -372,6 +385,11 @@ mod tests {
         );
         assert_eq!(error.notes(), ["entry 3, at offset 4096"]);
         assert_eq!(error.help(), Some("copy the disk with ddrescue"));
+        assert_eq!(
+            error.one_line(),
+            "could not read `a\\nb` of `/dev/sdb`: Input/output error (entry 3, at offset 4096). \
+             copy the disk with ddrescue"
+        );
         assert_eq!(error.kind(), Kind::Io);
     }
 

@@ -102,7 +102,7 @@ impl Finding {
     }
 
     pub(super) fn failed(mut self, error: &Error) -> Self {
-        self.error = Some(error.to_string());
+        self.error = Some(error.one_line());
         self
     }
 }
@@ -169,7 +169,7 @@ impl Finding {
             }
             Err(e) => {
                 self.verdict = Verdict::Unreadable;
-                self.error = Some(e.to_string());
+                self.error = Some(e.one_line());
             }
         }
         Ok(())
@@ -184,7 +184,7 @@ impl Finding {
             Cause::Io(_) => Verdict::Unreadable,
             _ => Verdict::Corrupt,
         };
-        self.error = Some(problem.into_error(source).to_string());
+        self.error = Some(problem.into_error(source).one_line());
     }
 }
 
