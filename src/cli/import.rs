@@ -13,8 +13,8 @@ use crate::probe::the_only_payload;
 use crate::sys::share_one_heap;
 
 use super::args::{ImportArgs, ProgressForm};
-use super::exit::Outcome;
-use super::output::{Out, human_bytes, lossy, to_stderr};
+use super::exit::{self, Outcome};
+use super::output::{Level, Out, human_bytes, lossy, to_stderr};
 use super::verify::several;
 use super::{progress, signals, sums};
 
@@ -112,10 +112,8 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     }
     let (count, files) = (report.failed.count(), report.files);
     for failed in report.failed {
-        to_stderr(&format!(
-            "lbpayload: error: {}\n",
-            failed.into_error(&**payload.source())
-        ));
+        let error = failed.into_error(&**payload.source());
+        exit::say("lbpayload", Level::Error, &error);
     }
     to_stderr(&format!(
         "lbpayload: error: {} of {} files were not imported; the others are in {}\n",

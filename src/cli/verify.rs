@@ -12,8 +12,8 @@ use crate::payload::{Payload, Problem};
 use crate::verify::{FileVerdict, Report, verify};
 
 use super::args::{ProgressForm, VerifyArgs};
-use super::exit::Outcome;
-use super::output::{Out, human_bytes, lossy, to_stderr};
+use super::exit::{self, Outcome};
+use super::output::{Level, Out, human_bytes, lossy, to_stderr};
 use super::{progress, signals, sums};
 
 /// A problem as `verify --json` and `list --json` report it.
@@ -140,10 +140,7 @@ fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Resu
     }
     let (shown, more) = (report.problems.len(), report.problems.more());
     for problem in report.problems {
-        to_stderr(&format!(
-            "lbpayload: error: {}\n",
-            problem.into_error(source)
-        ));
+        exit::say("lbpayload", Level::Error, &problem.into_error(source));
     }
     if more > 0 {
         to_stderr(&format!(
