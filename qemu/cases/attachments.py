@@ -69,7 +69,7 @@ def none(lab):
     script = """
         payload-import --mount-proc
         exits 3 lbpayload import "$DEST"
-        says "no payload found; looked at 2 devices from /proc/partitions"
+        says "2 devices from /proc/partitions"
         exits 2 payload-import --from-proc "$DEST"
         exits 2 payload-import "$DEST"
         pass
@@ -103,7 +103,7 @@ def cut_short(lab):
     script = """
         payload-import --mount-proc
         exits 3 lbpayload import "$DEST"
-        says "/dev/vdb (corrupt:"
+        says /dev/vdb; says corrupt
         with_nodes
         exits 1 lbpayload import --device /dev/vdb "$DEST"
         exits 1 lbpayload verify /dev/vdb
@@ -153,7 +153,7 @@ def sectors_4096_odd(lab):
     script = """
         payload-import --mount-proc
         exits 3 lbpayload import "$DEST"
-        says "loses its tail: pad it"
+        says "lbpayload pack --pad 4096"
         pass
     """
     lab.boot(destination, [Disk(payload.path, sector=4096)], script)

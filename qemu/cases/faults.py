@@ -71,7 +71,7 @@ def source_eio(lab):
         script += f"""
             exits 1 lbpayload import --device {device} /external/{n}
             says {device}; says "Input/output error"
-            say message-{n} "$(tail -n 1 /output)"
+            say message-{n} "$(grep -F offset /output | tail -n 1)"
         """
     script += "pass\n"
     said = lab.boot(destination, disks, script)
@@ -82,7 +82,7 @@ def source_eio(lab):
             if len(found) >= len(payload.files):
                 raise Failed(f"all files were imported, though sector {sector} cannot be read")
             checked += _whole(found, payload, f"sector {sector}")
-            if f"at offset {sector * 512}" not in said[f"message-{n}"]:
+            if f"offset {sector * 512}" not in said[f"message-{n}"]:
                 raise Failed(f"sector {sector}, offset {sector * 512}: the guest says {said[f'message-{n}']}")
     return f"{len(sectors)} bad sectors, {checked} files checked, losses: none"
 
@@ -118,7 +118,7 @@ def source_pulled(lab):
         payload-import --mount-proc
         say importing now
         exits 1 lbpayload import "$DEST"
-        say message "$(tail -n 1 /output)"
+        say message "$(grep -F error: /output | tail -n 1)"
         sync
         say pulled now
         hear
@@ -166,7 +166,7 @@ def destination_full(lab):
         say importing now
         exits 1 lbpayload import "$DEST"
         says "No space left on device"
-        say message "$(tail -n 1 /output)"
+        say message "$(grep -F error: /output | tail -n 1)"
         wait
         sync
         say ended now

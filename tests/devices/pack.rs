@@ -66,11 +66,12 @@ fn a_device_is_not_overwritten_unasked() {
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
     let (device, file) = noisy(dir.path(), 4 << 20, 512);
     let ran = inputs
-        .pack(&device.path, &[])
+        .pack(&device.path, &["--json"])
         .exits(1)
-        .says("it is a block device")
         .says("--force");
-    assert!(ran.stderr.contains(device.path.to_str().unwrap()));
+    let error = ran.json_error();
+    assert_eq!(error["kind"], "refused");
+    assert_eq!(error["path"], device.path.to_str().unwrap());
     assert!(
         fs::read(&file).unwrap() == noise(9, 4 << 20),
         "it was written to"
@@ -131,16 +132,10 @@ fn a_device_that_is_too_small_is_refused_before_a_byte_is_written() {
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
     let (device, file) = noisy(dir.path(), 1 << 20, 512);
-    let numbers = format!(
-        "the payload takes {} bytes and the device has {}",
-        inputs.image().len(),
-        1 << 20
-    );
-    inputs
-        .pack(&device.path, &["--force"])
-        .exits(1)
-        .says(&numbers)
-        .says("nothing was written");
+    let ran = inputs.pack(&device.path, &["--force", "--json"]).exits(1);
+    let error = ran.json_error();
+    assert_eq!(error["kind"], "space");
+    assert_eq!(error["path"], device.path.to_str().unwrap());
     check(
         Command::new("blockdev")
             .arg("--flushbufs")
@@ -168,10 +163,9 @@ fn a_mounted_device_is_refused_even_by_force() {
     check(Command::new("sync").arg("-f").arg(&ext4.path));
     let before = first_bytes(device, 1 << 20);
     inputs
-        .pack(device, &["--force"])
+        .pack(device, &["--force", "--json"])
         .exits(1)
-        .says("busy")
-        .says("mounted or in use");
+        .with_code("busy");
     assert!(first_bytes(device, 1 << 20) == before, "it was written to");
     assert_eq!(fs::read(ext4.path.join("precious")).unwrap(), b"precious");
 }
@@ -189,9 +183,9 @@ fn a_disk_with_a_mounted_partition_is_refused_even_by_force() {
     let unmount = Unmount(&at);
     let before = first_bytes(&parted.disk.path, 1 << 20);
     inputs
-        .pack(&parted.disk.path, &["--force"])
+        .pack(&parted.disk.path, &["--force", "--json"])
         .exits(1)
-        .says("mounted or in use");
+        .with_code("busy");
     assert!(
         first_bytes(&parted.disk.path, 1 << 20) == before,
         "it was written to"
@@ -273,13 +267,12 @@ fn an_input_that_cannot_be_read_half_way_leaves_no_payload_on_the_device() {
     backing(dir.path(), "ext4.img", &[], 0);
     let (device, _) = noisy(dir.path(), 8 << 20, 512);
     let mut pack = lbpayload();
-    pack.args(["pack", "--force", "-o"])
+    pack.args(["pack", "--json", "--force", "-o"])
         .arg(&device.path)
         .arg(&good)
         .arg(&bad);
-    Ran::of(&mut pack)
-        .exits(1)
-        .says(&format!("reading {}: Input/output error", bad.display()));
+    let ran = Ran::of(&mut pack).exits(1).says("Input/output error");
+    assert_eq!(ran.json_error()["path"], bad.to_str().unwrap());
     assert!(first_bytes(&device.path, 8) != b"LBPAYLD1");
     run([Path::new("probe"), &device.path]).exits(3);
 }
@@ -292,12 +285,13 @@ fn an_input_that_is_missing_leaves_the_device_untouched() {
     let (device, file) = noisy(dir.path(), 4 << 20, 512);
     let gone = inputs.dir.path().join("gone");
     let mut command = lbpayload();
-    command.args(["pack", "--force", "-o"]).args([
+    command.args(["pack", "--json", "--force", "-o"]).args([
         &device.path,
         &inputs.dir.path().join("2 file"),
         &gone,
     ]);
-    Ran::of(&mut command).exits(1).says(gone.to_str().unwrap());
+    let ran = Ran::of(&mut command).exits(1);
+    assert_eq!(ran.json_error()["path"], gone.to_str().unwrap());
     assert!(
         fs::read(&file).unwrap() == noise(9, 4 << 20),
         "it was written to"
@@ -311,14 +305,8 @@ fn a_read_only_device_is_refused() {
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
     let file = backing(dir.path(), "disk", &noise(9, 1 << 20), 4 << 20);
     let device = Loop::with(&file, &["--read-only"]);
-    let ran = inputs
-        .pack(&device.path, &["--force"])
-        .exits(1)
-        .says("read-only");
-    assert!(
-        ran.stderr.contains(device.path.to_str().unwrap()),
-        "{}",
-        ran.stderr
-    );
+    let ran = inputs.pack(&device.path, &["--force", "--json"]).exits(1);
+    let error = ran.says("read-only").json_error();
+    assert_eq!(error["path"], device.path.to_str().unwrap());
     assert!(fs::read(&file).unwrap()[..1 << 20] == noise(9, 1 << 20));
 }

@@ -163,16 +163,12 @@ fn without_sys_and_proc_the_nodes_in_dev_are_looked_at() {
     let ran = view
         .run(["-v", "probe"])
         .exits(0)
-        .says("looked at 2 devices from /dev");
+        .says("2 devices from /dev");
     assert_eq!(ran.stdout, format!("{}\n", payload.path.display()));
     view.run([Path::new("import"), &dest]).exits(0);
     assert_holds(&dest, &model());
     let nothing = View::of(&[], Listing::Dev);
-    nothing
-        .run(["probe"])
-        .exits(1)
-        .says("listing block devices")
-        .says("mount /sys or /proc");
+    nothing.run(["probe"]).exits(1).says("/sys or /proc");
 }
 
 #[test]
@@ -188,7 +184,7 @@ fn without_the_right_to_make_nodes_the_device_is_unreadable() {
         .run(["probe"])
         .exits(3)
         .says("unreadable")
-        .says("making a node for")
+        .says(payload.path.to_str().unwrap())
         .says("mknod");
     assert_eq!(ran.stdout, "");
 }

@@ -163,7 +163,7 @@ fn device_fails_with_1_and_leaves_the_files_before_alone() {
     drop_in
         .run([Path::new("--device"), &cut.path, &dest])
         .exits(1)
-        .says("\"c\"");
+        .says("`c`");
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn mount_proc_mounts_it_once() {
         .run_program(&drop_in.program, ["--mount-proc"])
         .exits(1);
     assert!(
-        ran.stdout.is_empty() && ran.stderr.contains("mounting /proc"),
+        ran.stdout.is_empty() && ran.stderr.contains("`/proc`"),
         "{}",
         ran.stderr
     );

@@ -132,11 +132,11 @@ fn import_refuses_to_choose_between_two_and_names_both() {
     found.sort_by_key(|p| number(p));
     for listing in [Listing::Sys, Listing::Proc, Listing::Dev] {
         let view = View::of(&[&two.path, &one.path], listing);
-        let ran = view.run([Path::new("import"), &dest]).exits(4);
+        let ran = view
+            .run([Path::new("import"), Path::new("--json"), &dest])
+            .exits(4);
         let names = format!("{}, {}", found[0].display(), found[1].display());
-        let line = format!("2 payloads found: {names}; name one of them with --device\n");
-        assert_eq!(ran.stderr, format!("lbpayload: error: {line}"));
-        assert_eq!(ran.stdout, "");
+        ran.says(&names).says("--device").with_code("ambiguous");
         assert!(!dest.exists(), "nothing was made");
     }
 }
@@ -157,14 +157,14 @@ fn import_says_what_it_looked_at_where_there_is_none() {
     ];
     for (listing, from) in looked {
         let view = View::of(&[&blank.path, &cut.path], listing);
-        let ran = view.run([Path::new("import"), &dest]).exits(3);
-        let ran = ran.says(&format!(
-            "no payload found; looked at 2 devices from {from}"
-        ));
-        let ran = ran
-            .says(&format!("{} (corrupt: ", cut.path.display()))
-            .says("--device");
-        assert_eq!(ran.stdout, "");
+        let ran = view
+            .run([Path::new("import"), Path::new("--json"), &dest])
+            .exits(3);
+        let ran = ran.says(&format!("2 devices from {from}"));
+        ran.says(cut.path.to_str().unwrap())
+            .says("corrupt")
+            .says("--device")
+            .with_code("not-found");
         assert!(!dest.exists(), "nothing was made");
     }
 }

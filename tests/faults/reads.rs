@@ -113,21 +113,11 @@ fn an_unreadable_sector_anywhere_leaves_only_complete_files() {
         match result {
             Err(error) => {
                 failed += 1;
-                let error = error.to_string();
-                assert!(
-                    error.contains("os error 5") && error.contains("entry "),
-                    "{error}"
-                );
-                assert!(error.contains("ddrescue"), "{error}");
-                let offset: u64 = error
-                    .split("at offset ")
-                    .nth(1)
-                    .unwrap()
-                    .split(':')
-                    .next()
-                    .unwrap()
-                    .parse()
-                    .unwrap();
+                let errno = error.io_error().unwrap().raw_os_error();
+                assert_eq!(errno, Some(libc::EIO), "{error}");
+                assert!(error.names_entry(), "{error}");
+                assert!(error.help().unwrap().contains("ddrescue"));
+                let offset = error.offset().unwrap();
                 assert!(
                     offset.abs_diff(bad.start) <= 4096,
                     "{error} for sector {sector}"

@@ -2,6 +2,7 @@
 //! drop, and running the program.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part of it
 
+mod failure;
 pub mod memory;
 pub mod skip;
 
