@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::block::{DirectPolicy, Source, SourceOptions};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{
     Filesystem, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
     in_foreground,
@@ -60,11 +59,10 @@ fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
         flags.is_ok_and(|flags| flags & OFlags::ACCMODE != OFlags::RDONLY)
     };
     inherited.take(fd).filter(is_writable).ok_or_else(|| {
-        let e = Errno::BADF.into();
-        Error::io("take the file to tell that it is ready", e)
-            .with_kind(Kind::Usage)
-            .with_name(&format!("descriptor {fd}"))
-            .advice("--ready-fd takes the number of a file above 2 that is open for writing")
+        let message = format!("file descriptor {fd} is not open for writing");
+        Error::new(Kind::Usage, message)
+            .with_code("ready-fd")
+            .advice("give --ready-fd the number of an open file above 2, as in `7>FILE`")
     })
 }
 
@@ -87,7 +85,7 @@ pub(super) struct Way {
 
 pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> Result<Outcome> {
     for option in &options.ignored {
-        log::warn!("the mount option {option} has no effect: a payload is nosuid and nodev");
+        log::warn!("mount option `{option}` has no effect, a payload is nosuid and nodev");
     }
     let time = time_of(source)?;
     // Absolute, and as mount(8) writes it: the server leaves this working directory,
@@ -132,9 +130,9 @@ fn listen(stopper: Stopper) -> Result<()> {
 
 fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
     if let Some(mut ready) = ready {
-        // Who asked may have gone; the mount is there all the same.
+        // The mount is of use even if the reader has ended.
         if let Err(e) = ready.write_all(b"\n") {
-            log::warn!("telling that the mount is ready: {e}");
+            log::warn!("{}", Error::io("report that the mount is ready", e));
         }
     }
     server.wait()?;
@@ -171,13 +169,16 @@ fn open_filesystem(
         count += 1;
         if count <= NAMED_PROBLEMS {
             let at = options.offset.saturating_add(problem.offset);
-            let whose = match (problem.index, &problem.name) {
-                (Some(index), Some(name)) => format!("entry {index} {name:?}, "),
-                (Some(index), None) => format!("entry {index}, "),
-                (None, _) => String::new(),
+            let of = match &problem.name {
+                Some(name) => format!("`{}` of ", printable(name)),
+                None => String::new(),
+            };
+            let entry = match problem.index {
+                Some(index) => format!("entry {index}, "),
+                None => String::new(),
             };
             log::warn!(
-                "{}: {whose}at offset {at}: {}",
+                "{of}`{}`: {} ({entry}at offset {at})",
                 source.display(),
                 problem.message()
             );
@@ -192,14 +193,14 @@ fn open_filesystem(
     )
     .map_err(in_source)
     .map_err(|e| match e.kind() {
-        Kind::Format => e.advice(
-            "the image is damaged; --lenient serves what is intact of it, and lbpayload verify \
-             names all that is wrong",
-        ),
+        Kind::Format => e.advice(format!(
+            "`lbpayload mount --lenient {} DIR` shows the files that are intact",
+            source_and_offset(source, options)
+        )),
         _ => e,
     })?;
     if count > NAMED_PROBLEMS {
-        log::warn!("{count} problems in all; lbpayload verify names more of them");
+        log::warn!("{count} problems in all, `lbpayload verify` lists more of them");
     }
     if let Some(index) = options.index.as_ref().filter(|_| filesystem.is_intact()) {
         mount_index::write(index, &filesystem, changed);
@@ -207,8 +208,16 @@ fn open_filesystem(
     Ok(filesystem)
 }
 
-/// The source, and through its page cache unless told otherwise: a mount is for who
-/// looks around, and comes back.
+/// The source as an argument of a command that helps.
+fn source_and_offset(source: &Path, options: &Options) -> String {
+    match options.offset {
+        0 => source.display().to_string(),
+        offset => format!("-o offset={offset} {}", source.display()),
+    }
+}
+
+/// Opens the source: through the page cache unless told otherwise, since files of a mount are
+/// often read more than once.
 fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
     SourceOptions {
         direct: options.direct.unwrap_or(DirectPolicy::Never),
@@ -224,7 +233,7 @@ fn time_of(source: &Path) -> Result<SystemTime> {
     let meta = std::fs::metadata(source).map_err(|e| {
         Error::io("open", e)
             .with_path(source)
-            .advice("check the path; lbpayload probe finds disks")
+            .advice("`lbpayload probe` lists the disks that hold a payload")
     })?;
     // Before 1970 is as good as never.
     let since = match u64::try_from(meta.mtime()) {

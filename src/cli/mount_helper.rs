@@ -80,7 +80,7 @@ fn run(helper: &Helper, inherited: Inherited) -> Result<Outcome> {
         }
     }
     if helper.read_write {
-        log::warn!("a payload is mounted read-only");
+        log::warn!("mounted read-only, a payload cannot be changed");
     }
     let way = mount::Way {
         namespace: helper.namespace.as_deref().map(namespace),

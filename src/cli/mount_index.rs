@@ -23,9 +23,9 @@ pub(super) fn read(
 ) -> Result<Option<Filesystem>> {
     let foreign = || {
         Error::new(Kind::Refused, Unfit::Foreign.to_string())
-            .doing("read the index")
+            .with_code("not-an-index")
             .with_path(file)
-            .advice("name another file: an index that does not fit is replaced")
+            .advice("give --index the name of a new file, since it replaces an old index")
     };
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     let opened = match file.metadata() {
@@ -50,7 +50,7 @@ pub(super) fn read(
         Ok(filesystem) => Ok(Some(filesystem)),
         Err(Unfit::Foreign) => Err(foreign()),
         Err(unfit) => {
-            log::info!("{}: making the index anew: {unfit}", file.display());
+            log::info!("writing the index `{}` again: {unfit}", file.display());
             Ok(None)
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::block::DirectPolicy;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{Access, Settings, Strictness};
 
 use super::args::whole_bytes;
@@ -63,7 +63,7 @@ impl Options {
                 self.settings.umask = u16::from_str_radix(value, 8)
                     .ok()
                     .filter(|umask| *umask <= 0o777)
-                    .ok_or_else(|| senseless(option, "octal digits, up to 777"))?;
+                    .ok_or_else(|| invalid(option, "octal digits, up to 777"))?;
             }
             ("fsname", Some(value)) if !value.is_empty() && !value.contains('\0') => {
                 self.settings.fsname = Some(value.to_owned());
@@ -85,7 +85,7 @@ impl Options {
                     "auto" => DirectPolicy::Auto,
                     "always" => DirectPolicy::Always,
                     "never" => DirectPolicy::Never,
-                    _ => return Err(senseless(option, "auto, always or never")),
+                    _ => return Err(invalid(option, "auto, always or never")),
                 });
             }
             ("subtype", Some("lbpayload")) => {}
@@ -94,10 +94,10 @@ impl Options {
             (_, Some(_)) if has_a_value_for_others(key) => {}
             _ if key.starts_with("x-") || key.starts_with("X-") => {}
             _ => {
-                return Err(
-                    Error::new(Kind::Usage, format!("unknown mount option {option:?}"))
-                        .advice("lbpayload mount --help lists those there are"),
-                );
+                let message = format!("unknown mount option `{}`", printable(option));
+                return Err(Error::new(Kind::Usage, message)
+                    .with_code("mount-option")
+                    .advice("`lbpayload mount --help` lists the mount options"));
             }
         }
         Ok(())
@@ -194,7 +194,7 @@ fn split(text: &str) -> Vec<String> {
 /// The last number is how system calls say "nobody's", and no file can have it.
 fn id(option: &str, value: &str) -> Result<u32> {
     match number(option, value)? {
-        u32::MAX => Err(senseless(option, "a number below 4294967295")),
+        u32::MAX => Err(invalid(option, "a number below 4294967295")),
         id => Ok(id),
     }
 }
@@ -202,18 +202,17 @@ fn id(option: &str, value: &str) -> Result<u32> {
 fn number(option: &str, value: &str) -> Result<u32> {
     value
         .parse()
-        .map_err(|_| senseless(option, "a number that fits 32 bits"))
+        .map_err(|_| invalid(option, "a number that fits 32 bits"))
 }
 
 fn bytes(option: &str, value: &str) -> Result<u64> {
-    whole_bytes(value).map_err(|_| senseless(option, "bytes, perhaps with K, M or G"))
+    whole_bytes(value).map_err(|_| invalid(option, "bytes, with K, M or G if wanted"))
 }
 
-fn senseless(option: &str, expected: &str) -> Error {
-    Error::new(
-        Kind::Usage,
-        format!("mount option {option:?} makes no sense: expected {expected}"),
-    )
+fn invalid(option: &str, expected: &str) -> Error {
+    let option = printable(option);
+    let message = format!("invalid mount option `{option}`: expected {expected}");
+    Error::new(Kind::Usage, message).with_code("mount-option")
 }
 
 #[cfg(test)]
@@ -297,7 +296,7 @@ mod tests {
         ] {
             let error = Options::default().add(bad).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{bad}");
-            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+            assert!(error.to_string().contains(&format!("`{bad}`")), "{error}");
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
+use crate::error::Error;
+
 use super::errno::Refusal;
 use super::filesystem::{Answer, Filesystem};
 use super::tree::ROOT;
@@ -52,7 +54,7 @@ pub(super) fn give_attribute(
     let sum = move || reply(attribute(&filesystem, ino, SHA256));
     // Without a thread `reply` is dropped: fuser then answers with EIO.
     if let Err(e) = std::thread::Builder::new().name("sum".into()).spawn(sum) {
-        log::error!("starting a thread for a checksum: {e}");
+        log::error!("{}", Error::io("start a thread for a checksum", e));
     }
 }
 
@@ -108,7 +110,7 @@ fn of_the_directory(filesystem: &Filesystem, name: &str) -> Option<Vec<u8>> {
         "pid_namespace" => pid_namespace()?,
         "problem" => match filesystem.problems() {
             (1, Some(first)) => first.to_owned().into_bytes(),
-            (count, Some(first)) => format!("{count} problems; the first: {first}").into_bytes(),
+            (count, Some(first)) => format!("{count} problems, the first: {first}").into_bytes(),
             (_, None) => return None,
         },
         _ => return None,

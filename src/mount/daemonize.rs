@@ -5,13 +5,16 @@
 //! then, and without /proc the program could not find its own file.
 #![allow(unsafe_code)] // fork(2), _exit(2), closing files; ARCHITECTURE.md names this file.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use nix::unistd::ForkResult;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 
@@ -20,8 +23,49 @@ use super::mount_point::{IfBusy, MountPoint, is_dead, unmount_path};
 use super::session::{Server, Stopper};
 use super::settings::Settings;
 
-/// What the server says once it serves.
+/// What the server says once it serves; otherwise it sends a [`Failure`].
 const READY: u8 = b'+';
+
+/// An error on its way from the server, its parts apart.
+#[derive(Serialize, Deserialize)]
+struct Failure {
+    kind: Kind,
+    code: String,
+    doing: Option<String>,
+    path: Option<Vec<u8>>,
+    cause: String,
+    help: Option<String>,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            code: error.code().to_owned(),
+            doing: error.named_doing().map(str::to_owned),
+            path: error.path().map(|path| path.as_os_str().as_bytes().into()),
+            cause: error.cause(),
+            help: error.help().map(str::to_owned),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        // Lives as long as the program, which ends with this error.
+        let mut error = Self::new(failure.kind, failure.cause).with_code(failure.code.leak());
+        if let Some(doing) = failure.doing {
+            error = error.doing(doing);
+        }
+        if let Some(path) = failure.path {
+            error = error.with_path(OsString::from_vec(path));
+        }
+        match failure.help {
+            Some(help) => error.advice(help),
+            None => error,
+        }
+    }
+}
 
 /// The files that this program was started with, besides the standard streams.
 #[derive(Debug, Default)]
@@ -72,7 +116,9 @@ pub fn in_background(
                 1.. => {
                     let mut why = said.to_vec();
                     from_server.read_to_end(&mut why).map_err(failed)?;
-                    Err(Error::new(Kind::Refused, String::from_utf8_lossy(&why)))
+                    let failure: Failure =
+                        serde_json::from_slice(&why).map_err(|e| failed(io::Error::other(e)))?;
+                    Err(failure.into())
                 }
                 0 => {
                     // If it died before it mounted, another mount may be there.
@@ -83,10 +129,11 @@ pub fn in_background(
                     }
                     point.remove_if_made();
                     Err(
-                        Error::new(Kind::Io, "the server died before the mount answered")
-                            .doing("mount")
+                        Error::new(Kind::Io, "the server died before the mount was ready")
+                            .with_code("server-died")
+                            .doing("mount on")
                             .with_path(point.path())
-                            .advice("run it with -f to see why"),
+                            .advice("add -f to see why: the server then runs in the foreground"),
                     )
                 }
             }
@@ -102,7 +149,7 @@ pub fn in_background(
                     Ok(Some(server))
                 }
                 Err(error) => {
-                    let _ = to_caller.write_all(error.to_string().as_bytes());
+                    let _ = serde_json::to_writer(to_caller, &Failure::from(&error));
                     exit_now(1)
                 }
             }

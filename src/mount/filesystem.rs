@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use crate::block::{AlignedBuf, PAGE, read_exact_at};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::payload::{Entry, EntryReader, Payload, Problem, Sha256Sum};
 use crate::progress::Progress;
 
@@ -258,12 +258,13 @@ impl Filesystem {
             Ok(n) if n >= skip + want => Ok(give(&buf[skip..skip + want])),
             Ok(n) => {
                 let end = at + n.saturating_sub(skip) as u64;
-                let what = "the source ends here; it was longer when it was mounted";
-                self.note_fault(&node, end, what);
+                let message = "the source ends here, it was longer when it was mounted";
+                let error = Error::new(Kind::Changed, message).doing("read");
+                self.note_fault(ino, &self.of_file(error, &node, end));
                 Err(Refusal::Unreadable)
             }
             Err(e) => {
-                self.note_fault(&node, at, &e.to_string());
+                self.note_fault(ino, &self.of_file(Error::io("read", e), &node, at));
                 Err(Refusal::Unreadable)
             }
         };
@@ -303,8 +304,7 @@ impl Filesystem {
             if let Some(at) = error.offset() {
                 error = error.with_offset(self.base + at);
             }
-            log::error!("{error}");
-            remember(&self.faults, ino, error.to_string());
+            self.note_fault(ino, &error);
             Refusal::Unreadable
         })?;
         let mut sums = lock(&self.sums);
@@ -355,26 +355,32 @@ impl Filesystem {
         let Some(confirmed) = &self.confirmed else {
             return Ok(());
         };
-        let what = match confirmed.confirm(&self.payload, node) {
+        let error = match confirmed.confirm(&self.payload, node) {
             Ok(true) => return Ok(()),
-            Ok(false) => "the index that was mounted with is of another image: remove it, and \
-                          mount again"
-                .to_owned(),
-            Err(e) => e.to_string(),
+            Ok(false) => {
+                let message = "the index is of another image, remove it and mount again";
+                Error::new(Kind::Changed, message).doing("read")
+            }
+            Err(e) => Error::io("read", e),
         };
-        self.note_fault(node, node.data_offset, &what);
+        self.note_fault(node.ino(), &self.of_file(error, node, node.data_offset));
         Err(Refusal::Unreadable)
     }
 
-    fn note_fault(&self, node: &Node<'_>, at: u64, what: &str) {
-        let source = self.payload.source();
-        let fault = format!(
-            "reading {} at offset {}: {what}",
-            source.path().display(),
-            self.base + at
-        );
-        log::error!("{}: {fault}", node.name.escape_ascii());
-        remember(&self.faults, node.ino(), fault);
+    /// Names the file, and the place in the whole image.
+    fn of_file(&self, error: Error, node: &Node<'_>, at: u64) -> Error {
+        let name = String::from_utf8_lossy(node.name);
+        error
+            .with_path(self.payload.source().path())
+            .with_entry(node.index, Some(&name))
+            .with_offset(self.base + at)
+    }
+
+    /// Keeps it, in one line, for the attribute `problem`.
+    fn note_fault(&self, ino: u64, error: &Error) {
+        let fault = error.one_line();
+        log::error!("{fault}");
+        remember(&self.faults, ino, fault);
     }
 
     fn buffer(&self, bytes: usize) -> Answer<AlignedBuf> {

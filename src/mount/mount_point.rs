@@ -38,7 +38,8 @@ impl MountPoint {
     pub fn prepare(dir: &Path) -> Result<Self> {
         let exists = Self::exists(dir)?;
         if !exists {
-            fs::create_dir(dir).map_err(|e| Error::io("make the mount point", e).with_path(dir))?;
+            fs::create_dir(dir)
+                .map_err(|e| Error::io("create the mount point", e).with_path(dir))?;
         }
         // Absolute, since the server changes its working directory.
         let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
@@ -60,11 +61,12 @@ impl MountPoint {
             Ok(meta) if meta.is_dir() && !is_root(dir) => Ok(true),
             Ok(meta) if meta.is_dir() => Err(Error::new(
                 Kind::Refused,
-                "nobody would see a mount there: paths begin below it",
+                "it is the root directory, a mount there would be hidden",
             )
-            .doing("mount on the root directory")
+            .with_code("mount-on-root")
+            .doing("mount on")
             .with_path(dir)
-            .advice("name a directory in it")),
+            .advice("choose another directory as the mount point")),
             Ok(_) => Err(not_seen(dir, Errno::ENOTDIR.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let above = match dir.parent() {
@@ -98,7 +100,8 @@ impl MountPoint {
             Ok(found) if found != made => {}
             _ => {
                 if let Err(e) = fs::remove_dir(&self.path) {
-                    log::warn!("removing {}: {e}", self.path.display());
+                    let error = Error::io("remove the mount point", e);
+                    log::warn!("{}", error.with_path(&self.path));
                 }
             }
         }
@@ -205,15 +208,21 @@ fn unescaped(field: &[u8]) -> PathBuf {
 }
 
 fn not_seen(dir: &Path, e: io::Error) -> Error {
-    let gone = e.raw_os_error().is_some_and(means_dead);
-    let error = Error::io("look at the mount point", e).with_path(dir);
-    if gone {
-        error.advice(format!(
-            "a server that died has left its mount there: lbpayload unmount {}",
+    let errno = e.raw_os_error();
+    let kind = e.kind();
+    let error = Error::io("use the mount point", e).with_path(dir);
+    if errno.is_some_and(means_dead) {
+        return error.with_code("dead-mount").advice(format!(
+            "`lbpayload unmount {}` removes the mount, its server has died",
             dir.display()
-        ))
-    } else {
-        error
+        ));
+    }
+    match kind {
+        io::ErrorKind::NotADirectory => error.advice("choose a directory as the mount point"),
+        io::ErrorKind::NotFound if fs::symlink_metadata(dir).is_err() => {
+            error.advice(format!("create it with `mkdir -p {}`", dir.display()))
+        }
+        _ => error,
     }
 }
 
@@ -275,7 +284,8 @@ fn by_fusermount(dir: &Path, if_busy: IfBusy) -> Result<()> {
         .output()
         .map_err(|e| {
             Error::io("start fusermount3", e)
-                .advice("who is not root unmounts with it: install fuse3, or unmount as root")
+                .with_code("no-fusermount")
+                .advice("install the package fuse3, or unmount as root")
         })?;
     if out.status.success() {
         return Ok(());
@@ -284,19 +294,25 @@ fn by_fusermount(dir: &Path, if_busy: IfBusy) -> Result<()> {
     if said.contains("busy") {
         return Err(not_unmounted(dir, Errno::EBUSY.into()));
     }
-    Err(Error::new(Kind::Refused, said.trim().to_owned())
-        .doing("unmount with fusermount3")
+    Err(Error::new(Kind::Refused, one_line(&said))
+        .doing("unmount")
         .with_path(dir))
+}
+
+/// What fusermount3 printed, as one line.
+pub(super) fn one_line(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    lines.join(", ")
 }
 
 fn not_unmounted(dir: &Path, e: io::Error) -> Error {
     let busy = e.raw_os_error() == Some(libc::EBUSY);
     let error = Error::io("unmount", e).with_path(dir);
     if busy {
-        error.with_kind(Kind::Busy).advice(
-            "somebody has a file open or works there (fuser -vm DIR shows who); --lazy takes it \
-             out of sight and ends it with the last of them",
-        )
+        let dir = dir.display();
+        error.with_kind(Kind::Busy).advice(format!(
+            "end what uses it (see `fuser -vm {dir}`), or use `lbpayload unmount --lazy {dir}`"
+        ))
     } else {
         error
     }

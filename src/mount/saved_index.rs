@@ -39,10 +39,10 @@ const COMPARED: u64 = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
     /// The file is not an index, and must not be replaced.
-    #[error("it is no index of a payload")]
+    #[error("not an index of a payload")]
     Foreign,
     /// The index is of another image, or of this one before it was changed.
-    #[error("it is of another image, or of this one as it was")]
+    #[error("the index is stale, or of another image")]
     Other,
     /// The index cannot be read, or ends early.
     #[error("{0}")]

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use super::activity::Activity;
 use super::filesystem::Filesystem;
 use super::fuse_adapter::FuseAdapter;
-use super::mount_point::{IfBusy, MountPoint, SUBTYPE, unmount_path};
+use super::mount_point::{IfBusy, MountPoint, SUBTYPE, one_line, unmount_path};
 use super::settings::{Access, Settings};
 
 /// How far the kernel reads ahead, where that can be set.
@@ -127,7 +127,7 @@ impl Server {
                     covered = !self.unmount(IfBusy::Detach);
                     if covered {
                         log::warn!(
-                            "{}: something else is mounted over it; it ends when that has gone",
+                            "another mount covers `{}`, the server ends when that is unmounted",
                             self.point.path().display()
                         );
                     }
@@ -195,7 +195,7 @@ fn open_session(
     // Two threads keep a reader and the disk busy; more help only with more processors.
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
     config.n_threads = Some(processors.clamp(2, 4));
-    let failed = |e: io::Error| Error::io("mount", e).with_path(dir);
+    let failed = |e: io::Error| Error::io("mount on", e).with_path(dir);
     if let Some(fuse) = mount_ourselves(dir, fsname, settings)? {
         return Session::from_fd(adapter, fuse, config.acl, config).map_err(|e| {
             if let Err(e) = unmount_path(dir, IfBusy::Detach) {
@@ -226,18 +226,22 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
     let fuse: File = match OpenOptions::new().read(true).write(true).open(FUSE) {
         Ok(fuse) => fuse,
         Err(e) => {
-            let advice = match e.raw_os_error() {
+            let errno = e.raw_os_error();
+            let error = Error::io("open", e).with_path(FUSE);
+            return Err(match errno {
                 // fusermount3 too opens it as the user.
-                Some(libc::EACCES | libc::EPERM) => {
-                    "users mount where they may open it (udev gives it mode 0666); or mount as root"
-                }
+                Some(libc::EACCES | libc::EPERM) => error
+                    .with_code("fuse-permission")
+                    .advice("mount as root, or give /dev/fuse the mode 0666, as udev does"),
                 Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-                    "load the kernel's fuse module (modprobe fuse); where nothing makes the \
-                     node: mknod /dev/fuse c 10 229"
+                    error.with_code("no-fuse").advice(
+                        "run `modprobe fuse`, and where nothing creates the node \
+                     `mknod /dev/fuse c 10 229`",
+                    )
                 }
-                _ => return Err(Error::io("open", e).with_path(FUSE)),
-            };
-            return Err(Error::io("open", e).with_path(FUSE).advice(advice));
+                Some(libc::EMFILE) => error.advice("raise the limit of open files (`ulimit -n`)"),
+                _ => error,
+            });
         }
     };
     let mut data = format!(
@@ -258,9 +262,11 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
         Ok(()) => Ok(Some(fuse.into())),
         Err(Errno::EPERM) => Ok(None),
         Err(e) => {
-            let error = Error::io("mount", e.into()).with_path(dir);
+            let error = Error::io("mount on", e.into()).with_path(dir);
             Err(match e {
-                Errno::ENODEV => error.advice("load the kernel's fuse module (modprobe fuse)"),
+                Errno::ENODEV => error
+                    .with_code("no-fuse")
+                    .advice("run `modprobe fuse`, which loads the kernel's module"),
                 _ => error,
             })
         }
@@ -270,18 +276,19 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
 fn by_fusermount_failed(e: io::Error, dir: &Path) -> Error {
     if e.kind() == io::ErrorKind::NotFound {
         return Error::io("start fusermount3", e)
-            .advice("who is not root mounts with it: install fuse3, or mount as root");
+            .with_code("no-fusermount")
+            .advice("install the package fuse3, or mount as root");
     }
-    // What fusermount3 printed, perhaps in several lines.
-    let said = e.to_string();
-    let said = said.trim().replace('\n', "; ");
+    let said = one_line(&e.to_string());
     let forbidden = said.contains("user_allow_other");
     let error = Error::new(Kind::Refused, said)
-        .doing("mount with fusermount3")
+        .doing("mount on")
         .with_path(dir);
     if forbidden {
-        error
-            .advice("leave allow_other away, or have root write user_allow_other to /etc/fuse.conf")
+        error.with_code("allow-other").advice(
+            "leave out allow_other and allow_root, or add the line user_allow_other to \
+             /etc/fuse.conf as root",
+        )
     } else {
         error
     }

@@ -52,13 +52,11 @@ pub(super) fn build_tree(
         if tree.files() == Tree::MAX_FILES {
             return Err(Error::new(
                 Kind::Refused,
-                format!(
-                    "more than {} files, the most a mount shows",
-                    Tree::MAX_FILES
-                ),
+                format!("more than {} files, the limit of a mount", Tree::MAX_FILES),
             )
+            .with_code("too-many-files")
             .with_path(payload.source().path())
-            .advice("lbpayload list and cat have no such limit"));
+            .advice("`lbpayload list` and `lbpayload cat` have no such limit"));
         }
         match step {
             Ok(entry) => {

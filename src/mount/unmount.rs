@@ -28,31 +28,34 @@ pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
     let pid = match server_of(dir) {
         Ok(pid) => pid,
         Err(e) if e.raw_os_error().is_some_and(means_dead) => {
-            log::info!("{}: its server has died before", dir.display());
+            log::info!("the server of `{}` has died", dir.display());
             return unmount_path(dir, IfBusy::Detach);
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(Error::io("unmount", e).with_path(dir));
         }
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(Error::io("unmount", e).with_path(dir).advice(
-                "only who mounted it may look inside: unmount it as that user, or with umount(8), \
-                 which waits for no server",
-            ));
+            let advice = format!(
+                "run it as the user that mounted it, or as root: `umount {}`",
+                dir.display()
+            );
+            let error = Error::io("unmount", e).with_path(dir);
+            return Err(error.with_code("not-mounter").advice(advice));
         }
         Err(e) => {
             log::debug!("{}: {e}", dir.display());
             return Err(Error::new(Kind::Refused, "no payload is mounted there")
+                .with_code("not-mounted")
                 .doing("unmount")
                 .with_path(dir)
-                .advice("name the mount point itself; umount(8) takes other mounts"));
+                .advice("`findmnt -t fuse.lbpayload` lists the mount points of payloads"));
         }
     };
     if is_of_another_namespace(dir) {
         unmount_path(dir, if_busy)?;
         log::warn!(
-            "{}: its server, process {pid} of another PID namespace, cannot be waited for: it may \
-             hold the image a moment longer",
+            "did not wait for the server of `{}` (process {pid} of another PID namespace), which \
+             may use the image a moment longer",
             dir.display()
         );
         return Ok(());

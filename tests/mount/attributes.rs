@@ -191,7 +191,7 @@ fn a_broken_image_says_what_is_wrong_with_which_file() {
     assert!(cut.contains("the data runs past the end"), "{cut}");
     assert!(names(&fixture.file("cut")).contains(&"problem".to_owned()));
     let all = attribute(&fixture.point, "problem").unwrap();
-    assert!(all.starts_with("2 problems; the first: entry 1 "), "{all}");
+    assert!(all.starts_with("2 problems, the first: entry 1 "), "{all}");
     assert_eq!(
         std::fs::read(fixture.file("cut")).unwrap(),
         noise(3, 9000)[..4000]

@@ -107,9 +107,10 @@ fn a_read_that_failed_is_told_by_the_attribute_and_forgotten_by_nobody_else() {
     let problem = String::from_utf8(problem).unwrap();
     assert!(problem.contains("Input/output error"), "{problem}");
     // The place that is named lies in the read that failed, at or before the fault.
-    let fixture = problem.split("at offset ").nth(1).unwrap();
-    let fixture: u64 = fixture.split(':').next().unwrap().parse().unwrap();
-    assert!((start..=bad).contains(&fixture), "{problem}");
+    let place = problem.split("at offset ").nth(1).unwrap();
+    let place: u64 = place.split(')').next().unwrap().parse().unwrap();
+    assert!((start..=bad).contains(&place), "{problem}");
+    assert_eq!(problem.lines().count(), 1, "{problem}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn names_that_no_file_system_holds_are_shown_in_another_form() {
         assert_eq!(filesystem.lookup(1, &expected[n]).unwrap().ino(), ino);
     }
     let all = problem(&filesystem, 1).unwrap();
-    assert!(all.starts_with("10 problems; the first: entry 0 "), "{all}");
+    assert!(all.starts_with("10 problems, the first: entry 0 "), "{all}");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn of_many_small_files_those_before_the_cut_are_shown() {
         assert_eq!(content(&filesystem, 8), b"");
         let all = problem(&filesystem, 1).unwrap();
         assert!(
-            all.starts_with("2 problems; the first: the header counts 1000 files"),
+            all.starts_with("2 problems, the first: the header counts 1000 files"),
             "{all}"
         );
     }

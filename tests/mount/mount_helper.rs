@@ -120,7 +120,7 @@ fn mount_tells_what_the_helper_says_and_fails_with_it() {
         };
         let ran = mount("nope=1", &fixture.image);
         assert_ne!(ran.status, Some(0));
-        ran.says("unknown mount option \"nope=1\"");
+        ran.says("`nope=1`");
         let ran = mount("ro", &fixture.dir().join("missing"));
         assert_ne!(ran.status, Some(0));
         assert!(!ran.stderr.is_empty());
@@ -157,11 +157,8 @@ fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() 
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     for (args, named) in [
-        (
-            &["-o", "ro,frobnicate"][..],
-            "unknown mount option \"frobnicate\"",
-        ),
-        (&["-o", "uid=me"], "mount option \"uid=me\" makes no sense"),
+        (&["-o", "ro,frobnicate"][..], "`frobnicate`"),
+        (&["-o", "uid=me"], "`uid=me`"),
         (&["-x"], "'-x'"),
         (&["third"], "'third'"),
     ] {
@@ -169,7 +166,7 @@ fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() 
         assert!(!is_mounted(&fixture.point));
     }
     let ran = helper(&fixture, NAMES[1], &["-s", "-o", "frobnicate,uid=7"]).exits(0);
-    ran.says("warning: unknown mount option \"frobnicate\"");
+    ran.says("warning: ").says("`frobnicate`");
     let meta = fixture.file("empty").metadata().unwrap();
     let uid = std::os::unix::fs::MetadataExt::uid(&meta);
     assert_eq!(uid, 7, "what stands behind an unknown option counts");
@@ -192,20 +189,18 @@ fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
     fixture.point = fixture.dir().join("missing");
     helper(&fixture, NAMES[0], &["-f"]).exits(0);
     assert!(!fixture.point.exists(), "it could be made, and is not");
-    fixture.point = fixture.dir().join("missing/too");
-    helper(&fixture, NAMES[0], &["-f"])
-        .exits(1)
-        .says("looking at the mount point");
-    fixture.point = fixture.image.clone();
-    helper(&fixture, NAMES[0], &["-f"])
-        .exits(1)
-        .says("looking at the mount point");
+    for point in [fixture.dir().join("missing/too"), fixture.image.clone()] {
+        fixture.point = point;
+        helper(&fixture, NAMES[0], &["-f"])
+            .exits(1)
+            .says(&format!("`{}`", fixture.point.display()));
+    }
     // Nobody would see it, and to unmount it would be to unmount the system.
     for root in ["/", "/proc/.."] {
         fixture.point = root.into();
         helper(&fixture, NAMES[0], &["-f"])
             .exits(1)
-            .says("name a directory in it");
+            .says("root directory");
     }
     let fixture = Fixture::new(&sample());
     helper(&fixture, NAMES[0], &["-w"])

@@ -94,7 +94,7 @@ fn a_user_mounts_reads_and_unmounts_and_others_cannot_look_inside() {
         as daemon cat "$point/z-first" 2>/dev/null || echo denied
         cat "$point/z-first" 2>/dev/null || echo denied
         as nobody touch "$point/z-first" 2>&1 | grep -o 'Read-only file system'
-        "$lb" unmount "$point" 2>&1 | grep -o 'Permission denied.*as that user'
+        "$lb" unmount "$point" 2>&1 | grep -o 'Permission denied'
         as daemon "$lb" unmount "$point" 2>/dev/null || echo "refused $?"
         pid=$(server)
         as nobody "$lb" unmount "$point"
@@ -105,8 +105,7 @@ fn a_user_mounts_reads_and_unmounts_and_others_cannot_look_inside() {
     let expected = "hello\n65534 65534 444\n\
         fuse.lbpayload ro,nosuid,nodev,relatime,user_id=65534,group_id=65534,default_permissions\n\
         denied\ndenied\nRead-only file system\n\
-        Permission denied (os error 13); only who mounted it may look inside: unmount it as that user\n\
-        refused 1\n0\n";
+        Permission denied\nrefused 1\n0\n";
     assert_eq!(out, expected);
 }
 
@@ -124,10 +123,7 @@ fn a_user_who_may_not_open_dev_fuse_is_told_who_may() {
         as nobody "$lb" mount "$image" "$point" 2>&1 || echo "refused $?"
         "#,
     );
-    assert!(
-        out.contains("/dev/fuse") && out.contains("users mount where they may open it"),
-        "{out}"
-    );
+    assert!(out.contains("`/dev/fuse`") && out.contains("0666"), "{out}");
     assert!(out.ends_with("refused 1\n"), "{out}");
 }
 
@@ -144,14 +140,10 @@ fn allow_other_is_refused_unless_fuse_conf_allows_it() {
             mounted
         "#;
         let out = script(&fixture, "", &attempt.replace("OPTIONS", options));
-        assert!(
-            out.starts_with("refused 1\nlbpayload: error: mounting with fusermount3"),
-            "{out}"
-        );
+        assert!(out.starts_with("refused 1\nlbpayload: error: "), "{out}");
         assert!(out.contains("user_allow_other"), "{out}");
-        assert!(out.contains("leave allow_other away"), "{out}");
+        assert!(out.contains("lbpayload: help: "), "{out}");
         assert!(out.ends_with("\n0\n"), "{out}");
-        assert_eq!(out.lines().count(), 3, "one line says it: {out}");
     }
 }
 
@@ -280,12 +272,12 @@ fn a_user_s_directory_is_made_and_removed_and_anothers_is_refused() {
         as nobody "$lb" unmount "$under"
         ls "$point"
         chown root "$point"
-        as nobody "$lb" mount "$image" "$point" 2>&1 | grep -c 'mounting with fusermount3'
-        as nobody "$lb" mount "$image" "$under" 2>&1 | grep -o 'making the mount point'
+        as nobody "$lb" mount "$image" "$point" 2>&1 | grep -c ' error: .*fusermount3: '
+        as nobody "$lb" mount "$image" "$under" 2>&1 | grep -c " error: .*\`$under\`"
         mounted
         "#,
     );
-    assert_eq!(out, "hello\n1\nmaking the mount point\n0\n");
+    assert_eq!(out, "hello\n1\n1\n0\n");
 }
 
 #[test]
@@ -318,13 +310,13 @@ fn without_fusermount3_a_user_is_told_to_install_it() {
         &fixture,
         "",
         r#"
-        as nobody env FUSERMOUNT_PATH=/nonexistent "$lb" mount "$image" "$point" 2>&1 | grep -o 'install fuse3'
+        as nobody env FUSERMOUNT_PATH=/nonexistent "$lb" mount "$image" "$point" 2>&1 | grep -o 'package fuse3'
         mounted
         as nobody "$lb" mount "$image" "$point"
-        as nobody env PATH=/nonexistent "$lb" unmount "$point" 2>&1 | grep -o 'install fuse3'
+        as nobody env PATH=/nonexistent "$lb" unmount "$point" 2>&1 | grep -o 'package fuse3'
         "#,
     );
-    assert_eq!(out, "install fuse3\n0\ninstall fuse3\n");
+    assert_eq!(out, "package fuse3\n0\npackage fuse3\n");
 }
 
 /// What is on the mount point when the server dies before it has mounted is somebody
@@ -353,7 +345,7 @@ END
         grep -c -e '^-u' "$dir/asked" || true
         "#,
     );
-    assert!(out.contains("the server died before"), "{out}");
+    assert!(out.contains("the server died"), "{out}");
     // It was asked to mount, and never to unmount.
     assert!(out.ends_with("\n1\n0\n"), "{out}");
 }

@@ -129,7 +129,7 @@ fn a_file_whose_header_is_not_as_the_index_says_cannot_be_read_and_the_others_ca
             assert!(filesystem.sum(103).is_err());
             let problem = filesystem.problem(103).unwrap().unwrap();
             assert!(
-                problem.contains("is of another image: remove it"),
+                problem.contains("the index is of another image"),
                 "{problem}"
             );
         } else {
@@ -217,7 +217,7 @@ fn the_second_mount_reads_the_index_that_the_first_has_left() {
     let error = std::fs::read(fixture.file(name)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     let problem = attribute(&fixture.file(name), "problem").unwrap();
-    assert!(problem.contains("remove it, and mount again"), "{problem}");
+    assert!(problem.contains("remove it and mount again"), "{problem}");
     for (name, data) in seen.iter().filter(|(other, _)| other != name) {
         assert_eq!(std::fs::read(fixture.file(name)).unwrap(), *data);
     }
@@ -256,8 +256,7 @@ fn a_file_that_is_no_index_is_refused_and_stays() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for file in [&mine, &fifo, &fixture.image, &fixture.point] {
         let ran = fixture.mount(&["--index", file.to_str().unwrap()]).exits(1);
-        ran.says("it is no index of a payload")
-            .says("name another file");
+        ran.says(file.to_str().unwrap()).says("--index");
         assert!(!crate::fixture::is_mounted(&fixture.point));
     }
     assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
@@ -273,7 +272,7 @@ fn where_no_index_can_be_written_the_mount_says_so_and_goes_on() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let ran: Ran = fixture.mount(&["--index", "/proc/no/index"]).exits(0);
-    ran.says("warning: no index for the next mount");
+    ran.says("warning: ").says("/proc/no");
     assert_eq!(tree(&fixture.point).len(), 5);
     fixture.unmount(&[]).exits(0);
 }

@@ -65,7 +65,7 @@ fn a_signal_that_comes_while_something_is_mounted_over_it_is_not_forgotten() {
     let mut said = String::new();
     let stderr = server.0.stderr.as_mut().unwrap();
     BufReader::new(stderr).read_line(&mut said).unwrap();
-    assert!(said.contains("something else is mounted over it"), "{said}");
+    assert!(said.contains("another mount covers"), "{said}");
     check(Command::new("umount").arg(&fixture.point));
     assert_eq!(server.ends(), 0);
     assert!(!is_mounted(&fixture.point));
