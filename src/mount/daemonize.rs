@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -139,9 +139,9 @@ pub fn in_background(
             }
         }
         ForkResult::Child => {
-            drop((from_server, inherited));
+            drop(inherited);
             let started = in_foreground(filesystem, point, settings, give_stopper)
-                .and_then(|server| detach().map(|()| server).map_err(failed));
+                .and_then(|server| detach(&from_server).map(|()| server).map_err(failed));
             // If the caller has ended, writing to it fails, and nobody needs the answer.
             match started {
                 Ok(server) => {
@@ -192,7 +192,7 @@ fn watch(point: &MountPoint) -> io::Result<()> {
             unsafe { libc::close(fd) };
         }
     }
-    let watched = detach().and_then(|()| our_end.read_to_end(&mut Vec::new()));
+    let watched = detach(&our_end).and_then(|()| our_end.read_to_end(&mut Vec::new()));
     if watched.is_ok() && is_dead(point.path()) {
         let _ = unmount_path(point.path(), IfBusy::Detach);
         point.remove_if_made();
@@ -229,21 +229,21 @@ fn is_single_threaded() -> io::Result<bool> {
     }
 }
 
-/// Lets go of the terminal, the working directory and the standard streams.
+/// Leaves the terminal, the working directory and the standard streams: whoever waits for the
+/// end of our output must see it. `spare` takes their place where no file can be opened.
 ///
 /// # Errors
 /// What the system says.
-fn detach() -> io::Result<()> {
+fn detach(spare: &UnixStream) -> io::Result<()> {
     nix::unistd::setsid()?;
     std::env::set_current_dir("/")?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    // A minimal system may have no /dev/null. A directory can be neither read nor written,
-    // and whoever waits for the end of our output sees it all the same.
-    if let Ok(null) = null.or_else(|_| File::open("/")) {
-        nix::unistd::dup2_stdin(&null)?;
-        nix::unistd::dup2_stdout(&null)?;
-        nix::unistd::dup2_stderr(&null)?;
-    }
+    // A minimal system may have no /dev/null. A directory can be neither read nor written.
+    let null = null.or_else(|_| File::open("/"));
+    let instead = null.as_ref().map_or(spare.as_fd(), AsFd::as_fd);
+    nix::unistd::dup2_stdin(instead)?;
+    nix::unistd::dup2_stdout(instead)?;
+    nix::unistd::dup2_stderr(instead)?;
     Ok(())
 }
 

@@ -1,8 +1,10 @@
-//! Many mounts in a row, many files: nothing is left behind, and memory is small.
+//! Many mounts in a row, many files, few open files allowed: nothing is left behind, and memory
+//! is small.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::fixture::{Fixture, is_mounted, sample};
+use crate::fixture::{Fixture, is_mounted, sample, until};
 use crate::support::Image;
 
 /// Bytes of memory of its own that a process holds.
@@ -98,4 +100,29 @@ fn a_million_files_take_less_than_200_bytes_each() {
     assert!(!fixture.file("package-01000000.tgz").exists());
     let bytes = own_memory(fixture.server());
     assert!(bytes < 200_000_000, "{bytes}");
+}
+
+#[test]
+fn with_hardly_any_open_files_allowed_the_output_ends_with_the_command() {
+    needs_fuse!();
+    let fixture = Fixture::new(&sample());
+    for files in 4..16 {
+        let mut command = Command::new("sh");
+        let script = "ulimit -n $0; \"$@\"; echo $?";
+        command.args(["-c", script, &files.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_lbpayload")).arg("mount");
+        command.arg(&fixture.image).arg(&fixture.point);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.wait().unwrap();
+        let ended = std::thread::spawn(move || child.wait_with_output());
+        until("its output ends", || ended.is_finished());
+        while is_mounted(&fixture.point) {
+            fixture.unmount(&[]).exits(0);
+        }
+    }
+    fixture.is_clean();
 }
