@@ -11,12 +11,12 @@ use super::digest::Sha256Sum;
 /// about 230,000 files. It bounds the memory that an image can ask for.
 pub const EMBEDDED_SUMS_MAX_BYTES: u64 = 24 << 20;
 
-/// The longest line that is read: a sum and the longest path.
+/// The longest line that is read, in bytes: a sum and the longest path fit.
 const LINE_MAX_BYTES: u64 = 8192;
 
 /// Checksums by name.
 ///
-/// Packed tightly: the names one behind the other, and references to them, which are
+/// The names are stored in one string to save memory. The list that refers to them is
 /// sorted by name whenever a public function returns.
 #[derive(Debug, Default)]
 pub struct Checksums {
@@ -32,23 +32,23 @@ struct Sum {
     seen: bool,
 }
 
-/// A line as sha256sum writes it.
+/// Returns a line in the format of sha256sum.
 pub fn sum_line(sum: Sha256Sum, name: &str) -> String {
     format!("{sum}  {name}\n")
 }
 
 impl Checksums {
-    /// None.
+    /// Returns an empty set of checksums.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many names have one.
+    /// Returns the number of names that have a checksum.
     pub fn len(&self) -> usize {
         self.sums.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no checksums.
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()
     }
@@ -56,7 +56,8 @@ impl Checksums {
     /// Adds the checksums in the file `path`.
     ///
     /// # Errors
-    /// It cannot be read, a line is not sha256sum's, or a name has two sums.
+    /// The file cannot be read, a line is not in sha256sum's format, or a name has two
+    /// different sums.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
         let failed = |e| Error::io("read", e).with_path(path);
         let meta = std::fs::metadata(path).map_err(failed)?;
@@ -74,7 +75,7 @@ impl Checksums {
     /// Adds the checksums in `text`; `origin` names it in errors.
     ///
     /// # Errors
-    /// As [`Checksums::add_file`].
+    /// The same as for [`Checksums::add_file`].
     pub fn add_lines(&mut self, text: impl BufRead, origin: &str) -> Result<()> {
         let pushed = self.push_lines(text, origin);
         let sorted = self.sort(origin);
@@ -84,7 +85,7 @@ impl Checksums {
     /// Adds these checksums by name; `origin` names them in errors.
     ///
     /// # Errors
-    /// A name has two sums, or there are more than can be held: 4 GiB of names.
+    /// A name has two different sums, or the names take more than 4 GiB, which is the limit.
     pub fn add<'a>(
         &mut self,
         sums: impl IntoIterator<Item = (&'a str, Sha256Sum)>,
@@ -105,7 +106,7 @@ impl Checksums {
                 .take(LINE_MAX_BYTES)
                 .read_until(b'\n', &mut line)
                 .map_err(|e| {
-                    // An entry's reader says more than the system.
+                    // The error of an entry's reader says more than the system's.
                     e.downcast::<Error>()
                         .unwrap_or_else(|e| Error::io("read", e).with_path(origin))
                 })?;
@@ -134,7 +135,7 @@ impl Checksums {
         Ok(())
     }
 
-    /// Adds one at the end.
+    /// Adds one checksum at the end, without sorting.
     fn push(&mut self, name: &str, sum: Sha256Sum) -> Result<()> {
         let too_many = || Error::new(Kind::Refused, "more checksums than can be held");
         let at = u32::try_from(self.names.len()).map_err(|_| too_many())?;
@@ -154,10 +155,10 @@ impl Checksums {
         Ok(())
     }
 
-    /// Sorts them by name, so that they can be looked up.
+    /// Sorts the checksums by name, so that they can be looked up.
     ///
     /// # Errors
-    /// A name has two sums.
+    /// A name has two different sums.
     fn sort(&mut self, origin: impl AsRef<Path>) -> Result<()> {
         let names = std::mem::take(&mut self.names);
         let name = |s: &Sum| &names[s.at as usize..(s.at + s.len) as usize];
@@ -176,19 +177,19 @@ impl Checksums {
         Err(Error::new(Kind::Checksum, what).with_path(origin))
     }
 
-    /// The checksum of `name`.
+    /// Returns the checksum of `name`.
     pub fn get(&self, name: &str) -> Option<Sha256Sum> {
         self.find(name).map(|place| self.sums[place].sum)
     }
 
-    /// The checksum of `name`, which counts as present from now on.
+    /// Returns the checksum of `name` and marks it as seen.
     pub fn take(&mut self, name: &str) -> Option<Sha256Sum> {
         let place = self.find(name)?;
         self.sums[place].seen = true;
         Some(self.sums[place].sum)
     }
 
-    /// The names that [`Checksums::take`] was never asked for.
+    /// Returns the names that [`Checksums::take`] has not been called with.
     pub fn unseen(&self) -> impl Iterator<Item = &str> {
         self.sums.iter().filter(|s| !s.seen).map(|s| self.name(s))
     }
@@ -202,8 +203,8 @@ impl Checksums {
     }
 }
 
-/// `SUM  NAME`, `SUM *NAME`, or the tagged `SHA256 (NAME) = SUM`. A leading `./`
-/// is not part of the name.
+/// Parses `SUM  NAME`, `SUM *NAME`, or the tagged `SHA256 (NAME) = SUM`. A leading
+/// `./` is not part of the name.
 fn parse_line(line: &str) -> Option<(Sha256Sum, &str)> {
     let (sum, name) = match line.strip_prefix("SHA256 (") {
         Some(tagged) => {
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_is_named_with_its_number() {
+    fn an_invalid_line_is_reported_with_its_number() {
         let error = read(&format!("{}  ok\nrubbish\n", Sha256Sum::of(b""))).unwrap_err();
         assert!(
             error
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_a_bad_line_can_be_looked_up() {
+    fn sums_before_an_invalid_line_can_be_looked_up() {
         let sum = Sha256Sum::of(b"x");
         let text = format!("{sum}  c\n{sum}  a\n{sum}  b\nrubbish\n");
         let mut sums = Checksums::new();
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_can_be_looked_up_at_once_in_whatever_order_it_came() {
+    fn added_sums_can_be_looked_up_whatever_their_order() {
         let (a, b) = (Sha256Sum::of(b"a"), Sha256Sum::of(b"b"));
         let mut sums = read(&format!("{b}  z\n{a}  m\n")).unwrap();
         let origin = Path::new("manifest");
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_repeat_with_the_same_sum_and_not_with_another() {
+    fn a_name_may_repeat_only_with_the_same_sum() {
         let (a, b) = (Sha256Sum::of(b"a"), Sha256Sum::of(b"b"));
         assert_eq!(read(&format!("{a}  x\n{a}  x\n")).unwrap().len(), 1);
         let error = read(&format!("{a}  x\n{b}  x\n")).unwrap_err();
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_written_line_can_be_read_back() {
         let sum = Sha256Sum::of(b"x");
         assert_eq!(read(&sum_line(sum, "a b")).unwrap().get("a b"), Some(sum));
     }

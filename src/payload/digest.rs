@@ -1,4 +1,4 @@
-//! SHA-256 of several streams of blocks at once, on other threads.
+//! Computes SHA-256 of several streams of blocks at once, on other threads.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,12 +15,12 @@ use crate::block::{AlignedBuf, Queue};
 pub struct Sha256Sum(pub [u8; 32]);
 
 impl Sha256Sum {
-    /// The sum of `bytes`.
+    /// Returns the sum of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The sum that `hasher` has come to.
+    /// Returns the sum of everything that `hasher` was given.
     pub fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }
@@ -41,7 +41,7 @@ impl fmt::Debug for Sha256Sum {
 impl FromStr for Sha256Sum {
     type Err = ();
 
-    /// 64 hexadecimal digits of either case.
+    /// Parses 64 hexadecimal digits of either case.
     fn from_str(text: &str) -> std::result::Result<Self, ()> {
         let mut sum = [0; 32];
         hex::decode_to_slice(text, &mut sum).map_err(drop)?;
@@ -49,28 +49,29 @@ impl FromStr for Sha256Sum {
     }
 }
 
-/// A piece of a block.
+/// A part of a block.
 type Piece = (Arc<AlignedBuf>, Range<usize>);
 
 struct Lane {
-    /// Here while no job has it.
+    /// `None` while a job uses it.
     hasher: Option<Sha256>,
     pending: Vec<Piece>,
     closed: bool,
 }
 
-/// What a hashing job has come to, for [`Lanes::complete`].
+/// The result of a hashing job, for [`Lanes::complete`].
 #[derive(Debug)]
 pub struct Hashed {
     id: u64,
     hasher: Sha256,
 }
 
-/// Hashes several files at once, each in order: a lane a file, at most one job a
-/// lane at any time, run by whatever [`Queue`] the owner waits on.
+/// Hashes several files at once, each in order.
 ///
-/// A lane holds the blocks that it has not hashed yet, so an owner whose buffers
-/// are all here must wait on the queue: while a block is held a job is in flight.
+/// Each file has a lane, and each lane has at most one job at any time, which runs on
+/// the [`Queue`] that the owner waits on. A lane holds the blocks that it has not hashed
+/// yet. An owner that has run out of buffers must therefore wait on the queue: while a
+/// lane holds a block, a job is in flight.
 #[derive(Default)]
 pub struct Lanes(HashMap<u64, Lane>);
 
@@ -99,19 +100,19 @@ impl Lanes {
         }
     }
 
-    /// Nothing more comes for lane `id`. Returns its sum when it is known already;
-    /// else [`Lanes::complete`] will.
+    /// Marks lane `id` as complete. Returns its sum if it is known already; otherwise
+    /// [`Lanes::complete`] returns it later.
     pub fn close(&mut self, id: u64) -> Option<Sha256Sum> {
         self.0.get_mut(&id)?.closed = true;
         self.finished(id)
     }
 
-    /// Forgets lane `id`; what it has in flight ends by itself.
+    /// Removes lane `id`. Its job in flight ends by itself.
     pub fn abandon(&mut self, id: u64) {
         self.0.remove(&id);
     }
 
-    /// Takes the result of a job: the lane and its sum, when that was the last.
+    /// Takes the result of a job. Returns the lane and its sum if that was its last job.
     pub fn complete<T: From<Hashed> + Send + 'static>(
         &mut self,
         done: Hashed,
@@ -144,8 +145,8 @@ fn start<T: From<Hashed> + Send + 'static>(id: u64, lane: &mut Lane, queue: &mut
         for (block, range) in &pieces {
             hasher.update(&block[range.clone()]);
         }
-        // The blocks go back before the owner hears of it, so that it finds itself
-        // their only holder.
+        // Release the blocks before the owner learns that the job has ended, so that the
+        // owner then holds the only reference to them.
         drop(pieces);
         Hashed { id, hasher }.into()
     }));

@@ -1,5 +1,5 @@
-//! The bytes of the wanted entries, in order: the one way by which a job reads a payload
-//! from end to end.
+//! Reads the data of the wanted entries in order. Every job that reads a payload from
+//! end to end uses this.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,11 +13,11 @@ use super::index::{Entries, Index};
 use super::problem::Cause;
 use super::walk::Entry;
 
-/// Gaps of up to this many bytes between wanted entries are read through: a
+/// Gaps of up to this many bytes between wanted entries are read too, because a
 /// request costs about as much as reading this much.
 const READ_THROUGH: u64 = 256 * 1024;
 
-/// What comes next of a stream.
+/// The next item of a stream.
 #[derive(Debug)]
 pub enum Piece {
     /// An entry without data.
@@ -26,28 +26,28 @@ pub enum Piece {
     Bytes {
         /// The entry.
         entry: Arc<Entry>,
-        /// Where they belong, in bytes from the start of the entry's data.
+        /// Where the bytes belong, in bytes from the start of the entry's data.
         offset: u64,
-        /// The block that holds them; it is read into again once nobody holds it.
+        /// The block that holds them. It is reused when nothing else refers to it.
         block: Arc<AlignedBuf>,
-        /// Where they are in the block.
+        /// Where the bytes are in the block.
         range: Range<usize>,
     },
-    /// Nothing more comes of this entry: it cannot be read.
+    /// The rest of the entry cannot be read, so the stream skips it.
     Unreadable {
         /// The entry.
         entry: Arc<Entry>,
         /// The first byte that is missing, in bytes from the start of the source.
         at: u64,
-        /// Why: [`Cause::Io`] or [`Cause::Shrunk`].
+        /// The cause: [`Cause::Io`] or [`Cause::Shrunk`].
         cause: Cause,
     },
-    /// Everything in a block has been given out. Its reader should let go of it soon.
+    /// Everything in a block has been returned. The reader should release it soon.
     EndOfBlock,
 }
 
-/// A block that could not be read as a whole, read again up to the first bad sector:
-/// the result of a job, for [`EntryStream::complete_reread`].
+/// A block that could not be read in one request and was read again up to the first bad
+/// sector: the result of a job, for [`EntryStream::complete_reread`].
 #[derive(Debug)]
 pub struct Reread {
     id: u64,
@@ -59,9 +59,9 @@ pub struct Reread {
 struct Block {
     start: u64,
     data: Arc<AlignedBuf>,
-    /// How many bytes are the source's.
+    /// The number of bytes that were read from the source.
     len: usize,
-    /// Why the bytes behind `len` are missing, where some are.
+    /// Why the bytes after `len` are missing, if any are.
     fault: Option<io::Error>,
 }
 
@@ -70,7 +70,8 @@ impl Block {
         self.start + self.len as u64
     }
 
-    /// The part of `wanted` (offsets in the source) that it holds, as a range of its bytes.
+    /// Returns the part of `wanted` (offsets in the source) that this block holds, as a
+    /// range of the block's bytes.
     fn overlap(&self, wanted: Range<u64>) -> Range<usize> {
         let from = wanted.start.clamp(self.start, self.end()) - self.start;
         let to = wanted.end.clamp(self.start, self.end()) - self.start;
@@ -85,19 +86,19 @@ struct Slot {
     block: Option<Block>,
 }
 
-/// Reads ahead over the wanted entries, several large blocks at a time, and gives out
-/// their bytes in order. An entry that cannot be read is named, and the stream goes on
-/// behind it.
+/// Reads ahead over the wanted entries, several large blocks at a time, and returns
+/// their bytes in order. An entry that cannot be read is reported, and the stream
+/// continues after it.
 ///
-/// It owns no queue: its owner calls [`EntryStream::submit`], hands in completions of
-/// reads and of [`Reread`] jobs, and takes what is there, so that one queue can serve
-/// reading, hashing and writing.
+/// The stream owns no queue. Its owner calls [`EntryStream::submit`], passes on the
+/// completions of reads and of [`Reread`] jobs, and takes the pieces. This way one queue
+/// can serve reading, hashing and writing.
 pub struct EntryStream<'a> {
     source: Arc<dyn Source>,
     wanted: Box<dyn Fn(u64) -> bool + 'a>,
-    /// What is read, ahead of `entries`.
+    /// The entries to read, ahead of `entries`.
     ahead: Ahead<'a>,
-    /// What is given out.
+    /// The entries to return.
     entries: Entries<'a>,
     current: Option<(Arc<Entry>, u64)>,
     block: Option<Block>,
@@ -106,17 +107,18 @@ pub struct EntryStream<'a> {
     pool: BufferPool,
     block_bytes: usize,
     depth: usize,
-    /// The source has become shorter: nothing behind can be read.
+    /// The source has become shorter: nothing after this point can be read.
     shrunk: bool,
 }
 
 impl<'a> EntryStream<'a> {
-    /// A stream of the entries of `index` whose numbers are `wanted`, in blocks of
-    /// `block_bytes` (a multiple of a page): at most `depth` of them are being read or
-    /// wait to be taken, and `held` more are still in use by who took their bytes.
+    /// Creates a stream of the entries of `index` whose numbers are `wanted`.
+    ///
+    /// It reads blocks of `block_bytes`, a multiple of a page. At most `depth` blocks are
+    /// being read or wait to be taken, and the users of the pieces hold `held` more.
     ///
     /// # Errors
-    /// As [`Index::entries`].
+    /// The same as for [`Index::entries`].
     pub fn new(
         index: &'a Index,
         wanted: impl Fn(u64) -> bool + 'a,
@@ -142,10 +144,10 @@ impl<'a> EntryStream<'a> {
         })
     }
 
-    /// Submits reads as far as the depth and the buffers allow.
+    /// Submits as many reads as the depth and the free buffers allow.
     ///
     /// # Errors
-    /// The headers cannot be read again; no memory for a buffer.
+    /// The headers cannot be read again, or there is no memory for a buffer.
     pub fn submit<T>(&mut self, queue: &mut dyn Queue<T>) -> Result<()> {
         while self.slots.len() < self.depth && !self.shrunk {
             if !self.ahead.refill(&*self.wanted, self.block_bytes)? {
@@ -176,7 +178,7 @@ impl<'a> EntryStream<'a> {
         Ok(())
     }
 
-    /// Takes the completion of a read.
+    /// Handles the completion of a read.
     pub fn complete_read<T: From<Reread> + Send + 'static>(
         &mut self,
         id: u64,
@@ -192,8 +194,8 @@ impl<'a> EntryStream<'a> {
             Ok(n) if n >= want => (want, None),
             Ok(n) => (n, Some(io::ErrorKind::UnexpectedEof.into())),
             Err(_) => {
-                // A large read fails as a whole; smaller ones tell where. A bad disk
-                // may take seconds for each, so others go on meanwhile.
+                // A large read fails as a whole; smaller reads find the bad sector. Each may
+                // take seconds on a bad disk, so a job does them while others continue.
                 let (source, start) = (Arc::clone(&self.source), slot.start);
                 return queue.run(Box::new(move || {
                     let mut buf = buf;
@@ -216,7 +218,7 @@ impl<'a> EntryStream<'a> {
         });
     }
 
-    /// Takes the result of a job that read a block again.
+    /// Handles the result of a job that read a block again.
     pub fn complete_reread(&mut self, done: Reread) {
         match self.slots.iter_mut().find(|slot| slot.id == done.id) {
             Some(slot) => {
@@ -227,18 +229,19 @@ impl<'a> EntryStream<'a> {
                     fault: done.fault,
                 });
             }
-            // Nobody wants the block any more.
+            // The stream was restarted: the block is no longer needed.
             None => self.pool.give(done.buf),
         }
     }
 
-    /// The next piece; `None` where it has not been read yet, or all has been given out.
+    /// Returns the next piece, or `None` if it has not been read yet or all have been
+    /// returned.
     ///
     /// # Errors
     /// The headers cannot be read again.
     pub fn next_piece(&mut self) -> Result<Option<Piece>> {
         let Some((entry, at)) = self.current()? else {
-            // Whatever else the last block holds is not wanted.
+            // The rest of the last block is not wanted.
             return Ok(self.end_block());
         };
         if self.shrunk {
@@ -269,10 +272,10 @@ impl<'a> EntryStream<'a> {
         let Some(fault) = block.fault.take() else {
             return Ok(self.end_block());
         };
-        // A sector is bad as a whole, and may start before the entry does.
+        // The bad sector may start before the entry does.
         let sector = self.source.alignment() as u64;
         if bad_at + sector <= at {
-            // It lies before the entry, where nothing is wanted.
+            // The whole sector is before the entry, where nothing is wanted.
             return self.restart(Some(at..entry.end())).map(Some);
         }
         let cause = match fault.kind() {
@@ -283,7 +286,7 @@ impl<'a> EntryStream<'a> {
         self.give_up(entry, bad_at.max(at), cause).map(Some)
     }
 
-    /// Whether every wanted entry has been given out.
+    /// Returns whether every wanted entry has been returned.
     ///
     /// # Errors
     /// The headers cannot be read again.
@@ -291,7 +294,7 @@ impl<'a> EntryStream<'a> {
         Ok(self.block.is_none() && self.current()?.is_none())
     }
 
-    /// The entry to go on with, and the offset in the source from which.
+    /// Returns the entry to continue with, and the offset in the source to continue at.
     fn current(&mut self) -> Result<Option<(Arc<Entry>, u64)>> {
         if self.current.is_none() {
             let Some(entry) = next_wanted(&mut self.entries, &*self.wanted)? else {
@@ -308,15 +311,15 @@ impl<'a> EntryStream<'a> {
         Some(Piece::EndOfBlock)
     }
 
-    /// Goes on behind `entry`.
+    /// Skips the rest of `entry` and reports it as unreadable.
     fn give_up(&mut self, entry: Arc<Entry>, at: u64, cause: Cause) -> Result<Piece> {
         self.current = None;
         self.restart(None)?;
         Ok(Piece::Unreadable { entry, at, cause })
     }
 
-    /// Reads on from `first`, and then from the next entry. Reads that are in flight
-    /// come back and are not looked at.
+    /// Continues reading at `first`, and then at the next entry. The results of reads that
+    /// are in flight are ignored.
     fn restart(&mut self, first: Option<Range<u64>>) -> Result<Piece> {
         self.ahead = Ahead::new(self.entries.fork()?, first);
         for slot in self.slots.drain(..) {
@@ -329,12 +332,12 @@ impl<'a> EntryStream<'a> {
     }
 }
 
-/// Where the wanted entries lie, joined where they are close.
+/// The extents of the wanted entries. Extents that are close together are joined.
 struct Ahead<'a> {
     entries: Entries<'a>,
-    /// What is read next.
+    /// The extent to read next.
     extent: Range<u64>,
-    /// What comes behind it, too far away to be joined.
+    /// The extent after that, too far away to be joined.
     upcoming: Option<Range<u64>>,
 }
 
@@ -347,8 +350,8 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Makes the extent at least `block_bytes` long, as far as wanted entries lie close
-    /// enough together. False when nothing is left to read.
+    /// Grows the extent to at least `block_bytes`, as long as the wanted entries are close
+    /// enough together. Returns false when nothing is left to read.
     fn refill(&mut self, wanted: &dyn Fn(u64) -> bool, block_bytes: usize) -> Result<bool> {
         while self.extent.end - self.extent.start < block_bytes as u64 {
             let next = match self.upcoming.take() {

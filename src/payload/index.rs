@@ -1,4 +1,4 @@
-//! What a payload holds, in memory that does not grow with what it claims.
+//! The index of a payload. Its memory use does not depend on what the image claims.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -11,17 +11,17 @@ use crate::progress::Progress;
 use super::problem::{Cause, Problem};
 use super::walk::{Entry, Payload, Walker};
 
-/// Names compared in one pass take 8 bytes each, and half of the index's memory.
-/// More names take more passes.
+/// The bytes that each name takes in one pass. The names may take half of the index's
+/// memory; with more names, more passes are made.
 const NAME_BYTES: usize = 8;
 
-/// Doubtful names looked at more closely in one pass.
+/// The number of possible duplicates that one pass compares in full.
 const SUSPECTS_A_PASS: usize = 65_536;
 
-/// However little memory there is, a pass looks at this many names.
+/// The number of names that a pass handles at least, however small the memory limit is.
 const LEAST_A_PASS: usize = 65_536;
 
-/// A payload whose headers have been walked and checked once.
+/// A payload whose headers have been read and checked once.
 pub struct Index {
     payload: Payload,
     files: u64,
@@ -29,19 +29,19 @@ pub struct Index {
     data_bytes: u64,
     longest_name: usize,
     whole: bool,
-    /// The entries, packed (about 40 bytes each), up to half of the index's memory.
-    /// Of more nothing is kept, and the headers are read again where it is needed.
+    /// The entries in packed form (about 40 bytes each), in up to half of the index's memory.
+    /// If they need more, none are kept, and the headers are read again when needed.
     kept: Option<Vec<u8>>,
     kept_max: usize,
 }
 
 impl Index {
-    /// Walks all headers of `payload`, checks every name, and looks for names that
-    /// stand twice. Each problem goes to `report`, which may end the scan by
-    /// returning an error.
+    /// Reads all headers of `payload`, checks every name, and looks for duplicate names.
+    ///
+    /// Each problem is passed to `report`, which can end the scan by returning an error.
     ///
     /// # Errors
-    /// What `report` returns; an interruption; no memory.
+    /// The error that `report` returns, an interruption, or too little memory.
     pub fn scan(
         payload: &Payload,
         progress: &dyn Progress,
@@ -84,55 +84,56 @@ impl Index {
         Ok(index)
     }
 
-    /// As [`Index::scan`]; the first problem is an error.
+    /// Does the same as [`Index::scan`], and returns the first problem as an error.
     ///
     /// # Errors
-    /// The first problem, an interruption, no memory.
+    /// The first problem, an interruption, or too little memory.
     pub fn strict(payload: &Payload, progress: &dyn Progress) -> Result<Self> {
         Self::scan(payload, progress, &mut |problem| {
             Err(problem.into_error(&**payload.source()))
         })
     }
 
-    /// The payload itself.
+    /// Returns the payload.
     pub fn payload(&self) -> &Payload {
         &self.payload
     }
 
-    /// How wide the integers are.
+    /// Returns the dialect, which is the width of the integers.
     pub fn dialect(&self) -> Dialect {
         self.payload.dialect()
     }
 
-    /// Entries seen.
+    /// Returns the number of entries found.
     pub fn files(&self) -> u64 {
         self.files
     }
 
-    /// Length of the payload in bytes: headers, names and data of all entries seen.
+    /// Returns the length of the payload in bytes: headers, names and data of all entries
+    /// found.
     pub fn payload_bytes(&self) -> u64 {
         self.payload_bytes
     }
 
-    /// Bytes of data of all entries seen.
+    /// Returns the number of bytes of data of all entries found.
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
     }
 
-    /// Bytes of the longest name.
+    /// Returns the length of the longest name in bytes.
     pub fn longest_name(&self) -> usize {
         self.longest_name
     }
 
-    /// Whether every entry that the header counts was seen.
+    /// Returns whether as many entries were found as the header claims.
     pub fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// Goes through the entries seen, again.
+    /// Returns an iterator over the entries found.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// There is not enough memory.
     pub fn entries(&self) -> Result<Entries<'_>> {
         Ok(Entries {
             left: self.files,
@@ -187,8 +188,8 @@ impl Index {
         Ok(())
     }
 
-    /// Reports which of the entries whose names have these hashes repeat a name.
-    /// Two keyed hashes of 64 bits each that are equal are equal names.
+    /// Reports the entries with one of these name hashes that repeat an earlier name.
+    /// Two names are taken as equal if two keyed hashes of 64 bits each are equal.
     fn report_suspects(
         &self,
         hasher: &RandomState,
@@ -223,13 +224,13 @@ impl Index {
     }
 }
 
-/// Hashes of names, to find those that may be equal. Keyed, so that an image
-/// cannot prepare collisions.
+/// Hashes of names, used to find duplicates. They are keyed, so that an image cannot
+/// be made to cause collisions.
 struct Names {
     hasher: RandomState,
     hashes: Vec<u64>,
     a_pass: usize,
-    /// A power of two; a pass looks at the hashes of one remainder.
+    /// The number of passes, a power of two. A pass handles the hashes with one remainder.
     passes: u64,
 }
 
@@ -244,8 +245,8 @@ impl Names {
         }
     }
 
-    /// Notes a name in the first pass, which finds out how many there must be: from
-    /// the names that come, not from what the header claims.
+    /// Notes a name in the first pass. This pass also determines the number of passes: from
+    /// the names found, not from the number that the header claims.
     fn note_first(&mut self, name: &[u8]) -> Result<()> {
         self.note(name, 0)?;
         while self.hashes.len() > self.a_pass {
@@ -266,7 +267,7 @@ impl Names {
         Ok(())
     }
 
-    /// The hashes that stand twice, in order.
+    /// Returns the hashes that occur more than once, sorted.
     fn take_suspects(&mut self) -> Vec<u64> {
         self.hashes.sort_unstable();
         let mut suspects: Vec<u64> = self
@@ -281,7 +282,7 @@ impl Names {
     }
 }
 
-/// The entries of an index, from memory or read again.
+/// An iterator over the entries of an index, from memory or read again.
 pub struct Entries<'a> {
     left: u64,
     next: u64,
@@ -298,10 +299,10 @@ enum From<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// The entries that are still to come, once more.
+    /// Returns a new iterator over the entries that are left.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// There is not enough memory.
     pub fn fork(&self) -> Result<Entries<'a>> {
         let from = match &self.from {
             From::Memory(kept) => From::Memory(kept),
@@ -345,7 +346,8 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// Seven bits a byte, lowest first, the top bit set on all but the last.
+/// Appends `value` in groups of seven bits, lowest first. The top bit is set in every
+/// byte but the last.
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -354,7 +356,7 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// The inverse of [`put_varint`], on what it wrote.
+/// Reads a value that [`put_varint`] wrote.
 fn take_varint(from: &mut &[u8]) -> u64 {
     let mut value = 0;
     let mut shift = 0;

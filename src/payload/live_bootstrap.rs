@@ -1,4 +1,4 @@
-//! A live-bootstrap checkout: which files belong in its payload, and their sums.
+//! Finds the files that belong in the payload of a live-bootstrap checkout, and their sums.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,24 +8,24 @@ use crate::format::Name;
 
 use super::digest::Sha256Sum;
 
-/// What `steps/manifest` and the `sources` files say.
+/// The contents of `steps/manifest` and of the `sources` files.
 #[derive(Debug)]
 pub struct BootstrapSources {
     /// The files of the payload, sorted by name, each with its SHA-256 sum.
     pub files: BTreeMap<Name, Sha256Sum>,
-    /// The line of the manifest behind which the files come from the payload;
-    /// `None` where the manifest has no such line, and everything belongs in it.
+    /// The line of the manifest after which the files come from the payload. `None` if the
+    /// manifest has no such line; then every file belongs in the payload.
     pub cut: Option<u64>,
 }
 
-/// Reads the manifest of the checkout at `dir`, and the sources of its packages.
+/// Reads the manifest of the checkout at `dir` and the sources of its packages.
 ///
-/// The payload holds the files of the whole manifest less those of the `build:`
-/// lines before `improve: import_payload` or, where there is none, before the
-/// first `improve:` that names the network. Predicates are not evaluated.
+/// The payload holds the files of the whole manifest except those of the `build:`
+/// lines before `improve: import_payload`. If there is no such line, the first
+/// `improve:` line that contains "network" counts. Predicates are not evaluated.
 ///
 /// # Errors
-/// A file cannot be read or understood, or a name has two different sums.
+/// A file cannot be read or parsed, or a name has two different sums.
 pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
     let path = dir.join("steps").join("manifest");
     let text = std::fs::read_to_string(&path).map_err(|e| {
@@ -40,7 +40,7 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
     let mut read = BTreeSet::new();
     for step in steps.iter().filter(|s| s.directive == "build") {
         let before_cut = cut.is_some_and(|cut| step.line < cut);
-        // A package may be built several times, and before the cut at first.
+        // A package may be built several times, the first time before the cut.
         if !read.insert((step.argument.clone(), before_cut)) {
             continue;
         }
@@ -78,7 +78,7 @@ struct Step {
     argument: String,
 }
 
-/// `<directive>: <argument> [( predicate )]`, `#` starts a comment.
+/// Parses lines of `<directive>: <argument> [( predicate )]`. `#` starts a comment.
 fn parse_manifest(text: &str) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     for (line, text) in (1_u64..).zip(text.lines()) {
@@ -116,7 +116,7 @@ fn cut_line(steps: &[Step]) -> Option<u64> {
         .or_else(|| improve(&|argument| argument.contains("network")))
 }
 
-/// A package's name becomes part of a path, and comes from a file.
+/// Checks a package's name, because it comes from a file and becomes part of a path.
 fn package_name(step: &Step) -> Result<()> {
     Name::new(step.argument.as_bytes()).map(drop).map_err(|e| {
         Error::new(
@@ -126,7 +126,7 @@ fn package_name(step: &Step) -> Result<()> {
     })
 }
 
-/// `f URL SHA256 [FILENAME]` or `g GIT-URL SNAPSHOT-URL SHA256 [FILENAME]`.
+/// Parses lines of `f URL SHA256 [FILENAME]` or `g GIT-URL SNAPSHOT-URL SHA256 [FILENAME]`.
 fn parse_sources(text: &str) -> Result<Vec<(Name, Sha256Sum)>> {
     let mut files = Vec::new();
     for (line, text) in (1_u64..).zip(text.lines()) {
@@ -181,7 +181,7 @@ mod tests {
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
     #[test]
-    fn the_payload_holds_what_is_needed_only_behind_the_import() {
+    fn the_payload_holds_files_needed_only_after_the_import() {
         let dir = checkout(
             "# the manifest\nbuild: tcc ( Arch == x86 )\nimprove: get_network\n\
              improve: import_payload ( KernelBootstrap == True )\nbuild: gcc # late\n\
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_import_the_network_is_the_cut_and_without_that_there_is_none() {
+    fn the_cut_is_the_import_or_else_the_network_or_else_none() {
         let sources = [
             ("a", &*format!("f u/a {A}\n")),
             ("b", &format!("f u/b {B}\n")),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_climb_and_sums_that_clash_are_refused() {
+    fn names_with_dot_dot_and_conflicting_sums_are_refused() {
         let dir = checkout("build: ../../etc\n", &[]);
         let error = bootstrap_sources(dir.path()).unwrap_err();
         assert!(
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_source_is_named() {
+    fn an_invalid_source_line_is_reported() {
         for (line, why) in [
             ("wget u\n", "expected f, file, g or git"),
             ("f u/x\n", "expected a URL"),

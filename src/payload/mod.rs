@@ -1,4 +1,4 @@
-//! A payload on a source: its entries, their bytes, their checksums.
+//! Payloads: their entries, data and checksums.
 
 mod checksums;
 mod digest;
@@ -23,7 +23,7 @@ pub use internals::*;
 #[cfg(not(feature = "internals"))]
 pub(crate) use internals::*;
 
-/// What the program and its tests use, and a library's user has no need of.
+/// Items that the program and its tests use, and users of the library do not need.
 mod internals {
     pub use super::checksums::sum_line;
     pub use super::digest::{Hashed, Lanes};

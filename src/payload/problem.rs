@@ -1,4 +1,4 @@
-//! What is wrong with a payload, and where: for a report or as an error.
+//! Problems of a payload and where they are, for reports and errors.
 
 use std::io;
 
@@ -11,17 +11,17 @@ use super::digest::Sha256Sum;
 /// Something wrong with a payload.
 #[derive(Debug)]
 pub struct Problem {
-    /// The entry, from 0; `None` for the payload's header.
+    /// The number of the entry, from 0. `None` for the payload's header.
     pub index: Option<u64>,
-    /// The entry's name as far as it is known, with what does not print escaped.
+    /// The entry's name as far as it is known, with unprintable characters escaped.
     pub name: Option<String>,
     /// The byte offset in the source.
     pub offset: u64,
-    /// What it is.
+    /// What is wrong.
     pub cause: Cause,
 }
 
-/// Problems of a payload: the first [`Problems::MAX`], and how many there were.
+/// The first [`Problems::MAX`] problems of a payload, and the number of all.
 #[derive(Debug, Default)]
 pub struct Problems {
     first: Vec<Problem>,
@@ -29,11 +29,11 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Problems that are kept. What is beyond is counted: an image may hold
-    /// nothing else.
+    /// The number of problems that are kept. Further ones are only counted, because an
+    /// image may consist of nothing but problems.
     pub const MAX: usize = 1000;
 
-    /// Adds one.
+    /// Adds a problem.
     pub fn add(&mut self, problem: Problem) {
         self.count += 1;
         if self.first.len() < Self::MAX {
@@ -41,17 +41,17 @@ impl Problems {
         }
     }
 
-    /// How many there were.
+    /// Returns the number of all problems.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// How many there were beyond those that are kept.
+    /// Returns the number of problems that are counted but not kept.
     pub fn more(&self) -> u64 {
         self.count - self.first.len() as u64
     }
 
-    /// Adds those of `other`.
+    /// Adds the problems of `other`.
     pub fn append(&mut self, other: Self) {
         self.count += other.more();
         other
@@ -78,11 +78,11 @@ impl IntoIterator for Problems {
     }
 }
 
-/// What to do when a device has left the machine.
+/// Advice for a device that was removed from the machine.
 const GONE: &str = "the device was taken away, or made smaller (the kernel's log may say why): \
                     see to its connection, and run it again";
 
-/// Whether that is how the kernel says that a device has left the machine.
+/// Returns whether the kernel reports with this error that a device was removed.
 fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -95,25 +95,25 @@ fn is_gone(error: &io::Error) -> bool {
 pub enum Cause {
     /// The format is broken.
     Fault(Fault),
-    /// The source cannot be read there.
+    /// The source cannot be read at this offset.
     Io(io::Error),
-    /// The source ends before the length that it had when it was opened.
+    /// The source is shorter than when it was opened.
     Shrunk,
-    /// The data has another checksum.
+    /// The data does not match its checksum.
     Checksum {
-        /// The one that was given.
+        /// The checksum that was given.
         expected: Sha256Sum,
-        /// The one of the bytes that were read.
+        /// The checksum of the data that was read.
         found: Sha256Sum,
     },
     /// A checksum was given for a name that the payload does not hold.
     Missing,
-    /// The embedded checksums cannot be understood.
+    /// The embedded checksums cannot be parsed.
     BadSums(String),
 }
 
 impl Problem {
-    /// A word for reports that programs read; never renamed.
+    /// Returns a short word for reports that programs read. These words never change.
     pub fn slug(&self) -> &'static str {
         match &self.cause {
             Cause::Fault(fault) => fault.slug(),
@@ -125,7 +125,7 @@ impl Problem {
         }
     }
 
-    /// What is wrong, in words.
+    /// Returns a description of the problem.
     pub fn message(&self) -> String {
         match &self.cause {
             Cause::Fault(fault) => printable(&fault.to_string()),
@@ -139,7 +139,7 @@ impl Problem {
         }
     }
 
-    /// The problem as an error about `source`, with what to do next.
+    /// Converts the problem to an error about `source`, with advice.
     pub fn into_error(self, source: &dyn Source) -> Error {
         let advice = self.advice(source);
         let message = self.message();
@@ -168,7 +168,7 @@ impl Problem {
 
     fn advice(&self, source: &dyn Source) -> &'static str {
         let ends_early = match &self.cause {
-            // A stick that is pulled out has, to the kernel, no bytes left.
+            // When a USB stick is removed, the kernel reports a length of 0.
             Cause::Shrunk if source.is_device() => return GONE,
             Cause::Io(e) if source.is_device() && is_gone(e) => return GONE,
             Cause::Io(_) if source.is_device() => {
@@ -207,7 +207,7 @@ impl Problem {
             Cause::Fault(Fault::WrongMagic { .. }) => 1,
             Cause::Fault(_) => return "the image is damaged; get it, or pack it, again",
         };
-        // A whole sector at most can be lost by rounding down.
+        // Rounding down to whole sectors loses less than one sector.
         if source.is_device() && ends_early < 4096 {
             "a loop device or a disk shows whole sectors only, so an image whose size is no \
              multiple of the sector loses its tail: pad it (truncate -s %4096 IMAGE, or \
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
     use crate::block::ReadMode;
 
-    /// Nothing of it is read: whether it is a device is all that counts.
+    /// A source that is never read. Only its `is_device` matters here.
     struct Named(bool);
 
     impl Source for Named {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_device_that_ends_early_or_is_gone_nobody_is_told_that_something_writes_to_it() {
+    fn advice_for_a_removed_device_is_to_check_its_connection() {
         let errno = |n| Cause::Io(io::Error::from_raw_os_error(n));
         for cause in [Cause::Shrunk, errno(libc::ENODEV), errno(libc::ENXIO)] {
             let said = said(cause, true);

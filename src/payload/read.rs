@@ -1,4 +1,4 @@
-//! The bytes of one entry.
+//! Reads the data of one entry.
 
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use super::index::Index;
 use super::problem::Cause;
 use super::walk::{Entry, Payload};
 
-/// Bytes of one read.
+/// The size of one read in bytes.
 const BLOCK: usize = 1 << 20;
 
 /// Reads the data of one entry, in order.
@@ -22,17 +22,17 @@ pub struct EntryReader<'a> {
     source: &'a dyn Source,
     entry: &'a Entry,
     buf: AlignedBuf,
-    /// The bytes in `buf` that have been read and not been given out.
+    /// The bytes in `buf` that have been read and not been returned yet.
     ready: Range<usize>,
     /// Where the next read starts, in bytes from the start of the source.
     at: u64,
 }
 
 impl<'a> EntryReader<'a> {
-    /// Starts at the first byte of `entry`.
+    /// Creates a reader that starts at the first byte of `entry`.
     ///
     /// # Errors
-    /// No memory for its buffer of at most 1 MiB.
+    /// There is no memory for its buffer of at most 1 MiB.
     pub fn new(payload: &'a Payload, entry: &'a Entry) -> Result<Self> {
         let source = &**payload.source();
         let alignment = source.alignment() as u64;
@@ -48,10 +48,10 @@ impl<'a> EntryReader<'a> {
         })
     }
 
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes, or `None` at the end.
     ///
     /// # Errors
-    /// The source cannot be read there.
+    /// The source cannot be read at this offset.
     pub fn next_block(&mut self) -> Result<Option<&[u8]>> {
         self.fill()?;
         let block = std::mem::take(&mut self.ready);
@@ -71,8 +71,8 @@ impl<'a> EntryReader<'a> {
         let problem = |at, cause| self.entry.problem(at, cause).into_error(self.source);
         let n = match read_exact_at(self.source, &mut self.buf[..len], start) {
             Ok(n) => n,
-            // What lies before the bad sector is given out first; then it is met
-            // again, at the start of the next block.
+            // Return the bytes before the bad sector first. The next call then starts at
+            // the bad sector and fails.
             Err(_) => match read_to_fault(self.source, &mut self.buf[..len], len, start) {
                 (n, Some(e)) if start + n as u64 <= self.at => {
                     return Err(problem(self.at, Cause::Io(e)));
@@ -109,11 +109,11 @@ impl Read for EntryReader<'_> {
     }
 }
 
-/// Adds to `sums` those of the embedded `SHA256SUMS`, where the payload has one.
+/// Adds the checksums of the embedded `SHA256SUMS` to `sums`, if the payload has one.
 ///
 /// # Errors
-/// It is larger than [`EMBEDDED_SUMS_MAX_BYTES`], cannot be read, is not
-/// sha256sum's format, or contradicts what `sums` holds.
+/// The embedded file is larger than [`EMBEDDED_SUMS_MAX_BYTES`], cannot be read, is not in
+/// sha256sum's format, or contradicts `sums`.
 pub fn embedded_checksums(index: &Index, sums: &mut Checksums) -> Result<()> {
     match embedded_entry(index)? {
         Some(entry) => add_embedded(index.payload(), &entry, sums),
@@ -142,7 +142,7 @@ fn add_embedded(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Resul
     sums.add_lines(EntryReader::new(payload, entry)?, &origin)
 }
 
-/// The entry that holds the embedded checksums, if there is one.
+/// Returns the entry that holds the embedded checksums, if there is one.
 ///
 /// # Errors
 /// The headers cannot be read again.
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::block::ReadMode;
 
-    /// Zeros, in sectors of 512 bytes, of which one is bad.
+    /// A source of zeros, in sectors of 512 bytes. One sector is bad.
     struct OneBadSector(u64);
 
     impl Source for OneBadSector {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_gives_what_lies_before_a_bad_sector_and_names_the_place() {
+    fn a_reader_returns_the_bytes_before_a_bad_sector_and_reports_its_offset() {
         for (data_offset, sector, before) in
             [(600, 1, 0), (1024, 2, 0), (600, 2, 424), (600, 5, 1960)]
         {

@@ -1,4 +1,4 @@
-//! From entry header to entry header, without reading the data in between.
+//! Reads the entry headers one after the other and skips the data between them.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,10 +13,10 @@ use crate::format::{
 use super::digest::Sha256Sum;
 use super::problem::{Cause, Problem};
 
-/// What an index may take unless told, in bytes.
+/// The default memory limit of an index, in bytes.
 const INDEX_MEMORY: usize = 24 << 20;
 
-/// A payload: a source that starts with a header we understand.
+/// A payload: a source that starts with a valid payload header.
 #[derive(Clone)]
 pub struct Payload {
     source: Arc<dyn Source>,
@@ -24,35 +24,35 @@ pub struct Payload {
     index_memory: usize,
 }
 
-/// One file of a payload, as its header claims it: within the source, and
-/// otherwise unchecked.
+/// One file of a payload, as its header describes it. The data lies within the source;
+/// nothing else has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place among the entries, from 0.
+    /// The number of the entry, from 0.
     pub index: u64,
-    /// The bytes of its name, 1 to 1024, whatever they are.
+    /// The bytes of its name. There are 1 to 1024 of them, and they may have any value.
     pub raw_name: Vec<u8>,
-    /// Where its header starts, in bytes from the start of the source.
+    /// The offset of its header, in bytes from the start of the source.
     pub header_offset: u64,
-    /// Where its data starts, in bytes from the start of the source.
+    /// The offset of its data, in bytes from the start of the source.
     pub data_offset: u64,
-    /// Bytes of data.
+    /// The size of its data in bytes.
     pub size: u64,
 }
 
 impl Payload {
-    /// Reads the header of what is on `source`.
+    /// Reads the payload header at the start of `source`.
     ///
     /// # Errors
-    /// There is no payload, its header is broken, or it cannot be read.
+    /// There is no payload, its header is invalid, or it cannot be read.
     pub fn open(source: Arc<dyn Source>) -> Result<Self> {
         Self::try_open(Arc::clone(&source)).map_err(|p| p.into_error(&*source))
     }
 
-    /// As [`Payload::open`], with the problem rather than an error.
+    /// Does the same as [`Payload::open`], and returns a problem instead of an error.
     ///
     /// # Errors
-    /// The same.
+    /// The same as for [`Payload::open`].
     pub fn try_open(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
         let payload = Self::open_whatever_its_count(source)?;
         match payload.problem_of_count() {
@@ -61,12 +61,13 @@ impl Payload {
         }
     }
 
-    /// As [`Payload::try_open`], for who wants what is there of a payload that was
-    /// cut off: its header may count more files than there can be, which
-    /// [`Payload::problem_of_count`] then tells.
+    /// Does the same as [`Payload::try_open`], and also accepts a payload that is cut off.
+    ///
+    /// The header of such a payload may count more files than the source can hold.
+    /// [`Payload::problem_of_count`] returns that problem.
     ///
     /// # Errors
-    /// There is no payload, its header is broken, or it cannot be read.
+    /// There is no payload, its header is invalid, or it cannot be read.
     pub fn open_whatever_its_count(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
         let header = {
             let failed = |e| of_the_header(Cause::Io(e));
@@ -81,45 +82,46 @@ impl Payload {
         })
     }
 
-    /// That its header counts more files than the source could hold, if it does.
+    /// Returns a problem if the header counts more files than the source can hold.
     pub fn problem_of_count(&self) -> Option<Problem> {
         let fault = self.header.check_count(self.source.len()).err()?;
         Some(of_the_header(Cause::Fault(fault)))
     }
 
-    /// Where it is.
+    /// Returns the source that holds the payload.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
     }
 
-    /// Bounds what an index of it may take, in bytes: with less, headers are read
-    /// more often. 24 MiB unless told, at least 1 MiB.
+    /// Sets the memory limit of an index of this payload, in bytes. With less memory,
+    /// headers are read more often. The default is 24 MiB, the minimum 1 MiB.
     #[must_use]
     pub fn with_index_memory(mut self, bytes: usize) -> Self {
         self.index_memory = bytes.max(1 << 20);
         self
     }
 
-    /// What an index of it may take, in bytes.
+    /// Returns the memory limit of an index of this payload, in bytes.
     pub(super) fn index_memory(&self) -> usize {
         self.index_memory
     }
 
-    /// How wide its integers are.
+    /// Returns the dialect, which is the width of the integers.
     pub fn dialect(&self) -> Dialect {
         self.header.dialect
     }
 
-    /// How many files its header counts: possible, and not yet seen.
+    /// Returns the number of files that the header claims. The source is large enough for
+    /// them, but they have not been read yet.
     pub fn claimed_files(&self) -> u64 {
         self.header.files
     }
 
-    /// The bytes of a name that lies between a header and its data, as a problem or
-    /// an entry gives their offsets.
+    /// Returns the bytes of the name between a header and its data, given their offsets as
+    /// a problem or an entry has them.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The name cannot be read.
     pub fn raw_name(&self, header_offset: u64, data_offset: u64) -> Result<Vec<u8>> {
         let failed = |e| Error::io("read", e).with_path(self.source.path());
         let name_at = header_offset + self.dialect().entry_header_len();
@@ -133,11 +135,11 @@ impl Payload {
         Ok(name.to_vec())
     }
 
-    /// Whether the header of such an entry stands before its data, which is where an
-    /// earlier walk has seen it.
+    /// Returns whether the header before `data_offset` is still the one that an earlier
+    /// walk found there.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The header cannot be read.
     pub fn has_header(
         &self,
         index: u64,
@@ -163,11 +165,11 @@ impl Payload {
         }
     }
 
-    /// Goes through the entries from the one at `index`, whose header is at
-    /// `header_offset`: both from an earlier walk.
+    /// Returns an iterator that starts at entry `index`, whose header is at `header_offset`.
+    /// Both values come from an earlier walk.
     ///
     /// # Errors
-    /// When there is no memory for the walk's buffer.
+    /// There is no memory for the iterator's buffer.
     pub fn walk_from(&self, index: u64, header_offset: u64) -> Result<Walker<'_>> {
         Ok(Walker {
             next: index,
@@ -176,10 +178,10 @@ impl Payload {
         })
     }
 
-    /// Goes through the entries.
+    /// Returns an iterator over the entries.
     ///
     /// # Errors
-    /// When there is no memory for the walk's buffer.
+    /// There is no memory for the iterator's buffer.
     pub fn walk(&self) -> Result<Walker<'_>> {
         let window = ReadAhead::new(&*self.source)
             .map_err(|e| Error::io("get memory to read", e).with_path(self.source.path()))?;
@@ -208,15 +210,15 @@ fn of_the_header(cause: Cause) -> Problem {
 }
 
 impl Entry {
-    /// The name, if it is one that this project accepts.
+    /// Returns the name, if this project accepts it.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault in the name.
     pub fn name(&self) -> std::result::Result<Name, NameFault> {
         Name::new(&self.raw_name)
     }
 
-    /// The name for people: what is not UTF-8 or does not print is escaped.
+    /// Returns the name for display. A name that is not UTF-8 or not printable is escaped.
     pub fn shown_name(&self) -> Cow<'_, str> {
         match std::str::from_utf8(&self.raw_name) {
             Ok(text) if !text.chars().any(char::is_control) => Cow::Borrowed(text),
@@ -224,23 +226,23 @@ impl Entry {
         }
     }
 
-    /// The offset of the first byte behind its data. Within the source, so it
+    /// Returns the offset of the first byte after its data. It lies within the source, so it
     /// cannot overflow.
     pub fn end(&self) -> u64 {
         self.data_offset + self.size
     }
 
-    /// Whether it holds the embedded checksums, which have none themselves.
+    /// Returns whether this entry holds the embedded checksums. It has no checksum itself.
     pub fn is_embedded_sums(&self) -> bool {
         self.raw_name == EMBEDDED_SUMS.as_bytes()
     }
 
-    /// The problem that its checksum is another.
+    /// Returns the problem that the checksum does not match.
     pub fn mismatch(&self, expected: Sha256Sum, found: Sha256Sum) -> Problem {
         self.problem(self.data_offset, Cause::Checksum { expected, found })
     }
 
-    /// A problem with this entry, at `offset`.
+    /// Returns a problem with this entry, at `offset`.
     pub fn problem(&self, offset: u64, cause: Cause) -> Problem {
         Problem {
             index: Some(self.index),
@@ -251,7 +253,7 @@ impl Entry {
     }
 }
 
-/// Goes from entry to entry; ends at the first that cannot be walked past.
+/// An iterator over the entries. It ends at the first header that is invalid or unreadable.
 pub struct Walker<'a> {
     window: ReadAhead<'a>,
     source_len: u64,
@@ -262,13 +264,13 @@ pub struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    /// The offset behind the last entry that was given out: the payload's length
-    /// once all have been.
+    /// Returns the offset after the last entry returned. At the end of the iteration, this
+    /// is the length of the payload.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// A walk from here on.
+    /// Returns a new iterator that starts at the current entry.
     pub(super) fn fork<'a>(&self, payload: &'a Payload) -> Result<Walker<'a>> {
         Ok(Walker {
             next: self.next,
@@ -289,8 +291,8 @@ impl Walker<'_> {
             cause,
         };
         self.window.hop_to(at);
-        // Header and an ordinary name in one look; the header alone, should that
-        // reach into a bad sector.
+        // Read the header and a name of usual length at once. If that touches a bad
+        // sector, read the header alone.
         let want = match self.window.at(at, head + 64) {
             Ok(_) => head + 64,
             Err(_) => head,

@@ -1,12 +1,12 @@
-//! A payload as a stream of bytes.
+//! Writes a payload as a stream of bytes.
 
 use std::io::{self, Write};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::{Dialect, Name};
 
-/// Writes a payload: the header, then each entry's header, then its data, and
-/// holds the caller to what the headers promise.
+/// Writes a payload: the header, then each entry's header and its data. It panics if the
+/// caller does not write what the headers promise.
 pub struct PayloadWriter<W> {
     out: W,
     dialect: Dialect,
@@ -19,7 +19,7 @@ impl<W: Write> PayloadWriter<W> {
     /// Writes the header of a payload of `files` files.
     ///
     /// # Errors
-    /// The count does not fit the dialect; `out` fails.
+    /// The count does not fit the dialect, or writing to `out` fails.
     pub fn new(mut out: W, dialect: Dialect, files: u64) -> Result<Self> {
         let mut header = Vec::new();
         dialect
@@ -39,7 +39,7 @@ impl<W: Write> PayloadWriter<W> {
     /// Starts the next entry.
     ///
     /// # Errors
-    /// The size does not fit the dialect; `out` fails.
+    /// The size does not fit the dialect, or writing to `out` fails.
     pub fn entry(&mut self, name: &Name, size: u64) -> Result<()> {
         assert!(
             self.data_left == 0 && self.entries_left > 0,
@@ -56,10 +56,10 @@ impl<W: Write> PayloadWriter<W> {
         Ok(())
     }
 
-    /// Writes data of the entry that was started last.
+    /// Writes data of the current entry.
     ///
     /// # Errors
-    /// `out` fails.
+    /// Writing to `out` fails.
     pub fn data(&mut self, bytes: &[u8]) -> Result<()> {
         assert!(
             bytes.len() as u64 <= self.data_left,
@@ -71,16 +71,16 @@ impl<W: Write> PayloadWriter<W> {
         Ok(())
     }
 
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Ends the payload, with zeros up to a length of `padded` bytes where that is
-    /// longer.
+    /// Ends the payload. If it is shorter than `padded` bytes, zeros are added up to that
+    /// length.
     ///
     /// # Errors
-    /// `out` fails.
+    /// Writing to `out` fails.
     pub fn finish(mut self, padded: u64) -> Result<W> {
         assert!(
             self.data_left == 0 && self.entries_left == 0,
