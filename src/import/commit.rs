@@ -1,4 +1,4 @@
-//! Names for what is complete: flush, rename, flush, each step for many files.
+//! Commits complete files: flush, rename, flush, each step for many files at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,17 +7,17 @@ use crate::block::Queue;
 use crate::durable::Store;
 use crate::error::{Error, Result};
 
-/// How much a batch holds before it is flushed: what a run that is cut off has to do again. Few
-/// enough flushes that they cost little.
+/// The size of a batch before it is flushed. It limits how much an interrupted run has to do
+/// again, and is large enough that the flushes cost little.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// Files.
+    /// The number of files.
     pub files: usize,
-    /// Bytes of all of them.
+    /// The number of bytes of all files.
     pub bytes: u64,
-    /// Bytes of those that lie in the page cache until they are flushed.
+    /// The number of bytes of the files that are in the page cache until the flush.
     pub cached_bytes: u64,
-    /// Time since the last.
+    /// The time since the last flush.
     pub after: Duration,
 }
 
@@ -33,38 +33,39 @@ impl Default for BatchLimits {
     }
 }
 
-/// A file that is complete, and has no name yet.
+/// A file that is complete and does not have its final name yet.
 #[derive(Debug)]
 pub(super) struct Complete {
     pub slot: u64,
     pub name: String,
     pub size: u64,
     pub replaces: bool,
-    /// Whether it went through the page cache as a whole.
+    /// Whether the whole file was written through the page cache.
     pub cached: bool,
 }
 
-/// Collects complete files and commits them together, in two steps that run at the
-/// same time for different files: one batch is flushed while the one before it gets
-/// its names. So the disk works while the names are made, and one flush brings both
-/// a batch's data and the names of the one before it to stable storage.
+/// Collects complete files and commits them in batches.
 ///
-/// At any moment, a file under its final name is complete and on stable storage:
-/// its writes have ended before it gets here, a flush that started after that has
-/// ended before the rename.
+/// A commit has two steps, which run at the same time for different batches: one batch is
+/// flushed while the files of the previous batch get their names. So the disk is busy while
+/// the names are made, and one flush brings both a batch's data and the names of the previous
+/// batch to stable storage.
+///
+/// At any moment, a file under its final name is complete and on stable storage: its writes
+/// end before it is added here, and a flush that starts after that ends before the rename.
 pub(super) struct Committer {
     store: Arc<dyn Store>,
     limits: BatchLimits,
     open: Batch,
     flushing: bool,
-    /// Flushed, and waits for the names before it.
+    /// The batch that is flushed and waits until the previous batch has its names.
     flushed: Option<Vec<Complete>>,
     naming: bool,
-    /// Have their names, which are not flushed.
+    /// The files that have their names; the names are not flushed yet.
     named: Vec<Complete>,
     since: Instant,
-    /// A flush failed: what is staged may be incomplete on the disk, and since the
-    /// system tells that once, no later flush can be believed.
+    /// A flush has failed, so staged files may be incomplete on the disk. The system reports
+    /// such an error only once, so a later flush that succeeds proves nothing.
     doubtful: bool,
 }
 
@@ -83,7 +84,7 @@ impl Batch {
     }
 }
 
-/// What a job has done.
+/// The result of a job.
 pub(super) enum Step {
     Flushed {
         batch: Vec<Complete>,
@@ -96,11 +97,11 @@ pub(super) enum Step {
     },
 }
 
-/// What has come of some files.
+/// The outcome for some files.
 pub(super) struct Committed {
-    /// The files that have their names, on stable storage.
+    /// The files that have their names on stable storage.
     pub settled: Vec<Complete>,
-    /// What went wrong first.
+    /// The first error, if any.
     pub result: Result<()>,
 }
 
@@ -125,14 +126,14 @@ impl Committer {
         self.open.files.push(file);
     }
 
-    /// Whether it is time for [`Committer::start`].
+    /// Returns whether it is time for [`Committer::start`].
     pub(super) fn is_due(&self) -> bool {
         self.can_flush()
             && (self.open.is_full(&self.limits) || self.since.elapsed() >= self.limits.after)
     }
 
-    /// Whether so much has come together while a step runs that the owner should
-    /// wait for it.
+    /// Returns whether so many files have collected during a step that the owner should
+    /// wait for the step to end.
     pub(super) fn is_behind(&self) -> bool {
         (self.flushing || self.naming) && self.open.is_full(&self.limits)
     }
@@ -146,7 +147,7 @@ impl Committer {
         something && !self.flushing && self.flushed.is_none() && !self.doubtful
     }
 
-    /// Starts to flush what is there, unless a batch before it is not far enough.
+    /// Starts to flush the current batch, unless an earlier batch must be completed first.
     pub(super) fn start<T: From<Step> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         if !self.can_flush() {
             return;
@@ -178,7 +179,7 @@ impl Committer {
         queue.run(Box::new(move || step(&*store).into()));
     }
 
-    /// Takes what a step has come to, and starts what that makes possible.
+    /// Handles the result of a step, and starts the next steps that are possible now.
     pub(super) fn complete<T: From<Step> + Send + 'static>(
         &mut self,
         step: Step,
@@ -257,7 +258,7 @@ fn name(store: &dyn Store, batch: Vec<Complete>) -> Step {
     let mut named = Vec::with_capacity(batch.len());
     let mut result = Ok(());
     for file in batch {
-        // One that cannot have its name keeps no other from having its own.
+        // A file that cannot get its name does not keep the others from getting theirs.
         match store.publish(file.slot, &file.name, file.replaces) {
             Ok(()) => named.push(file),
             Err(e) => result = result.and(Err(no_name(e, &file))),
@@ -284,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_full_at_any_of_its_limits_and_not_before() {
+    fn a_batch_is_full_when_it_reaches_any_limit() {
         let limits = BatchLimits {
             files: 2,
             bytes: 100,

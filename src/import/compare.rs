@@ -1,4 +1,4 @@
-//! Whether a file that is there already is the payload's.
+//! Compares an existing file with the payload's.
 
 use std::fs::File;
 use std::io;
@@ -13,20 +13,20 @@ use crate::payload::{Cause, Entry, EntryReader, Payload, Problem, Sha256Sum};
 use crate::progress::Progress;
 use crate::sys::drop_cached;
 
-/// Files up to this size, in bytes, are compared whole.
+/// Files up to this size, in bytes, are compared in one piece.
 pub(super) const SMALL_MAX: usize = 64 * 1024;
 
-/// What came of it.
+/// The result of a comparison.
 pub(super) enum Comparison {
-    /// The same content.
+    /// The content is the same.
     Same,
-    /// The same content, and not that of the checksum.
+    /// The content is the same, but the checksum does not match it.
     SameAndWrong(Problem),
-    /// Another content.
+    /// The content is different.
     Different,
 }
 
-/// Compares a file that is there, of `len` bytes, with the payload's.
+/// Compares an existing file of `len` bytes with the payload's.
 #[allow(clippy::too_many_arguments)] // each is another thing
 pub(super) fn compare(
     payload: &Payload,
@@ -42,7 +42,7 @@ pub(super) fn compare(
         return Ok(Comparison::Different);
     }
     if entry.size <= SMALL_MAX as u64 {
-        // Many of them share a read; a file that cannot be read is replaced.
+        // Many small files share a read. An existing file that cannot be read is replaced.
         window.hop_to(entry.data_offset);
         let bytes = window
             .at(entry.data_offset, entry.size as usize)
@@ -63,7 +63,7 @@ pub(super) fn compare(
         if progress.cancelled() {
             return Err(Error::interrupted());
         }
-        // A file that is there and cannot be read is replaced.
+        // An existing file that cannot be read is replaced.
         if !holds(file, bytes, at, scratch).unwrap_or(false) {
             return Ok(Comparison::Different);
         }
@@ -84,8 +84,8 @@ fn judge(entry: &Entry, expected: Option<Sha256Sum>, found: Option<Sha256Sum>) -
     }
 }
 
-/// Whether the bytes of `file` at `offset` are exactly `bytes`. What was read is
-/// dropped from the page cache again. `scratch` is overwritten.
+/// Returns whether the bytes of `file` at `offset` equal `bytes`. The bytes read are dropped
+/// from the page cache again. `scratch` is overwritten.
 fn holds(file: &File, bytes: &[u8], offset: u64, scratch: &mut [u8]) -> io::Result<bool> {
     let mut done = 0;
     while done < bytes.len() {

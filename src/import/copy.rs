@@ -1,8 +1,8 @@
-//! The copy: one ordered stream of reads, several writes, one loop.
+//! Copies files: one ordered stream of reads, several writes, one loop.
 //!
-//! The loop owns every buffer and waits in one place, on the queue, where reads,
-//! writes, hashing, small files and commits all come back. It never waits with
-//! nothing in flight, and looks at what is ready before it waits.
+//! The loop owns every buffer. It waits in one place only, on the queue, which returns
+//! reads, writes, hashes, small files and commits. It never waits with nothing in
+//! flight, and it handles everything that is ready before it waits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use super::plan::Plan;
 use super::small::{Batch, SmallFiles, Written};
 use super::tuning::Tuning;
 
-/// What was copied.
+/// The result of a copy.
 #[derive(Debug, Default)]
 pub struct Copied {
-    /// Files that are complete under their names.
+    /// The number of files that are complete under their names.
     pub files: u64,
-    /// Their bytes.
+    /// The number of bytes of these files.
     pub bytes: u64,
-    /// Those that replaced another.
+    /// The number of these files that replaced another.
     pub replaced: u64,
-    /// Files that were not written, for their checksum.
+    /// The files that were not written because their checksum does not match.
     pub failed: Problems,
 }
 
-/// What the threads of a copy hand back to its loop.
+/// A result that the threads of a copy return to its loop.
 pub struct Done(What);
 
 enum What {
@@ -66,30 +66,30 @@ impl From<Step> for Done {
     }
 }
 
-/// A copy: what is read, how, and where it goes.
+/// A copy: the payload, the files, the destination and the settings.
 pub struct CopyJob<'a> {
-    /// What is read.
+    /// The index of the payload to read.
     pub index: &'a Index,
-    /// Which entries.
+    /// The entries to copy.
     pub plan: &'a Plan,
-    /// The checksums that files must have.
+    /// The checksums that the files must match.
     pub sums: &'a Checksums,
-    /// Where the files go.
+    /// The destination of the files.
     pub store: Arc<dyn Store>,
-    /// What keeps reads, writes and jobs in flight.
+    /// The queue for reads, writes and jobs.
     pub queue: Box<dyn Queue<Done>>,
-    /// Sizes and depths.
+    /// The sizes and depths.
     pub tuning: Tuning,
-    /// Who is told how far it is, and says when to stop.
+    /// Receives the progress, and tells when to stop.
     pub progress: &'a dyn Progress,
 }
 
 impl CopyJob<'_> {
-    /// Copies what the plan says from the payload to the store. `tell` hears the number
-    /// and the name of each file once it is complete and on stable storage.
+    /// Copies the entries of the plan from the payload to the store. Calls `tell` with the
+    /// number and the name of each file once it is complete and on stable storage.
     ///
     /// # Errors
-    /// The first failure, with what was complete before it.
+    /// The first failure. What was complete before it is returned too.
     pub fn run(
         self,
         tell: &mut dyn FnMut(u64, &str),
@@ -144,14 +144,14 @@ impl<'a> Copy<'a> {
         })
     }
 
-    /// Runs to the end or the first failure, and then commits what is complete.
+    /// Runs to the end or to the first failure, and then commits the complete files.
     fn run(mut self) -> Result<()> {
         let result = self.run_to_the_end();
         if result.is_ok() {
             return Ok(());
         }
-        // Whatever the failure was, what has been read completely may as well be
-        // written to its end and have its name.
+        // Files that have been read completely are still written and committed, whatever
+        // the failure was.
         self.large.discard_unread();
         self.small.end_batch(&mut *self.job.queue);
         while self.job.queue.in_flight() > 0 {
@@ -164,7 +164,7 @@ impl<'a> Copy<'a> {
             if let Err(e) = self.wait() {
                 log::error!("and then: {e}");
             }
-            // Its next step.
+            // Starts the next step of the commit.
             self.committer.start(&mut *self.job.queue);
         }
         result
@@ -194,7 +194,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// The one place that waits.
+    /// Waits for the next completion. Nothing else here waits.
     fn wait(&mut self) -> Result<()> {
         let queue = &mut *self.job.queue;
         let done = match queue.wait() {
@@ -231,7 +231,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Gives a piece of an entry to its file.
+    /// Passes a piece of an entry on to its file.
     fn take(&mut self, piece: Piece) -> Result<()> {
         match piece {
             Piece::Empty(entry) => {
@@ -262,8 +262,8 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// Waits until what is behind has caught up, so that neither tiny files nor
-    /// their names pile up in memory.
+    /// Waits until the later stages have caught up, so that neither tiny files nor their
+    /// names pile up in memory.
     fn catch_up(&mut self) -> Result<()> {
         self.refuse_cancelled()?;
         while self.small.is_behind() || self.committer.is_behind() {

@@ -1,4 +1,4 @@
-//! Tells the names of files in the order of the payload, whatever order they are
+//! Reports the names of files in the order of the payload, whatever order they are
 //! finished in.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use crate::payload::{Entries, Index};
 
 use super::plan::Plan;
 
-/// Holds names back until those before them are through.
+/// Holds names back until all earlier files are finished.
 pub(super) struct InOrder<'a> {
     plan: &'a Plan,
     entries: Peekable<Entries<'a>>,
@@ -32,13 +32,13 @@ impl<'a> InOrder<'a> {
         })
     }
 
-    /// The file of that entry is finished.
+    /// Marks the file of entry `slot` as finished.
     pub(super) fn finished(&mut self, slot: u64) {
         self.finished.insert(slot);
         self.go_on(false);
     }
 
-    /// Nothing more is finished: tells what was held back, for a file that never came.
+    /// Reports the names that were held back for a file that was never finished.
     pub(super) fn end(mut self) {
         self.go_on(true);
     }

@@ -1,5 +1,5 @@
-//! Large files: block by block, shifted into aligned buffers or, where the store
-//! takes any alignment, as the blocks lie.
+//! Writes large files block by block: copied into aligned buffers or, if the store
+//! accepts any alignment, directly from the blocks.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -11,23 +11,23 @@ use crate::durable::Store;
 use crate::error::{Error, Result};
 use crate::payload::{Entry, Hashed, Lanes, Problem, Sha256Sum};
 
-/// Writes of shared blocks in flight: through the page cache they take the file's lock
-/// one after the other.
+/// The number of writes of shared blocks in flight. More would not help: through the page
+/// cache they take the file's lock one after the other.
 pub(super) const SHARED_WRITES: usize = 2;
 
-/// What came of a large file.
+/// The outcome for a large file.
 pub(super) enum Ended {
-    /// It is staged, complete.
+    /// It is staged and complete.
     Complete(Arc<Entry>),
-    /// Its checksum is another; nothing is staged.
+    /// Its checksum does not match, and nothing is staged.
     Mismatch(Problem),
 }
 
-/// A large file on its way.
+/// A large file that is being written.
 struct Large {
     entry: Arc<Entry>,
     sink: Arc<dyn Sink>,
-    /// Writes that are in flight or wait.
+    /// The number of writes that are in flight or wait.
     writing: usize,
     read: bool,
     expected: Option<Sha256Sum>,
@@ -47,17 +47,17 @@ struct Filling {
     offset: u64,
 }
 
-/// A part of a block to write: the file, the block, which part, where to.
+/// A part of a block to write: the file, the block, the range and the offset in the file.
 type Shared = (u64, Arc<AlignedBuf>, Range<usize>, u64);
 
-/// Writes large files through a queue, several blocks at a time, and hashes those that
+/// Writes large files through a queue, several blocks at a time, and hashes the files that
 /// have a checksum.
 pub(super) struct LargeFiles {
     store: Arc<dyn Store>,
     block_bytes: usize,
     pool: BufferPool,
     filling: Option<Filling>,
-    /// Writes of shared blocks that wait, and how many are in flight.
+    /// The writes of shared blocks that wait, and the number of those in flight.
     sharing: VecDeque<Shared>,
     shared: usize,
     files: HashMap<u64, Large>,
@@ -69,7 +69,7 @@ impl LargeFiles {
         Self {
             store,
             block_bytes,
-            // One more is being filled.
+            // One more than the writes, for the buffer that is being filled.
             pool: BufferPool::new(writes + 1, block_bytes),
             filling: None,
             sharing: VecDeque::new(),
@@ -83,10 +83,10 @@ impl LargeFiles {
         self.files.is_empty()
     }
 
-    /// Starts the file of `entry`.
+    /// Creates the file of `entry`.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The file cannot be created.
     pub(super) fn open(&mut self, entry: &Arc<Entry>, expected: Option<Sha256Sum>) -> Result<()> {
         let sink = self
             .store
@@ -107,7 +107,7 @@ impl LargeFiles {
         Ok(())
     }
 
-    /// Hashes the next bytes of a file, where it has a checksum.
+    /// Hashes the next bytes of a file that has a checksum.
     pub(super) fn hash<T: From<Hashed> + Send + 'static>(
         &mut self,
         id: u64,
@@ -118,11 +118,11 @@ impl LargeFiles {
         self.lanes.feed(id, block, range, queue);
     }
 
-    /// Writes the next bytes of `entry`, which are at `offset` in it. Returns how many it
-    /// took: 0 while every buffer is being written.
+    /// Writes the next bytes of `entry`, at `offset` in it. Returns how many bytes were
+    /// accepted: 0 while every buffer is being written.
     ///
     /// # Errors
-    /// No memory for a buffer.
+    /// There is no memory for a buffer.
     pub(super) fn write<T>(
         &mut self,
         entry: &Entry,
@@ -170,7 +170,7 @@ impl LargeFiles {
     }
 
     fn write_filled<T>(&mut self, id: u64, mut filling: Filling, queue: &mut dyn Queue<T>) {
-        // Direct I/O writes whole blocks; finishing the file cuts the zeros off.
+        // Direct I/O writes whole blocks. Finishing the file cuts the padding off.
         let len = filling.filled.next_multiple_of(PAGE);
         filling.buf[filling.filled..len].fill(0);
         if let Some(large) = self.files.get_mut(&id) {
@@ -179,8 +179,8 @@ impl LargeFiles {
         }
     }
 
-    /// Starts writes of shared blocks, a few at a time. Those that wait hold their
-    /// blocks, and one is in flight meanwhile.
+    /// Starts writes of shared blocks, a few at a time. The writes that wait hold their
+    /// blocks, and one is always in flight meanwhile.
     fn start_shared<T>(&mut self, queue: &mut dyn Queue<T>) {
         while self.shared < SHARED_WRITES {
             let Some((id, block, range, offset)) = self.sharing.pop_front() else {
@@ -193,7 +193,7 @@ impl LargeFiles {
         }
     }
 
-    /// All bytes of the file have been given to [`LargeFiles::write`].
+    /// Marks the file as complete: [`LargeFiles::write`] has received all of its bytes.
     pub(super) fn close(&mut self, id: u64) -> Result<Option<Ended>> {
         let found = self.lanes.close(id);
         if let Some(large) = self.files.get_mut(&id) {
@@ -203,7 +203,7 @@ impl LargeFiles {
         self.end(id)
     }
 
-    /// Takes the completion of a write from a buffer.
+    /// Handles the completion of a write from a buffer.
     pub(super) fn written(
         &mut self,
         id: u64,
@@ -214,7 +214,7 @@ impl LargeFiles {
         self.wrote(id, result)
     }
 
-    /// Takes the completion of a write of a shared block.
+    /// Handles the completion of a write of a shared block.
     pub(super) fn written_shared<T>(
         &mut self,
         id: u64,
@@ -226,7 +226,7 @@ impl LargeFiles {
         self.wrote(id, result)
     }
 
-    /// Takes the result of a hashing job.
+    /// Handles the result of a hashing job.
     pub(super) fn hashed<T: From<Hashed> + Send + 'static>(
         &mut self,
         done: Hashed,
@@ -248,15 +248,14 @@ impl LargeFiles {
         large.writing -= 1;
         if let Err(e) = result {
             let error = failed("write", e, &large.entry);
-            // What else of it is in flight must not complete it.
+            // Its other writes in flight must not complete the file.
             self.discard(id);
             return Err(error);
         }
         self.end(id)
     }
 
-    /// Forgets the files whose last byte has not been read, and removes what is there
-    /// of them.
+    /// Forgets the files whose last byte has not been read, and removes their staged parts.
     pub(super) fn discard_unread(&mut self) {
         let files = self.files.iter();
         let unread: Vec<u64> = files.filter(|(_, l)| !l.read).map(|(id, _)| *id).collect();
@@ -274,7 +273,7 @@ impl LargeFiles {
         }
     }
 
-    /// Ends a file whose last byte is read, written and hashed.
+    /// Ends a file whose last byte has been read, written and hashed.
     fn end(&mut self, id: u64) -> Result<Option<Ended>> {
         if !self.files.get(&id).is_some_and(Large::is_done) {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! From a device into a directory: the plan, and the copy.
+//! Imports a payload into a directory: the plan and the copy.
 
 mod commit;
 mod compare;
@@ -36,37 +36,38 @@ use copy::{Copied, CopyJob};
 #[cfg(not(feature = "internals"))]
 use plan::{Plan, Selection};
 
-/// What to import, and how.
+/// The options of an import.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// The directory the files go to; made where it is missing.
+    /// The directory for the files. It is created if it is missing.
     pub dest: PathBuf,
-    /// Whether directories above it are made too.
+    /// Whether missing parent directories are created too.
     pub make_parents: bool,
-    /// Which files; all where it is empty.
+    /// The names of the files to import. Empty means all files.
     pub files: Vec<String>,
-    /// Checksums from outside; the embedded ones are added.
+    /// Checksums from other files. The embedded ones are added to them.
     pub checksums: Checksums,
-    /// Whether the embedded checksums are looked at.
+    /// Whether the embedded checksums are used.
     pub use_embedded: bool,
     /// Whether to write with O_DIRECT.
     pub direct: DirectPolicy,
-    /// What to do where a file with other content has the name.
+    /// What to do if a file with other content has the name.
     pub existing: ExistingPolicy,
-    /// Whether a file that replaces another gets its owner and mode.
+    /// Whether a file that replaces another takes over its owner and mode.
     pub keep_owner_and_mode: bool,
-    /// Only say what would be done.
+    /// Whether to report only what would be done.
     pub dry_run: bool,
-    /// What keeps reads and writes in flight.
+    /// What performs reads and writes in parallel.
     pub engine: IoEngine,
-    /// Sizes and depths of the copy; [`Tuning::for_memory`] fits them to a budget.
+    /// The sizes and depths of the copy. [`Tuning::for_memory`] fits them to a memory limit.
     pub tuning: Tuning,
 }
 
 impl Default for Options {
-    /// All files, as the command does without options: into `/external/distfiles`, which is
-    /// made with the directories above it, and checked where the payload has checksums.
+    /// Returns the options of the command without arguments: all files, into
+    /// `/external/distfiles`, which is created with its parent directories, and with checksums
+    /// checked if the payload has them.
     fn default() -> Self {
         Self {
             dest: "/external/distfiles".into(),
@@ -84,48 +85,51 @@ impl Default for Options {
     }
 }
 
-/// What was done.
+/// The result of an import.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// Files that were looked at: written, kept and failed.
+    /// The number of files examined: written, kept and failed.
     pub files: u64,
-    /// Bytes written.
+    /// The number of bytes written.
     pub bytes: u64,
-    /// Files written, those that replaced another included.
+    /// The number of files written, including those that replaced another.
     pub written: u64,
-    /// Files that were there already.
+    /// The number of files that existed already.
     pub kept: u64,
-    /// Files that replaced another.
+    /// The number of files that replaced another.
     pub replaced: u64,
-    /// How long it took.
+    /// The time that the import took.
     pub elapsed: Duration,
     /// How the source was read.
     pub read_mode: ReadMode,
-    /// How large files were written; `None` in a dry run without a destination.
+    /// How large files were written. `None` in a dry run without a destination.
     pub write_mode: Option<WriteMode>,
-    /// What kept reads and writes in flight; `None` where nothing was written.
+    /// What performed reads and writes. `None` if nothing was written.
     pub engine: Option<IoEngine>,
-    /// Files checked against a checksum.
+    /// The number of files that were checked against a checksum.
     pub checked: u64,
-    /// Files without a checksum, where others have one.
+    /// The number of files without a checksum, if others have one.
     pub unlisted: u64,
-    /// Names with a checksum that the payload does not hold: the first of them.
+    /// The names that have a checksum and are not in the payload: the first of them.
     pub missing: Vec<String>,
-    /// How many there are.
+    /// The number of all such names.
     pub missing_count: u64,
-    /// What is wrong with files that were not written.
+    /// The problems of the files that were not written.
     pub failed: Problems,
 }
 
-/// Imports `payload`. `tell`, where there is one, hears the name of each file that is
-/// complete in the destination and on stable storage, those that were there already
-/// among them, in the order of the payload.
+/// Imports `payload`.
+///
+/// Calls `tell`, if given, with the name of each file that is complete in the destination
+/// and on stable storage, in the order of the payload. This includes the files that existed
+/// already.
 ///
 /// # Errors
-/// A broken payload, a destination that refuses or is too small, a device that
-/// fails, an interruption. Files that were complete before stay; nothing else
-/// does. A checksum that does not match is in the report and not an error here.
+/// The payload is damaged, the destination is too small or refuses the files, a device
+/// fails, or the import is interrupted. Files that were complete before stay, and
+/// everything else is removed. A checksum that does not match is part of the report and
+/// not an error here.
 pub fn import(
     payload: &Payload,
     mut options: Options,
@@ -183,7 +187,7 @@ pub fn import(
             .map(|tell| InOrder::new(&plan, &index, tell))
             .transpose()?;
         let result = if plan.write_files == 0 {
-            // Nothing to stage; an interrupted run's leftovers go all the same.
+            // There is nothing to stage, but an interrupted run may have left files behind.
             remove_leftovers(dest)
         } else {
             write(
@@ -207,8 +211,8 @@ pub fn import(
         result?;
     }
     if let (Some(dest), true) = (&dest, plan.kept > 0 && !options.dry_run) {
-        // Who wrote them may have synced nothing, an earlier import's last moments
-        // included.
+        // Existing files may not be on stable storage yet, not even those of an earlier
+        // import that was interrupted.
         dest.flush()?;
     }
     report.elapsed = started.elapsed();
@@ -254,7 +258,7 @@ fn write(
     };
     let result = job.run(&mut |number, _| finished(number));
     if let Some(staging) = Arc::into_inner(staging) {
-        // Not empty after a failure that left something: the next run's.
+        // Not empty if a failure left files in it. The next run removes them.
         if let Err(e) = staging.remove() {
             log::debug!("the staging directory stays for the next run: {e}");
         }
@@ -270,7 +274,7 @@ fn write(
     Ok(())
 }
 
-/// Says what an error that came half-way left behind.
+/// Adds to an error what was complete when it happened.
 fn explain(error: Error, copied: Copied, plan: &Plan, payload: &Payload, dest: &Path) -> Error {
     for problem in copied.failed {
         log::error!("{}", problem.into_error(&**payload.source()));
@@ -285,7 +289,7 @@ fn explain(error: Error, copied: Copied, plan: &Plan, payload: &Payload, dest: &
         Kind::Space => "make room in the destination",
         _ => "see that the destination is there and may be written to",
     };
-    // An error about the source says both already.
+    // An error about the source already has a path and advice.
     error.or_path(dest).or_advice(advice)
 }
 
@@ -321,7 +325,7 @@ fn remove_leftovers(dest: &Directory) -> Result<()> {
     Ok(())
 }
 
-/// Two imports into one directory would tread on each other's staged files.
+/// Waits for the lock. Two imports into one directory would disturb each other's staged files.
 fn wait_for_lock(dest: &Directory, progress: &dyn Progress) -> Result<()> {
     let mut said = false;
     while !dest.try_lock()? {

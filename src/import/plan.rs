@@ -1,4 +1,4 @@
-//! What an import will do, decided before a byte is written.
+//! Plans an import before anything is written.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,16 +12,16 @@ use crate::progress::Progress;
 
 use super::compare::{Comparison, SMALL_MAX, compare};
 
-/// What to do where a file with other content has an entry's name. One with the
-/// same content is always kept.
+/// What to do if a file with other content has an entry's name. A file with the same
+/// content is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExistingPolicy {
-    /// Replace it.
+    /// Replaces the file.
     #[default]
     Replace,
-    /// Leave it as it is.
+    /// Keeps the file as it is.
     Keep,
-    /// Fail before anything is written.
+    /// Fails before anything is written.
     Error,
 }
 
@@ -38,20 +38,20 @@ impl FromStr for ExistingPolicy {
     }
 }
 
-/// Which of a payload's files.
+/// The selection of a payload's files.
 #[derive(Debug)]
 pub enum Selection {
-    /// All of them.
+    /// All files.
     All,
-    /// Those of these names, each of which is there.
+    /// The files with these names, all of which are in the payload.
     Some(HashSet<String>),
 }
 
 impl Selection {
-    /// The files named; all where none is.
+    /// Selects the files with these names, or all files if `names` is empty.
     ///
     /// # Errors
-    /// When the payload has no file of a name.
+    /// The payload has no file of one of the names.
     pub fn find(index: &Index, names: &[String]) -> Result<Self> {
         if names.is_empty() {
             return Ok(Self::All);
@@ -83,42 +83,42 @@ impl Selection {
     }
 }
 
-/// What will be written, and what stays.
+/// The plan: what will be written, and what stays.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// A bit for each entry that is written.
+    /// One bit for each entry: whether it is written.
     write: Bits,
-    /// A bit for each of those that replaces something.
+    /// One bit for each entry: whether it replaces something.
     replace: Bits,
-    /// A bit for each entry whose file is there already, or stays as it is.
+    /// One bit for each entry: whether its file exists already or stays as it is.
     keep: Bits,
-    /// Entries that were looked at.
+    /// The number of entries examined.
     pub files: u64,
-    /// Entries that are written.
+    /// The number of entries that are written.
     pub write_files: u64,
-    /// Their bytes.
+    /// The number of bytes of these entries.
     pub write_bytes: u64,
-    /// Their bytes, each rounded up to what the file system allocates.
+    /// The number of these bytes, with each entry rounded up to the file system's blocks.
     room_bytes: u64,
-    /// Entries that replace something.
+    /// The number of entries that replace something.
     pub replaced: u64,
-    /// Entries whose file is there already, or stays as it is.
+    /// The number of entries whose file exists already or stays as it is.
     pub kept: u64,
-    /// Entries that have a checksum.
+    /// The number of entries that have a checksum.
     pub checked: u64,
-    /// Entries without one, where others have one.
+    /// The number of entries without a checksum, if others have one.
     pub unlisted: u64,
-    /// Entries whose file is there already and has the wrong checksum, as has the
-    /// payload's.
+    /// The entries whose file exists already and has the same content as the payload, but a
+    /// different checksum than expected.
     pub failed: Problems,
 }
 
 impl Plan {
-    /// Looks at each selected entry, and at what has its name in `dest`.
+    /// Examines each selected entry and the file of that name in `dest`.
     ///
     /// # Errors
-    /// A name that cannot be used there, `existing` says so, something cannot be
-    /// read, an interruption.
+    /// A name cannot be used there, a file differs and `existing` is an error, something
+    /// cannot be read, or the import is interrupted.
     pub fn make(
         index: &Index,
         selection: &Selection,
@@ -204,7 +204,7 @@ impl Plan {
                         Comparison::Different => true,
                     }
                 }
-                // What cannot be compared is replaced.
+                // A file that cannot be compared is replaced.
                 Lookup::Unreadable(_) | Lookup::Symlink(..) | Lookup::Special => true,
             };
             if replaces {
@@ -254,25 +254,25 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether that entry is written.
+    /// Returns whether the entry is written.
     pub fn writes(&self, index: u64) -> bool {
         self.write.get(index)
     }
 
-    /// Whether that entry replaces something.
+    /// Returns whether the entry replaces something.
     pub fn replaces(&self, index: u64) -> bool {
         self.replace.get(index)
     }
 
-    /// Whether that entry's file is there already, or stays as it is.
+    /// Returns whether the entry's file exists already or stays as it is.
     pub fn keeps(&self, index: u64) -> bool {
         self.keep.get(index)
     }
 
-    /// Refuses to start what cannot be finished.
+    /// Fails if the destination has too little room, before anything is written.
     ///
     /// # Errors
-    /// The destination has too few bytes or files left.
+    /// The destination has too few free bytes or files left.
     pub fn refuse_too_little_room(&self, dest: Option<&Directory>, path: &Path) -> Result<()> {
         let Some(dest) = dest else {
             return Ok(());
@@ -327,7 +327,7 @@ fn refuse_unusable(
     }
 }
 
-/// A bit for each entry: a hundred million of them take 12 MiB.
+/// One bit for each entry: 100 million entries take 12 MiB.
 #[derive(Debug, Default)]
 struct Bits(Vec<u64>);
 

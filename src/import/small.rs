@@ -1,4 +1,4 @@
-//! Small files: many to a block, written whole through the page cache.
+//! Writes small files through the page cache, many from each block.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,11 +9,11 @@ use crate::block::{AlignedBuf, Queue};
 use crate::durable::Store;
 use crate::payload::{Entry, Sha256Sum};
 
-/// Where a small file's bytes are.
+/// The location of a small file's bytes.
 enum Bytes {
-    /// All in one block.
+    /// They are all in one block.
     InBlock(Arc<AlignedBuf>, Range<usize>),
-    /// Put together from two blocks.
+    /// They come from two blocks and were copied together.
     Own(Vec<u8>),
 }
 
@@ -23,35 +23,36 @@ struct Small {
     bytes: Bytes,
 }
 
-/// What came of a small file.
+/// The outcome for a small file.
 pub(super) enum Written {
-    /// It is staged, complete.
+    /// It is staged and complete.
     Complete,
-    /// Its checksum is another; nothing is staged.
+    /// Its checksum does not match, and nothing is staged.
     Mismatch {
         expected: Sha256Sum,
         found: Sha256Sum,
     },
-    /// The system failed.
+    /// A system call failed.
     Failed(io::Error),
 }
 
-/// What came of a batch.
+/// The result of a batch.
 pub(super) struct Batch(pub(super) Vec<(Arc<Entry>, Written)>);
 
-/// Files of a batch at most: a block may hold tens of thousands.
+/// The maximum number of files in a batch. A block may hold tens of thousands.
 const BATCH_FILES: usize = 512;
-/// Batches that may wait: with those in flight, what tiny files take in memory.
+/// The maximum number of batches that wait. With the batches in flight, this limits the memory
+/// that tiny files take.
 const WAITING_BATCHES: usize = 8;
 
-/// Hands batches of small files to other threads, one batch a block.
+/// Passes batches of small files to other threads, one batch for each block.
 ///
-/// Batches that wait for a thread hold their blocks; while one waits another is
-/// in flight, so an owner that waits on the queue always gets its blocks back.
+/// Batches that wait for a thread hold their blocks. While a batch waits, another is in
+/// flight, so an owner that waits on the queue always gets its blocks back.
 pub(super) struct SmallFiles {
     store: Arc<dyn Store>,
     writers: usize,
-    /// As many as write at the same time.
+    /// One mutex for each batch that may be written at the same time.
     turns: Vec<Arc<Mutex<()>>>,
     started: usize,
     running: usize,
@@ -75,7 +76,7 @@ impl SmallFiles {
         }
     }
 
-    /// The next bytes of `entry`, which may be all of them.
+    /// Adds the next bytes of `entry`, which may be all of them.
     pub(super) fn add(
         &mut self,
         entry: Arc<Entry>,
@@ -97,13 +98,13 @@ impl SmallFiles {
         self.open.push(Small { entry, sum, bytes });
     }
 
-    /// An entry without bytes.
+    /// Adds an entry without data.
     pub(super) fn add_empty(&mut self, entry: Arc<Entry>, sum: Option<Sha256Sum>) {
         let bytes = Bytes::Own(Vec::new());
         self.open.push(Small { entry, sum, bytes });
     }
 
-    /// Ends the batch: at the end of each block.
+    /// Ends the batch. Called at the end of each block.
     pub(super) fn end_batch<T: From<Batch> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         if !self.open.is_empty() {
             self.waiting.push_back(std::mem::take(&mut self.open));
@@ -111,13 +112,13 @@ impl SmallFiles {
         self.start(queue);
     }
 
-    /// Whether the batch is full, and should be ended before its block is.
+    /// Returns whether the batch is full and should end before its block does.
     pub(super) fn is_full(&self) -> bool {
         self.open.len() >= BATCH_FILES
     }
 
-    /// Whether so many batches wait that the owner should wait for one; one is in
-    /// flight then.
+    /// Returns whether so many batches wait that the owner should wait for one to end. One
+    /// is in flight then.
     pub(super) fn is_behind(&self) -> bool {
         self.waiting.len() >= WAITING_BATCHES
     }
@@ -126,14 +127,14 @@ impl SmallFiles {
         self.running == 0 && self.open.is_empty() && self.waiting.is_empty()
     }
 
-    /// A batch has come back.
+    /// Handles a batch that has been written.
     pub(super) fn complete<T: From<Batch> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
         self.running -= 1;
         self.start(queue);
     }
 
     fn start<T: From<Batch> + Send + 'static>(&mut self, queue: &mut dyn Queue<T>) {
-        // One more for each waits for its turn, so that no thread waits for the owner.
+        // Twice as many as write, so that no thread has to wait for the owner.
         while self.running < 2 * self.writers {
             let Some(batch) = self.waiting.pop_front() else {
                 return;

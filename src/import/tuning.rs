@@ -1,39 +1,39 @@
-//! How large the pieces of a copy are, and how many are in flight.
+//! The sizes of a copy's buffers, and the number of requests in flight.
 
 use super::commit::BatchLimits;
 use super::large::SHARED_WRITES;
 
-/// What each file of a batch is counted as where memory is short, in bytes of the memory
-/// limit: its page in the page cache, inode, name and open file take up to 10 KiB of the
-/// kernel's memory, and there are two batches and what is being staged.
+/// The part of the memory limit that each file of a batch counts for, in bytes. Its page in
+/// the page cache, inode, name and open file take up to 10 KiB of the kernel's memory, and
+/// there are two batches and the files being staged.
 const FILE_BYTES: u64 = 64 * 1024;
 
-/// Sizes and depths.
+/// The sizes and depths of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// Bytes of one read or write: a multiple of a page.
+    /// The size of one read or write in bytes, a multiple of a page.
     pub block_bytes: usize,
-    /// Reads in flight.
+    /// The number of reads in flight.
     pub reads: usize,
-    /// Blocks that were read and are still being hashed or written.
+    /// The number of blocks that were read and are still being hashed or written.
     pub held: usize,
-    /// Writes in flight.
+    /// The number of writes in flight.
     pub writes: usize,
-    /// Files up to this size are written whole, through the page cache.
+    /// The largest file, in bytes, that is written in one piece through the page cache.
     pub small_max: u64,
-    /// Threads that write small files.
+    /// The number of threads that write small files.
     pub small_writers: usize,
-    /// Threads that hash.
+    /// The number of threads that hash.
     pub hashers: usize,
-    /// When complete files are flushed and named.
+    /// When complete files are flushed and get their names.
     pub batch: BatchLimits,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            // A huge page. More of them gain nothing on a disk, and in memory they
-            // no longer stay in the processor's cache.
+            // The size of a huge page. Larger blocks are not faster on a disk, and in memory
+            // they no longer fit in the processor's cache.
             block_bytes: 2 << 20,
             reads: 3,
             held: 3,
@@ -49,13 +49,13 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// What fits a memory limit of `bytes`: a third of it is for the blocks. Where that
-    /// is too little for the default's, they are smaller than a huge page, and more of
-    /// them are in flight.
+    /// Returns values that fit a memory limit of `bytes`. A third of it is for the blocks. If
+    /// that is too little for the default blocks, the blocks are smaller than a huge page and
+    /// more of them are in flight.
     pub fn for_memory(bytes: u64) -> Self {
         let default = Self::default();
         let batch = BatchLimits {
-            // Of two batches: the page cache is memory too.
+            // There are two batches, and the page cache counts as memory too.
             cached_bytes: default.batch.cached_bytes.min(bytes / 8),
             ..default.batch
         };
@@ -75,26 +75,26 @@ impl Tuning {
             batch,
             ..default
         };
-        // The largest power of two that fits; less than 16 KiB would only cost.
+        // The largest power of two that fits. Below 16 KiB, small blocks only cost time.
         let block = (room / tuning.blocks()).clamp(16 << 10, 1 << 20);
         tuning.block_bytes = 1 << block.ilog2();
         tuning.small_max = default.small_max.min(tuning.block_bytes as u64);
         tuning
     }
 
-    /// Blocks in memory at most: those that are read, held and written, and the one
-    /// that is being filled.
+    /// Returns the maximum number of blocks in memory: those that are read, held and written,
+    /// and the one that is being filled.
     fn blocks(&self) -> u64 {
         (self.reads + self.held + self.writes + 1) as u64
     }
 
-    /// Reads and writes at once.
+    /// Returns the number of reads and writes in flight.
     pub fn in_flight(&self) -> usize {
         self.reads + self.writes
     }
 
-    /// Threads for everything that is no read or write: small files, hashing, a
-    /// commit's two steps, shared blocks.
+    /// Returns the number of threads for everything but reads and writes: small files, hashing,
+    /// the two steps of a commit, and shared blocks.
     pub fn jobs(&self) -> usize {
         2 * self.small_writers + self.hashers + 2 + SHARED_WRITES
     }
