@@ -1,4 +1,4 @@
-//! Memory that direct I/O accepts.
+//! Memory for direct I/O.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -6,28 +6,28 @@ use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, MmapMut};
 
-/// The alignment of every [`AlignedBuf`], in bytes. No device on Linux asks for
-/// more than a page.
+/// The alignment of every [`AlignedBuf`], in bytes. No device on Linux requires more
+/// than a page.
 pub const PAGE: usize = 4096;
 
-/// A page-aligned buffer: an anonymous map, never a map of a file.
+/// A page-aligned buffer. It is an anonymous map, never a map of a file.
 ///
-/// A buffer of at least one huge page is aligned to huge pages and asks for them. The
-/// kernel pins a buffer page by page for each direct read or write, and splits the
-/// request where a device takes only so many pieces: with huge pages it does neither.
+/// A buffer of at least one huge page is aligned to huge pages and requests them. For each
+/// direct read or write, the kernel pins the buffer page by page, and it splits the request
+/// if a device accepts only a limited number of pieces. Huge pages avoid both.
 #[derive(Debug)]
 pub struct AlignedBuf {
     map: MmapMut,
-    /// Where the buffer starts in the map, and its length.
+    /// The offset of the buffer in the map, and its length.
     start: usize,
     len: usize,
 }
 
 impl AlignedBuf {
-    /// Makes a zeroed buffer of `len` bytes, rounded up to a whole page.
+    /// Creates a zeroed buffer of `len` bytes, rounded up to a whole page.
     ///
     /// # Errors
-    /// When the system has no memory for it.
+    /// There is not enough memory.
     pub fn new(len: usize) -> io::Result<Self> {
         Self::with_huge_pages(len.max(1).next_multiple_of(PAGE), huge_page_bytes())
     }
@@ -39,19 +39,19 @@ impl AlignedBuf {
             return Ok(buf);
         }
         if buf.map.as_ptr() as usize % huge != 0 {
-            // Before Linux 6.7 a map starts at any page. What lies around the aligned
-            // part is never touched, and so costs addresses but no memory.
+            // Before Linux 6.7 a map may start at any page. The memory around the aligned part
+            // is never touched, so it costs addresses but no memory.
             match MmapMut::map_anon(len + huge) {
                 Ok(map) => {
                     let start =
                         (map.as_ptr() as usize).next_multiple_of(huge) - map.as_ptr() as usize;
                     buf = Self { map, start, len };
                 }
-                // Too few addresses: small pages work too.
+                // The address space is too small. Small pages work too.
                 Err(_) => return Ok(buf),
             }
         }
-        // A kernel that was built without huge pages refuses, and has small ones.
+        // A kernel without huge pages refuses. Small pages work too.
         if let Err(e) = buf.map.advise_range(Advice::HugePage, buf.start, len) {
             log::debug!("no huge pages: {e}");
         }
@@ -59,7 +59,7 @@ impl AlignedBuf {
     }
 }
 
-/// The size of a huge page in bytes, as the kernel says; 2 MiB where /sys is missing.
+/// Returns the kernel's size of a huge page in bytes, or 2 MiB if /sys is missing.
 fn huge_page_bytes() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     *BYTES.get_or_init(|| {
@@ -85,7 +85,7 @@ impl DerefMut for AlignedBuf {
     }
 }
 
-/// A bounded set of buffers of one size, made when first needed and used again.
+/// A limited set of buffers of one size. They are created when first needed and reused.
 #[derive(Debug)]
 pub struct BufferPool {
     free: Vec<AlignedBuf>,
@@ -95,7 +95,7 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// At most `count` buffers of `bytes` each.
+    /// Creates a pool of at most `count` buffers of `bytes` each.
     pub fn new(count: usize, bytes: usize) -> Self {
         Self {
             free: Vec::new(),
@@ -105,11 +105,11 @@ impl BufferPool {
         }
     }
 
-    /// A buffer, with whatever its last user left in it; `None` while all are out.
+    /// Takes a buffer, or returns `None` while all are in use. The buffer still contains
+    /// the data of its last user.
     ///
     /// # Errors
-    /// When the system has no memory for a new one and none is out that could
-    /// come back.
+    /// There is no memory for a new buffer, and none is in use that could be returned.
     pub fn take(&mut self) -> io::Result<Option<AlignedBuf>> {
         if self.free.is_empty() {
             self.reclaim();
@@ -124,13 +124,13 @@ impl BufferPool {
         AlignedBuf::new(self.bytes).map(Some)
     }
 
-    /// Puts a buffer back.
+    /// Returns a buffer to the pool.
     pub fn give(&mut self, buf: AlignedBuf) {
         self.free.push(buf);
     }
 
-    /// Puts a buffer back that others may still be reading: it is free again once
-    /// the last of them has dropped it.
+    /// Returns a buffer that others may still be reading. It is free again when the last
+    /// of them has dropped it.
     pub fn give_shared(&mut self, buf: Arc<AlignedBuf>) {
         self.lent.push(buf);
         self.reclaim();
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_buffer_of_a_huge_page_starts_on_one() {
-        // Several at once: not all of them are aligned by chance.
+        // Several at once, so that they are not all aligned by chance.
         for huge in [2 << 20, 4 << 20] {
             let bufs: Vec<_> = (0..4)
                 .map(|n| AlignedBuf::with_huge_pages(huge + n * PAGE, huge).unwrap())
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_out_no_more_than_it_has_and_takes_shared_ones_back_last() {
+    fn a_pool_is_bounded_and_reuses_shared_buffers_when_they_are_free() {
         let mut pool = BufferPool::new(2, PAGE);
         let (a, b) = (pool.take().unwrap().unwrap(), pool.take().unwrap().unwrap());
         assert!(pool.take().unwrap().is_none());

@@ -1,4 +1,4 @@
-//! What every queue promises, asked of each of them.
+//! Tests what every queue promises, with each kind of queue.
 
 use std::io;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{AlignedBuf, Completion, PAGE, Queue, ReadMode, Sink, Source, ThreadQueue, UringQueue};
 
-/// A file to read and write, with a descriptor or without.
+/// A file to read and write, with or without a file descriptor.
 struct Plain {
     file: std::fs::File,
     with_fd: bool,
@@ -57,7 +57,7 @@ impl Sink for Plain {
     }
 }
 
-/// Panics in every call that does work, and in `fd` and `alignment` where told.
+/// Panics in every call that does work, and optionally in `fd` and `alignment`.
 struct Panics {
     in_fd: bool,
     file: Option<std::fs::File>,
@@ -100,7 +100,7 @@ impl Sink for Panics {
 
 type Open = fn() -> io::Result<Box<dyn Queue<()>>>;
 
-/// Runs `test` with each queue, on a thread of its own, so that one that hangs fails.
+/// Runs `test` with each queue, on a thread of its own, so that a queue that hangs fails.
 fn each(test: fn(&mut dyn Queue<()>)) {
     let queues: [(&str, Open); 2] = [
         ("threads", || Ok(Box::new(ThreadQueue::new(2)?))),
@@ -137,7 +137,7 @@ fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> io::ErrorKind {
 }
 
 #[test]
-fn a_request_beyond_its_buffer_or_beyond_any_file_comes_back_as_invalid() {
+fn a_request_beyond_its_buffer_or_the_largest_offset_is_invalid() {
     each(|queue| {
         for with_fd in [true, false] {
             let plain = Plain::new(with_fd);
@@ -236,7 +236,7 @@ fn a_panicking_source_or_sink_is_an_error_and_the_buffer_comes_back() {
             queue.run(Box::new(|| panic!("expected by this test")));
             assert!(matches!(queue.wait(), Some(Completion::Panicked)));
         }
-        // And everything still works.
+        // The queue still works after that.
         let source: Arc<dyn Source> = Plain::new(true);
         queue.read(5, &source, page(), PAGE, 0);
         assert!(matches!(

@@ -1,5 +1,5 @@
-//! /dev holds device nodes: a file or directory of ours that appears there is a device
-//! name that was wrong, and its bytes fill the machine's memory.
+//! Refuses to create files in /dev, which holds device nodes. A new file or directory there
+//! means that a device name was wrong, and its data would fill the machine's memory.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,11 +7,11 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 
-/// Refuses `path` as the place of a new file or directory where that would be in /dev.
-/// File systems mounted below it, such as /dev/shm, are not part of it.
+/// Refuses to create a file or directory at `path` if that is in /dev. File systems
+/// mounted below /dev, such as /dev/shm, are allowed.
 ///
 /// # Errors
-/// The place is in /dev.
+/// The path is in /dev.
 pub fn refuse_new_in_dev(path: &Path) -> Result<()> {
     refuse_new_in(Path::new("/dev"), path)
 }
@@ -33,7 +33,7 @@ fn refuse_new_in(dev: &Path, path: &Path) -> Result<()> {
     }
 }
 
-/// Where `path` leads, without symlinks, even where its last components do not exist.
+/// Resolves the symlinks in `path`, even if its last components do not exist.
 fn place_of(path: &Path) -> Option<PathBuf> {
     let mut place = PathBuf::new();
     for part in std::path::absolute(path).ok()?.components() {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_new_in_dev_even_where_it_is_a_plain_directory_or_missing() {
+    fn new_files_in_dev_are_refused_even_if_it_is_a_plain_directory_or_missing() {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
         fs::create_dir_all(at("root/dev/mapper")).unwrap();
@@ -90,8 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_is_mounted_below_dev_is_not_part_of_it() {
-        // Of these, /proc is another file system on every machine.
+    fn a_file_system_mounted_below_dev_is_allowed() {
+        // /proc is a file system of its own on every machine.
         assert!(refuse_new_in(Path::new("/"), Path::new("/proc/x")).is_ok());
         assert!(refuse_new_in(Path::new("/"), Path::new("/x")).is_err());
     }

@@ -1,30 +1,30 @@
-//! One block device, as the kernel lists it.
+//! A block device, as the kernel lists it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What sort of device it is.
+/// The kind of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     /// A whole disk.
     Disk,
-    /// A partition of whatever device.
+    /// A partition of any device.
     Partition,
     /// A loop device.
     Loop,
     /// A device-mapper device.
     Dm,
-    /// A software RAID.
+    /// A software RAID device.
     Md,
     /// A network block device.
     Nbd,
-    /// RAM disks, optical drives, floppies, regular files.
+    /// Any other: a RAM disk, an optical drive, a floppy disk, a regular file.
     Other,
 }
 
 impl DeviceKind {
-    /// Whether it is one that stacks on others.
+    /// Returns whether this kind of device is stacked on others.
     pub(crate) fn is_stacked(self) -> bool {
         matches!(self, Self::Dm | Self::Md)
     }
@@ -53,19 +53,19 @@ pub struct Device {
     pub major: u32,
     /// The minor number.
     pub minor: u32,
-    /// What sort it is.
+    /// The kind of device.
     pub kind: DeviceKind,
-    /// Its size, where the listing tells.
+    /// The size in bytes, if the listing contains it.
     pub size_bytes: Option<u64>,
-    /// Names of the devices whose very bytes it shows from the start: those that
-    /// it is stacked on (dm, md, a loop over a device, a partition at sector 0).
+    /// The names of the devices whose data this one shows from the start: those that it
+    /// is stacked on (dm, md, a loop over a device, a partition at sector 0).
     pub lower: Vec<String>,
-    /// What a loop device shows: its backing file and offset.
+    /// The backing file of a loop device, and the offset in it.
     pub backing: Option<(PathBuf, u64)>,
 }
 
 impl Device {
-    /// A device named on the command line that no listing has.
+    /// Creates a device that was named on the command line and is in no listing.
     pub(crate) fn unlisted(path: &Path, number: Option<(u32, u32)>) -> Self {
         let name = path
             .file_name()

@@ -1,5 +1,5 @@
-//! The machine's block devices: from /sys/class/block or, without it,
-//! /proc/partitions or, without either, the nodes in /dev.
+//! Lists the machine's block devices: from /sys/class/block, else from /proc/partitions,
+//! else from the nodes in /dev.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use super::device::{Device, DeviceKind, kind_by_name};
 use super::node::{Node, Nodes, number_of};
 use crate::error::{Error, Kind, Result};
 
-/// Where to look. Tests look elsewhere.
+/// The directories to search. Tests use others.
 #[derive(Debug, Clone)]
 pub struct Roots {
     /// Usually /sys.
@@ -39,10 +39,10 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Lists all of them, ordered by major and minor number.
+    /// Lists all block devices, ordered by major and minor number.
     ///
     /// # Errors
-    /// When neither /sys nor /proc/partitions nor /dev can be read.
+    /// None of /sys, /proc/partitions and /dev can be read.
     pub fn scan(roots: &Roots) -> Result<Self> {
         let nodes = Nodes::scan(&roots.dev);
         let (mut list, from) = match from_sys(&roots.sys) {
@@ -68,10 +68,10 @@ impl Devices {
         Ok(Self { list, from, nodes })
     }
 
-    /// Lists what /proc/partitions does, in its order, as the reference importer.
+    /// Lists the devices in /proc/partitions in its order, as the reference importer does.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// The file cannot be read.
     pub fn from_proc(roots: &Roots) -> Result<Self> {
         let path = roots.proc.join("partitions");
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", e).with_path(&path))?;
@@ -82,7 +82,7 @@ impl Devices {
         })
     }
 
-    /// Lists the nodes in /dev, whatever the kernel says.
+    /// Lists the nodes in /dev, whether or not the kernel lists these devices.
     pub fn from_dev(roots: &Roots) -> Self {
         let nodes = Nodes::scan(&roots.dev);
         let mut list = from_nodes(&roots.dev, &nodes);
@@ -94,34 +94,34 @@ impl Devices {
         }
     }
 
-    /// The devices.
+    /// Returns the devices.
     pub fn iter(&self) -> impl Iterator<Item = &Device> {
         self.list.iter()
     }
 
-    /// Which listing they come from.
+    /// Returns the name of the listing that the devices come from.
     pub fn from(&self) -> &'static str {
         self.from
     }
 
-    /// The device of that number.
+    /// Returns the device with this number.
     pub fn by_number(&self, major: u32, minor: u32) -> Option<&Device> {
         self.list
             .iter()
             .find(|d| (d.major, d.minor) == (major, minor))
     }
 
-    /// A device that shows the bytes of the one at `path`, if /sys knows of one.
+    /// Returns a device that shows the data of the device at `path`, if /sys lists one.
     pub fn stacked_on(&self, path: &Path) -> Option<&Device> {
         let (major, minor) = number_of(path)?;
         let lower = self.by_number(major, minor)?;
         self.iter().find(|upper| upper.lower.contains(&lower.name))
     }
 
-    /// The node through which `device` is opened; made where it is missing.
+    /// Returns the node through which `device` can be opened. A missing node is created.
     ///
     /// # Errors
-    /// When there is none and none can be made.
+    /// There is no node and none can be created.
     pub fn node(&self, device: &Device) -> Result<Node> {
         self.nodes.find_or_make(device)
     }
@@ -133,7 +133,7 @@ fn from_sys(sys: &Path) -> io::Result<Vec<Device>> {
         let entry = entry?;
         match sys_device(&entry.path(), &entry.file_name().to_string_lossy()) {
             Some(device) => list.push(device),
-            // A device may go away while it is looked at.
+            // A device may disappear during the scan.
             None => log::debug!("{}: gone, or no number", entry.path().display()),
         }
     }
@@ -144,7 +144,7 @@ fn sys_device(dir: &Path, sys_name: &str) -> Option<Device> {
     let read = |file: &str| Some(fs::read_to_string(dir.join(file)).ok()?.trim().to_owned());
     let number = read("dev")?;
     let (major, minor) = number.split_once(':')?;
-    // sysfs cannot hold a slash in a name and writes ! for it.
+    // sysfs names cannot contain a slash, so it writes ! instead.
     let name = sys_name.replace('!', "/");
     let is_partition = dir.join("partition").exists();
     let mut lower: Vec<String> = fs::read_dir(dir.join("slaves"))
@@ -183,7 +183,7 @@ fn sys_device(dir: &Path, sys_name: &str) -> Option<Device> {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
         kind,
-        // In units of 512 bytes whatever the device's block size (sysfs-block).
+        // In units of 512 bytes, whatever the device's block size is (sysfs-block).
         size_bytes: read("size").and_then(|s| s.parse::<u64>().ok()?.checked_mul(512)),
         lower,
         backing,
@@ -191,8 +191,8 @@ fn sys_device(dir: &Path, sys_name: &str) -> Option<Device> {
     })
 }
 
-/// Parses /proc/partitions: `major minor #blocks name`, blocks of 1024 bytes.
-/// Lines that are none, such as the heading, are passed over.
+/// Parses /proc/partitions: `major minor #blocks name`, in blocks of 1024 bytes.
+/// Other lines, such as the heading, are skipped.
 fn parse_partitions(text: &str) -> Vec<Device> {
     let rows = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -221,7 +221,7 @@ fn from_nodes(dev: &Path, nodes: &Nodes) -> Vec<Device> {
     by_names(rows.collect())
 }
 
-/// Devices of which only number and name are known.
+/// Creates devices of which only number, name and perhaps size are known.
 fn by_names(rows: Vec<(u32, u32, Option<u64>, String)>) -> Vec<Device> {
     let names: Vec<String> = rows.iter().map(|row| row.3.clone()).collect();
     rows.into_iter()
@@ -241,8 +241,8 @@ fn by_names(rows: Vec<(u32, u32, Option<u64>, String)>) -> Vec<Device> {
         .collect()
 }
 
-/// Whether `name` is how the kernel names a partition of `disk`: digits behind
-/// it, with a `p` between where the disk's own name ends in a digit.
+/// Returns whether `name` is the kernel's name for a partition of `disk`: the disk's name
+/// and digits, with a `p` between them if the disk's name ends in a digit.
 fn is_partition_name(name: &str, disk: &str) -> bool {
     let Some(rest) = name.strip_prefix(disk) else {
         return false;
@@ -255,11 +255,11 @@ fn is_partition_name(name: &str, disk: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Mounts /proc where /proc/partitions is not there, as the reference importer's
-/// `--mount-proc`.
+/// Mounts /proc if /proc/partitions does not exist, like `--mount-proc` of the reference
+/// importer.
 ///
 /// # Errors
-/// When it cannot be mounted, or is and still lacks `partitions`.
+/// /proc cannot be mounted, or is mounted and has no `partitions`.
 pub fn mount_proc() -> Result<()> {
     let partitions = Path::new("/proc/partitions");
     if partitions.exists() {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_behind_a_name_is_a_partition_only_of_a_listed_disk() {
+    fn a_name_with_a_number_is_a_partition_only_if_the_disk_is_listed() {
         assert!(is_partition_name("sda12", "sda"));
         assert!(is_partition_name("loop0p1", "loop0"));
         assert!(!is_partition_name("loop01", "loop0"));
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn sysfs_tells_what_a_device_is_stacked_on() {
+    fn the_lower_devices_are_read_from_sysfs() {
         let dir = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
             let path = dir.path().join("class/block").join(path);

@@ -1,4 +1,4 @@
-//! Which queue does the work.
+//! Chooses the queue that performs reads and writes.
 
 use std::fmt;
 use std::io;
@@ -8,15 +8,15 @@ use super::queue::Queue;
 use super::threads::ThreadQueue;
 use super::uring::UringQueue;
 
-/// What keeps reads and writes in flight. The result is the same.
+/// What performs reads and writes in parallel. The choice does not affect the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IoEngine {
-    /// io_uring where it works, else threads.
+    /// Uses io_uring if it works, else threads.
     #[default]
     Auto,
-    /// io_uring, or fail.
+    /// Uses io_uring, or fails.
     Uring,
-    /// Threads.
+    /// Uses threads.
     Threads,
 }
 
@@ -43,11 +43,11 @@ impl fmt::Display for IoEngine {
     }
 }
 
-/// Opens a queue for `in_flight` reads and writes and `jobs` jobs at a time; says
-/// which it is.
+/// Opens a queue for `in_flight` reads and writes and `jobs` jobs at a time. Also returns
+/// which engine it uses.
 ///
 /// # Errors
-/// Threads cannot be started; io_uring is demanded and not to be had.
+/// Threads cannot be started, or io_uring is required and not available.
 pub fn open_queue<T: Send + 'static>(
     engine: IoEngine,
     in_flight: usize,
@@ -57,7 +57,7 @@ pub fn open_queue<T: Send + 'static>(
         match UringQueue::new(jobs) {
             Ok(queue) => return Ok((Box::new(queue), IoEngine::Uring)),
             Err(e) if engine == IoEngine::Uring => return Err(e),
-            // An old kernel, a seccomp filter, a sysctl: all of them are fine.
+            // An old kernel, a seccomp filter or a sysctl: none of them is a problem.
             Err(e) => log::info!("no io_uring here ({e}); using threads"),
         }
     }

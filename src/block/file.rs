@@ -1,4 +1,4 @@
-//! The real source: a regular file or a block device.
+//! The source that reads a regular file or a block device.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,8 +11,8 @@ use super::source::{DirectPolicy, ReadMode, Source};
 use crate::error::{Error, Kind, Result};
 use crate::sys;
 
-/// Buffered reads of at least this many bytes are part of a long stream: what
-/// they leave in the page cache is dropped again, unless it is to be kept.
+/// Buffered reads of at least this many bytes are part of a long stream. The data that they
+/// leave in the page cache is dropped, unless the caller wants to keep it.
 const STREAMING: usize = 256 * 1024;
 
 /// A regular file or a block device, open for reading.
@@ -30,14 +30,14 @@ pub struct FileSource {
 }
 
 impl FileSource {
-    /// Opens `path`, with O_DIRECT as `policy` says.
+    /// Opens `path`, with O_DIRECT according to `policy`.
     ///
     /// # Errors
-    /// It cannot be opened, is neither a regular file nor a block device, or
-    /// has no direct I/O where that is demanded.
+    /// The path cannot be opened, is neither a regular file nor a block device, or does
+    /// not support direct I/O and `policy` requires it.
     pub fn open(path: &Path, policy: DirectPolicy) -> Result<Self> {
         let failed = |e: io::Error| Error::io("open", e).with_path(path);
-        // Looked at before it is opened: opening a FIFO would wait for a writer.
+        // Check before opening it: opening a FIFO would wait for a writer.
         let kind = std::fs::metadata(path)
             .map_err(|e| failed(e).advice("check the path; lbpayload probe finds disks"))?
             .file_type();
@@ -64,7 +64,7 @@ impl FileSource {
                 )
             }),
             DirectPolicy::Auto => Self::with_flags(path, libc::O_DIRECT).or_else(|e| {
-                // EINVAL is how open(2), or the first read, says "no direct I/O".
+                // open(2) or the first read returns EINVAL if direct I/O is not supported.
                 match e.io_error().and_then(io::Error::raw_os_error) {
                     Some(libc::EINVAL | libc::EOPNOTSUPP) => {
                         log::debug!(
@@ -100,8 +100,8 @@ impl FileSource {
         } else {
             1
         };
-        // Linux may report a size that ends within a sector (a loop device over such
-        // a file does); nothing can be read there.
+        // Linux may report a size that ends within a sector, for example for a loop
+        // device over a file of such a size. The last partial sector cannot be read.
         let len = len - len % sector as u64;
         let alignment = match (direct, device) {
             (false, _) => 1,
@@ -142,15 +142,15 @@ impl FileSource {
         Ok(source)
     }
 
-    /// Leaves in the page cache what buffered reads bring there: for who reads the
-    /// same places again.
+    /// Keeps the data of buffered reads in the page cache, for callers that read the same
+    /// data again.
     #[must_use]
     pub fn keeping_cache(mut self) -> Self {
         self.keeps_cache = true;
         self
     }
 
-    /// Some file systems take the flag and refuse the read.
+    /// Tries a direct read, because some file systems accept the flag and refuse the read.
     fn try_direct(&self) -> Result<()> {
         let failed = |e: io::Error| Error::io("read", e).with_path(&self.path).with_offset(0);
         let mut buf = AlignedBuf::new(self.alignment).map_err(failed)?;
@@ -160,7 +160,7 @@ impl FileSource {
             .map_err(failed)
     }
 
-    /// The device number behind a block device, as makedev(3) packs it.
+    /// Returns the device number of a block device, packed as by makedev(3).
     pub fn rdev(&self) -> Option<u64> {
         self.device.then_some(self.id.1)
     }
@@ -175,12 +175,12 @@ fn logical_block_size(file: &File, path: &Path) -> Result<usize> {
     Ok(size as usize)
 }
 
-/// What direct reads of a regular file must be multiples of.
+/// Returns the alignment of direct reads of a regular file, in bytes.
 fn file_alignment(file: &File) -> io::Result<usize> {
     match sys::direct_alignment(file.as_fd()) {
         Some(0) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         Some(n) => Ok((n as usize).max(512)),
-        // Before Linux 6.1 nobody says: a page suits every device.
+        // Before Linux 6.1 the kernel does not report it. A page suits every device.
         None => Ok(PAGE),
     }
 }
@@ -208,7 +208,7 @@ impl Source for FileSource {
 
     fn read_cached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.mode {
-            // tmpfs knows no RWF_NOWAIT, and needs none.
+            // tmpfs does not support RWF_NOWAIT and does not need it.
             ReadMode::Buffered if self.in_memory => self.file.read_at(buf, offset),
             ReadMode::Buffered => sys::read_cached(self.file.as_fd(), buf, offset),
             ReadMode::Direct => Err(io::ErrorKind::WouldBlock.into()),
@@ -232,18 +232,20 @@ impl Source for FileSource {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        // A buffered source drops the cache behind itself, which only its own
+        // A buffered source drops its data from the page cache, which only its own
         // read_at does.
         (self.mode == ReadMode::Direct).then(|| self.file.as_fd())
     }
 }
 
-/// Opens a block device for writing, for us alone: O_EXCL on a block device fails
-/// with EBUSY while it, or a partition of it, is mounted or held by a device
-/// stacked on it (open(2)). Returns its size and logical block size in bytes.
+/// Opens a block device for exclusive writing. Returns the file, and the device's size and
+/// logical block size in bytes.
+///
+/// O_EXCL on a block device fails with EBUSY while the device, or a partition of it, is
+/// mounted or used by a device stacked on it (open(2)).
 ///
 /// # Errors
-/// It cannot be opened, or somebody else holds it.
+/// The device cannot be opened or is in use.
 pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
     let file = OpenOptions::new()
         .read(true)
@@ -274,8 +276,8 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
     Ok((file, size - size % sector as u64, sector))
 }
 
-/// Whether somebody holds the block device at `path`: a mount, swap, or a device
-/// stacked on it. False also where it cannot be asked.
+/// Returns whether the block device at `path` is in use: by a mount, as swap, or by a device
+/// stacked on it. Also returns false if this cannot be determined.
 pub fn is_held(path: &Path) -> bool {
     let open = OpenOptions::new()
         .read(true)
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_through_the_cache_can_be_had_from_it() {
+    fn data_read_through_the_cache_can_be_read_from_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, vec![7; 5000]).unwrap();
@@ -313,7 +315,7 @@ mod tests {
         let read = source.read_cached(&mut buf, 4096);
         if let Some(libc::EOPNOTSUPP) = read.as_ref().err().and_then(io::Error::raw_os_error) {
             use std::io::Write;
-            // qemu-user, for one.
+            // On qemu-user, for example.
             let _ = writeln!(io::stderr(), "SKIPPED: no RWF_NOWAIT here");
             return;
         }

@@ -1,7 +1,7 @@
 //! Sources of bytes at offsets: regular files and block devices.
 //!
-//! [`SourceOptions::open`] opens one, with O_DIRECT where that works, and everything
-//! else reads through the trait [`Source`]. This room knows nothing of payloads.
+//! [`SourceOptions::open`] opens a source, with O_DIRECT if that works, and everything
+//! else reads through the trait [`Source`]. This module does not know about payloads.
 
 mod buffer;
 #[cfg(test)]
@@ -37,8 +37,8 @@ pub use internals::*;
 #[cfg(not(feature = "internals"))]
 pub(crate) use internals::*;
 
-/// The queue that keeps reads and writes in flight, read-ahead, and the machine's block
-/// devices: what the program and its tests use, and a user of the library does not need.
+/// The queue for reads and writes, the read-ahead, and the list of block devices: items that
+/// the program and its tests use, and users of the library do not need.
 mod internals {
     pub use super::buffer::BufferPool;
     pub use super::dev::refuse_new_in_dev;
@@ -56,6 +56,6 @@ mod internals {
     pub use super::udev::{Properties, properties};
     #[cfg(any(test, feature = "internals"))]
     pub use super::uring::UringQueue;
-    // Until promote asks the room itself.
+    // Temporary, until promote uses `crate::sys::room` directly.
     pub use crate::sys::{Room, room};
 }

@@ -1,5 +1,5 @@
-//! Stands for `uring.rs` where the io-uring crate has no kernel structures: on
-//! processors of 32 bits.
+//! Replaces `uring.rs` where the io-uring crate has no kernel structures: on 32-bit
+//! processors.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,7 +11,7 @@ use super::buffer::AlignedBuf;
 use super::queue::{Completion, Job, Queue, Sink};
 use super::source::Source;
 
-/// A queue that there never is.
+/// A queue that cannot be created.
 pub struct UringQueue<T>(Infallible, PhantomData<T>);
 
 impl<T> UringQueue<T> {

@@ -1,4 +1,4 @@
-//! The node in /dev through which a device is opened, made where it is missing.
+//! Finds the node in /dev through which a device is opened, or creates a missing one.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::device::Device;
 use crate::error::{Error, Result};
 
-/// The path of a device's node. One that was made for us is removed again when
+/// The path of a device's node. If this program created the node, it is removed again when
 /// this is dropped, unless [`Node::keep`] was called.
 #[derive(Debug)]
 pub struct Node {
@@ -22,12 +22,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// The path to open.
+    /// Returns the path to open.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Leaves the node for whoever is told its path.
+    /// Keeps the node, and returns its path.
     pub fn keep(mut self) -> PathBuf {
         self.made = false;
         if let Some(dir) = self.dir.take() {
@@ -40,13 +40,13 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if self.made {
-            // Leaving a node behind is untidy and harmless.
+            // A node that stays behind is untidy but harmless.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The nodes that /dev has, by device number.
+/// The nodes in /dev, by device number.
 #[derive(Debug)]
 pub(super) struct Nodes {
     dev: PathBuf,
@@ -54,7 +54,7 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// Looks through `dev` and its subdirectories of device-mapper and md.
+    /// Searches `dev` and its subdirectories of device-mapper and md.
     pub(super) fn scan(dev: &Path) -> Self {
         let mut known = HashMap::new();
         for dir in [
@@ -73,14 +73,14 @@ impl Nodes {
         }
     }
 
-    /// Every node directly in /dev, for a machine that has neither /sys nor /proc.
+    /// Returns every node directly in /dev, for a machine without /sys and /proc.
     pub(super) fn all(&self) -> impl Iterator<Item = (&(u32, u32), &PathBuf)> {
         self.known.iter()
     }
 
-    /// The node of `device`: the one of its name, another of its number, or one
-    /// that is made, in /dev or, where that cannot be written, in a temporary
-    /// directory.
+    /// Returns the node of `device`: the one with its name, else another with its number,
+    /// else a new one. A new node is created in /dev or, if that is not writable, in a
+    /// temporary directory.
     pub(super) fn find_or_make(&self, device: &Device) -> Result<Node> {
         let number = (device.major, device.minor);
         let named = self.dev.join(&device.name);
@@ -140,7 +140,7 @@ fn in_temporary_directory(device: &Device, number: (u32, u32)) -> io::Result<Nod
                 made: true,
                 dir: Some(dir),
             };
-            // On a file system mounted nodev a node can be made and not opened.
+            // On a file system mounted with nodev, a node can be created but not opened.
             match fs::File::open(node.path()) {
                 Err(e) if e.raw_os_error() == Some(libc::EACCES) => Err(e),
                 _ => Ok(node),
@@ -154,7 +154,7 @@ fn in_temporary_directory(device: &Device, number: (u32, u32)) -> io::Result<Nod
     Err(last)
 }
 
-/// Major and minor number of the block device at `path`.
+/// Returns the major and minor number of the block device at `path`.
 pub(super) fn number_of(path: &Path) -> Option<(u32, u32)> {
     let meta = fs::metadata(path).ok()?;
     let rdev = meta.rdev();

@@ -1,4 +1,4 @@
-//! A source that starts at an offset of another: a payload inside a larger image.
+//! A source that starts at an offset of another source: a payload inside a larger image.
 
 use std::fs::Metadata;
 use std::io;
@@ -9,18 +9,18 @@ use crate::error::{Error, Kind, Result};
 
 use super::source::{ReadMode, Source};
 
-/// The rest of a source from an offset on.
+/// The part of a source from an offset to the end.
 pub struct OffsetSource {
     inner: Arc<dyn Source>,
     start: u64,
 }
 
 impl OffsetSource {
-    /// What lies behind the first `start` bytes of `inner`.
+    /// Creates a source of everything after the first `start` bytes of `inner`.
     ///
     /// # Errors
-    /// It ends before, or `start` is no multiple of its alignment, so that direct
-    /// reads would not be aligned.
+    /// The source ends before `start`, or `start` is not a multiple of its alignment, so
+    /// that direct reads would not be aligned.
     pub fn new(inner: Arc<dyn Source>, start: u64) -> Result<Self> {
         let refused = |why: String| Error::new(Kind::Refused, why).with_path(inner.path());
         if start > inner.len() {
@@ -80,7 +80,7 @@ mod tests {
     use crate::block::{AlignedBuf, DirectPolicy, FileSource, read_exact_at};
 
     #[test]
-    fn it_begins_at_its_offset_and_ends_with_the_whole() {
+    fn it_starts_at_its_offset_and_ends_with_the_inner_source() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         std::fs::write(&path, b"beforebehind").unwrap();

@@ -1,4 +1,4 @@
-//! Opens a source: the one place that puts filters over a file or a device.
+//! Opens a source. Only this module adds filters to a file or a device.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -10,27 +10,27 @@ use super::file::FileSource;
 use super::offset::OffsetSource;
 use super::source::{DirectPolicy, Source};
 
-/// How a source is read, and which part of it. The default reads all of it, with
-/// O_DIRECT where that works.
+/// How to read a source, and which part of it. The default reads all of it, with
+/// O_DIRECT if that works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct SourceOptions {
     /// Whether to use O_DIRECT.
     pub direct: DirectPolicy,
-    /// Where it starts, in bytes from the start of the file or device.
+    /// Where to start, in bytes from the start of the file or device.
     pub offset: u64,
-    /// Whether a regular file is read through the page cache where O_DIRECT is not
-    /// demanded: for small reads that are far apart.
+    /// Whether a regular file is read through the page cache if O_DIRECT is not required. This
+    /// is for small reads that are far apart.
     pub cached_files: bool,
-    /// Whether what is read may stay in the page cache, for those who read it again.
+    /// Whether the data may stay in the page cache, for callers that read it again.
     pub keep_cache: bool,
 }
 
 impl SourceOptions {
-    /// Opens `path` and puts the filters over it.
+    /// Opens `path` and adds the filters.
     ///
     /// # Errors
-    /// As [`FileSource::open`] and [`OffsetSource::new`].
+    /// The same as for [`FileSource::open`] and [`OffsetSource::new`].
     pub fn open(&self, path: &Path) -> Result<Arc<dyn Source>> {
         let is_device = || std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
         let mut policy = self.direct;
@@ -58,7 +58,7 @@ mod tests {
     use crate::block::{AlignedBuf, read_exact_at};
 
     #[test]
-    fn an_offset_that_direct_reads_cannot_have_is_read_through_the_cache() {
+    fn an_offset_not_aligned_for_direct_reads_uses_the_page_cache() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         std::fs::write(&path, vec![7; 10_000]).unwrap();

@@ -1,4 +1,4 @@
-//! Several reads and writes going at once, behind one interface.
+//! The interface for several reads and writes in parallel.
 
 use std::io;
 use std::ops::Range;
@@ -9,77 +9,76 @@ use std::sync::Arc;
 use super::buffer::AlignedBuf;
 use super::source::Source;
 
-/// Something that blocks are written to.
+/// A destination that blocks are written to.
 pub trait Sink: Send + Sync {
-    /// Writes all of `buf` at `offset`. Both, and the memory, are aligned as the
-    /// sink demands.
+    /// Writes all of `buf` at `offset`. The offset, the length and the memory are aligned
+    /// as the sink requires.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Nothing more is written: gives it its length in bytes, which cuts off what
-    /// alignment made the last block longer.
+    /// Ends the writing and sets the length in bytes, which cuts off the padding of the
+    /// last block.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn finish(&self, len: u64) -> io::Result<()>;
 
-    /// The descriptor behind it, where plain writes at offsets are all it takes.
+    /// Returns the file descriptor, if plain writes at offsets are all that the sink needs.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
-/// Work for another thread, and what it comes to.
+/// Work for another thread, and the type of its result.
 pub type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// A request is done. `id` is what the request was given.
+/// A completed request. `id` is the number that the request was given.
 #[derive(Debug)]
 pub enum Completion<T> {
-    /// A read: the buffer, and how many bytes are in it (fewer only at the end).
+    /// A read has ended.
     Read {
-        /// The read's.
+        /// The number of the read.
         id: u64,
-        /// The buffer back.
+        /// The buffer, returned.
         buf: AlignedBuf,
-        /// How many bytes are in it.
+        /// The number of bytes in the buffer. It is smaller than requested only at the end.
         result: io::Result<usize>,
     },
-    /// A write: the buffer, and whether all of it was written.
+    /// A write has ended.
     Write {
-        /// The write's.
+        /// The number of the write.
         id: u64,
-        /// The buffer back.
+        /// The buffer, returned.
         buf: AlignedBuf,
-        /// Whether all of it was written.
+        /// Whether all of the data was written.
         result: io::Result<()>,
     },
-    /// A write of a shared block, which is let go of by then.
+    /// A write of a shared block has ended. The queue has released the block.
     WriteShared {
-        /// The write's.
+        /// The number of the write.
         id: u64,
-        /// Whether all of it was written.
+        /// Whether all of the data was written.
         result: io::Result<()>,
     },
-    /// A job, and what it came to.
+    /// A job has ended with this result.
     Job(T),
-    /// A job that panicked, which is a bug in it.
+    /// A job has panicked, which is a bug in the job.
     Panicked,
 }
 
-/// Takes requests, works on several at a time, and hands back each when it is
-/// done, in any order.
+/// Accepts requests, works on several at a time, and returns each one when it is complete,
+/// in any order.
 ///
-/// `T` is what its owner's jobs come to.
+/// `T` is the result type of the owner's jobs.
 ///
-/// Everything that can wake the owner comes back through [`Queue::wait`], jobs
-/// included, so an owner that waits with something in flight always wakes up, and
-/// one that waits with nothing in flight is told so instead of waiting for ever.
+/// Everything that can wake the owner is returned by [`Queue::wait`], including jobs. So an
+/// owner that waits with something in flight always wakes up, and an owner that waits with
+/// nothing in flight gets `None` instead of waiting forever.
 ///
-/// A request that reaches beyond its buffer or beyond the largest file offset comes
-/// back with an InvalidInput error; one whose source or sink panics comes back with
-/// an error, too.
+/// A request that exceeds its buffer or the largest file offset returns an InvalidInput
+/// error. A request whose source or sink panics returns an error too.
 pub trait Queue<T> {
     /// Reads `len` bytes at `offset` into the start of `buf`.
     fn read(&mut self, id: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, offset: u64);
@@ -87,8 +86,8 @@ pub trait Queue<T> {
     /// Writes the first `len` bytes of `buf` at `offset`.
     fn write(&mut self, id: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, offset: u64);
 
-    /// Writes that part of a block that others read too at `offset`: for sinks that
-    /// take any alignment.
+    /// Writes a part of a block at `offset`, while others may read the block. For sinks
+    /// that accept any alignment.
     fn write_shared(
         &mut self,
         id: u64,
@@ -101,15 +100,14 @@ pub trait Queue<T> {
     /// Runs `job` on another thread.
     fn run(&mut self, job: Job<T>);
 
-    /// Waits for the next completion; `None` when nothing is in flight.
+    /// Waits for the next completion. Returns `None` when nothing is in flight.
     fn wait(&mut self) -> Option<Completion<T>>;
 
-    /// Requests that have not come back.
+    /// Returns the number of requests in flight.
     fn in_flight(&self) -> usize;
 }
 
-/// Refuses a request whose bytes do not lie within its buffer of `room` bytes, or
-/// not within what a file can hold.
+/// Refuses a request that exceeds its buffer of `room` bytes or the largest file offset.
 pub(super) fn check(range: &Range<usize>, room: usize, offset: u64) -> io::Result<()> {
     let fits = range.start <= range.end && range.end <= room;
     let end = offset.checked_add(range.len() as u64);
@@ -120,8 +118,8 @@ pub(super) fn check(range: &Range<usize>, room: usize, offset: u64) -> io::Resul
     }
 }
 
-/// Does a part of a request. A panic becomes an error, because the owner would wait
-/// without end for a request that never comes back.
+/// Performs a part of a request. A panic becomes an error, because otherwise the owner would
+/// wait forever for the request.
 pub(super) fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(io::Error::other(

@@ -1,4 +1,4 @@
-//! Small reads at rising offsets, with read-ahead that adapts to the hops.
+//! Small reads at increasing offsets, with a read-ahead that adapts to the distances.
 
 use std::io;
 
@@ -7,21 +7,21 @@ use super::source::{Source, read_exact_at};
 
 /// The largest read, in bytes.
 const LARGE: usize = 1 << 20;
-/// The smallest read, in bytes, before it is rounded out to the alignment.
+/// The smallest read, in bytes, before it is extended to the alignment.
 const SMALL: usize = PAGE;
-/// Hops of at most this many bytes on average are read through rather than
-/// jumped over: about what a disk delivers in the time of one request.
+/// If the average distance is at most this many bytes, the bytes in between are read too:
+/// this is about what a disk delivers in the time of one request.
 const NEAR: u64 = 64 * 1024;
 
-/// From hops of this many bytes on it is cheaper to look at single pages, where those
-/// cost no disk anything.
+/// From this distance on, in bytes, reading single pages is cheaper if they are in the page
+/// cache.
 const CLOSE: u64 = 8 * 1024;
 
 /// A view of a source that moves forward.
 ///
-/// Where the wanted places lie close together it reads ahead in blocks of up to
-/// 1 MiB, so that they cost no system call each; where they lie far apart, or are in
-/// memory already, it reads a page at each.
+/// If the wanted offsets are close together, it reads ahead in blocks of up to 1 MiB, so
+/// that not every offset needs a system call. If they are far apart or in the page cache
+/// already, it reads one page at each.
 pub struct ReadAhead<'a> {
     source: &'a dyn Source,
     buf: AlignedBuf,
@@ -33,10 +33,10 @@ pub struct ReadAhead<'a> {
 }
 
 impl<'a> ReadAhead<'a> {
-    /// Starts at the beginning of `source`.
+    /// Creates a view that starts at the beginning of `source`.
     ///
     /// # Errors
-    /// When there is no memory for its buffer (1 MiB, used as far as needed).
+    /// There is no memory for its buffer (1 MiB, used only as far as needed).
     pub fn new(source: &'a dyn Source) -> io::Result<Self> {
         Ok(Self {
             source,
@@ -49,11 +49,11 @@ impl<'a> ReadAhead<'a> {
         })
     }
 
-    /// The `want` bytes at `offset` (at most 64 KiB); fewer only at the source's end.
+    /// Returns the `want` bytes at `offset`. `want` is at most 64 KiB. Fewer bytes are
+    /// returned only at the end of the source.
     ///
     /// # Errors
-    /// What the system says when the bytes themselves cannot be read. A failure
-    /// in what was only read ahead is not one.
+    /// The bytes cannot be read. A failure to read ahead is not an error.
     pub fn at(&mut self, offset: u64, want: usize) -> io::Result<&[u8]> {
         debug_assert!(want <= LARGE / 16);
         let end = offset.saturating_add(want as u64).min(self.source.len());
@@ -68,7 +68,7 @@ impl<'a> ReadAhead<'a> {
         Ok(&self.buf[from..to])
     }
 
-    /// Tells where the next wanted place is, which teaches how far to read ahead.
+    /// Announces the next wanted offset. The distance determines how far to read ahead.
     pub fn hop_to(&mut self, offset: u64) {
         let hop = offset.saturating_sub(self.last);
         self.hop = (self.hop / 8).saturating_mul(7).saturating_add(hop / 8);
@@ -92,7 +92,7 @@ impl<'a> ReadAhead<'a> {
         self.start = start;
         self.filled = match read_exact_at(self.source, &mut self.buf[..len], start) {
             Ok(n) => n,
-            // A bad sector further on must not hide a header that is readable.
+            // A bad sector further on must not hide a readable header.
             Err(_) if len > least => {
                 self.step = SMALL;
                 read_exact_at(self.source, &mut self.buf[..least], start)?
@@ -102,7 +102,7 @@ impl<'a> ReadAhead<'a> {
         Ok(())
     }
 
-    /// Whether the bytes were in memory.
+    /// Reads the bytes from the page cache. Returns false if they are not there.
     fn fill_cached(&mut self, offset: u64, end: u64) -> bool {
         let alignment = self.source.alignment() as u64;
         let start = offset - offset % alignment;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::block::ReadMode;
 
-    /// Counts reads, and fails from `bad` on.
+    /// A source that counts reads and fails from offset `bad` on.
     struct Counted {
         len: u64,
         bad: u64,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn near_hops_share_reads() {
+    fn reads_close_together_are_shared() {
         let source = Counted::new(64 << 20, u64::MAX);
         walk(&source, 8 << 10);
         let reads = source.reads.load(Ordering::Relaxed);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn far_hops_read_little() {
+    fn reads_far_apart_read_little() {
         let source = Counted::new(4 << 30, u64::MAX);
         walk(&source, 1 << 20);
         let bytes = source.bytes.load(Ordering::Relaxed);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_sector_behind_the_wanted_bytes_does_not_hide_them() {
+    fn a_bad_sector_after_the_wanted_bytes_does_not_hide_them() {
         let source = Counted::new(1 << 20, 2048);
         let mut reads = ReadAhead::new(&source).unwrap();
         assert_eq!(reads.at(1000, 100).unwrap().len(), 100);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn it_also_moves_back() {
+    fn a_view_can_also_move_back() {
         let source = Counted::new(1 << 20, u64::MAX);
         let mut reads = ReadAhead::new(&source).unwrap();
         for at in [5000, 3, 900_000, 4999] {

@@ -1,5 +1,5 @@
-//! The trait that everything is read through, so that a test can put a failing
-//! disk in a real one's place.
+//! The trait for everything that is read, so that a test can replace a disk by one that
+//! fails.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -13,7 +13,7 @@ use super::buffer::PAGE;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReadMode {
-    /// O_DIRECT: from the device, past the page cache.
+    /// With O_DIRECT: from the device, without the page cache.
     Direct,
     /// Through the page cache.
     Buffered,
@@ -31,73 +31,75 @@ impl fmt::Display for ReadMode {
 /// Whether to use O_DIRECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DirectPolicy {
-    /// Where it works.
+    /// Uses O_DIRECT if it works.
     #[default]
     Auto,
-    /// Or fail.
+    /// Uses O_DIRECT, or fails.
     Always,
-    /// Not at all.
+    /// Does not use O_DIRECT.
     Never,
 }
 
-/// Bytes at offsets: a regular file, a block device, or a test's stand-in.
+/// Bytes at offsets: a regular file, a block device, or a replacement in a test.
 pub trait Source: Send + Sync {
-    /// The path that errors and reports name.
+    /// Returns the path that errors and reports show.
     fn path(&self) -> &Path;
 
-    /// The length in bytes. For a block device its size as the kernel knows it.
+    /// Returns the length in bytes. For a block device this is its size in the kernel.
     fn len(&self) -> u64;
 
-    /// Whether there are no bytes at all.
+    /// Returns whether the length is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What offsets and lengths of reads must be multiples of, in bytes: a power
-    /// of two, at most [`super::PAGE`]. 1 where anything goes.
+    /// Returns the alignment of the offsets and lengths of reads, in bytes. It is a power
+    /// of two and at most [`super::PAGE`]. 1 means that there is no restriction.
     fn alignment(&self) -> usize;
 
-    /// Reads once at `offset` into `buf`, which is page-aligned; both the offset
-    /// and the buffer's length are multiples of [`Source::alignment`]. Fewer bytes
-    /// than asked for mean the end of the source, or a read to be continued.
+    /// Reads once at `offset` into `buf`.
+    ///
+    /// `buf` is page-aligned. The offset and the length of `buf` are multiples of
+    /// [`Source::alignment`]. A result of fewer bytes means the end of the source, or a
+    /// short read that the caller must continue.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// As [`Source::read_at`], of bytes that are in memory already and so cost no
-    /// disk anything.
+    /// Does the same as [`Source::read_at`], but only for bytes that are in the page cache
+    /// and need no access to the disk.
     ///
     /// # Errors
-    /// They are not, or nobody can tell.
+    /// The bytes are not in the page cache, or this cannot be determined.
     fn read_cached(&self, _buf: &mut [u8], _offset: u64) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// How it is read.
+    /// Returns how the source is read.
     fn mode(&self) -> ReadMode;
 
-    /// Whether it is a block device, whose end is a matter of sectors.
+    /// Returns whether this is a block device, which shows only whole sectors.
     fn is_device(&self) -> bool {
         false
     }
 
-    /// Whether `meta` is of the file or device that this reads.
+    /// Returns whether `meta` belongs to the file or device that this source reads.
     fn is_file(&self, _meta: &Metadata) -> bool {
         false
     }
 
-    /// The descriptor behind it, for a queue that hands it to the kernel.
+    /// Returns the file descriptor, for a queue that passes it to the kernel.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
-/// Fills `buf` from `offset`, in as many reads as it takes, or up to the end of
-/// the source; returns how many bytes there were.
+/// Fills `buf` from `offset`, in as many reads as necessary, or up to the end of the source.
+/// Returns the number of bytes read.
 ///
 /// # Errors
-/// What the system says; an interrupted call is repeated.
+/// The error that the system reports. Interrupted calls are repeated.
 pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let alignment = source.alignment();
     let mut done = 0;
@@ -108,8 +110,8 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         }
-        // A direct read that stops between two sectors has met the end, and a
-        // read from there would be refused for its alignment.
+        // A direct read that ends within a sector has reached the end of the source. The
+        // next read would be refused because it is not aligned.
         if done % alignment != 0 {
             break;
         }
@@ -117,9 +119,9 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
     Ok(done)
 }
 
-/// Reads again what failed as a whole: in pages up to the bad one, and in that by
-/// the alignment. Returns how many of the `want` bytes from `start` there are before
-/// the fault, and the fault; none where it was a passing one.
+/// Repeats a read that failed as a whole, in pages, and in the bad page in units of the
+/// alignment. Returns how many of the `want` bytes from `start` come before the fault, and
+/// the fault. The fault is `None` if the read succeeds now.
 pub fn read_to_fault(
     source: &dyn Source,
     buf: &mut [u8],

@@ -1,4 +1,4 @@
-//! The queue for every kernel: threads that each make one system call at a time.
+//! The queue for every kernel: threads that make one system call at a time.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use super::buffer::AlignedBuf;
 use super::queue::{Completion, Job, Queue, Sink, check, guarded};
 use super::source::{Source, read_exact_at};
 
-/// Small stacks: on a machine of 64 MiB sixteen of the default size would count.
+/// Small stacks, because on a machine of 64 MiB sixteen of the default size would be too much.
 const STACK_BYTES: usize = 128 * 1024;
 
 enum Request<T> {
@@ -21,10 +21,10 @@ enum Request<T> {
     Job(Job<T>),
 }
 
-/// Called from the threads.
+/// A function that the threads call after each completion.
 type Notice = Arc<dyn Fn() + Send + Sync>;
 
-/// Requests that wait for a thread, and whether no more will come.
+/// The requests that wait for a thread, and whether more can follow.
 struct Inbox<T> {
     state: Mutex<(VecDeque<Request<T>>, bool)>,
     changed: Condvar,
@@ -60,7 +60,7 @@ impl<T> Inbox<T> {
     }
 }
 
-/// A [`Queue`] made of threads.
+/// A [`Queue`] that consists of threads.
 pub struct ThreadQueue<T> {
     inbox: Arc<Inbox<T>>,
     done: Receiver<Completion<T>>,
@@ -69,15 +69,15 @@ pub struct ThreadQueue<T> {
 }
 
 impl<T: Send + 'static> ThreadQueue<T> {
-    /// Starts `threads` threads, at least one.
+    /// Starts `threads` threads, but at least one.
     ///
     /// # Errors
-    /// When not even one can be started. With fewer than asked for it goes on.
+    /// Not even one thread can be started. Fewer threads than requested are no error.
     pub fn new(threads: usize) -> io::Result<Self> {
         Self::with_notice(threads, Arc::new(|| ()))
     }
 
-    /// As [`ThreadQueue::new`]; `notice` is called after each completion, for an
+    /// Does the same as [`ThreadQueue::new`], and calls `notice` after each completion, for an
     /// owner that waits elsewhere.
     pub(super) fn with_notice(threads: usize, notice: Notice) -> io::Result<Self> {
         let inbox = Arc::new(Inbox {
@@ -114,7 +114,7 @@ impl<T: Send + 'static> ThreadQueue<T> {
 }
 
 impl<T> ThreadQueue<T> {
-    /// Completions that are there already.
+    /// Returns the completions that are available already.
     #[cfg_attr(
         not(target_pointer_width = "64"),
         expect(dead_code, reason = "the io_uring queue asks, which is not there")
@@ -216,7 +216,7 @@ impl<T> Drop for ThreadQueue<T> {
     fn drop(&mut self) {
         self.inbox.close();
         for thread in self.threads.drain(..) {
-            // The only way for it to fail is a panic, which is printed already.
+            // It can fail only if the thread panicked, and the panic message is printed already.
             let _ = thread.join();
         }
     }
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_with_nothing_in_flight_says_so_instead_of_waiting() {
+    fn waiting_with_nothing_in_flight_returns_none() {
         let mut queue = ThreadQueue::new(2).unwrap();
         assert!(queue.wait().is_none());
         queue.run(Box::new(|| 7));

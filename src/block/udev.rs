@@ -1,5 +1,5 @@
-//! What udev knows of a device, for a person who looks for the right disk.
-//! Never needed: a machine without udev, or a build without it, only shows less.
+//! The properties of a device in udev's database, to help a person find the right disk.
+//! They are optional: without udev, at run time or at build time, less is shown.
 
 use std::path::Path;
 
@@ -9,16 +9,15 @@ pub struct Properties {
     /// The serial number of the drive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// The sort of medium, in block-utils' words ("SolidState", "Rotational").
+    /// The type of medium, in the words of block-utils ("SolidState", "Rotational").
     #[serde(skip_serializing_if = "Option::is_none")]
     pub medium: Option<String>,
-    /// The file system that udev saw on it.
+    /// The file system that udev found on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<String>,
 }
 
-/// What udev knows of the device at `path`; `None` without udev, or where it
-/// knows nothing.
+/// Returns the properties of the device at `path`, or `None` if udev is missing or has none.
 #[cfg(feature = "udev")]
 pub fn properties(path: &Path) -> Option<Properties> {
     let device = block_utils::get_device_info(path)
@@ -33,7 +32,7 @@ pub fn properties(path: &Path) -> Option<Properties> {
     (properties != Properties::default()).then_some(properties)
 }
 
-/// Built without udev: nothing is known.
+/// Always returns `None`: this program was built without udev.
 #[cfg(not(feature = "udev"))]
 pub fn properties(_path: &Path) -> Option<Properties> {
     None

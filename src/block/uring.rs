@@ -1,6 +1,6 @@
-//! The queue for kernels that have io_uring (Linux 5.6 and later, where nothing
-//! forbids it): reads and writes without a thread each. One of the few files that
-//! may hold `unsafe`; ARCHITECTURE.md lists them.
+//! The queue for kernels with io_uring (Linux 5.6 and later, if it is not disabled). It
+//! needs no thread for each read and write. This is one of the few files that may use
+//! `unsafe`; ARCHITECTURE.md lists them.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -17,21 +17,21 @@ use super::queue::{Completion, Job, Queue, Sink, check, guarded};
 use super::source::Source;
 use super::threads::ThreadQueue;
 
-/// Entries of the ring: more than any copy has in flight.
+/// The number of entries of the ring, more than any copy has in flight.
 const ENTRIES: u32 = 128;
 
-/// The user data of the poll that wakes us for the threads' completions.
+/// The user data of the poll that wakes this queue when a thread has completed a request.
 const WAKE: u64 = u64::MAX;
 
-/// The bytes of a request, which stay where they are until it has come back.
+/// The memory of a request. It does not move until the request has completed.
 enum Bytes {
-    /// A buffer that is ours alone.
+    /// A buffer that only this request uses.
     Own(AlignedBuf),
     /// A part of a block that others read too.
     Shared(Arc<AlignedBuf>, usize),
 }
 
-/// Held so that the descriptor stays open for as long as the kernel has the request.
+/// Keeps the file descriptor open as long as the kernel has the request.
 #[allow(dead_code)]
 enum Target {
     Read(Arc<dyn Source>),
@@ -42,9 +42,9 @@ enum Target {
 struct Pending {
     id: u64,
     target: Target,
-    /// The target's, which is open for as long as the target is there.
+    /// The target's file descriptor, which is open as long as the target exists.
     fd: RawFd,
-    /// What a read's end is a multiple of, but for the last.
+    /// The end of every read but the last is a multiple of this.
     alignment: usize,
     bytes: Bytes,
     len: usize,
@@ -52,8 +52,8 @@ struct Pending {
     offset: u64,
 }
 
-/// A [`Queue`] that gives reads and writes to io_uring, and to a few threads what
-/// has no descriptor, and jobs.
+/// A [`Queue`] that passes reads and writes to io_uring. A few threads handle jobs, and
+/// sources and sinks without a file descriptor.
 pub struct UringQueue<T> {
     ring: IoUring,
     pending: Vec<Option<Pending>>,
@@ -66,10 +66,10 @@ pub struct UringQueue<T> {
 }
 
 impl<T: Send + 'static> UringQueue<T> {
-    /// A ring, and `threads` threads beside it.
+    /// Creates a ring, and `threads` threads in addition.
     ///
     /// # Errors
-    /// When the kernel has no io_uring, lacks what we need of it, or forbids it.
+    /// The kernel has no io_uring, lacks a part that is needed, or forbids its use.
     pub fn new(threads: usize) -> io::Result<Self> {
         let ring = IoUring::new(ENTRIES)?;
         let mut probe = Probe::new();
@@ -87,7 +87,7 @@ impl<T: Send + 'static> UringQueue<T> {
         let notify = Arc::clone(&wake);
         let threads = ThreadQueue::with_notice(
             threads,
-            // It can only be full when it has been written to 2^64 times.
+            // The counter can be full only after 2^64 writes.
             Arc::new(move || {
                 let _ = notify.write(1);
             }),
@@ -111,7 +111,7 @@ impl<T> UringQueue<T> {
         self.push(slot);
     }
 
-    /// Counts a request as the kernel's; returns its slot.
+    /// Stores a request that is passed to the kernel. Returns its slot.
     fn keep(&mut self, pending: Pending) -> usize {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -125,7 +125,7 @@ impl<T> UringQueue<T> {
         slot
     }
 
-    /// Gives the kernel what is left of the request in `slot`.
+    /// Passes the rest of the request in `slot` to the kernel.
     fn push(&mut self, slot: usize) {
         let Some(request) = &mut self.pending[slot] else {
             return;
@@ -155,12 +155,11 @@ impl<T> UringQueue<T> {
 
     fn push_entry(&mut self, entry: &io_uring::squeue::Entry) {
         loop {
-            // SAFETY: the entry's memory and descriptor belong to the `Pending` in
-            // its slot (an owned map that does not move, or an `Arc` of one, and
-            // an `Arc` of the source or sink, which keeps the descriptor open), which is
-            // dropped only after its completion has been taken; a `Pending` is made
-            // only of what `check` has found to lie within its memory, and `done` is
-            // at most `len`.
+            // SAFETY: the entry's memory and descriptor belong to the `Pending` in its slot:
+            // an owned map that does not move, or an `Arc` of one, and an `Arc` of the source
+            // or sink, which keeps the descriptor open. The `Pending` is dropped only after
+            // its completion has been taken. It is made only of a range that `check` found
+            // to lie within its memory, and `done` is at most `len`.
             // The poll's descriptor lives as long as the ring.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 break;
@@ -170,10 +169,10 @@ impl<T> UringQueue<T> {
         self.enter(0);
     }
 
-    /// Submits what is queued, and waits for `want` completions.
+    /// Submits the queued entries, and waits for `want` completions.
     fn enter(&mut self, want: usize) {
-        // EINTR and EBUSY mean to come again, which the callers' loops do; of
-        // anything else the completions tell.
+        // EINTR and EBUSY mean to try again, which the loops of the callers do. The
+        // completions report all other errors.
         if let Err(e) = self.ring.submit_and_wait(want) {
             log::trace!("io_uring_enter: {e}");
         }
@@ -188,7 +187,7 @@ impl<T> UringQueue<T> {
         for (slot, result) in done {
             if slot == WAKE {
                 self.wake_armed = false;
-                // Empty when two notices met in one.
+                // Nothing to read if two notices were combined in one.
                 let _ = self.wake.read();
                 self.ready.extend(self.threads.ready());
             } else {
@@ -213,7 +212,7 @@ impl<T> UringQueue<T> {
                 request.done += n;
                 let whole = request.done == request.len;
                 let goes_on = match &request.target {
-                    // A direct read that stops within a sector has met the end.
+                    // A direct read that ends within a sector has reached the end of the source.
                     Target::Read(_) => n > 0 && request.done % request.alignment == 0,
                     Target::Write(_) => n > 0,
                 };
@@ -341,7 +340,7 @@ impl<T> Queue<T> for UringQueue<T> {
                 return None;
             }
             if self.in_ring == 0 {
-                // Only threads are at work: no need to go through the ring.
+                // Only threads have work, so the ring is not needed.
                 return self.threads.wait();
             }
             if self.threads.in_flight() > 0 && !self.wake_armed {
@@ -363,7 +362,7 @@ impl<T> Queue<T> for UringQueue<T> {
 }
 
 impl<T> Drop for UringQueue<T> {
-    /// The kernel writes into buffers that are ours: none may go before it is done.
+    /// The kernel may still write into the buffers, so none is dropped before its request ends.
     fn drop(&mut self) {
         while self.in_ring > 0 {
             self.enter(1);
@@ -377,7 +376,7 @@ mod tests {
     use super::*;
     use crate::block::{DirectPolicy, FileSource};
 
-    /// `None`, said aloud, where there is no io_uring.
+    /// Returns a queue, or `None` with a message if io_uring is not available.
     fn queue() -> Option<UringQueue<()>> {
         use std::io::Write;
         let tell = |e: &io::Error| writeln!(io::stderr(), "SKIPPED: no io_uring here: {e}");
@@ -385,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_of_an_odd_file_and_jobs_come_back_together() {
+    fn reads_of_an_unaligned_file_and_jobs_complete_together() {
         let Some(mut queue) = queue() else { return };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
@@ -416,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_the_kernel_could_not_do_now_is_tried_again() {
+    fn a_read_that_fails_with_eagain_or_eintr_is_repeated() {
         let Some(mut queue) = queue() else { return };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
@@ -425,7 +424,7 @@ mod tests {
             Arc::new(FileSource::open(&path, DirectPolicy::Never).unwrap());
         let file = std::fs::File::open(&path).unwrap();
         for errno in [libc::EAGAIN, libc::EINTR] {
-            // As if the kernel had taken it and answered.
+            // As if the kernel had accepted the request and answered.
             let slot = queue.keep(Pending {
                 id: 1,
                 fd: file.as_raw_fd(),
@@ -446,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_may_be_dropped_with_reads_in_flight() {
+    fn a_queue_can_be_dropped_with_reads_in_flight() {
         let Some(mut queue) = queue() else { return };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
