@@ -1,4 +1,4 @@
-//! Headers to bytes and back, in both dialects.
+//! Converts headers to bytes and back, in both dialects.
 
 use byteorder::{ByteOrder, LittleEndian, WriteBytesExt};
 
@@ -9,34 +9,34 @@ use super::name::{MAX_WALKABLE_NAME_LEN, Name};
 /// The first eight bytes of every payload.
 pub const MAGIC: &[u8; 8] = b"LBPAYLD1";
 
-/// The longest header of either dialect, in bytes: what tells them apart.
+/// The length of the longer header, in bytes. This many bytes tell the dialects apart.
 pub const MAX_HEADER_LEN: usize = 16;
 
-/// A number that the u32 dialect has no room for.
+/// A number that is too large for the u32 dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} does not fit the u32 dialect, whose largest number is 4294967295")]
 pub struct DoesNotFit(pub u64);
 
-/// What the header says.
+/// The contents of a payload's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// How wide the integers are.
+    /// The dialect, which is the width of the integers.
     pub dialect: Dialect,
-    /// How many entries follow.
+    /// The number of entries that follow.
     pub files: u64,
 }
 
-/// What an entry header says, before anything of it is believed.
+/// The contents of an entry's header, not checked yet except for the length of the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryHeader {
-    /// Bytes of the name that follows.
+    /// The length in bytes of the name that follows.
     pub name_len: u64,
-    /// Bytes of the data that follows the name.
+    /// The number of bytes of data after the name.
     pub size: u64,
 }
 
 impl Dialect {
-    /// Bytes before the first entry.
+    /// Returns the number of bytes before the first entry.
     pub fn header_len(self) -> u64 {
         match self {
             Self::U32 => 12,
@@ -44,7 +44,7 @@ impl Dialect {
         }
     }
 
-    /// Bytes of an entry before its name.
+    /// Returns the number of bytes of an entry before its name.
     pub fn entry_header_len(self) -> u64 {
         match self {
             Self::U32 => 8,
@@ -55,16 +55,16 @@ impl Dialect {
     /// Appends the payload's header.
     ///
     /// # Errors
-    /// When the count does not fit the dialect.
+    /// The count does not fit the dialect.
     pub fn put_header(self, files: u64, out: &mut Vec<u8>) -> Result<(), DoesNotFit> {
         out.extend_from_slice(MAGIC);
         self.put_int(files, out)
     }
 
-    /// Appends an entry's header and name; the data follows.
+    /// Appends an entry's header and name. The data must follow.
     ///
     /// # Errors
-    /// When the size does not fit the dialect.
+    /// The size does not fit the dialect.
     pub fn put_entry(self, name: &Name, size: u64, out: &mut Vec<u8>) -> Result<(), DoesNotFit> {
         self.put_int(name.as_str().len() as u64, out)?;
         self.put_int(size, out)?;
@@ -84,10 +84,10 @@ impl Dialect {
         Ok(())
     }
 
-    /// Reads an entry's header, and checks the length of the name.
+    /// Parses an entry's header and checks the length of the name.
     ///
     /// # Errors
-    /// When `bytes` are too few, or the name length is one that no importer takes.
+    /// `bytes` is too short, or no importer accepts the length of the name.
     pub fn entry_header(self, bytes: &[u8]) -> Result<EntryHeader, Fault> {
         let expected = self.entry_header_len();
         if (bytes.len() as u64) < expected {
@@ -115,27 +115,27 @@ impl Dialect {
 }
 
 impl Header {
-    /// Reads a payload's header from the first bytes of a source of `source_len`
-    /// bytes. Give [`MAX_HEADER_LEN`] bytes where the source has them.
+    /// Parses a payload's header from the first bytes of a source of `source_len` bytes.
+    /// `bytes` must hold [`MAX_HEADER_LEN`] bytes, unless the source is shorter.
     ///
     /// # Errors
-    /// The magic is another, the header is cut off, or the count could not be.
+    /// The magic is different, the header is cut off, or the count is impossible.
     pub fn parse(bytes: &[u8], source_len: u64) -> Result<Self, Fault> {
         let header = Self::parse_whatever_its_count(bytes)?;
         header.check_count(source_len)?;
         Ok(header)
     }
 
-    /// As [`Header::parse`], and takes any count: a source that was cut off has fewer
-    /// files than its header says.
+    /// Does the same as [`Header::parse`], but accepts any count. A source that was cut off
+    /// holds fewer files than its header claims.
     ///
-    /// Bytes 12 to 16 are the upper half of the count in a u64 image, and the length
-    /// of the first name, never 0, in a u32 image. Where only the lower half of the
-    /// count is 0, it is a u64 count that is too large: the other reading, a u32
-    /// payload without files, would call a damaged image intact.
+    /// Bytes 12 to 16 are the upper half of the count in a u64 image. In a u32 image they are
+    /// the length of the first name, which is never 0. If only the lower half of the count is
+    /// 0, it is a u64 count that is too large: read as a u32 payload without files, a damaged
+    /// image would seem intact.
     ///
     /// # Errors
-    /// The magic is another, or the header is cut off.
+    /// The magic is different, or the header is cut off.
     pub fn parse_whatever_its_count(bytes: &[u8]) -> Result<Self, Fault> {
         if bytes.len() < MAGIC.len() || &bytes[..MAGIC.len()] != MAGIC {
             let found = bytes[..bytes.len().min(MAGIC.len())].to_vec();
@@ -151,8 +151,8 @@ impl Header {
         }
         let narrow = u64::from(LittleEndian::read_u32(&bytes[8..]));
         if bytes.len() < MAX_HEADER_LEN {
-            // Too short for a u64 header, and long enough for a u32 one with
-            // nothing behind it.
+            // Too short for a u64 header, but long enough for a u32 header with nothing
+            // after it.
             if narrow != 0 {
                 return Err(cut_off(16));
             }
@@ -173,10 +173,10 @@ impl Header {
         })
     }
 
-    /// Whether a source of `source_len` bytes could hold that many files.
+    /// Checks whether a source of `source_len` bytes could hold that many files.
     ///
     /// # Errors
-    /// [`Fault::CountTooLarge`] where it could not.
+    /// [`Fault::CountTooLarge`] if it could not.
     pub fn check_count(&self, source_len: u64) -> Result<(), Fault> {
         let left = source_len.saturating_sub(self.dialect.header_len());
         let possible = left / (self.dialect.entry_header_len() + 1);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_without_entries_reads_as_such_however_it_was_written() {
+    fn a_payload_without_entries_is_read_in_both_dialects() {
         let narrow = bytes(Dialect::U32, &[]);
         assert_eq!(Header::parse(&narrow, 12).unwrap().files, 0);
         let on_a_disk = [&narrow[..], &[0; 4]].concat();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_the_u32_dialect_is_refused() {
+    fn numbers_that_do_not_fit_the_u32_dialect_are_refused() {
         let name = Name::new(b"big").unwrap();
         let size = u64::from(u32::MAX) + 1;
         let mut out = Vec::new();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn short_headers_are_cut_off_and_never_read_past() {
+    fn short_headers_are_reported_as_cut_off() {
         let image = bytes(Dialect::U64, &[("ab", 3)]);
         for len in 0..16 {
             let fault = Header::parse(&image[..len], len as u64).unwrap_err();

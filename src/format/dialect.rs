@@ -1,15 +1,15 @@
-//! The two widths of the integers.
+//! The two dialects, which differ in the width of the integers.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The width of the three integers. Both carry the same magic.
+/// The width of the three integers. Both dialects have the same magic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
-    /// The early images: 32 bits.
+    /// 32 bits, as in early images.
     U32,
-    /// The current images: 64 bits.
+    /// 64 bits, as in current images.
     #[default]
     U64,
 }

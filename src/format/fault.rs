@@ -1,4 +1,4 @@
-//! What can be wrong with an image, each with its own message.
+//! The faults that an image can have, each with its own message.
 
 use super::dialect::Dialect;
 use super::name::{MAX_WALKABLE_NAME_LEN, NameFault};
@@ -6,52 +6,52 @@ use super::name::{MAX_WALKABLE_NAME_LEN, NameFault};
 /// A fault in an image. The caller adds the entry and the offset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The first eight bytes are others.
+    /// The first eight bytes are not the magic.
     #[error("not a payload: expected the magic \"LBPAYLD1\", found \"{}\"", .found.escape_ascii())]
     WrongMagic {
-        /// What stands there, eight bytes at most.
+        /// The bytes found instead, at most eight.
         found: Vec<u8>,
     },
     /// The image ends inside a header or a name.
     #[error("the {what} is cut off: expected {expected} bytes, found {found}")]
     CutOff {
-        /// Which header.
+        /// The header or name that is cut off.
         what: &'static str,
-        /// Bytes that it takes.
+        /// The number of bytes expected.
         expected: u64,
-        /// Bytes that are there.
+        /// The number of bytes found.
         found: u64,
     },
-    /// More files than the bytes left could hold.
+    /// The header counts more files than the remaining bytes could hold.
     #[error(
         "the header counts {count} files ({dialect}), and the {left} bytes that follow hold {possible} at most"
     )]
     CountTooLarge {
-        /// What the header says.
+        /// The count in the header.
         count: u64,
-        /// As which dialect it was read.
+        /// The dialect that the header was read as.
         dialect: Dialect,
-        /// Bytes behind the header.
+        /// The number of bytes after the header.
         left: u64,
-        /// The largest count that could be true.
+        /// The largest possible count.
         possible: u64,
     },
-    /// A name length of 0, or above what any importer takes.
+    /// The length of a name is 0, or greater than any importer accepts.
     #[error("the name length is {found}, expected 1 to {MAX_WALKABLE_NAME_LEN}")]
     NameLength {
-        /// What the entry header says.
+        /// The length in the entry header.
         found: u64,
     },
     /// A name that this project does not accept.
     #[error("{0}")]
     Name(#[from] NameFault),
-    /// A name that an earlier entry has already.
+    /// An earlier entry has the same name.
     #[error("the name stands twice, first at entry {first}")]
     Repeated {
         /// The index of the first entry of that name.
         first: u64,
     },
-    /// The data runs past the end of the image or device.
+    /// The data extends past the end of the image or device.
     #[error(
         "the data runs past the end: {size} bytes from offset {data_offset} end at {}, the source ends at {source_len}",
         .data_offset.saturating_add(*.size)
@@ -59,23 +59,23 @@ pub enum Fault {
     DataPastEnd {
         /// The size that the entry header claims.
         size: u64,
-        /// Where the data starts.
+        /// The offset of the data.
         data_offset: u64,
-        /// Where the source ends.
+        /// The length of the source.
         source_len: u64,
     },
-    /// Sizes that do not fit 64 bits when added.
+    /// The sizes exceed 64 bits when added.
     #[error("the sizes overflow 64 bits: {size} bytes from offset {data_offset}")]
     Overflow {
         /// The size that the entry header claims.
         size: u64,
-        /// Where the data starts.
+        /// The offset of the data.
         data_offset: u64,
     },
 }
 
 impl Fault {
-    /// A word for reports that programs read; never renamed.
+    /// Returns a short word for reports that programs read. These words never change.
     pub fn slug(&self) -> &'static str {
         match self {
             Self::WrongMagic { .. } => "wrong-magic",
@@ -90,8 +90,8 @@ impl Fault {
         }
     }
 
-    /// Whether what follows can still be walked: a bad name is in the way of
-    /// nothing but itself.
+    /// Returns whether the entries after this one can still be read. A bad name affects only
+    /// its own entry.
     pub fn is_about_the_name(&self) -> bool {
         matches!(self, Self::Name(_) | Self::Repeated { .. })
     }

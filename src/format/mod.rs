@@ -1,7 +1,7 @@
-//! LBPAYLD1 as bytes: the magic, the two dialects, headers and names.
+//! The LBPAYLD1 format as bytes: the magic, the two dialects, headers and names.
 //!
-//! Pure functions on slices. Nothing here does I/O, and nothing allocates in
-//! proportion to a number that an image claims. FORMAT.md is the prose.
+//! All functions are pure functions on slices. Nothing here does I/O, and no allocation
+//! depends on a number in an image. FORMAT.md describes the format.
 
 mod codec;
 mod dialect;
@@ -13,9 +13,9 @@ pub use dialect::Dialect;
 pub use fault::Fault;
 pub use name::{MAX_NAME_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault};
 
-/// The entry that `pack --embed-checksums` adds: the others' SHA-256 sums, in
-/// the format of sha256sum(1).
+/// The name of the entry that `pack --embed-checksums` adds. It holds the SHA-256 sums of all
+/// other entries in the format of sha256sum(1).
 pub const EMBEDDED_SUMS: &str = "SHA256SUMS";
 
-/// The reference importer gives up above this number of files.
+/// The maximum number of files that the reference importer accepts.
 pub const REFERENCE_MAX_FILES: u64 = 200_000;

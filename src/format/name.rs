@@ -1,48 +1,48 @@
-//! The name of an entry, as a type that cannot hold a bad one.
+//! The name of an entry, as a type that holds only valid names.
 
 use std::borrow::Borrow;
 use std::fmt;
 
-/// The longest name any Linux file system stores, in bytes (NAME_MAX).
+/// The longest name that any Linux file system stores, in bytes (NAME_MAX).
 pub const MAX_NAME_LEN: usize = 255;
 
-/// The longest name the reference importer takes, in bytes. A longer length is
-/// not a bad name but a broken header: what follows cannot be trusted.
+/// The longest name that the reference importer accepts, in bytes. A greater length is a
+/// broken header rather than a bad name: the data after it cannot be trusted.
 pub const MAX_WALKABLE_NAME_LEN: u64 = 1024;
 
-/// A name that every part of this project accepts: 1 to 255 bytes of UTF-8, no
-/// slash, no backslash, no control character, neither `.` nor `..`.
+/// A name that every part of this project accepts: 1 to 255 bytes of UTF-8 without
+/// slashes, backslashes and control characters, and neither `.` nor `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Box<str>);
 
-/// Why a name is refused.
+/// The reason why a name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
-    /// No bytes at all.
+    /// The name is empty.
     #[error("the name is empty")]
     Empty,
-    /// More than [`MAX_NAME_LEN`] bytes.
+    /// The name is longer than [`MAX_NAME_LEN`] bytes.
     #[error("the name has {0} bytes and no Linux file system stores more than {MAX_NAME_LEN}")]
     TooLong(usize),
-    /// Not UTF-8; holds the number of bytes that are.
+    /// The name is not UTF-8. Holds the number of valid bytes before the error.
     #[error("the name is not UTF-8 from its byte {0} on")]
     NotUtf8(usize),
-    /// `.` or `..`.
+    /// The name is `.` or `..`.
     #[error("the name is a directory's own (\".\" or \"..\")")]
     Dots,
-    /// A `/` or `\`.
+    /// The name contains a `/` or `\`.
     #[error("the name holds {0:?}, which separates directories")]
     Separator(char),
-    /// NUL, a line feed, an escape, any other control character.
+    /// The name contains a control character, such as NUL, a line feed or an escape.
     #[error("the name holds the control character {}", .0.escape_default())]
     Control(char),
 }
 
 impl Name {
-    /// Checks the bytes of a name.
+    /// Checks the bytes of a name and creates it.
     ///
     /// # Errors
-    /// The first rule it breaks.
+    /// The first rule that the name breaks.
     pub fn new(bytes: &[u8]) -> Result<Self, NameFault> {
         if bytes.is_empty() {
             return Err(NameFault::Empty);
@@ -65,7 +65,7 @@ impl Name {
         Ok(Self(text.into()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ordinary_names_are_taken() {
+    fn ordinary_names_are_accepted() {
         for good in ["a", "gcc-13.1.0.tar.xz", "...", ".hidden", "straße", "a b"] {
             assert_eq!(Name::new(good.as_bytes()).unwrap().as_str(), good);
         }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_climb_confuse_or_cannot_be_stored_are_refused() {
+    fn invalid_names_are_refused() {
         use NameFault::*;
         for (bad, why) in [
             (&b""[..], Empty),
