@@ -1,4 +1,4 @@
-//! Walks a payload's structure, then reads every byte of it.
+//! Verifies a payload: checks its structure, then reads every byte of it.
 
 mod reader;
 mod report;
@@ -14,12 +14,12 @@ use reader::Reader;
 
 pub use report::{FileVerdict, Report};
 
-/// Verifies `payload` against `sums`, to which the embedded ones are added, and
-/// tells of each file that has a checksum, or lacks one where others have it.
+/// Verifies `payload` against `sums` and the embedded checksums, which are added to
+/// `sums`. Reports each file that has a checksum, or that has none while others do.
 ///
 /// # Errors
-/// An interruption, no memory, checksums that cannot be understood. What is wrong
-/// with the payload is no error but in the report.
+/// An interruption, too little memory, or checksums that cannot be parsed. Problems of
+/// the payload are in the report and not errors.
 pub fn verify(
     payload: &Payload,
     mut sums: Checksums,
@@ -42,7 +42,7 @@ pub fn verify(
     report.payload_bytes = index.payload_bytes();
     if let Some(entry) = embedded_entry(&index)? {
         if let Err(e) = embedded_checksums(&index, &mut sums) {
-            // Something wrong with one entry keeps nobody from reading the others.
+            // A problem with this entry does not prevent the others from being read.
             let cause = Cause::BadSums(e.to_string());
             report.problems.add(entry.problem(entry.data_offset, cause));
         }

@@ -1,5 +1,5 @@
-//! Reads every byte in order, hashes what has a checksum, and goes on behind what
-//! cannot be read.
+//! Reads every byte in order, hashes the entries that have a checksum, and continues after
+//! the places that cannot be read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::progress::Progress;
 
 use super::report::{FileVerdict, Report};
 
-/// Blocks in flight.
+/// The number of blocks in flight.
 pub(super) const DEPTH: usize = 6;
-/// Bytes of a block.
+/// The size of a block in bytes.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Blocks that may wait to be hashed meanwhile.
+/// The number of blocks that may wait to be hashed at the same time.
 const HASHING: usize = 8;
-/// Files up to this size that lie within a block are hashed on the spot: a lane
-/// each would cost more than the hashing.
+/// The largest file, in bytes, that is hashed directly if it lies within one block. A lane
+/// for each such file would cost more than the hashing.
 const SMALL_MAX: usize = 64 * 1024;
 
-/// What another thread has done.
+/// The result of work on another thread.
 pub(super) enum Done {
     Reread(Reread),
     Hashed(Hashed),
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Looks up the checksum of an entry whose first piece has come.
+    /// Looks up the checksum of an entry when its first piece arrives.
     fn begin(&mut self, entry: &Arc<Entry>) {
         if self.begun == Some(entry.index) {
             return;
@@ -198,7 +198,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Tells the verdicts in the order of the entries, whatever order they come in.
+/// Reports the verdicts in the order of the entries, whatever order they arrive in.
 struct InOrder<'a> {
     ready: BTreeMap<u64, (String, Option<FileVerdict>)>,
     next: u64,

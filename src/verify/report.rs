@@ -1,40 +1,40 @@
-//! What a verification found.
+//! The result of a verification.
 
 use crate::format::Dialect;
 use crate::payload::Problems;
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// How wide the integers are.
+    /// The dialect, which is the width of the integers.
     pub dialect: Dialect,
-    /// Entries that could be walked to.
+    /// The number of entries found.
     pub files: u64,
-    /// Bytes of the payload, as far as it could be walked.
+    /// The length of the payload in bytes, as far as its entries were found.
     pub payload_bytes: u64,
-    /// What is wrong.
+    /// The problems found.
     pub problems: Problems,
-    /// Files that were read and matched their checksum.
+    /// The number of files that were read and match their checksum.
     pub matched: u64,
-    /// Files without a checksum, where others have one.
+    /// The number of files without a checksum, if others have one.
     pub unlisted: u64,
 }
 
 impl Report {
-    /// Whether nothing is wrong.
+    /// Returns whether there are no problems.
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty()
     }
 }
 
-/// What became of one file, in the order of the entries.
+/// The verdict on one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileVerdict {
-    /// Read, and its checksum matches.
+    /// It was read, and its checksum matches.
     Ok,
     /// Its checksum does not match, or it cannot be read.
     Failed,
-    /// It has no checksum, and others have.
+    /// It has no checksum, but others have one.
     Unlisted,
 }
