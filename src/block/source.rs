@@ -122,6 +122,9 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
 /// Repeats a read that failed as a whole, in pages, and in the bad page in units of the
 /// alignment. Returns how many of the `want` bytes from `start` come before the fault, and
 /// the fault. The fault is `None` if the read succeeds now.
+///
+/// A read that ends before the fault counts for what it brought: through the page cache,
+/// sectors start anywhere in `buf`.
 pub fn read_to_fault(
     source: &dyn Source,
     buf: &mut [u8],
@@ -134,12 +137,86 @@ pub fn read_to_fault(
     let mut done = 0;
     while done < want {
         let len = piece.min((want - done).next_multiple_of(alignment));
-        match read_exact_at(source, &mut buf[done..done + len], start + done as u64) {
+        match source.read_at(&mut buf[done..done + len], start + done as u64) {
             Ok(0) => return (done, Some(io::ErrorKind::UnexpectedEof.into())),
             Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(_) if piece > sector => piece = sector,
             Err(e) => return (done, Some(e)),
         }
+        // Within a sector, that was the end, as in `read_exact_at`.
+        if done < want && done % alignment != 0 {
+            return (done, Some(io::ErrorKind::UnexpectedEof.into()));
+        }
     }
     (want, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::AlignedBuf;
+
+    /// As read through the page cache: a read ends before `bad`, or fails there. What it
+    /// has ends at `end`.
+    struct Paged {
+        alignment: usize,
+        bad: u64,
+        end: u64,
+    }
+
+    impl Source for Paged {
+        fn path(&self) -> &Path {
+            Path::new("paged")
+        }
+        fn len(&self) -> u64 {
+            self.end
+        }
+        fn alignment(&self) -> usize {
+            self.alignment
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            assert_eq!(offset % self.alignment as u64, 0, "an unaligned read");
+            if offset >= self.bad {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            let left = self.end.min(self.bad) - offset.min(self.end);
+            Ok(buf.len().min(left as usize))
+        }
+        fn mode(&self) -> ReadMode {
+            ReadMode::Buffered
+        }
+    }
+
+    #[test]
+    fn all_that_can_be_read_before_a_fault_counts_wherever_the_read_starts() {
+        let mut buf = AlignedBuf::new(16 * 1024).unwrap();
+        let (alignment, bad, end) = (1, 8192, 100_000);
+        for start in [0, 1, 4095, 8000, 8191, 8192, 9000] {
+            let source = Paged {
+                alignment,
+                bad,
+                end,
+            };
+            let (len, fault) = read_to_fault(&source, &mut buf, 9000, start);
+            assert_eq!(len as u64, bad.saturating_sub(start), "from {start}");
+            assert_eq!(fault.unwrap().raw_os_error(), Some(libc::EIO));
+        }
+    }
+
+    #[test]
+    fn an_end_within_a_sector_ends_it() {
+        let mut buf = AlignedBuf::new(8192).unwrap();
+        let (alignment, bad, end) = (512, u64::MAX, 5000);
+        let source = Paged {
+            alignment,
+            bad,
+            end,
+        };
+        let (len, fault) = read_to_fault(&source, &mut buf, 8192, 0);
+        assert_eq!(
+            (len, fault.unwrap().kind()),
+            (5000, io::ErrorKind::UnexpectedEof)
+        );
+    }
 }

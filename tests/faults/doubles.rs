@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use lbpayload::block::{
     AlignedBuf, Completion, DirectPolicy, FileSource, Job, Queue, Sink, Source, ThreadQueue,
-    UringQueue,
+    UringQueue, read_exact_at,
 };
 use lbpayload::durable::{Directory, Staging, Store, WriteMode};
 use lbpayload::error::Error;
@@ -241,7 +241,7 @@ impl Queue<Done> for FirstFirst {
     ) {
         let source = Arc::clone(source);
         self.later(move || {
-            let result = source.read_at(&mut buf[..len], at);
+            let result = read_exact_at(&*source, &mut buf[..len], at);
             Completion::Read { id, buf, result }
         });
     }
@@ -331,7 +331,7 @@ impl Queue<Done> for Counting {
 }
 
 /// What carries out a trial's reads, writes and jobs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Threads,
     LastFirst,

@@ -7,6 +7,7 @@ mod support;
 mod doubles;
 mod order;
 mod power;
+mod random_sectors;
 mod reads;
 mod syncs;
 mod writes;
