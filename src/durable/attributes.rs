@@ -55,7 +55,8 @@ impl Attributes {
 }
 
 /// Gives `file` the owner and mode of the regular file `name` in `dir`, as far as the
-/// system allows: a user may not give files away, and some file systems have no modes.
+/// system allows: a user may not give files away, some file systems have no modes, and
+/// the owner may be one that has no number in this container (EINVAL).
 /// Other content does not get setuid and setgid, which write(2) would take away too.
 ///
 /// # Errors
@@ -73,7 +74,8 @@ pub(super) fn inherit(dir: impl AsFd, name: &str, file: &File) -> io::Result<()>
         fchown(file, Some(old.st_uid), None),
     ] {
         match result {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {}
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {}
             other => other?,
         }
     }

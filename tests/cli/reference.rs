@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::fixture::{Place, as_tree, sample, spoil, sums_of};
-use crate::support::{Ran, lbpayload, tree};
+use crate::support::{Lacks, Ran, lbpayload, skip, tree};
 
 /// Runs the program through a symlink of the reference's name.
 fn payload_import(place: &Place, args: &[&Path]) -> Ran {
@@ -82,6 +82,25 @@ fn the_last_device_wins() {
     }
     payload_import(&place, &[device, image, device, &missing, dest]).exits(1);
     assert!(!dest.exists());
+}
+
+#[test]
+fn the_drop_in_replaces_a_file_whose_owner_a_container_does_not_know() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip(Lacks::Setup, "only root gives files away");
+    }
+    let place = Place::new(&sample());
+    place.fill_dest(&[("b-small", b"another")]);
+    chown(place.dest.join("b-small"), Some(123), Some(456)).unwrap();
+    // Root alone has a number in there.
+    let mut command = Command::new("unshare");
+    command.args(["-Ur", "--"]).arg(place.link_drop_in());
+    let ran = Ran::of(command.arg("--device").args([&place.image, &place.dest]));
+    if ran.stderr.contains("unshare: ") {
+        return skip(Lacks::Machine, &ran.stderr);
+    }
+    ran.exits(0);
+    assert!(tree(&place.dest) == as_tree(&sample()));
 }
 
 #[test]
