@@ -128,8 +128,8 @@ fn grow_table(dir: BorrowedFd<'_>, max: usize) {
     }
 }
 
-/// Raises the soft limit of open files as far as it is of use to us, and returns
-/// what it is then. (By rustix: nix's limits have 32 bits on i686.)
+/// Raises the soft limit of open files as far as it is of use to us, and returns how
+/// much of it is. (By rustix: nix's limits have 32 bits on i686.)
 fn raise_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // None is no limit.
@@ -142,7 +142,8 @@ fn raise_limit() -> u64 {
     if wanted > soft && setrlimit(Resource::Nofile, raised).is_ok() {
         return wanted;
     }
-    soft
+    // Containers may have a million, and room for so many would be made at once.
+    soft.min(ENOUGH)
 }
 
 #[cfg(test)]
@@ -166,5 +167,16 @@ mod tests {
         assert!(files.open(opened.as_fd()).is_none());
         assert!(files.drop_file(0));
         assert!(files.open(opened.as_fd()).is_some());
+    }
+    #[test]
+    fn a_high_limit_of_open_files_makes_no_larger_table() {
+        let before = getrlimit(Resource::Nofile);
+        let high = Rlimit {
+            current: before.maximum,
+            ..before
+        };
+        setrlimit(Resource::Nofile, high).unwrap();
+        assert!(raise_limit() <= ENOUGH);
+        setrlimit(Resource::Nofile, before).unwrap();
     }
 }
