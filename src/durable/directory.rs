@@ -192,7 +192,8 @@ fn make(path: &Path, parents: bool) -> Result<()> {
                 .filter(|p| !p.as_os_str().is_empty())
                 .ok_or_else(|| failed(e))?;
             make(parent, parents)?;
-            DirBuilder::new().mode(0o755).create(path).map_err(failed)?;
+            // Another import may make the same ones now.
+            return make(path, false);
         }
         Err(e) => return Err(failed(e)),
     }
@@ -209,4 +210,26 @@ pub(super) fn sync_parent(path: &Path) -> Result<()> {
     File::open(parent)
         .and_then(|dir| dir.sync_all())
         .map_err(|e| Error::io("sync the directory", e).with_path(parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_may_make_the_same_directories_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        for n in 0..200 {
+            let path = temp.path().join(format!("{n}/b/c/d"));
+            let both = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        both.wait();
+                        make(&path, true).unwrap();
+                    });
+                }
+            });
+        }
+    }
 }
