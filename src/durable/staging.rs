@@ -52,6 +52,10 @@ impl Staging {
     /// # Errors
     /// It cannot be made, or `policy` demands direct I/O and there is none.
     pub fn prepare(dir: &Directory, policy: DirectPolicy) -> Result<Self> {
+        Self::find_out(dir, policy).inspect_err(|_| StagingDir::remove_if_empty(dir))
+    }
+
+    fn find_out(dir: &Directory, policy: DirectPolicy) -> Result<Self> {
         let path = dir.path().join(STAGING_NAME);
         let failed = |doing: &str, e: io::Error| Error::io(doing, e).with_path(&path);
         let staging = StagingDir::open_or_make(dir).map_err(|e| {

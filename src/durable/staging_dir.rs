@@ -76,6 +76,13 @@ impl StagingDir {
         Ok(unlinkat(parent, STAGING_NAME, AtFlags::REMOVEDIR)?)
     }
 
+    /// Removes the one in `parent` if nothing is in it; it can stay where that fails.
+    pub(super) fn remove_if_empty(parent: impl AsFd) {
+        if let Err(e) = unlinkat(parent, STAGING_NAME, AtFlags::REMOVEDIR) {
+            log::debug!("the staging directory stays for the next run: {e}");
+        }
+    }
+
     /// Makes a file in `slot`, for reading and writing. `mode` is less the umask.
     ///
     /// # Errors

@@ -241,11 +241,15 @@ fn write(
     if staging.is_in_memory() {
         tuning.small_writers = tuning.small_writers.max(tuning.hashers);
     }
-    let (queue, engine) =
-        open_queue(options.engine, tuning.in_flight(), tuning.jobs()).map_err(|e| {
-            Error::io(format!("start the {} engine", options.engine), e)
-                .advice("--io threads works everywhere")
-        })?;
+    let opened = open_queue(options.engine, tuning.in_flight(), tuning.jobs());
+    let (queue, engine) = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            remove(staging);
+            let doing = format!("start the {} engine", options.engine);
+            return Err(Error::io(doing, e).advice("--io threads works everywhere"));
+        }
+    };
     report.engine = Some(engine);
     let job = CopyJob {
         index,
@@ -257,12 +261,7 @@ fn write(
         progress,
     };
     let result = job.run(&mut |number, _| finished(number));
-    if let Some(staging) = Arc::into_inner(staging) {
-        // Not empty if a failure left files in it. The next run removes them.
-        if let Err(e) = staging.remove() {
-            log::debug!("the staging directory stays for the next run: {e}");
-        }
-    }
+    remove(staging);
     let copied = result.map_err(|(error, mut copied)| {
         copied.failed.append(std::mem::take(&mut report.failed));
         explain(error, copied, plan, index.payload(), &options.dest)
@@ -272,6 +271,16 @@ fn write(
     report.replaced = copied.replaced;
     report.failed.append(copied.failed);
     Ok(())
+}
+
+/// Removes the staging directory, which nobody else uses by now.
+fn remove(staging: Arc<Staging>) {
+    if let Some(staging) = Arc::into_inner(staging) {
+        // Not empty after a failure that left something: the next run's.
+        if let Err(e) = staging.remove() {
+            log::debug!("the staging directory stays for the next run: {e}");
+        }
+    }
 }
 
 /// Adds to an error what was complete when it happened.

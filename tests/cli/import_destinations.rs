@@ -291,3 +291,28 @@ fn an_image_where_the_destination_belongs_is_a_wrong_command_line() {
     lb!["import", "--device", &place.image, &place.image].exits(1);
     lb!["import", "a", "b"].exits(2);
 }
+
+#[test]
+fn an_import_that_cannot_start_leaves_no_staging_directory() {
+    let place = Place::new(&sample());
+    let script = "ulimit -n \"$0\"; exec \"$@\"";
+    let mut failed = 0;
+    // With each descriptor more, another step fails.
+    for descriptors in 4..16 {
+        std::fs::create_dir(&place.dest).unwrap();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script, &descriptors.to_string()])
+            .arg(lbpayload().get_program())
+            .args(["import", "--io", "uring", "--device"]);
+        let ran = Ran::of(command.args([&place.image, &place.dest]));
+        failed += u32::from(ran.status != Some(0));
+        let all = as_tree(&sample());
+        let left = tree(&place.dest);
+        assert!(left.iter().all(|file| all.contains(file)), "{}", ran.stderr);
+        let staging = place.dest.join(lbpayload::durable::STAGING_NAME);
+        assert!(!staging.exists(), "{descriptors}: {}", ran.stderr);
+        std::fs::remove_dir_all(&place.dest).unwrap();
+    }
+    assert!(failed > 3, "{failed}");
+}
