@@ -183,6 +183,11 @@ pub fn import(
         failed: std::mem::take(&mut plan.failed),
     };
     if let (Some(dest), false) = (&dest, options.dry_run) {
+        if plan.kept > 0 {
+            // Before they are told: who wrote them may have synced nothing, an earlier
+            // import's last moments included.
+            dest.flush()?;
+        }
         let mut in_order = tell
             .map(|tell| InOrder::new(&plan, &index, tell))
             .transpose()?;
@@ -209,11 +214,6 @@ pub fn import(
             in_order.end();
         }
         result?;
-    }
-    if let (Some(dest), true) = (&dest, plan.kept > 0 && !options.dry_run) {
-        // Existing files may not be on stable storage yet, not even those of an earlier
-        // import that was interrupted.
-        dest.flush()?;
     }
     report.elapsed = started.elapsed();
     Ok(report)

@@ -15,6 +15,11 @@ impl Calls {
     /// Runs the program with these arguments, which must succeed. `None` (said aloud)
     /// where programs cannot be traced.
     fn of(args: &[&Path]) -> Option<Self> {
+        Self::of_program(Path::new(lbpayload().get_program()), args)
+    }
+
+    /// As [`Calls::of`], through another name of the program.
+    fn of_program(program: &Path, args: &[&Path]) -> Option<Self> {
         let mut attempt = Command::new("strace");
         let why = match attempt.args(["-o", "/dev/null", "true"]).output() {
             Ok(out) if out.status.success() => None,
@@ -31,7 +36,7 @@ impl Calls {
         command
             .args(["-f", "-y", "-e", "trace=%file,%desc", "-o"])
             .arg(&trace)
-            .arg(lbpayload().get_program())
+            .arg(program)
             .args(args)
             .env_remove("RUST_LOG");
         Ran::of(&mut command).exits(0);
@@ -140,4 +145,29 @@ fn imported_files_are_synced_before_they_have_their_names_and_the_names_afterwar
     calls.assert_order(&written, &staging_synced, &named);
     calls.assert_order(&named, &names_synced, &told);
     calls.assert_order(&named, &staging_synced, &told);
+}
+
+#[test]
+fn files_that_are_there_already_are_synced_before_they_are_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let (image, dest) = (temp.path().join("image"), temp.path().join("dest"));
+    std::fs::create_dir(&dest).unwrap();
+    // As of a run that was cut off before it had synced the names. More of them than are
+    // told in one write.
+    let names: Vec<String> = (0..600).map(|n| format!("{n:0200}")).collect();
+    for name in &names {
+        std::fs::write(dest.join(name), "kept").unwrap();
+    }
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&name[..], &b"kept"[..])).collect();
+    Image::new(&files).write(&image);
+    let drop_in = temp.path().join("payload-import");
+    std::os::unix::fs::symlink(lbpayload().get_program(), &drop_in).unwrap();
+    let args = [Path::new("--device"), &image, &dest];
+    let Some(calls) = Calls::of_program(&drop_in, &args) else {
+        return;
+    };
+    let looked_at = calls.find(&["openat"], &names[0]);
+    let synced = calls.find(SYNCS, &open_on(&dest.canonicalize().unwrap()));
+    let told = calls.find(&["write"], "payload-import: 00000");
+    calls.assert_order(&looked_at, &synced, &told);
 }
