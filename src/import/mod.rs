@@ -184,8 +184,8 @@ pub fn import(
     };
     if let (Some(dest), false) = (&dest, options.dry_run) {
         if plan.kept > 0 {
-            // Before they are told: who wrote them may have synced nothing, an earlier
-            // import's last moments included.
+            // Existing files may not be on stable storage yet, not even those of an earlier
+            // import that was interrupted. Only then are they reported.
             dest.flush()?;
         }
         let mut in_order = tell
