@@ -54,17 +54,17 @@ fn an_edit_that_git_was_told_to_overlook_is_found() {
         it.promote(&["--dry-run"]).exits(0);
         let text = fs::read(oot.join("Makefile")).unwrap();
         fs::write(oot.join("Makefile"), "hidden").unwrap();
-        refused(&it, &[], told, NEXT);
+        refused(&it, &[], CODE, told);
         fs::write(oot.join("Makefile"), text).unwrap();
         let mode = |mode| fs::Permissions::from_mode(mode);
         fs::set_permissions(oot.join("Makefile"), mode(0o755)).unwrap();
-        refused(&it, &[], told, NEXT);
+        refused(&it, &[], CODE, told);
         fs::set_permissions(oot.join("Makefile"), mode(0o644)).unwrap();
         fs::remove_file(oot.join("link")).unwrap();
         // As in a sparse checkout.
         it.promote(&["--dry-run"]).exits(0);
         symlink("elsewhere", oot.join("link")).unwrap();
-        refused(&it, &[], told, NEXT);
+        refused(&it, &[], CODE, told);
         fs::remove_file(oot.join("link")).unwrap();
         symlink("Makefile", oot.join("link")).unwrap();
         for name in ["Makefile", "link"] {
