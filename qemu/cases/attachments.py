@@ -18,7 +18,7 @@ def _attached(lab, others, payload, source: str, **how) -> None:
     lab.holds(destination, payload.files)
 
 
-@case("third-disk", "the payload on the third disk, on IDE behind one with a file system", quick=True)
+@case("third-disk", "the payload is on the third disk, on IDE, after a disk with a file system", quick=True)
 def third_disk(lab):
     payload, other = lab.payload(), lab.destination("ext4", 16 * MIB, label="other")
     disks = [Disk(other.path, "ide"), Disk(payload.path, "ide")]
@@ -26,12 +26,12 @@ def third_disk(lab):
     _attached(lab, disks, payload, "/dev/sd", destination_bus="ide")
 
 
-@case("partition", "the payload in the second partition of the boot disk", quick=True)
+@case("partition", "the payload is in the second partition of the boot disk", quick=True)
 def partition(lab):
     _partition(lab, "virtio-blk", "/dev/vda2")
 
 
-@case("partition-nvme", "the same on NVMe, where partitions are called otherwise")
+@case("partition-nvme", "the same on NVMe, where partitions have different names")
 def partition_nvme(lab):
     _partition(lab, "nvme", "/dev/nvme0n1p2")
 
@@ -45,7 +45,7 @@ def _partition(lab, bus: str, source: str) -> None:
     lab.holds(Destination(disk, "ext3", offset, destination.size), payload.files)
 
 
-@case("two-candidates", "two disks with a payload: refused with 4, nothing written; by name it works", quick=True)
+@case("two-candidates", "two disks with a payload: refused with exit status 4, nothing written; works with `--device`", quick=True)
 def two_candidates(lab):
     payload, destination = lab.payload(), lab.destination()
     copied = lab.directory / "copy.img"
@@ -63,7 +63,7 @@ def two_candidates(lab):
     lab.holds(destination, payload.files)
 
 
-@case("none", "no payload anywhere: 3, and what was looked at; nothing written", quick=True)
+@case("none", "no payload on any disk: exit status 3, the checked devices are listed, nothing written", quick=True)
 def none(lab):
     destination = lab.destination()
     script = """
@@ -84,7 +84,7 @@ def read_only(lab):
     _attached(lab, [Disk(payload.path, read_only=True)], payload, "/dev/vdb")
 
 
-@case("large-disk", "a sparse disk of 64 GiB, the payload at its start")
+@case("large-disk", "a sparse disk of 64 GiB with the payload at its start")
 def large_disk(lab):
     payload = lab.payload(size=64 * GIB)
     _attached(lab, [Disk(payload.path)], payload, "/dev/vdb")
@@ -96,7 +96,7 @@ def early_dialect(lab):
     _attached(lab, [Disk(payload.path)], payload, "/dev/vdb")
 
 
-@case("cut-short", "a disk that ends before its payload does: refused, nothing written")
+@case("cut-short", "a disk that ends before its payload ends: refused, nothing written")
 def cut_short(lab):
     payload, destination = lab.payload(), lab.destination()
     images.resize(payload.path, payload.bytes - MIB)
@@ -114,7 +114,7 @@ def cut_short(lab):
     lab.holds(destination, {})
 
 
-@case("sectors-4096", "both disks with sectors of 4096 bytes, the payload's padded to one")
+@case("sectors-4096", "both disks have sectors of 4096 bytes, the payload is padded to a whole sector")
 def sectors_4096(lab):
     payload = lab.payload()
     images.resize(payload.path, -(-payload.bytes // 4096) * 4096)
@@ -146,7 +146,7 @@ def sectors_512_odd(lab):
     _attached(lab, [Disk(payload.path)], payload, "/dev/vdb")
 
 
-@case("sectors-4096-odd", "an image that ends inside a sector of 4096 bytes, so its tail is out of sight: refused, and told how to pad it")
+@case("sectors-4096-odd", "an image that ends inside a sector of 4096 bytes, so its last bytes are not visible: refused, and the message says how to pad it")
 def sectors_4096_odd(lab):
     payload, destination = lab.payload(), lab.destination()
     assert payload.bytes % 4096, "the sample ends inside a sector"

@@ -22,7 +22,7 @@ def virtio_scsi(lab):
     _on(lab, "virtio-scsi")
 
 
-@case("ide", "both disks on IDE, as live-bootstrap has them in QEMU", quick=True)
+@case("ide", "both disks on IDE, as in live-bootstrap under QEMU", quick=True)
 def ide(lab):
     _on(lab, "ide", destination_bus="ide")
 

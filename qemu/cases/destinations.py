@@ -33,7 +33,7 @@ def btrfs(lab):
     _to(lab, "btrfs")
 
 
-@case("vfat", "FAT below a root in memory, imported to, and packed to from there", quick=True)
+@case("vfat", "FAT mounted below a root in memory: import to it, and pack onto it", quick=True)
 def vfat(lab):
     payload, destination = lab.payload(), lab.destination("vfat")
     script = """
@@ -50,7 +50,7 @@ def vfat(lab):
             raise Failed("the packed image is not the one that was imported")
 
 
-@case("tmpfs", "tmpfs; handed over to the host as an archive")
+@case("tmpfs", "tmpfs: the files are sent to the host as an archive")
 def tmpfs(lab):
     payload, handed = lab.payload(), lab.blank("handed", 64 * MIB)
     script = """

@@ -53,7 +53,7 @@ def _wait_for_reads(machine, disk: Disk, wanted: int) -> None:
             raise Failed("the import ended before its disk did what was asked of it")
 
 
-@case("source-eio", "the payload's disk has one bad sector, at twelve places: what is there is whole, and the message names the place")
+@case("source-eio", "the payload's disk has one bad sector, at twelve different places: only complete files, and the message names the place")
 def source_eio(lab):
     payload, destination = lab.payload(), lab.destination("ext4", 640 * MIB)
     chance = random.Random(SEED)
@@ -87,7 +87,7 @@ def source_eio(lab):
     return f"{len(sectors)} bad sectors, {checked} files checked, losses: none"
 
 
-@case("source-slow", "the payload's disk slows down to 64 KiB a second, and comes back: the import goes on")
+@case("source-slow", "the payload's disk slows down to 64 KiB per second and recovers: the import continues")
 def source_slow(lab):
     payload, destination = lab.payload(), lab.destination()
     disk = Disk(payload.path, name="source")
@@ -108,7 +108,7 @@ def source_slow(lab):
     lab.holds(destination, payload.files)
 
 
-@case("source-pulled", "a USB stick is pulled out while it is read, and put in again: nothing but whole files, then all")
+@case("source-pulled", "a USB stick is removed while it is read, and inserted again: only complete files, then all files")
 def source_pulled(lab):
     payload, destination = lab.payload(), lab.destination()
     disk = Disk(payload.path, "usb", name="source")
@@ -148,7 +148,7 @@ def _seen_meanwhile(lab, destination, payload) -> int:
     return _whole(filesystems.read_back(copied), payload, "between")
 
 
-@case("destination-full", "somebody else fills the destination meanwhile: whole files only; with room again, all")
+@case("destination-full", "another process fills the destination during the import: only complete files; all files once there is space again")
 def destination_full(lab):
     payload, destination = lab.payload(), lab.destination(size=64 * MIB)
     disk = Disk(payload.path, name="source")
@@ -192,7 +192,7 @@ def destination_full(lab):
     return f"{checked} files checked between, losses: none; it said: {said['message']}"
 
 
-@case("destination-eio", "the destination's disk refuses writes to some sectors: whole files only, and no status 0")
+@case("destination-eio", "the destination's disk refuses writes to some sectors: only complete files, and never exit status 0")
 def destination_eio(lab):
     chance, checked = random.Random(SEED), 0
     payload, refused = lab.payload(), 0

@@ -18,7 +18,7 @@ def _notices(what: str, check, *arguments, **named) -> None:
         raise Failed(f"not noticed: {what}")
 
 
-@case("harness-disk", "the harness notices wrong bytes, a file too many and one too few behind a PASS")
+@case("harness-disk", "the harness detects wrong bytes, an extra file and a missing file although the guest reports PASS")
 def disk(lab):
     payload, destination = lab.payload(), lab.destination()
     spoilt = """
@@ -31,7 +31,7 @@ def disk(lab):
     _notices("size-512.bin is missing; other is there and should not be; size-4097.bin is", lab.holds, destination, payload.files)
 
 
-@case("harness-guest", "the harness notices a guest without a verdict, one that hangs, one that panics", quick=True)
+@case("harness-guest", "the harness detects a guest without a verdict, a guest that hangs, and a guest that panics", quick=True)
 def guest(lab):
     _notices("ended with status 7 and no verdict", lab.boot, None, [], "exit 7")
     _notices("said with reason", lab.boot, None, [], 'fail "said with reason"')

@@ -22,12 +22,12 @@ while :; do /bin/busybox sleep 1000; done
 """
 
 
-@case("initramfs-tools", "the hook and script for initramfs-tools: `mkinitramfs`, boot, imported before the root is gone to")
+@case("initramfs-tools", "the hook and script for initramfs-tools: `mkinitramfs`, boot, import before the switch to the root")
 def initramfs_tools(lab):
     _imports(lab, "initramfs-tools", "mkinitramfs", "-o", "/boot/made")
 
 
-@case("dracut", "the dracut module: the same")
+@case("dracut", "the same with the dracut module")
 def dracut(lab):
     _imports(lab, "dracut", "dracut", "--no-hostonly", "--add", "lbpayload", "--force", "/boot/made")
 

@@ -23,7 +23,7 @@ def without_nodes(lab):
     _runs(lab, "with_proc\nwith_sys\n" + IMPORT)
 
 
-@case("without-anything", "no /proc, no /sys, no nodes: refused with advice; /proc alone is enough then", quick=True)
+@case("without-anything", "no /proc, no /sys, no nodes: refused with advice; with /proc alone the import works", quick=True)
 def without_anything(lab):
     refused = """
         exits 1 lbpayload import "$DEST"
@@ -32,12 +32,12 @@ def without_anything(lab):
     _runs(lab, refused + IMPORT)
 
 
-@case("with-everything", "/proc, /sys and nodes, as a distribution has them")
+@case("with-everything", "/proc, /sys and nodes, as in a distribution")
 def with_everything(lab):
     _runs(lab, "with_proc\nwith_sys\nwith_nodes\n" + IMPORT)
 
 
-@case("little-memory", "64 MiB of memory left, a payload of 130 MB with a file of 100 MB", quick=True)
+@case("little-memory", "64 MiB of free memory, a payload of 130 MB with a file of 100 MB", quick=True)
 def little_memory(lab):
     _little_memory(lab, "virtio-blk")
 
@@ -57,7 +57,7 @@ def _little_memory(lab, bus: str, **how) -> None:
     lab.holds(destination, payload.files)
 
 
-@case("i686", "a 32-bit kernel and program, both disks on IDE, as at live-bootstrap's import")
+@case("i686", "a 32-bit kernel and program, both disks on IDE, as in live-bootstrap's import")
 def i686(lab):
     payload, destination = lab.payload(), lab.destination()
     said = lab.boot(destination, [Disk(payload.path, "ide")], kernel="686", destination_bus="ide")
@@ -65,7 +65,7 @@ def i686(lab):
     lab.holds(destination, payload.files)
 
 
-@case("i686-large", "a 32-bit kernel and program with a file of 5 GiB, and one behind it: imported, mounted")
+@case("i686-large", "a 32-bit kernel and program, a file of 5 GiB and another file after it: import and mount")
 def i686_large(lab):
     # A hole in the image, so that only the guest has the work of so many bytes.
     files = [("hole", 5 * GIB + 5), ("behind", 100_003)]
@@ -109,7 +109,7 @@ _SCRIPT = """
 """
 
 
-@case("drop-in", "payload-import, called by a script shaped like the reference's, on IDE", quick=True)
+@case("drop-in", "payload-import, called by a script similar to live-bootstrap's, on IDE", quick=True)
 def drop_in(lab):
     payload, destination = lab.payload(), lab.destination()
     script = f"FILES={len(payload.files)}\n{_SCRIPT}"
@@ -117,7 +117,7 @@ def drop_in(lab):
     lab.holds(destination, payload.files)
 
 
-@case("drop-in-early", "payload-import DEST, then --from-proc DEST, which early versions had: they mount /proc and probe")
+@case("drop-in-early", "the early calls `payload-import DEST` and `--from-proc DEST`: they mount /proc and probe")
 def drop_in_early(lab):
     payload, destination = lab.payload(), lab.destination()
     script = """
@@ -131,7 +131,7 @@ def drop_in_early(lab):
     lab.holds(destination, payload.files)
 
 
-@case("mount", "a FUSE mount of the disk, read whole, handed over to the host as an archive", quick=True)
+@case("mount", "a FUSE mount of the disk: all files are read and sent to the host as an archive", quick=True)
 def mount(lab):
     payload, handed = lab.payload(), lab.blank("handed", 64 * MIB)
     script = """

@@ -73,7 +73,7 @@ def _import_by_all(lab, payload, disks, script: str, source: str, **how) -> str:
 _WAIT = "say ready now\nhear\n"
 
 
-@case("many-drives", "eight guests at once import from one read-only export of `qemu-nbd`, which QEMU attaches as a drive")
+@case("many-drives", "eight guests import at the same time from one read-only export of `qemu-nbd`, attached as a drive by QEMU")
 def many_drives(lab):
     payload = lab.payload(files=_files())
     with _export(lab, payload.path) as port:
@@ -82,7 +82,7 @@ def many_drives(lab):
         return _import_by_all(lab, payload, lambda: [Disk(node=nbd, read_only=True)], _WAIT + IMPORT, "/dev/vdb")
 
 
-@case("many-nbd", "the same by the guests' own kernels: `nbd-client`, and /dev/nbd0 is found by probing")
+@case("many-nbd", "the same with the guests' own kernels: `nbd-client` attaches the export, and probe finds /dev/nbd0")
 def many_nbd(lab):
     payload = lab.payload(files=_files())
     files = _nbd_client()

@@ -68,7 +68,7 @@ class _Trial:
         return f"{self.points} points, {self.checked} files checked, losses: none"
 
 
-@case("killed", "QEMU killed at random moments of an import, booted again, imported again, until it is through; ext3")
+@case("killed", "QEMU is killed at random moments of an import; boot and import again until the import completes; ext3")
 def killed(lab):
     trial, chance = _Trial(lab), random.Random(SEED)
     completed, found, destination = 0, {}, None
@@ -150,7 +150,7 @@ def _look(lab, trial: _Trial, state, log, more: list, where: str) -> dict:
 
 
 for _kind in ("ext3", "ext4", "xfs"):
-    _shows = f"power cut with write caches lost, {_kind}: replayed to each flush of an import and to moments between"
+    _shows = f"power failure with lost write caches, {_kind}: the writes are replayed up to each flush of an import and to points in between"
     case(f"power-{_kind}", _shows)(partial(_power, kind=_kind))
 
 
@@ -170,7 +170,7 @@ _CONTROL = """
 """
 
 
-@case("power-control", "the same check of files that are written in place, ext4: it notices that they are not whole")
+@case("power-control", "the same check with files that are written in place, ext4: it detects incomplete files")
 def power_control(lab):
     try:
         _power(lab, "ext4", _CONTROL)
