@@ -60,6 +60,8 @@ struct Detail {
     message: Option<String>,
     source: Option<io::Error>,
     advice: Option<String>,
+    line: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Error {
@@ -76,6 +78,8 @@ impl Error {
             message: Some(message.into()),
             source: None,
             advice: None,
+            line: None,
+            notes: Vec::new(),
         }))
     }
 
@@ -100,6 +104,8 @@ impl Error {
             message: None,
             source: Some(source),
             advice,
+            line: None,
+            notes: Vec::new(),
         }))
     }
 
@@ -152,6 +158,21 @@ impl Error {
     #[must_use]
     pub fn with_offset(mut self, offset: u64) -> Self {
         self.0.offset = Some(offset);
+        self
+    }
+
+    /// Says what is wrong in a first line of its own, in place of the one that is put
+    /// together from what was being done, on what, and the cause.
+    #[must_use]
+    pub fn with_line(mut self, line: impl Into<String>) -> Self {
+        self.0.line = Some(line.into());
+        self
+    }
+
+    /// Adds a fact that helps to find the place.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.0.notes.push(note.into());
         self
     }
 
@@ -238,12 +259,13 @@ impl Error {
     /// Facts that help to find the place, a line each.
     pub fn notes(&self) -> Vec<String> {
         let Detail { offset, entry, .. } = &*self.0;
-        match (offset, entry) {
-            (Some(offset), Some((index, _))) => vec![format!("entry {index}, at offset {offset}")],
-            (Some(offset), None) => vec![format!("at offset {offset}")],
-            (None, Some((index, Some(_)))) => vec![format!("entry {index}")],
-            (None, _) => Vec::new(),
-        }
+        let place = match (offset, entry) {
+            (Some(offset), Some((index, _))) => Some(format!("entry {index}, at offset {offset}")),
+            (Some(offset), None) => Some(format!("at offset {offset}")),
+            (None, Some((index, Some(_)))) => Some(format!("entry {index}")),
+            (None, _) => None,
+        };
+        self.0.notes.iter().cloned().chain(place).collect()
     }
 
     /// What to do next, where the error says so.
@@ -294,6 +316,9 @@ impl std::error::Error for Detail {
 
 impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = &self.line {
+            return f.write_str(line);
+        }
         let mut context = false;
         if let Some(doing) = &self.doing {
             write!(f, "could not {doing}")?;

@@ -25,11 +25,13 @@ fn refuse_new_in(dev: &Path, path: &Path) -> Result<()> {
     let new_in = place.ancestors().skip(1).find_map(file_system);
     match file_system(&dev) {
         Some(own) if new_in != Some(own) => Ok(()),
-        _ => Err(
-            Error::new(Kind::Refused, "it would be a new file or directory in /dev")
-                .with_path(path)
-                .advice("check that the disk is attached, and the name of its device"),
-        ),
+        _ => Err(Error::new(
+            Kind::Refused,
+            "refused to create a file or directory in /dev",
+        )
+        .with_code("in-dev")
+        .with_path(path)
+        .advice("check the device's name, and that the disk is attached")),
     }
 }
 

@@ -55,7 +55,7 @@ impl Devices {
                         return Err(Error::io("list block devices in", e)
                             .with_path(roots.proc.join("partitions"))
                             .advice(
-                                "mount /sys or /proc (payload-import --mount-proc), \
+                                "mount /sys or /proc (`payload-import --mount-proc`), \
                                  or name the device",
                             ));
                     }
@@ -282,7 +282,10 @@ pub fn mount_proc() -> Result<()> {
     if partitions.exists() {
         Ok(())
     } else {
-        Err(Error::new(Kind::NotFound, "mounted, and still not there").with_path(partitions))
+        Err(
+            Error::new(Kind::NotFound, "not found, although /proc is mounted")
+                .with_path(partitions),
+        )
     }
 }
 

@@ -58,7 +58,7 @@ pub fn open_queue<T: Send + 'static>(
             Ok(queue) => return Ok((Box::new(queue), IoEngine::Uring)),
             Err(e) if engine == IoEngine::Uring => return Err(e),
             // An old kernel, a seccomp filter or a sysctl: none of them is a problem.
-            Err(e) => log::info!("no io_uring here ({e}); using threads"),
+            Err(e) => log::info!("using threads, io_uring is not available ({e})"),
         }
     }
     Ok((

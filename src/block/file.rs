@@ -39,30 +39,28 @@ impl FileSource {
         let failed = |e: io::Error| Error::io("open", e).with_path(path);
         // Check before opening it: opening a FIFO would wait for a writer.
         let kind = std::fs::metadata(path)
-            .map_err(|e| failed(e).advice("check the path; lbpayload probe finds disks"))?
+            .map_err(|e| failed(e).advice("check the path, `lbpayload probe` finds disks"))?
             .file_type();
         if !kind.is_file() && !kind.is_block_device() {
             let what = match kind {
                 kind if kind.is_dir() => "a directory",
                 kind if kind.is_char_device() => "a character device",
                 kind if kind.is_fifo() => "a FIFO",
-                _ => "neither",
+                _ => "a socket",
             };
             return Err(Error::new(
                 Kind::Refused,
-                format!("expected a regular file or a block device, found {what}"),
+                format!("expected a file or a block device, found {what}"),
             )
+            .with_code("not-a-source")
             .doing("open")
             .with_path(path)
-            .advice("name the image file or the disk; lbpayload probe finds disks"));
+            .advice("name the image file or the disk, `lbpayload probe` finds disks"));
         }
         match policy {
             DirectPolicy::Never => Self::with_flags(path, 0),
-            DirectPolicy::Always => Self::with_flags(path, libc::O_DIRECT).map_err(|e| {
-                e.advice(
-                    "--direct always demands O_DIRECT; leave it away to read through the cache",
-                )
-            }),
+            DirectPolicy::Always => Self::with_flags(path, libc::O_DIRECT)
+                .map_err(|e| e.advice("read through the cache: leave out `--direct always`")),
             DirectPolicy::Auto => Self::with_flags(path, libc::O_DIRECT).or_else(|e| {
                 // open(2) or the first read returns EINVAL if direct I/O is not supported.
                 match e.io_error().and_then(io::Error::raw_os_error) {
@@ -112,7 +110,7 @@ impl FileSource {
             return Err(Error::new(
                 Kind::Refused,
                 format!(
-                    "direct I/O wants blocks of {alignment} bytes, and we know how to do 1 to {PAGE}"
+                    "direct I/O needs blocks of {alignment} bytes, at most {PAGE} are supported"
                 ),
             )
             .with_path(path));
@@ -256,10 +254,10 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
             let busy = e.raw_os_error() == Some(libc::EBUSY);
             let error = Error::io("open for writing", e).with_path(path);
             if busy {
-                error.with_kind(Kind::Busy).advice(
-                    "it is mounted or in use (see lsblk, or /proc/mounts and /proc/swaps); \
-                     release it first",
-                )
+                let shown = path.display();
+                error.with_kind(Kind::Busy).advice(format!(
+                    "unmount it or stop what uses it, `lsblk {shown}` and /proc/swaps show that"
+                ))
             } else {
                 error
             }
@@ -271,7 +269,11 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
         return Err(Error::new(Kind::Refused, "the device is read-only")
             .doing("open for writing")
             .with_path(path)
-            .advice("lift its write protection (a switch, or blockdev --setrw)"));
+            .with_code("read-only")
+            .advice(format!(
+                "remove its write protection: a switch on it, or `blockdev --setrw {}`",
+                path.display()
+            )));
     }
     Ok((file, size - size % sector as u64, sector))
 }

@@ -22,7 +22,7 @@ impl<T> UringQueue<T> {
     pub fn new(_threads: usize) -> io::Result<Self> {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "this program is for a processor of 32 bits, and has no io_uring",
+            "io_uring is not supported on 32-bit processors",
         ))
     }
 }

@@ -108,7 +108,7 @@ impl Nodes {
                 Error::io("make a node for", second)
                     .with_path(&named)
                     .advice(format!(
-                        "in the directory itself: {e}; run as root, or make it with mknod"
+                        "run as root, or make it with mknod (in /dev itself: {e})"
                     ))
             }),
         }

@@ -25,16 +25,16 @@ impl OffsetSource {
         let refused = |why: String| Error::new(Kind::Refused, why).with_path(inner.path());
         if start > inner.len() {
             return Err(refused(format!(
-                "the offset {start} lies behind its end, {}",
+                "the offset {start} is beyond its end at {}",
                 inner.len()
             )));
         }
         if start % inner.alignment() as u64 != 0 {
             return Err(refused(format!(
-                "the offset {start} is no multiple of {}, which direct I/O demands",
+                "the offset {start} is not a multiple of {}, as direct I/O needs",
                 inner.alignment()
             ))
-            .advice("leave --direct away to read through the cache"));
+            .advice("read through the cache: leave out `--direct always`"));
         }
         Ok(Self { inner, start })
     }

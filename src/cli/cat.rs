@@ -42,10 +42,7 @@ fn find(payload: &Payload, names: &[OsString]) -> Result<HashMap<OsString, Entry
         let entry = match step {
             Ok(entry) => entry,
             Err(problem) => {
-                log::error!(
-                    "not found before the payload breaks off: {}",
-                    shown(&absent)
-                );
+                log::error!("not found before the damage: {}", shown(&absent));
                 return Err(problem.into_error(&**payload.source()));
             }
         };
@@ -60,8 +57,12 @@ fn find(payload: &Payload, names: &[OsString]) -> Result<HashMap<OsString, Entry
         Kind::Refused,
         format!("no such file in the payload: {}", shown(&absent)),
     )
+    .with_code("no-such-entry")
     .with_path(payload.source().path())
-    .advice("lbpayload list shows what is there"))
+    .advice(format!(
+        "`lbpayload list {}` shows the names",
+        payload.source().path().display()
+    )))
 }
 
 fn shown(names: &[&OsString]) -> String {

@@ -14,7 +14,7 @@ use crate::sys::share_one_heap;
 
 use super::args::{ImportArgs, ProgressForm};
 use super::exit::{self, Outcome};
-use super::output::{Level, Out, human_bytes, lossy, to_stderr};
+use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
 use super::verify::several;
 use super::{progress, signals, sums};
 
@@ -103,7 +103,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
             .collect();
         let count = report.missing_count;
         log::warn!(
-            "{count} checksums are of files that the payload does not hold: {}",
+            "{count} checksums are for files that are not in the payload: {}",
             several(&shown, count)
         );
     }
@@ -115,12 +115,11 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         let error = failed.into_error(&**payload.source());
         exit::say("lbpayload", Level::Error, &error);
     }
-    to_stderr(&format!(
-        "lbpayload: error: {} of {} files were not imported; the others are in {}\n",
-        count,
-        files,
+    let summary = format!(
+        "{count} of {files} files not imported, the others are in `{}`",
         args.dest.display()
-    ));
+    );
+    to_stderr(&labelled("lbpayload", Level::Error, &summary));
     Ok(Outcome::Wrong)
 }
 

@@ -90,7 +90,9 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
         None => Ok(Outcome::Done),
         Some(first) => {
             if count > 1 {
-                log::warn!("{count} problems; lbpayload verify names more of them; the first:");
+                log::warn!(
+                    "{count} problems, `lbpayload verify` lists more of them, the first is:"
+                );
             }
             Err(first.into_error(&**payload.source()))
         }

@@ -32,14 +32,12 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
     if to_stdout && args.json {
         return Err(Error::new(
             Kind::Usage,
-            "--json and -o - would both write to standard output",
+            "--json and `-o -` both write to standard output",
         ));
     }
     if to_stdout && std::io::stdout().is_terminal() {
-        return Err(
-            Error::new(Kind::Usage, "a payload is nothing for a terminal")
-                .advice("redirect standard output, or name a file with -o"),
-        );
+        return Err(Error::new(Kind::Usage, "standard output is a terminal")
+            .advice("redirect it, or name a file with -o"));
     }
     let inputs = match (&args.list, &args.live_bootstrap) {
         (Some(list), _) => Inputs::List(list.clone()),
@@ -61,11 +59,12 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
     if device && !args.force {
         return Err(Error::new(
             Kind::Refused,
-            "it is a block device, and what is on it would be lost",
+            "it is a block device, its content would be lost",
         )
+        .with_code("needs-force")
         .doing("write")
         .with_path(&args.output)
-        .advice("say --force if that is what you want"));
+        .advice("add --force to overwrite it"));
     }
     if !to_stdout {
         // A stream leaves nothing to clean up, and a full pipe would hold us up.

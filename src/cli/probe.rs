@@ -82,7 +82,7 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
         log::info!("{looked_at}");
         Ok(Outcome::Done)
     } else {
-        log::warn!("no payload found; {looked_at}");
+        log::warn!("no payload found, {looked_at}");
         Ok(Outcome::Nothing)
     }
 }

@@ -13,7 +13,7 @@ use crate::verify::{FileVerdict, Report, verify};
 
 use super::args::{ProgressForm, VerifyArgs};
 use super::exit::{self, Outcome};
-use super::output::{Level, Out, human_bytes, lossy, to_stderr};
+use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
 use super::{progress, signals, sums};
 
 /// A problem as `verify --json` and `list --json` report it.
@@ -143,8 +143,10 @@ fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Resu
         exit::say("lbpayload", Level::Error, &problem.into_error(source));
     }
     if more > 0 {
-        to_stderr(&format!(
-            "lbpayload: error: and {more} more problems behind the first {shown}\n"
+        to_stderr(&labelled(
+            "lbpayload",
+            Level::Note,
+            &format!("{more} more problems after these {shown}"),
         ));
     }
     Ok(Outcome::Wrong)

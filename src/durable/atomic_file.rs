@@ -40,10 +40,13 @@ impl AtomicFile {
     /// directory refuses.
     pub fn create(path: &Path) -> Result<Self> {
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            return Err(Error::new(Kind::Refused, "it names a directory")
-                .doing("write")
-                .with_path(path)
-                .advice("name a file in it"));
+            return Err(
+                Error::new(Kind::Refused, "expected a file, found a directory")
+                    .with_code("not-a-file")
+                    .doing("write")
+                    .with_path(path)
+                    .advice("add the name of a file"),
+            );
         }
         let path = match path.symlink_metadata() {
             Ok(meta) if meta.is_symlink() => std::fs::canonicalize(path)
@@ -56,12 +59,15 @@ impl AtomicFile {
                     kind if kind.is_dir() => "a directory",
                     kind if kind.is_char_device() => "a character device",
                     kind if kind.is_fifo() => "a FIFO",
-                    _ => "no regular file",
+                    _ => "a socket",
                 };
-                return Err(Error::new(Kind::Refused, format!("it is {what}"))
-                    .doing("write")
-                    .with_path(&path)
-                    .advice("name a file, a block device, or - for standard output"));
+                return Err(
+                    Error::new(Kind::Refused, format!("expected a file, found {what}"))
+                        .with_code("not-a-file")
+                        .doing("write")
+                        .with_path(&path)
+                        .advice("name a file, a block device, or `-` for standard output"),
+                );
             }
         }
         refuse_new_in_dev(&path)?;
@@ -69,7 +75,7 @@ impl AtomicFile {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
-        let check = "check that the directory is there and may be written to";
+        let check = "check that the directory exists and is writable";
         let failed = |e: io::Error| Error::io("make a file in", e).with_path(dir).advice(check);
         std::fs::metadata(dir).map_err(failed)?;
         let temp = tempfile::Builder::new()
@@ -165,7 +171,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for path in [Path::new("/dev/null"), dir.path()] {
             let error = AtomicFile::create(path).unwrap_err();
-            assert!(error.to_string().contains("name a file"), "{error}");
+            assert_eq!(error.code(), "not-a-file");
         }
     }
 }

@@ -79,7 +79,7 @@ impl Directory {
             Err(Errno::WOULDBLOCK) => Ok(false),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 log::warn!(
-                    "{}: no locks here; do not import twice at once",
+                    "{}: the file system has no locks, run only one import at a time",
                     self.path.display()
                 );
                 Ok(true)
@@ -108,7 +108,7 @@ impl Directory {
     /// What the system says.
     pub fn room(&self) -> Result<Room> {
         sys::room(self.file.as_fd())
-            .map_err(|e| Error::io("ask for the free space of", e).with_path(&self.path))
+            .map_err(|e| Error::io("get the free space of", e).with_path(&self.path))
     }
 
     /// Whether nothing is in it, so that no name needs to be looked for.
@@ -135,7 +135,7 @@ impl Directory {
     pub fn lookup(&self, name: &str) -> Result<Lookup> {
         single_component(name)
             .and_then(|()| lookup(&self.file, name))
-            .map_err(|e| Error::io("look at", e).with_path(self.path.join(name)))
+            .map_err(|e| Error::io("read the attributes of", e).with_path(self.path.join(name)))
     }
 
     pub(super) fn file(&self) -> &File {
@@ -181,8 +181,8 @@ fn make(path: &Path, parents: bool) -> Result<()> {
             if path.is_dir() {
                 return Ok(());
             }
-            return Err(Error::new(Kind::Refused, "it is there, and no directory")
-                .doing("make the directory")
+            return Err(Error::new(Kind::Refused, "destination is not a directory")
+                .with_code("not-a-directory")
                 .with_path(path)
                 .advice("name another destination"));
         }

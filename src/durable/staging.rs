@@ -60,7 +60,7 @@ impl Staging {
         let failed = |doing: &str, e: io::Error| Error::io(doing, e).with_path(&path);
         let staging = StagingDir::open_or_make(dir).map_err(|e| {
             failed("open", e).advice(format!(
-                "lbpayload keeps incomplete files in a directory of this name; move {} away",
+                "move {} away, import needs this name for its incomplete files",
                 path.display()
             ))
         })?;
@@ -80,7 +80,8 @@ impl Staging {
             keeps_owner_and_mode: false,
         };
         let left = this.staging.empty().map_err(|e| {
-            failed("empty", e).advice("only import's incomplete files belong there; move it away")
+            failed("empty", e)
+                .advice("move it away, import needs this name for its incomplete files")
         })?;
         if left > 0 {
             log::info!(
@@ -96,9 +97,10 @@ impl Staging {
             .map_err(|e| failed("write a first file in", e))?;
         if policy == DirectPolicy::Always && this.mode != WriteMode::Direct {
             return Err(
-                Error::new(Kind::Refused, "the file system has no direct I/O")
+                Error::new(Kind::Refused, "the file system does not support direct I/O")
+                    .with_code("no-direct-io")
                     .with_path(&path)
-                    .advice("--direct always demands it; leave it away to write through the cache"),
+                    .advice("write through the cache: leave out `--direct always`"),
             );
         }
         Ok(this)

@@ -14,7 +14,7 @@ pub const MAX_HEADER_LEN: usize = 16;
 
 /// A number that is too large for the u32 dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} does not fit the u32 dialect, whose largest number is 4294967295")]
+#[error("{0} does not fit the u32 dialect (at most 4294967295)")]
 pub struct DoesNotFit(pub u64);
 
 /// The contents of a payload's header.

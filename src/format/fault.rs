@@ -7,7 +7,7 @@ use super::name::{MAX_WALKABLE_NAME_LEN, NameFault};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The first eight bytes are not the magic.
-    #[error("not a payload: expected the magic \"LBPAYLD1\", found \"{}\"", .found.escape_ascii())]
+    #[error("not a payload: it starts with \"{}\", expected \"LBPAYLD1\"", .found.escape_ascii())]
     WrongMagic {
         /// The bytes found instead, at most eight.
         found: Vec<u8>,
@@ -24,7 +24,7 @@ pub enum Fault {
     },
     /// The header counts more files than the remaining bytes could hold.
     #[error(
-        "the header counts {count} files ({dialect}), and the {left} bytes that follow hold {possible} at most"
+        "the header claims {count} files ({dialect}), at most {possible} fit in the {left} bytes after it"
     )]
     CountTooLarge {
         /// The count in the header.
@@ -46,14 +46,14 @@ pub enum Fault {
     #[error("{0}")]
     Name(#[from] NameFault),
     /// An earlier entry has the same name.
-    #[error("the name stands twice, first at entry {first}")]
+    #[error("entry {first} has the same name")]
     Repeated {
         /// The index of the first entry of that name.
         first: u64,
     },
     /// The data extends past the end of the image or device.
     #[error(
-        "the data runs past the end: {size} bytes from offset {data_offset} end at {}, the source ends at {source_len}",
+        "the data runs past the end: {size} bytes at offset {data_offset} end at {}, the image at {source_len}",
         .data_offset.saturating_add(*.size)
     )]
     DataPastEnd {
@@ -65,7 +65,7 @@ pub enum Fault {
         source_len: u64,
     },
     /// The sizes exceed 64 bits when added.
-    #[error("the sizes overflow 64 bits: {size} bytes from offset {data_offset}")]
+    #[error("the size overflows 64 bits: {size} bytes at offset {data_offset}")]
     Overflow {
         /// The size that the entry header claims.
         size: u64,

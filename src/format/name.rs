@@ -22,19 +22,19 @@ pub enum NameFault {
     #[error("the name is empty")]
     Empty,
     /// The name is longer than [`MAX_NAME_LEN`] bytes.
-    #[error("the name has {0} bytes and no Linux file system stores more than {MAX_NAME_LEN}")]
+    #[error("the name is {0} bytes long, Linux file systems store at most {MAX_NAME_LEN}")]
     TooLong(usize),
     /// The name is not UTF-8. Holds the number of valid bytes before the error.
-    #[error("the name is not UTF-8 from its byte {0} on")]
+    #[error("the name is not UTF-8, from its byte {0} on")]
     NotUtf8(usize),
     /// The name is `.` or `..`.
-    #[error("the name is a directory's own (\".\" or \"..\")")]
+    #[error("the name is \".\" or \"..\", which always mean directories")]
     Dots,
     /// The name contains a `/` or `\`.
-    #[error("the name holds {0:?}, which separates directories")]
+    #[error("the name contains {0:?}, which separates directories")]
     Separator(char),
     /// The name contains a control character, such as NUL, a line feed or an escape.
-    #[error("the name holds the control character {}", .0.escape_default())]
+    #[error("the name contains the control character {}", .0.escape_default())]
     Control(char),
 }
 

@@ -221,9 +221,8 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
     } else {
         inherit(store, &batch).and_then(|()| {
             store.flush().map_err(|e| {
-                Error::io("sync the destination", e).advice(
-                    "nothing of this batch was given its name; check the disk, and run it again",
-                )
+                Error::io("sync the destination", e)
+                    .advice("check the disk, then run the import again")
             })
         })
     };
@@ -248,7 +247,8 @@ fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step 
 fn inherit(store: &dyn Store, batch: &[Complete]) -> Result<()> {
     for file in batch.iter().filter(|file| file.replaces) {
         store.inherit(file.slot, &file.name).map_err(|e| {
-            Error::io("give its owner and mode to", e).with_entry(file.slot, Some(&file.name))
+            Error::io("copy the owner and mode of the old file to", e)
+                .with_entry(file.slot, Some(&file.name))
         })?;
     }
     Ok(())
@@ -269,11 +269,11 @@ fn name(store: &dyn Store, batch: Vec<Complete>) -> Step {
 
 fn no_name(e: std::io::Error, file: &Complete) -> Error {
     let appeared = e.kind() == std::io::ErrorKind::AlreadyExists;
-    let error = Error::io("give its name to", e).with_entry(file.slot, Some(&file.name));
+    let error = Error::io("rename the complete file to", e).with_entry(file.slot, Some(&file.name));
     if appeared {
         error.advice(
-            "something of that name appeared while the import ran (or the file system does not \
-             tell upper from lower case); run it again",
+            "run it again, a file of this name was created meanwhile (or the file system \
+             ignores case)",
         )
     } else {
         error

@@ -144,10 +144,12 @@ pub fn import(
         let alone = sums.is_empty();
         match embedded_checksums(&index, &mut sums) {
             Err(e) if !alone && e.kind() == Kind::Syntax => {
-                log::warn!("only the checksums that were given count: {e}");
+                log::warn!("using only the checksums that were given: {e}");
             }
             Err(e) if e.kind() == Kind::Syntax => {
-                return Err(e.advice("with --checksums FILE those count alone"));
+                return Err(
+                    e.advice("--checksums FILE gives checksums in place of the embedded ones")
+                );
             }
             other => other?,
         }
@@ -247,7 +249,7 @@ fn write(
         Err(e) => {
             remove(staging);
             let doing = format!("start the {} engine", options.engine);
-            return Err(Error::io(doing, e).advice("--io threads works everywhere"));
+            return Err(Error::io(doing, e).advice("use `--io threads`, it works everywhere"));
         }
     };
     report.engine = Some(engine);
@@ -289,14 +291,14 @@ fn explain(error: Error, copied: Copied, plan: &Plan, payload: &Payload, dest: &
         log::error!("{}", problem.into_error(&**payload.source()));
     }
     log::error!(
-        "{} of {} files are complete in {}; run it again to go on from there",
+        "{} of {} files are complete in {}, run it again to continue",
         copied.files + plan.kept,
         plan.files,
         dest.display()
     );
     let advice = match error.kind() {
         Kind::Space => "make room in the destination",
-        _ => "see that the destination is there and may be written to",
+        _ => "check that the destination exists and is writable",
     };
     // An error about the source already has a path and advice.
     error.or_path(dest).or_advice(advice)
@@ -339,10 +341,7 @@ fn wait_for_lock(dest: &Directory, progress: &dyn Progress) -> Result<()> {
     let mut said = false;
     while !dest.try_lock()? {
         if !said {
-            log::warn!(
-                "another import into {} is running; waiting for it to end",
-                dest.path().display()
-            );
+            log::warn!("waiting for another import into {}", dest.path().display());
             said = true;
         }
         if progress.cancelled() {

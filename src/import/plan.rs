@@ -70,8 +70,12 @@ impl Selection {
                 Kind::Refused,
                 format!("no such file in the payload: {}", absent.join(", ")),
             )
+            .with_code("no-such-entry")
             .with_path(index.payload().source().path())
-            .advice("lbpayload list shows what is there"))
+            .advice(format!(
+                "`lbpayload list {}` shows the names",
+                index.payload().source().path().display()
+            )))
         }
     }
 
@@ -168,18 +172,20 @@ impl Plan {
                 Lookup::Nothing => false,
                 Lookup::Directory => {
                     return Err(
-                        Error::new(Kind::Refused, "a directory has the name of an entry")
+                        Error::new(Kind::Refused, "expected a file, found a directory")
+                            .with_code("directory-in-the-way")
                             .with_path(at())
-                            .advice("move it away"),
+                            .advice("move the directory away"),
                     );
                 }
                 Lookup::File(_, meta) if payload.source().is_file(&meta) => {
                     return Err(Error::new(
                         Kind::Refused,
-                        "it is the image itself, and an entry has its name",
+                        "an entry has the name of the image itself",
                     )
+                    .with_code("would-replace-image")
                     .with_path(at())
-                    .advice("move the image elsewhere"));
+                    .advice("move the image to another directory"));
                 }
                 Lookup::File(file, meta) => {
                     match compare(
@@ -211,14 +217,15 @@ impl Plan {
                 match existing {
                     ExistingPolicy::Replace => {}
                     ExistingPolicy::Keep => {
-                        log::warn!("{name}: another content is there and stays (--existing keep)");
+                        log::warn!("{name}: kept, its content differs (--existing keep)");
                         plan.keep(&entry)?;
                         continue;
                     }
                     ExistingPolicy::Error => {
-                        return Err(Error::new(Kind::Refused, "another content is there")
+                        return Err(Error::new(Kind::Refused, "exists with other content")
+                            .with_code("content-differs")
                             .with_path(at())
-                            .advice("nothing was written; --existing replace replaces it"));
+                            .advice("nothing was written, `--existing replace` replaces it"));
                     }
                 }
             }
@@ -292,7 +299,7 @@ impl Plan {
             format!("the destination has room for {free} {what}, and {need} are needed"),
         )
         .with_path(path)
-        .advice("nothing was written; make room, or name another destination"))
+        .advice("nothing was written, free some space or use another destination"))
     }
 }
 
@@ -302,8 +309,9 @@ fn refuse_unusable(
     payload: &Payload,
     max_len: Option<usize>,
 ) -> Result<()> {
-    let refuse = |why: String, advice: &str| {
+    let refuse = |code: &'static str, why: String, advice: String| {
         Err(Error::new(Kind::Refused, why)
+            .with_code(code)
             .with_path(payload.source().path())
             .with_entry(entry.index, Some(name))
             .with_offset(entry.header_offset)
@@ -311,17 +319,22 @@ fn refuse_unusable(
     };
     if name == STAGING_NAME {
         return refuse(
-            "the import keeps its incomplete files under this name".into(),
-            "save it with lbpayload cat",
+            "name-reserved",
+            "import uses this name for its incomplete files".into(),
+            format!(
+                "save it with `lbpayload cat {} {name} > FILE`",
+                payload.source().path().display()
+            ),
         );
     }
     match max_len {
         Some(max) if entry.raw_name.len() > max => refuse(
+            "name-too-long",
             format!(
-                "the name has {} bytes and the destination stores {max}",
+                "the name has {} bytes, the destination stores at most {max}",
                 entry.raw_name.len()
             ),
-            "name a destination on another file system",
+            "use a destination on another file system".into(),
         ),
         _ => Ok(()),
     }

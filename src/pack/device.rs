@@ -30,10 +30,10 @@ impl DeviceWriter {
         if image_bytes > size {
             return Err(Error::new(
                 Kind::Space,
-                format!("the payload takes {image_bytes} bytes and the device has {size}"),
+                format!("too small: the payload needs {image_bytes} bytes, the device has {size}"),
             )
             .with_path(path)
-            .advice("nothing was written; use a larger device"));
+            .advice("nothing was written, use a larger device"));
         }
         let no_memory = |e| Error::io("get a buffer to write", e).with_path(path);
         let zeros = AlignedBuf::new(sector).map_err(no_memory)?;
@@ -87,12 +87,10 @@ fn refuse_what_others_show(path: &Path) -> Result<()> {
     };
     match devices.stacked_on(path) {
         None => Ok(()),
-        Some(upper) => Err(
-            Error::new(Kind::Busy, format!("{} is stacked on it", upper.name))
-                .doing("open for writing")
-                .with_path(path)
-                .advice("release that one first"),
-        ),
+        Some(upper) => Err(Error::new(Kind::Busy, format!("`{}` uses it", upper.name))
+            .doing("open for writing")
+            .with_path(path)
+            .advice("stop what uses it first, `lsblk` shows that")),
     }
 }
 

@@ -18,14 +18,14 @@ pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(u64, Name, P
         let bad = |why: String| {
             Error::new(Kind::Syntax, format!("line {number}: {why}"))
                 .with_path(origin)
-                .advice("a line is: NAME, a blank, the absolute PATH")
+                .advice("each line has a name, a space and an absolute path")
         };
         let blank = line
             .iter()
             .position(|b| matches!(b, b' ' | b'\t'))
             .ok_or_else(|| {
                 bad(format!(
-                    "no blank between name and path: \"{}\"",
+                    "no space between name and path: \"{}\"",
                     printable(&String::from_utf8_lossy(line))
                 ))
             })?;
@@ -44,7 +44,7 @@ pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(u64, Name, P
         }
         if rest.ends_with(b"\r") {
             return Err(bad(
-                "it ends with a carriage return; save the list with Unix line ends".into(),
+                "ends with a carriage return, expected Unix line ends".into()
             ));
         }
         entries.push((number, name, path.to_path_buf()));
@@ -74,15 +74,15 @@ mod tests {
     fn each_fault_names_its_line() {
         for (text, why) in [
             ("a /a\nb relative\n", "line 2: the path is not absolute"),
-            ("alone\n", "line 1: no blank between"),
-            ("a /a\r\n", "line 1: it ends with a carriage return"),
+            ("alone\n", "line 1: no space between"),
+            ("a /a\r\n", "line 1: ends with a carriage return"),
             ("a \n", "line 1: the path is not absolute"),
             (" /a\n", "line 1: the name is empty"),
-            ("../x /a\n", "line 1: the name holds '/'"),
+            ("../x /a\n", "line 1: the name contains '/'"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(
-                error.starts_with("external.list: ") && error.contains(why),
+                error.starts_with("`external.list`: ") && error.contains(why),
                 "{error}"
             );
         }

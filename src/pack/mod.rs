@@ -197,7 +197,7 @@ fn open_input(input: &Input) -> Result<File> {
     if !meta.is_file() || meta.len() != input.size {
         return Err(changed(
             input,
-            format!("{} bytes when planned, {} now", input.size, meta.len()),
+            format!("it had {} bytes, now {}", input.size, meta.len()),
         ));
     }
     Ok(file)
@@ -218,18 +218,15 @@ fn refuse_changed(file: &mut File, input: &Input) -> Result<()> {
     }
     let meta = file
         .metadata()
-        .map_err(|e| Error::io("look at", e).with_path(&input.path))?;
+        .map_err(|e| Error::io("read the attributes of", e).with_path(&input.path))?;
     if (meta.mtime(), meta.mtime_nsec()) != input.modified {
-        return Err(changed(input, "its modification time changed".into()));
+        return Err(changed(input, "it was written to".into()));
     }
     Ok(())
 }
 
 fn changed(input: &Input, how: String) -> Error {
-    Error::new(
-        Kind::Changed,
-        format!("the file changed while it was packed: {how}"),
-    )
-    .with_path(&input.path)
-    .advice("pack again when nothing writes to it")
+    Error::new(Kind::Changed, format!("changed while it was packed: {how}"))
+        .with_path(&input.path)
+        .advice("pack again while nothing writes to it")
 }

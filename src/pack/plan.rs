@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::durable::AtomicFile;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, printable};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
 use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, bootstrap_sources, sum_line};
 
@@ -81,15 +81,13 @@ pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
             let text = fs::read(path).map_err(|e| {
                 Error::io("read", e)
                     .with_path(path)
-                    .advice("--list names the list of files to pack")
+                    .advice("check the path of the list")
             })?;
             let lines = parse_list(&text, path)?;
             refuse_repeated_lines(&lines, path)?;
             lines
                 .into_iter()
-                .map(|(line, name, file)| {
-                    input(name, file).map_err(|e| in_line(path, line, &e.to_string()))
-                })
+                .map(|(line, name, file)| input(name, file).map_err(|e| of_line(path, line, &e)))
                 .collect::<Result<_>>()?
         }
         Inputs::Bootstrap(dir) => {
@@ -152,8 +150,10 @@ impl Plan {
             Some(expected) if expected == found => Ok(()),
             Some(expected) => Err(Error::new(
                 Kind::Checksum,
-                format!("the checksum does not match: expected {expected}, found {found}"),
+                "its checksum does not match".to_owned(),
             )
+            .note(format!("expected {expected}"))
+            .note(format!("found    {found}"))
             .with_path(&input.path)
             .advice("get the file again")),
             None => Err(unlisted(input)),
@@ -172,12 +172,20 @@ impl Plan {
             None => Ok(()),
             Some(input) => Err(Error::new(
                 Kind::Refused,
-                format!("the output is also an input, as {}", input.name),
+                format!("the output is also an input, as `{}`", input.name),
             )
+            .with_code("output-is-input")
             .with_path(out)
-            .advice("write it elsewhere, or name the files one by one")),
+            .advice("write to another directory, or list the inputs one by one")),
         }
     }
+}
+
+/// An error about a file that a line of the list names.
+fn of_line(list: &Path, line: u64, error: &Error) -> Error {
+    in_line(list, line, &error.to_string())
+        .with_code(error.code())
+        .advice(error.help().unwrap_or("check the path in this line"))
 }
 
 fn in_line(list: &Path, line: u64, what: &str) -> Error {
@@ -188,31 +196,29 @@ fn refuse_repeated_lines(lines: &[(u64, Name, PathBuf)], list: &Path) -> Result<
     let mut seen: HashMap<&Name, u64> = HashMap::with_capacity(lines.len());
     for (line, name, _) in lines {
         if let Some(first) = seen.insert(name, *line) {
-            let what = format!("the name {name} stands twice, first in line {first}");
-            return Err(in_line(list, *line, &what).advice("give each file a name of its own"));
+            let what = format!("the name `{name}` is already in line {first}");
+            return Err(in_line(list, *line, &what)
+                .with_code("name-repeated")
+                .advice("give each file a name of its own"));
         }
     }
     Ok(())
 }
 
 fn unlisted(input: &Input) -> Error {
-    Error::new(
-        Kind::Checksum,
-        format!("no checksum is given for {}", input.name),
-    )
-    .with_path(&input.path)
-    .advice("--checksums checks every input: add its line, or leave the option away")
+    Error::new(Kind::Checksum, "no checksum is given for it")
+        .with_code("no-checksum")
+        .with_path(&input.path)
+        .advice("add its line to the checksums, or leave out --checksums")
 }
 
 fn input(name: Name, path: PathBuf) -> Result<Input> {
     let meta = look_at(&path)?;
     if !meta.is_file() {
-        return Err(Error::new(
-            Kind::Refused,
-            "it is no regular file, and only those can be packed",
-        )
-        .with_path(&path)
-        .advice("leave it away, or name the files in it"));
+        return Err(Error::new(Kind::Refused, "not a regular file")
+            .with_code("not-a-file")
+            .with_path(&path)
+            .advice("only regular files can be packed, leave it out or name the files in it"));
     }
     Ok(Input {
         name,
@@ -225,9 +231,9 @@ fn input(name: Name, path: PathBuf) -> Result<Input> {
 
 fn look_at(path: &Path) -> Result<fs::Metadata> {
     fs::metadata(path).map_err(|e| {
-        Error::io("look at", e)
+        Error::io("read the attributes of", e)
             .with_path(path)
-            .advice("nothing was written; check the path")
+            .advice("nothing was written, check the path")
     })
 }
 
@@ -240,20 +246,22 @@ fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
             for entry in fs::read_dir(path).map_err(failed)? {
                 let path = entry.map_err(failed)?.path();
                 if path.is_dir() {
-                    return Err(Error::new(
-                        Kind::Refused,
-                        "a subdirectory, and a payload holds none: a name has no slash",
-                    )
-                    .with_path(&path)
-                    .advice("name the files, or move it away"));
+                    return Err(
+                        Error::new(Kind::Refused, "expected a file, found a subdirectory")
+                            .with_code("subdirectory")
+                            .with_path(&path)
+                            .advice("name the files one by one, or move it away"),
+                    );
                 }
                 let name = name_of(&path)?;
                 if AtomicFile::is_leftover(name.as_str()) {
-                    return Err(
-                        Error::new(Kind::Refused, "a pack that was killed left it behind")
-                            .with_path(&path)
-                            .advice("remove it"),
-                    );
+                    return Err(Error::new(
+                        Kind::Refused,
+                        "incomplete image of an interrupted pack",
+                    )
+                    .with_code("leftover")
+                    .with_path(&path)
+                    .advice(format!("`rm {}`", path.display())));
                 }
                 inputs.push(input(name, path)?);
             }
@@ -268,6 +276,7 @@ fn name_of(path: &Path) -> Result<Name> {
     let last = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
     Name::new(last).map_err(|e| {
         Error::new(Kind::Refused, e.to_string())
+            .with_code("name-refused")
             .with_path(path)
             .advice("rename the file")
     })
@@ -285,28 +294,31 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
             return Err(Error::new(
                 Kind::Refused,
                 format!(
-                    "the name {} stands twice, first for {:?}",
-                    input.name, first
+                    "the name `{}` is already used by `{}`",
+                    input.name,
+                    printable(&first.to_string_lossy())
                 ),
             )
+            .with_code("name-repeated")
             .with_path(&input.path)
-            .advice("a payload has no directories: rename one of them"));
+            .advice("rename one of them, a payload has no directories"));
         }
     }
     match seen.get(&embedded_name()?) {
         Some(path) if !embed => {
             log::warn!(
-                "{}: readers take a file of this name for the sums of the others",
+                "{}: this file will be read as the checksums of the others",
                 path.display()
             );
             Ok(())
         }
         Some(path) => Err(Error::new(
             Kind::Refused,
-            format!("--embed-checksums adds an entry {EMBEDDED_SUMS}, and there is one"),
+            format!("--embed-checksums adds a file `{EMBEDDED_SUMS}`, one is given already"),
         )
+        .with_code("name-repeated")
         .with_path(path)
-        .advice("leave the file or the option away")),
+        .advice("leave out the file or --embed-checksums")),
         None => Ok(()),
     }
 }
@@ -336,8 +348,9 @@ fn lengths(
     // The writer would find these out too, when half is written.
     let count = inputs.len() as u64 + u64::from(embed);
     dialect.put_header(count, &mut Vec::new()).map_err(|e| {
-        Error::new(Kind::Refused, format!("the number of files, {e}"))
-            .advice("--dialect u64, the default, takes them")
+        Error::new(Kind::Refused, format!("too many files: {e}"))
+            .with_code("too-large")
+            .advice("use the default, `--dialect u64`")
     })?;
     let mut sums_bytes = 0;
     let (mut data_bytes, mut payload_bytes) = (0_u64, dialect.header_len());
@@ -351,9 +364,10 @@ fn lengths(
         dialect
             .put_entry(&input.name, input.size, &mut Vec::new())
             .map_err(|e| {
-                Error::new(Kind::Refused, format!("its size of {e}"))
+                Error::new(Kind::Refused, format!("too large: {e}"))
+                    .with_code("too-large")
                     .with_path(&input.path)
-                    .advice("--dialect u64, the default, takes it")
+                    .advice("use the default, `--dialect u64`")
             })?;
         add(input.name.as_str().len(), input.size, true).ok_or_else(overflow)?;
         sums_bytes += sum_line(Sha256Sum([0; 32]), input.name.as_str()).len() as u64;
@@ -363,11 +377,11 @@ fn lengths(
             return Err(Error::new(
                 Kind::Refused,
                 format!(
-                    "the embedded checksums would take {sums_bytes} bytes, and readers take \
-                     {EMBEDDED_SUMS_MAX_BYTES} at most"
+                    "the checksums to embed need {sums_bytes} bytes, readers accept at most \
+                     {EMBEDDED_SUMS_MAX_BYTES}"
                 ),
             )
-            .advice("pack fewer files, or carry the checksums outside"));
+            .advice("pack fewer files, or leave out --embed-checksums"));
         }
         add(EMBEDDED_SUMS.len(), sums_bytes, false).ok_or_else(overflow)?;
     }

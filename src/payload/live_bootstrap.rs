@@ -31,7 +31,7 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
     let text = std::fs::read_to_string(&path).map_err(|e| {
         Error::io("read", e)
             .with_path(&path)
-            .advice("expected the checkout of live-bootstrap")
+            .advice("give the directory of a live-bootstrap checkout")
     })?;
     let steps = parse_manifest(&text).map_err(|e| e.with_path(&path))?;
     let cut = cut_line(&steps);
@@ -121,7 +121,7 @@ fn package_name(step: &Step) -> Result<()> {
     Name::new(step.argument.as_bytes()).map(drop).map_err(|e| {
         Error::new(
             Kind::Syntax,
-            format!("line {}: no package name: {e}", step.line),
+            format!("line {}: not the name of a package: {e}", step.line),
         )
     })
 }
@@ -245,7 +245,7 @@ mod tests {
             let dir = checkout("build: a\n", &[("a", line)]);
             let error = bootstrap_sources(dir.path()).unwrap_err().to_string();
             assert!(
-                error.contains("sources: line 1: ") && error.contains(why),
+                error.contains("sources`: line 1: ") && error.contains(why),
                 "{error}"
             );
         }

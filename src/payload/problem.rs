@@ -79,8 +79,8 @@ impl IntoIterator for Problems {
 }
 
 /// Advice for a device that was removed from the machine.
-const GONE: &str = "the device was taken away, or made smaller (the kernel's log may say why): \
-                    see to its connection, and run it again";
+const GONE: &str = "the device was disconnected or became smaller, check its connection and \
+                    `dmesg`, then run it again";
 
 /// Returns whether the kernel reports with this error that a device was removed.
 fn is_gone(error: &io::Error) -> bool {
@@ -130,18 +130,21 @@ impl Problem {
         match &self.cause {
             Cause::Fault(fault) => printable(&fault.to_string()),
             Cause::Io(e) => e.to_string(),
-            Cause::Shrunk => "the source ends here; it was longer when it was opened".into(),
+            Cause::Shrunk => "the image became shorter while it was read".into(),
             Cause::Checksum { expected, found } => {
-                format!("the checksum does not match: expected {expected}, found {found}")
+                format!("its checksum does not match: expected {expected}, found {found}")
             }
             Cause::BadSums(why) => printable(why),
-            Cause::Missing => "a checksum is given and the payload has no such file".into(),
+            Cause::Missing => "it has a checksum, the payload has no such file".into(),
         }
     }
 
     /// Converts the problem to an error about `source`, with advice.
     pub fn into_error(self, source: &dyn Source) -> Error {
-        let advice = self.advice(source);
+        let image = printable(&source.path().to_string_lossy());
+        let line = self.line(&image);
+        let note = self.note();
+        let advice = self.advice(source, &image);
         let message = self.message();
         let code = self.slug();
         let error = match self.cause {
@@ -152,11 +155,16 @@ impl Problem {
             }
             Cause::Fault(_) => Error::new(Kind::Format, message),
         };
-        let error = error
+        let mut error = error
             .with_code(code)
-            .doing("read")
             .with_path(source.path())
             .advice(advice);
+        if let Some(line) = line {
+            error = error.with_line(line);
+        }
+        for note in note {
+            error = error.note(note);
+        }
         match (self.index, self.name) {
             (Some(index), name) => error
                 .with_offset(self.offset)
@@ -166,33 +174,79 @@ impl Problem {
         }
     }
 
-    fn advice(&self, source: &dyn Source) -> &'static str {
-        let ends_early = match &self.cause {
-            // When a USB stick is removed, the kernel reports a length of 0.
-            Cause::Shrunk if source.is_device() => return GONE,
-            Cause::Io(e) if source.is_device() && is_gone(e) => return GONE,
-            Cause::Io(_) if source.is_device() => {
-                return "the drive cannot read this place; save what it still gives with ddrescue \
-                        and import from the copy";
+    /// The file or the entry that it is about.
+    fn subject(&self) -> String {
+        match (self.index, &self.name) {
+            (_, Some(name)) => format!("`{}`", printable(name)),
+            (Some(index), None) => format!("entry {index}"),
+            (None, None) => "the header".into(),
+        }
+    }
+
+    /// What is wrong with which file, in a line.
+    fn line(&self, image: &str) -> Option<String> {
+        let from = self.subject();
+        let damaged = |why: &str| Some(format!("{from} of `{image}` is damaged: {why}"));
+        match &self.cause {
+            Cause::Io(_) => None,
+            Cause::Shrunk => Some(format!("`{image}` became shorter while it was read")),
+            Cause::Checksum { .. } => damaged("its checksum does not match"),
+            Cause::Missing => Some(format!("{from} is missing in `{image}`, it has a checksum")),
+            Cause::BadSums(why) => Some(format!(
+                "{from} of `{image}` cannot be used: {}",
+                printable(why)
+            )),
+            Cause::Fault(Fault::WrongMagic { found }) if found.is_empty() => {
+                Some(format!("`{image}` is empty, expected a payload"))
             }
-            Cause::Io(_) => return "check the disk that holds the image",
-            Cause::Shrunk => return "let nothing write to the source, and run it again",
-            Cause::Checksum { .. } => {
-                return "the image holds other bytes than it should: get it, or that file, again";
+            Cause::Fault(Fault::WrongMagic { found }) if found.len() < 8 => Some(format!(
+                "`{image}` is not a payload: it has only {} bytes",
+                found.len()
+            )),
+            Cause::Fault(fault @ Fault::WrongMagic { .. }) => Some(format!("`{image}` is {fault}")),
+            Cause::Fault(Fault::CutOff { .. }) if self.index.is_none() => {
+                Some(format!("`{image}` is cut off in its header"))
             }
-            Cause::BadSums(_) => {
-                return "give the checksums with --checksums FILE, which then count alone";
-            }
-            Cause::Missing => {
-                return "pack the file too, or leave its checksum away";
-            }
+            Cause::Fault(Fault::DataPastEnd { .. } | Fault::CutOff { .. }) => Some(format!(
+                "`{image}` is cut off: {} missing, from {from} on",
+                are(self.missing())
+            )),
+            Cause::Fault(Fault::CountTooLarge { .. }) => Some(format!(
+                "`{image}` is cut off or damaged: {}",
+                self.message()
+            )),
             Cause::Fault(fault) if fault.is_about_the_name() => {
-                return "import refuses the whole payload for it; pack it again under another \
-                        name, or take single files out with lbpayload cat";
+                let from = self.index.map_or(from, |index| format!("entry {index}"));
+                Some(format!(
+                    "{from} of `{image}` has a bad name: {}",
+                    self.message()
+                ))
             }
-            Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => {
-                return "lbpayload probe finds the disks that hold a payload";
+            Cause::Fault(_) => damaged(&self.message()),
+        }
+    }
+
+    /// The exact numbers, where the first line leaves them out.
+    fn note(&self) -> Vec<String> {
+        match &self.cause {
+            Cause::Checksum { expected, found } => {
+                vec![format!("expected {expected}"), format!("found    {found}")]
             }
+            Cause::Fault(Fault::DataPastEnd { .. } | Fault::CutOff { .. }) => {
+                vec![self.message()]
+            }
+            Cause::Fault(Fault::Name(_) | Fault::Repeated { .. }) => self
+                .name
+                .iter()
+                .map(|name| format!("name `{}`", printable(name)))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How many bytes the source is too short at least.
+    fn missing(&self) -> u64 {
+        match &self.cause {
             Cause::Fault(Fault::DataPastEnd {
                 size,
                 data_offset,
@@ -203,20 +257,67 @@ impl Problem {
             Cause::Fault(Fault::CutOff {
                 expected, found, ..
             }) => expected.saturating_sub(*found),
-            Cause::Fault(Fault::CountTooLarge { .. }) => 1,
-            Cause::Fault(Fault::WrongMagic { .. }) => 1,
-            Cause::Fault(_) => return "the image is damaged; get it, or pack it, again",
-        };
-        // Rounding down to whole sectors loses less than one sector.
-        if source.is_device() && ends_early < 4096 {
-            "a loop device or a disk shows whole sectors only, so an image whose size is no \
-             multiple of the sector loses its tail: pad it (truncate -s %4096 IMAGE, or \
-             lbpayload pack --pad 4096) and attach it again"
-        } else if source.is_device() {
-            "the device is smaller than its payload; write the whole image to a larger one"
-        } else {
-            "the image is cut off or damaged; get it, or pack it, again"
+            _ => 1,
         }
+    }
+
+    fn advice(&self, source: &dyn Source, image: &str) -> String {
+        let advice = match &self.cause {
+            // A stick that is pulled out has, to the kernel, no bytes left.
+            Cause::Shrunk if source.is_device() => GONE,
+            Cause::Io(e) if source.is_device() && is_gone(e) => GONE,
+            Cause::Io(_) if source.is_device() => {
+                return format!(
+                    "`ddrescue {image} copy.img copy.map` saves what can still be read, \
+                     then import from copy.img"
+                );
+            }
+            Cause::Io(_) => "check the disk that holds the image",
+            Cause::Shrunk => "run it again while nothing writes to the image",
+            Cause::Checksum { .. } => "get the image, or that file, again",
+            Cause::BadSums(_) => "--checksums FILE gives checksums in place of the embedded ones",
+            Cause::Missing => "pack the file too, or remove its checksum",
+            Cause::Fault(fault) if fault.is_about_the_name() => {
+                return format!(
+                    "pack it again under another name, or save single files with \
+                     `lbpayload cat {image} NAME > FILE`"
+                );
+            }
+            Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => {
+                "`lbpayload probe` finds the disks that hold a payload"
+            }
+            Cause::Fault(
+                Fault::WrongMagic { .. }
+                | Fault::CutOff { .. }
+                | Fault::CountTooLarge { .. }
+                | Fault::DataPastEnd { .. },
+            ) if source.is_device() => {
+                // A whole sector at most can be lost by rounding down.
+                if self.missing() < 4096 {
+                    "disks and loop devices have whole sectors only, so make the image longer \
+                     with `truncate -s %4096 IMAGE` and attach it again"
+                } else {
+                    "the device is smaller than its payload, write the image to a larger one"
+                }
+            }
+            Cause::Fault(_) if self.index.is_some_and(|index| index > 0) => {
+                return format!(
+                    "get or pack the image again, or use the files before the damage with \
+                     `lbpayload mount --lenient {image} DIR`"
+                );
+            }
+            Cause::Fault(_) => "get or pack the image again",
+        };
+        advice.into()
+    }
+}
+
+/// A number of bytes for people, with its verb.
+fn are(count: u64) -> String {
+    match count {
+        1 => "1 byte is".into(),
+        0..10_000 => format!("{count} bytes are"),
+        _ => format!("{} are", indicatif::HumanBytes(count)),
     }
 }
 
@@ -251,24 +352,39 @@ mod tests {
         }
     }
 
-    fn said(cause: Cause, is_device: bool) -> String {
+    fn error(cause: Cause, is_device: bool) -> Error {
         let problem = Problem {
             index: Some(3),
             name: Some("gcc.tar.xz".into()),
             offset: 5 << 20,
             cause,
         };
-        problem.into_error(&Named(is_device)).to_string()
+        problem.into_error(&Named(is_device))
     }
 
     #[test]
-    fn advice_for_a_removed_device_is_to_check_its_connection() {
+    fn the_advice_about_a_disconnected_device_is_about_its_connection() {
         let errno = |n| Cause::Io(io::Error::from_raw_os_error(n));
         for cause in [Cause::Shrunk, errno(libc::ENODEV), errno(libc::ENXIO)] {
-            let said = said(cause, true);
-            assert!(said.contains("the device was taken away"), "{said}");
+            assert_eq!(error(cause, true).help(), Some(GONE));
         }
-        assert!(said(errno(libc::EIO), true).contains("ddrescue"));
-        assert!(said(Cause::Shrunk, false).contains("let nothing write to the source"));
+        let advice = error(errno(libc::EIO), true);
+        assert!(advice.help().unwrap().contains("ddrescue /dev/sdb"));
+        assert_ne!(error(Cause::Shrunk, false).help(), Some(GONE));
+    }
+
+    #[test]
+    fn a_cut_off_image_is_named_first_with_the_bytes_that_are_missing() {
+        let cause = Cause::Fault(Fault::DataPastEnd {
+            size: 400,
+            data_offset: 100,
+            source_len: 141,
+        });
+        let error = error(cause, false);
+        assert_eq!(
+            error.to_string(),
+            "`/dev/sdb` is cut off: 359 bytes are missing, from `gcc.tar.xz` on"
+        );
+        assert_eq!(error.code(), "data-past-end");
     }
 }

@@ -131,13 +131,13 @@ fn add_embedded(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Resul
         return Err(Error::new(
             Kind::Format,
             format!(
-                "{} bytes of embedded checksums, and at most {EMBEDDED_SUMS_MAX_BYTES} are read",
+                "{} bytes of embedded checksums, at most {EMBEDDED_SUMS_MAX_BYTES} are read",
                 entry.size
             ),
         )
         .with_path(origin)
         .with_offset(entry.data_offset)
-        .advice("pack writes none so large: the image is damaged, or hostile"));
+        .advice("get or pack the image again"));
     }
     sums.add_lines(EntryReader::new(payload, entry)?, &origin)
 }

@@ -24,7 +24,7 @@ impl<W: Write> PayloadWriter<W> {
         let mut header = Vec::new();
         dialect
             .put_header(files, &mut header)
-            .map_err(|e| Error::new(Kind::Refused, format!("the number of files: {e}")))?;
+            .map_err(|e| Error::new(Kind::Refused, format!("too many files: {e}")))?;
         out.write_all(&header).map_err(write_failed)?;
         let written = header.len() as u64;
         Ok(Self {
@@ -48,7 +48,7 @@ impl<W: Write> PayloadWriter<W> {
         let mut header = Vec::new();
         self.dialect
             .put_entry(name, size, &mut header)
-            .map_err(|e| Error::new(Kind::Refused, format!("the size of {name}: {e}")))?;
+            .map_err(|e| Error::new(Kind::Refused, format!("`{name}` is too large: {e}")))?;
         self.out.write_all(&header).map_err(write_failed)?;
         self.entries_left -= 1;
         self.data_left = size;

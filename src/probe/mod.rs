@@ -102,8 +102,8 @@ pub fn the_only_payload(roots: &Roots, progress: &dyn Progress) -> Result<Findin
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(
-            Error::new(Kind::NotFound, format!("no payload found; {looked_at}"))
-                .advice("attach the disk, or name the device or the image with --device"),
+            Error::new(Kind::NotFound, format!("no payload found, {looked_at}"))
+                .advice("attach the disk, or name it or the image with --device"),
         ),
         n => {
             let paths: Vec<String> = found.iter().map(|f| f.path.display().to_string()).collect();

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use crate::fixture::{Place, as_tree, json, sample};
+use crate::fixture::{Place, as_tree, fails_with, json, sample};
 use crate::support::{Image, Ran, lbpayload, tree};
 
 pub(crate) const COMMANDS: [&str; 11] = [
@@ -106,12 +106,10 @@ fn a_command_line_that_makes_no_sense_exits_with_2_and_shows_the_usage() {
 fn a_missing_input_fails_with_its_name_and_what_the_system_says() {
     let place = Place::new(&sample());
     let missing = place.dir().join("missing.img");
-    let said = format!("opening {}: No such file or directory", missing.display());
+    let said = format!("`{}`: No such file or directory", missing.display());
     for ran in [
         lb!["list", &missing],
-        lb!["list", "--json", &missing],
         lb!["verify", &missing],
-        lb!["verify", "--json", &missing],
         lb!["cat", &missing, "x"],
         lb!["import", "--device", &missing, &place.dest],
     ] {
@@ -122,6 +120,14 @@ fn a_missing_input_fails_with_its_name_and_what_the_system_says() {
             ran.stderr
         );
         assert_eq!(ran.stdout, "");
+    }
+    for ran in [
+        lb!["list", "--json", &missing],
+        lb!["verify", "--json", &missing],
+        lb!["import", "--json", "--device", &missing, &place.dest],
+    ] {
+        let error = fails_with(ran, "io");
+        assert_eq!(error["path"], missing.to_str().unwrap());
     }
     assert!(!place.dest.exists());
 }
@@ -148,7 +154,7 @@ fn an_input_that_is_a_directory_or_a_device_of_characters_is_refused() {
             let ran = ran.exits(1).says(found);
             assert!(
                 ran.stderr
-                    .contains(&format!("opening {}: ", path.display())),
+                    .contains(&format!("could not open `{}`: ", path.display())),
                 "{}",
                 ran.stderr
             );
@@ -223,7 +229,7 @@ fn an_output_that_is_full_is_a_failure_that_names_it() {
         let stderr = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
         assert!(
-            stderr.contains("writing standard output: No space left on device"),
+            stderr.contains("standard output") && stderr.contains("No space left on device"),
             "{args:?}: {stderr}"
         );
     }

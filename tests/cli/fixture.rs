@@ -108,6 +108,16 @@ pub(crate) fn json(ran: &Ran) -> serde_json::Value {
         .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", ran.stdout, ran.stderr))
 }
 
+/// Asserts that a command failed with this code, which it told as JSON, and gave help.
+#[track_caller]
+pub(crate) fn fails_with(ran: Ran, code: &str) -> serde_json::Value {
+    let ran = ran.exits(1);
+    let error = json(&ran)["error"].clone();
+    assert_eq!(error["code"], code, "{}", ran.stderr);
+    assert!(error["help"][0].is_string(), "no help: {}", ran.stderr);
+    error
+}
+
 /// A checkout of live-bootstrap: `(directive line, sources)` of the manifest.
 pub(crate) fn checkout(dir: &Path, manifest: &str, packages: &[(&str, &str)]) -> PathBuf {
     let root = dir.join("live-bootstrap");

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::json;
 
-use crate::fixture::{Place, as_tree, json, sample};
+use crate::fixture::{Place, as_tree, fails_with, json, sample};
 use crate::support::{Image, Lacks, check, skip, tree};
 
 #[test]
@@ -148,17 +148,16 @@ fn import_with_existing_error_writes_nothing_where_content_differs() {
     let before = tree(&place.dest);
     let ran = lb![
         "import",
+        "--json",
         "--existing",
         "error",
         "--device",
         &place.image,
         &place.dest
-    ]
-    .exits(1);
-    let ran = ran
-        .says(&place.dest.join("e-last").to_string_lossy())
-        .says("; nothing was written");
-    assert_eq!(ran.stdout, "");
+    ];
+    let error = fails_with(ran, "content-differs");
+    let path = place.dest.join("e-last");
+    assert_eq!(error["path"], path.to_str().unwrap());
     assert_eq!(tree(&place.dest), before);
     // The same content is no reason to fail.
     std::fs::remove_file(place.dest.join("e-last")).unwrap();
@@ -282,6 +281,7 @@ fn import_of_a_file_that_is_not_there_touches_nothing() {
     let place = Place::new(&sample());
     let ran = lb![
         "import",
+        "--json",
         "--device",
         &place.image,
         &place.dest,
@@ -289,8 +289,8 @@ fn import_of_a_file_that_is_not_there_touches_nothing() {
         "b-small",
         "nope"
     ];
-    ran.exits(1)
-        .says("no such file in the payload: nope; lbpayload list shows what is there");
+    let error = fails_with(ran.says("nope"), "no-such-entry");
+    assert_eq!(error["path"], place.image.to_str().unwrap());
     assert!(!place.dest.exists());
 }
 

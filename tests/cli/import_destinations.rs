@@ -5,22 +5,16 @@ use std::process::Command;
 
 use nix::unistd::geteuid;
 
-use crate::fixture::{Place, as_tree, json, sample};
+use crate::fixture::{Place, as_tree, fails_with, json, sample};
 use crate::support::{Image, Lacks, Ran, lbpayload, skip, tree};
 
 #[test]
 fn import_refuses_a_destination_that_is_a_file() {
     let place = Place::new(&sample());
     std::fs::write(&place.dest, "a file").unwrap();
-    let ran = place.import().exits(1);
-    assert_eq!(
-        ran.stderr,
-        format!(
-            "lbpayload: error: making the directory {}: it is there, and no directory; \
-             name another destination\n",
-            place.dest.display()
-        )
-    );
+    let ran = lb!["import", "--json", "--device", &place.image, &place.dest];
+    let error = fails_with(ran, "not-a-directory");
+    assert_eq!(error["path"], place.dest.to_str().unwrap());
     assert_eq!(std::fs::read(&place.dest).unwrap(), b"a file");
     let below = place.dest.join("below");
     lb!["import", "--device", &place.image, &below]
@@ -95,20 +89,15 @@ fn import_refuses_where_a_directory_has_the_name_of_an_entry() {
     for existing in ["replace", "keep", "error"] {
         let ran = lb![
             "import",
+            "--json",
             "--existing",
             existing,
             "--device",
             &place.image,
             &place.dest
-        ]
-        .exits(1);
-        assert_eq!(
-            ran.stderr,
-            format!(
-                "lbpayload: error: {}: a directory has the name of an entry; move it away\n",
-                taken.display()
-            )
-        );
+        ];
+        let error = fails_with(ran, "directory-in-the-way");
+        assert_eq!(error["path"], taken.to_str().unwrap());
         let names: Vec<String> = tree(&place.dest)
             .into_iter()
             .map(|(name, _)| name)
@@ -202,14 +191,11 @@ fn import_replaces_a_fifo_without_waiting_for_it() {
 #[test]
 fn import_refuses_an_entry_with_the_name_of_its_own_staging_directory() {
     let place = Place::new(&Image::new(&[("a", b"1"), (".lbpayload-staging", b"2")]));
-    let ran = place
-        .import()
-        .exits(1)
-        .says("entry 1 \".lbpayload-staging\"");
-    assert!(
-        ran.stderr.contains("; save it with lbpayload cat"),
-        "{}",
-        ran.stderr
+    let ran = lb!["import", "--json", "--device", &place.image, &place.dest];
+    let error = fails_with(ran, "name-reserved");
+    assert_eq!(
+        (&error["entry"], &error["name"]),
+        (&1.into(), &".lbpayload-staging".into())
     );
     assert_eq!(tree(&place.dest), []);
 }
@@ -258,15 +244,9 @@ fn import_into_a_full_file_system_is_refused_before_anything_is_written() {
     std::fs::write(&huge, &head).unwrap();
     let file = std::fs::File::options().write(true).open(&huge).unwrap();
     file.set_len(head.len() as u64 + len).unwrap();
-    let ran = lb!["import", "--device", &huge, &place.dest].exits(1);
-    let ran = ran
-        .says("the destination has room for ")
-        .says("; nothing was written; make room");
-    assert!(
-        ran.stderr.contains(&*place.dest.to_string_lossy()),
-        "{}",
-        ran.stderr
-    );
+    let ran = lb!["import", "--json", "--device", &huge, &place.dest];
+    let error = fails_with(ran, "no-space");
+    assert_eq!(error["path"], place.dest.to_str().unwrap());
     assert_eq!(tree(&place.dest), []);
 }
 

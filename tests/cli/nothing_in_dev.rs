@@ -22,7 +22,7 @@ impl Missing {
     /// Asserts that the run failed, and created nothing.
     #[track_caller]
     fn refused(&self, ran: Ran) {
-        let ran = ran.exits(1).says("check that the disk is attached");
+        let ran = ran.exits(1).says("in /dev");
         assert_eq!(ran.stdout, "");
         assert!(self.0.symlink_metadata().is_err(), "{:?} exists", self.0);
     }

@@ -84,7 +84,7 @@ fn probe_as_json_has_a_verdict_for_every_kind_of_content() {
     }
     let error = report[3]["error"].as_str().unwrap();
     assert!(
-        error.contains("entry 2") && error.contains("runs past the end"),
+        error.contains("`c-large`") && error.contains("cut off"),
         "{error}"
     );
 }

@@ -31,8 +31,11 @@ fn check(args: &[&str], status: i32, prints: &Prints<'_>, prepare: &dyn Fn()) {
     );
     // Status 3, nothing found, is not an error.
     let errors = quiet.stderr.lines();
+    let labels = ["error", "note", "help"].map(|label| format!("lbpayload: {label}: "));
     assert!(
-        errors.clone().all(|l| l.starts_with("lbpayload: error: ")),
+        errors
+            .clone()
+            .all(|line| labels.iter().any(|label| line.starts_with(label))),
         "{args:?}: {}",
         quiet.stderr
     );

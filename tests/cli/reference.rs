@@ -235,7 +235,7 @@ fn the_drop_in_fails_with_1_and_a_message_under_its_own_name() {
     let ran = payload_import(&place, &[option("--device"), &missing, &place.dest]).exits(1);
     assert!(ran.stderr.starts_with("payload-import: "), "{}", ran.stderr);
     assert!(
-        ran.stderr.contains("missing: No such file"),
+        ran.stderr.contains("missing`: No such file"),
         "{}",
         ran.stderr
     );
