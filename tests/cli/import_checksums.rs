@@ -231,7 +231,7 @@ fn a_subset_is_checked_and_misses_no_checksums() {
         "--files",
         "b-small"
     ];
-    ran.exits(1).says("the checksum does not match");
+    ran.exits(1).says("checksum does not match");
     assert_eq!(names(&place), ["c-large"]);
 }
 

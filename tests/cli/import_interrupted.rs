@@ -45,10 +45,7 @@ fn a_second_import_into_one_destination_waits_and_says_so() {
     place.fill_dest(&[("b-small", b"mine")]);
     let held = lock(&place.dest);
     let mut child = start(&place.image, &place.dest);
-    let text = format!(
-        "another import into {} is running; waiting",
-        place.dest.display()
-    );
+    let text = format!("waiting for another import into {}", place.dest.display());
     let mut stderr = hear(&mut child, &text);
     assert_eq!(
         tree(&place.dest),

@@ -23,7 +23,7 @@ fn probe_exits_with_3_where_nothing_is_found_and_says_what_it_looked_at() {
     let place = Place::with_bytes(&[7; 4096]);
     let ran = lb!["probe", &place.image]
         .exits(3)
-        .says("no payload found; looked at 1 devices");
+        .says("looked at 1 devices");
     assert_eq!(ran.stdout, "");
 }
 

@@ -231,7 +231,7 @@ fn verify_refuses_embedded_checksums_that_are_garbage() {
     lb!["verify", &place.image]
         .exits(1)
         .says("SHA256SUMS")
-        .says("line 1: no checksum");
+        .says("line 1: ");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn verify_takes_the_sums_from_a_checkout_of_live_bootstrap() {
     lb!["verify", "--live-bootstrap", &place.dest, &place.image]
         .exits(1)
         .says("steps/manifest")
-        .says("expected the checkout of live-bootstrap");
+        .says("live-bootstrap checkout");
 }
 
 #[test]
