@@ -193,7 +193,7 @@ fn explain(e: io::Error, path: &Path) -> Error {
             "remove one of them",
         ),
         Some(libc::ENOTDIR) => (
-            "blocked",
+            "bad-destination",
             "part of the path is a file, expected a directory",
             "remove the file, or name another destination",
         ),
@@ -212,7 +212,7 @@ pub(crate) fn is_directory(path: &Path) -> Error {
         path,
         "name a file in it, or remove the directory",
     )
-    .with_code("blocked")
+    .with_code("bad-destination")
 }
 
 /// The other side answered something else than was asked.

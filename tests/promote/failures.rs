@@ -46,12 +46,12 @@ fn a_device_node_or_a_fifo_in_the_way_is_refused() {
     let it = Workspace::new();
     let fifo = it.l4t("bootloader/board.conf");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    refused(&it, &[], "blocked", "bootloader/board.conf");
+    refused(&it, &[], "bad-destination", "bootloader/board.conf");
     fs::remove_file(&fifo).unwrap();
     let node = it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf");
     fs::remove_file(&node).unwrap();
     check(Command::new("mknod").arg(&node).args(["c", "1", "3"]));
-    refused(&it, &[], "blocked", "nvpmodel.conf");
+    refused(&it, &[], "bad-destination", "nvpmodel.conf");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_directory_in_the_way_is_refused() {
     needs_root!();
     let it = Workspace::new();
     fs::create_dir(it.l4t("bootloader/board.conf")).unwrap();
-    refused(&it, &[], "blocked", "bootloader/board.conf");
+    refused(&it, &[], "bad-destination", "bootloader/board.conf");
 }
 
 #[test]

@@ -319,9 +319,9 @@ fn enumerate_a_destination_that_is_none() {
         refused(&it, &[], "syntax", what);
     }
     it.manifest_of(&[(src.clone(), "tools".into(), "dtb")]);
-    refused(&it, &[], "blocked", "/tools");
+    refused(&it, &[], "bad-destination", "/tools");
     it.manifest_of(&[(src.clone(), "rootfs".into(), "dtb")]);
-    refused(&it, &[], "blocked", "/rootfs");
+    refused(&it, &[], "bad-destination", "/rootfs");
     let other = it.put("Source/other", "y").display().to_string();
     it.manifest_of(&[
         (src.clone(), "kernel/x".into(), "dtb"),
@@ -369,7 +369,7 @@ fn a_symlink_that_leads_out_of_the_image_is_refused() {
         ("bootloader/round", "bad-symlink", "loop"),
         ("bootloader/ours/x", "bad-symlink", "reserved"),
         ("rootfs/etc/ours/0", "bad-symlink", "reserved"),
-        ("kernel/Image/x", "blocked", "kernel/Image/x"),
+        ("kernel/Image/x", "bad-destination", "kernel/Image/x"),
     ] {
         let path = it.write_overlay(name, "x");
         it.commit("out");

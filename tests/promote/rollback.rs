@@ -101,7 +101,7 @@ fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_i
         it.action(&["status"]).exits(0);
         // To promote it again takes the directory.
         if !by_link {
-            failed(it.promote(&["--json"]), "blocked", "deep/tool");
+            failed(it.promote(&["--json"]), "bad-destination", "deep/tool");
         }
         fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
         it.promote(&[]).exits(0);
@@ -110,7 +110,7 @@ fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_i
         // And so does the way back.
         let before = it.everything_and_when();
         let ran = it.action(&["rollback", "--json"]);
-        failed(ran, "blocked", "deep/tool");
+        failed(ran, "bad-destination", "deep/tool");
         assert_eq!(it.everything_and_when(), before);
         fs::remove_file(it.l4t("rootfs/opt/new")).unwrap();
         it.action(&["rollback"]).exits(0);

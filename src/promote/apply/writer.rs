@@ -224,9 +224,16 @@ mod tests {
     #[test]
     fn a_failure_names_the_destination_also_where_another_path_begins_like_it() {
         let path = Path::new("/image/kernel/a.dtb");
-        let source =
-            Error::new(Kind::Refused, "not a regular file").with_path("/image/kernel/a.dtb.new");
-        assert_eq!(explain(source, path).path(), Some(path));
+        let source = Error::new(Kind::Refused, "not a regular file")
+            .with_path("/image/kernel/a.dtb.new")
+            .with_code("bad-source")
+            .advice("build again");
+        let told = explain(source, path);
+        assert_eq!(told.path(), Some(path));
+        assert_eq!(
+            (told.code(), told.help()),
+            ("bad-source", Some("build again"))
+        );
         let destination = Error::new(Kind::Io, "broken")
             .doing("rename to")
             .with_path(path);

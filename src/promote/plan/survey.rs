@@ -96,5 +96,5 @@ fn refuse(found: Found, path: &Path) -> Result<()> {
         ),
         _ => return Ok(()),
     };
-    Err(refused(message, path, advice).with_code("blocked"))
+    Err(refused(message, path, advice).with_code("bad-destination"))
 }
