@@ -169,7 +169,7 @@ fn notes(
     if let (Some(manifest), Some(version)) = (manifest, &workspace.version) {
         if manifest.bsp_version != *version {
             notes.push(format!(
-                "the build is of BSP {}, and the profile's image is {}",
+                "the build is for BSP {}, the image of the profile is {}",
                 crate::error::printable(&manifest.bsp_version),
                 crate::error::printable(version)
             ));
@@ -191,7 +191,7 @@ fn detect_overwritten(items: &[Item]) -> impl Iterator<Item = String> {
         .filter(|place| initramfs::OUTPUTS.iter().any(|out| place == Path::new(out)))
         .map(|place| {
             let place = place.to_string_lossy();
-            format!("{place} is what the initramfs tool writes, over what is promoted there")
+            format!("the initramfs tool overwrites {place}, which is promoted")
         })
 }
 

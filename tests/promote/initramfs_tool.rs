@@ -119,7 +119,7 @@ fn so_does_one_that_sudo_runs_with_a_terminal_of_its_own_or_without() {
 fn what_the_initramfs_tool_writes_over_is_noted() {
     needs_root!();
     let it = Workspace::new();
-    let line = "note: rootfs/boot/initrd is what the initramfs tool writes";
+    let line = "note: the initramfs tool overwrites rootfs/boot/initrd";
     let ran = it.promote(&["--dry-run"]).exits(0);
     assert!(!ran.stdout.contains("note: "), "{}", ran.stdout);
     it.write_overlay("rootfs/boot/initrd", "mine");

@@ -187,9 +187,7 @@ pub(crate) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<
         return Vec::new();
     };
     if kernel.mono.is_none() && kernel.repos.is_empty() {
-        return vec![
-            "no kernel-side repository is there to tell whether the build is fresh".into(),
-        ];
+        return vec!["no kernel-side repository shows whether the build is up to date".into()];
     }
     let mut notes = Vec::new();
     if kernel.mono.is_none() {
@@ -211,7 +209,7 @@ pub(crate) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<
         if !missing.is_empty() {
             let names: Vec<String> = missing.into_iter().take(20).map(printable).collect();
             notes.push(format!(
-                "artifacts were made from what is no repository under bsp_sources/: {}",
+                "artifacts come from paths in bsp_sources/ that are not repositories: {}",
                 names.join(", ")
             ));
         }
