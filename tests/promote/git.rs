@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use crate::needs_root;
-use crate::refusals::refused;
+use crate::refusals::{failed, refused};
 use crate::support::{Mounted, Ran};
 use crate::user::User;
 use crate::workspace::Workspace;
@@ -370,10 +370,10 @@ fn a_filtered_file_is_refused_where_its_checkout_is_not_what_was_committed() {
         let name = "bootloader/large.bin";
         it.git(&it.overlay(), &["update-index", flag, name]);
         it.write_overlay(name, "EDITED\n");
-        refused(&it, &[], name, "git update-index --no-");
+        refused(&it, &[], "uncommitted-changes", name);
         // Its object is not what belongs into the image.
         fs::remove_file(it.overlay().join(name)).unwrap();
-        refused(&it, &[], name, "check it out");
+        refused(&it, &[], "bad-overlay", name);
     }
 }
 
@@ -400,8 +400,8 @@ fn an_overlay_may_be_larger_than_the_room_for_temporary_files() {
     }
     it.commit("64 MiB");
     let small = Mounted::tmpfs(&it.path("Source"), 1 << 18);
-    let ran = Ran::of(it.command().env("TMPDIR", &small.path)).exits(1);
-    assert!(ran.stderr.contains("or set TMPDIR"), "{}", ran.stderr);
+    let ran = Ran::of(it.command().arg("--json").env("TMPDIR", &small.path));
+    failed(ran, "no-space", small.path.to_str().unwrap());
     let disk = Mounted::tmpfs(&it.path(""), 40 << 20);
     Ran::of(it.command().env("TMPDIR", &disk.path)).exits(0);
     assert_eq!(fs::read_dir(&disk.path).unwrap().count(), 0);

@@ -81,7 +81,7 @@ impl Sources {
         let (file, meta, attributes) = match (content, &self.blobs) {
             (Content::Committed(blob, attributes), Some(blobs)) => {
                 let file = blobs.open(blob)?;
-                let meta = file.metadata().map_err(|e| Error::io("reading", e))?;
+                let meta = file.metadata().map_err(|e| Error::io("read", e))?;
                 (file, meta, Some(attributes))
             }
             (Content::Link(..) | Content::Absent | Content::Committed(..), _) => return Ok(None),

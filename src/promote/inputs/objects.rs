@@ -41,7 +41,7 @@ impl Blobs {
         let failed = |e: io::Error| {
             Error::io("copy a file of the overlay to", e)
                 .with_path(std::env::temp_dir())
-                .advice("make room there, or set TMPDIR")
+                .advice("free some space there, or set TMPDIR to another directory")
         };
         let mut out = BufWriter::new(tempfile::tempfile().map_err(failed)?);
         let mut kept = self.batch.lock().unwrap_or_else(PoisonError::into_inner);

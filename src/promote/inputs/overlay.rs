@@ -12,7 +12,7 @@ use crate::durable::Attributes;
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::options::Ownership;
 use crate::promote::path::RelPath;
-use crate::promote::refused::refused;
+use crate::promote::refused::{refused, shell_word};
 
 /// Which commits of the overlay are promoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,11 +59,14 @@ pub(crate) fn probe_head(
     };
     let converted = git.names(&["ls-files", "-z", "--", CONVERTED])?;
     if let Some(name) = overlooked::probe(git, &[CONVERTED])? {
-        return Err(refused(
-            "the overlay has an uncommitted change that git was told to overlook",
-            git.dir().join(name),
-            "git update-index --no-assume-unchanged --no-skip-worktree it, and commit or stash it",
-        ));
+        let advice = format!(
+            "git -C {} update-index --no-assume-unchanged --no-skip-worktree {}, then commit it",
+            shell_word(git.dir()),
+            shell_word(Path::new(&name))
+        );
+        let message = "an uncommitted change that git was told to overlook";
+        let error = refused(message, git.dir().join(name), advice);
+        return Err(error.with_code("uncommitted-changes"));
     }
     let files = files(
         git,
@@ -78,10 +81,15 @@ pub(crate) fn probe_head(
                 return match converted {
                     false => Ok(Content::Committed(entry.blob(), committed)),
                     true => Err(refused(
-                        "git makes another file of what was committed, and it is not there",
+                        "not checked out, and git converts it when it is",
                         path,
-                        "check it out",
-                    )),
+                        format!(
+                            "git -C {} checkout -- {}",
+                            shell_word(git.dir()),
+                            shell_word(Path::new(&entry.name))
+                        ),
+                    )
+                    .with_code("bad-overlay")),
                 };
             };
             let mode = match ownership {

@@ -34,7 +34,7 @@ pub(crate) fn probe(git: &Git, paths: &[&str]) -> Result<Option<OsString>> {
             "120000" => {
                 let mut target = Vec::new();
                 Batch::start(git)?.copy(&file.oid, &mut target)?;
-                let reading = |e| Error::io("reading the symlink", e).with_path(&path);
+                let reading = |e| Error::io("read the symlink", e).with_path(&path);
                 meta.is_symlink()
                     && std::fs::read_link(&path).map_err(reading)? == *OsStr::from_bytes(&target)
             }
