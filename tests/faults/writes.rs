@@ -183,6 +183,6 @@ fn a_batch_is_flushed_when_its_files_are_large_enough_together() {
     let (copied, ops) = trial.run();
     assert_eq!(copied.unwrap().files, 6);
     let flushes = ops.iter().filter(|op| op.kind() == "flush").count();
-    // b and d are each enough, and the rest goes at the end.
-    assert!(flushes >= 3, "{ops:?}");
+    // b and d are each enough. What comes while b's batch is flushed may share the last one.
+    assert!(flushes >= 2, "{ops:?}");
 }
