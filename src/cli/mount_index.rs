@@ -25,7 +25,7 @@ pub(super) fn read(
         Error::new(Kind::Refused, Unfit::Foreign.to_string())
             .with_code("not-an-index")
             .with_path(file)
-            .advice("give --index the name of a new file, since it replaces an old index")
+            .advice("give --index a new file name, only an index is replaced")
     };
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     let opened = match file.metadata() {

@@ -202,7 +202,7 @@ fn id(option: &str, value: &str) -> Result<u32> {
 fn number(option: &str, value: &str) -> Result<u32> {
     value
         .parse()
-        .map_err(|_| invalid(option, "a number that fits 32 bits"))
+        .map_err(|_| invalid(option, "a number up to 4294967295"))
 }
 
 fn bytes(option: &str, value: &str) -> Result<u64> {

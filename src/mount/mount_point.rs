@@ -222,6 +222,7 @@ fn not_seen(dir: &Path, e: io::Error) -> Error {
         io::ErrorKind::NotFound if fs::symlink_metadata(dir).is_err() => {
             error.advice(format!("create it with `mkdir -p {}`", dir.display()))
         }
+        io::ErrorKind::NotFound => error.advice("it is a symbolic link, create what it leads to"),
         _ => error,
     }
 }

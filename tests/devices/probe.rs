@@ -25,6 +25,7 @@ fn is_broken(device: &Path, verdict: &str, texts: &[&str]) {
     let report = report(device, 3);
     assert_eq!(report["verdict"], verdict, "{report}");
     let error = report["error"].as_str().unwrap_or_default();
+    assert_eq!(error.lines().count(), 1, "{error}");
     for text in texts {
         assert!(error.contains(text), "no {text:?} in {error:?}");
     }

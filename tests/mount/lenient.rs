@@ -31,7 +31,9 @@ fn names(filesystem: &Filesystem) -> Vec<Vec<u8>> {
 
 fn problem(filesystem: &Filesystem, ino: u64) -> Option<String> {
     let value = attribute(filesystem, ino, b"user.lbpayload.problem");
-    value.ok().map(|value| String::from_utf8(value).unwrap())
+    let value = String::from_utf8(value.ok()?).unwrap();
+    assert_eq!(value.lines().count(), 1, "{value}");
+    Some(value)
 }
 
 fn content(filesystem: &Filesystem, ino: u64) -> Vec<u8> {
