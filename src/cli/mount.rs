@@ -145,7 +145,7 @@ fn open_filesystem(
     options: &Options,
     form: Option<ProgressForm>,
 ) -> Result<Filesystem> {
-    // The payload counts from its own start, and whoever looks for the place does not.
+    // The payload counts from its own start, the message from the start of the image.
     let in_source = |e: Error| match e.offset() {
         Some(at) => e.with_offset(options.offset.saturating_add(at)),
         None => e,

@@ -32,7 +32,7 @@ impl Options {
     /// behind it for a part of the value. A later one wins.
     ///
     /// # Errors
-    /// An option that nobody knows, or a value that makes no sense.
+    /// An unknown option, or an invalid value.
     pub(super) fn add(&mut self, text: &str) -> Result<()> {
         split(text)
             .iter()
@@ -191,7 +191,7 @@ fn split(text: &str) -> Vec<String> {
     options
 }
 
-/// The last number is how system calls say "nobody's", and no file can have it.
+/// A user or group. The largest number means "unchanged" to chown(2), so no file can have it.
 fn id(option: &str, value: &str) -> Result<u32> {
     match number(option, value)? {
         u32::MAX => Err(invalid(option, "a number below 4294967295")),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_refused_by_name() {
+    fn an_unknown_option_is_refused_by_name() {
         for bad in [
             "nope",
             "uid",
