@@ -1,4 +1,4 @@
-//! Whether a tree can be written to at all.
+//! Checks whether a tree can be written to.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,13 +11,12 @@ use rustix::io::Errno;
 use super::tree::{Tree, parent};
 
 impl Tree {
-    /// Whether this process may put a file at `place`, instead of what is there, or take
-    /// that away.
+    /// Checks whether this process may create, replace or remove a file at `place`.
     ///
     /// # Errors
-    /// EACCES where the permissions forbid it, EROFS where the file system is read-only,
-    /// EPERM where the file or its directory is immutable or may only be added to, EXDEV
-    /// where another file system is mounted there, so that nothing can be renamed to it.
+    /// EACCES if the permissions forbid it, EROFS if the file system is read-only, EPERM if the
+    /// file or its directory is immutable or append-only, EXDEV if another file system is
+    /// mounted there, because a rename cannot cross file systems.
     pub fn check_writable(&self, place: &Path) -> io::Result<()> {
         let (dir, is_parent) = self.nearest(parent(place))?;
         accessat(
@@ -45,7 +44,8 @@ impl Tree {
         Ok(())
     }
 
-    /// The directory `path`, or the first one above it that is there.
+    /// Opens the directory `path`, or its nearest parent that exists. Also returns whether it is
+    /// `path` itself.
     fn nearest(&self, path: &Path) -> io::Result<(Arc<OwnedFd>, bool)> {
         let mut at = path;
         loop {
@@ -60,7 +60,8 @@ impl Tree {
     }
 }
 
-/// What is there; `None` for nothing, or before Linux 4.11, which cannot tell.
+/// Returns the status of `name`. Returns `None` if it does not exist, and before Linux 4.11,
+/// which does not support statx(2).
 fn stat(dir: &OwnedFd, name: &Path) -> io::Result<Option<Statx>> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     match statx(dir, name, flags, StatxFlags::MNT_ID) {
@@ -70,7 +71,7 @@ fn stat(dir: &OwnedFd, name: &Path) -> io::Result<Option<Statx>> {
     }
 }
 
-/// Which mount something is on. Before Linux 5.8, which file system.
+/// Returns which mount a file is on. Before Linux 5.8, returns which file system.
 fn mount(stat: &Statx) -> (u64, u32, u32) {
     let id = match stat.stx_mask & StatxFlags::MNT_ID.bits() {
         0 => 0,

@@ -1,4 +1,4 @@
-//! A single file that replaces another only when it is complete and synced.
+//! A single file that replaces another one only when it is complete and synced.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -14,15 +14,15 @@ use crate::sys::{drop_cached, names_hold_sizes};
 
 use super::directory::sync_parent;
 
-/// What was written is brought to the disk and out of the page cache in steps of
-/// this many bytes.
+/// The file is written back to the disk and dropped from the page cache in steps of this
+/// many bytes.
 const STEP: u64 = 64 << 20;
 
-/// The name of a file until it has its own: this, something random, and that.
+/// The start of a temporary name. A random part and a suffix follow.
 const PREFIX: &str = ".lbpayload-";
 const SUFFIX: &str = ".part";
 
-/// A file written beside its final name; dropped, it is gone.
+/// A file that is written in the directory of its final name. Dropping it removes it.
 #[derive(Debug)]
 pub struct AtomicFile {
     temp: NamedTempFile,
@@ -32,12 +32,12 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts a file that will be `path`. Where `path` is a symlink, the file that
-    /// it leads to is replaced.
+    /// Creates a file that will replace `path`. If `path` is a symlink, the file that it
+    /// points to is replaced.
     ///
     /// # Errors
-    /// Something that is no regular file has the name; it would be in /dev; the
-    /// directory refuses.
+    /// Something other than a regular file has the name, the file would be in /dev, or the
+    /// directory refuses the file.
     pub fn create(path: &Path) -> Result<Self> {
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return Err(
@@ -83,8 +83,8 @@ impl AtomicFile {
             .suffix(SUFFIX)
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(dir)
-            // Only the kind: tempfile adds the temporary name, which says nothing to
-            // anybody.
+            // Keep only the kind of the error: tempfile adds the temporary name, which does
+            // not help the user.
             .map_err(|e| failed(e.kind().into()))?;
         Ok(Self {
             temp,
@@ -94,20 +94,20 @@ impl AtomicFile {
         })
     }
 
-    /// Whether `name` is one that a killed run left behind.
+    /// Returns whether `name` is a temporary name, left behind by a run that was killed.
     pub fn is_leftover(name: &str) -> bool {
         name.starts_with(PREFIX) && name.ends_with(SUFFIX)
     }
 
-    /// The file itself.
+    /// Returns the file.
     pub fn file(&self) -> &File {
         self.temp.as_file()
     }
 
-    /// Syncs it, gives it its name, and syncs that.
+    /// Syncs the file, renames it to its final name, and syncs the directory.
     ///
     /// # Errors
-    /// What the system says; before the name is given, nothing has changed.
+    /// The error that the system reports. Before the rename, nothing has changed.
     pub fn commit(self) -> Result<()> {
         let Self { temp, path, .. } = self;
         temp.as_file()

@@ -1,4 +1,4 @@
-//! What a file of an image has besides its bytes.
+//! The attributes of a file in an image.
 
 use std::fs::{File, Metadata, Permissions};
 use std::io;
@@ -12,30 +12,30 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What a staged file is given besides its bytes.
+/// The attributes of a staged file, which are everything besides its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
-    /// Permission bits, with setuid, setgid and the sticky bit.
+    /// Permission bits, including setuid, setgid and the sticky bit.
     #[serde(default)]
     pub mode: u32,
     /// Modification time: seconds since 1970, and nanoseconds.
     pub mtime: (i64, u32),
-    /// User and group; `None` leaves them to who writes.
+    /// User and group. `None` keeps those of the running process.
     pub owner: Option<(u32, u32)>,
-    /// Extended attributes: those that a file in an image needs to work.
+    /// The extended attributes that a file in an image needs to work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xattrs: Vec<Xattr>,
 }
 
-/// An extended attribute: its name and its value, which JSON has in hexadecimal.
+/// An extended attribute: its name and its value. In JSON the value is hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Xattr(pub String, #[serde(with = "hex::serde")] pub Vec<u8>);
 
 impl Attributes {
-    /// Those that `file` has.
+    /// Reads the attributes of `file`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn of(file: &File, meta: &Metadata) -> io::Result<Self> {
         Ok(Self {
             xattrs: read_xattrs(file)?,
@@ -43,7 +43,7 @@ impl Attributes {
         })
     }
 
-    /// Those that `meta` tells of.
+    /// Returns the attributes in `meta`, without extended attributes.
     pub fn without_xattrs(meta: &Metadata) -> Self {
         Self {
             mode: meta.mode() & 0o7777,
@@ -55,12 +55,12 @@ impl Attributes {
 }
 
 /// Gives `file` the owner and mode of the regular file `name` in `dir`, as far as the
-/// system allows: a user may not give files away, some file systems have no modes, and
-/// the owner may be one that has no number in this container (EINVAL).
-/// Other content does not get setuid and setgid, which write(2) would take away too.
+/// system allows. A user may not give files away, some file systems have no modes, and the
+/// owner may be one that has no number in this container (EINVAL).
+/// setuid and setgid are left out because the content is new; write(2) clears them too.
 ///
 /// # Errors
-/// What the system says otherwise.
+/// Any other error that the system reports.
 pub(super) fn inherit(dir: impl AsFd, name: &str, file: &File) -> io::Result<()> {
     let old = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(old) if FileType::from_raw_mode(old.st_mode) == FileType::RegularFile => old,
@@ -68,7 +68,7 @@ pub(super) fn inherit(dir: impl AsFd, name: &str, file: &File) -> io::Result<()>
         Err(e) => return Err(e.into()),
     };
     for result in [
-        // First: afterwards the file may be another user's.
+        // Set the mode first, because after chown the file may belong to another user.
         file.set_permissions(Permissions::from_mode(old.st_mode & 0o777)),
         fchown(file, None, Some(old.st_gid)),
         fchown(file, Some(old.st_uid), None),
@@ -82,7 +82,7 @@ pub(super) fn inherit(dir: impl AsFd, name: &str, file: &File) -> io::Result<()>
     Ok(())
 }
 
-/// Both times, for the calls that set them.
+/// Converts a time for the calls that set both times of a file.
 pub(super) fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     let time = Timespec {
         tv_sec: seconds,
@@ -94,19 +94,19 @@ pub(super) fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     }
 }
 
-/// Linux allows no longer value, and no longer list (`XATTR_SIZE_MAX`).
+/// The longest value and the longest list that Linux allows (`XATTR_SIZE_MAX`).
 const MAX: usize = 64 * 1024;
 
-/// Capabilities, ACLs and what users set. Labels of the host's own security modules
-/// are not the image's, and `trusted.*` is nothing that an image's tools use.
+/// Returns whether an attribute belongs to the image: capabilities, ACLs and `user.*`. The
+/// labels of the host's security modules do not, and no tool in an image uses `trusted.*`.
 fn belongs_to_the_image(name: &str) -> bool {
     matches!(name, "security.capability" | "system.posix_acl_access") || name.starts_with("user.")
 }
 
-/// Reads them.
+/// Reads the extended attributes of `file`.
 ///
 /// # Errors
-/// What the system says, other than that the file system has none.
+/// The error that the system reports, unless the file system does not support them.
 fn read_xattrs(file: &File) -> io::Result<Vec<Xattr>> {
     let mut list = vec![0; MAX];
     let len = match flistxattr(file, &mut list[..]) {
@@ -133,10 +133,10 @@ fn read_xattrs(file: &File) -> io::Result<Vec<Xattr>> {
     Ok(found)
 }
 
-/// Takes away what a directory would hand down to the files that are made in it.
+/// Removes the default ACL that a directory would pass on to new files in it.
 ///
 /// # Errors
-/// What the system says, other than that there is nothing.
+/// The error that the system reports, unless there is no default ACL.
 pub(super) fn remove_default_acl(dir: impl AsFd) -> io::Result<()> {
     match fremovexattr(dir, "system.posix_acl_default") {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -144,10 +144,10 @@ pub(super) fn remove_default_acl(dir: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Sets them.
+/// Sets the extended attributes of `file`.
 ///
 /// # Errors
-/// What the system says; an attribute that cannot be stored is not left away.
+/// The error that the system reports, also if an attribute cannot be stored.
 pub(super) fn write_xattrs(file: &File, xattrs: &[Xattr]) -> io::Result<()> {
     for Xattr(name, value) in xattrs {
         if !belongs_to_the_image(name) {

@@ -1,4 +1,4 @@
-//! A destination directory, held open so that no path leads elsewhere meanwhile.
+//! A destination directory. It is kept open, so that its path cannot come to mean another.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -16,8 +16,8 @@ use crate::sys::{self, Room};
 use super::lookup::{Lookup, lookup};
 use super::staging_dir::syncfs_reports;
 
-/// A directory that files are put into. Everything goes through its descriptor,
-/// by names of one component.
+/// A destination directory for files. Every access uses its file descriptor and names of one
+/// component.
 #[derive(Debug)]
 pub struct Directory {
     file: File,
@@ -28,7 +28,7 @@ impl Directory {
     /// Opens the directory at `path`.
     ///
     /// # Errors
-    /// It is not there, no directory, or may not be opened.
+    /// The directory does not exist, is not a directory, or cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -41,38 +41,39 @@ impl Directory {
         })
     }
 
-    /// Refuses a directory at `path`, existing or not, where files in it would be in
-    /// /dev.
+    /// Refuses a directory at `path`, existing or not, if it is in /dev.
     ///
     /// # Errors
-    /// They would be.
+    /// The directory is in /dev.
     pub fn refuse_in_dev(path: &Path) -> Result<()> {
         refuse_new_in_dev(&path.join("file")).map_err(|e| e.with_path(path))
     }
 
-    /// Opens the directory at `path`, and makes it (mode 0755) where it is
-    /// missing; with `parents` those above it too. Each new one is synced into
-    /// the one above.
+    /// Opens the directory at `path`, and creates it with mode 0755 if it is missing. With
+    /// `parents`, missing parent directories are created too. Each new directory is synced
+    /// into its parent.
     ///
     /// # Errors
-    /// It cannot be made or opened, or is in /dev.
+    /// The directory cannot be created or opened, or is in /dev.
     pub fn open_or_make(path: &Path, parents: bool) -> Result<Self> {
         Self::refuse_in_dev(path)?;
         make(path, parents)?;
         Self::open(path)
     }
 
-    /// The path that it was opened by.
+    /// Returns the path that the directory was opened with.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Tries to become the only one that works in this directory, as flock(2) has
-    /// it: the lock goes with the open directory, however the process ends. False when
-    /// another has it. On a file system without locks nobody is kept out.
+    /// Tries to lock the directory with flock(2). Returns false if another process holds the
+    /// lock.
+    ///
+    /// The lock ends with the open directory, however the process ends. On a file system
+    /// without locks this always succeeds.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn try_lock(&self) -> Result<bool> {
         match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
@@ -88,10 +89,10 @@ impl Directory {
         }
     }
 
-    /// Brings everything in it onto stable storage, and its names.
+    /// Flushes its file system, so that all files in it and their names are on stable storage.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn flush(&self) -> Result<()> {
         let flush = || -> io::Result<()> {
             if syncfs_reports() {
@@ -102,19 +103,19 @@ impl Directory {
         flush().map_err(|e| Error::io("sync", e).with_path(&self.path))
     }
 
-    /// How much room its file system has.
+    /// Returns how much room its file system has.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn room(&self) -> Result<Room> {
         sys::room(self.file.as_fd())
             .map_err(|e| Error::io("get the free space of", e).with_path(&self.path))
     }
 
-    /// Whether nothing is in it, so that no name needs to be looked for.
+    /// Returns whether it is empty. Then no name has to be looked up.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn is_empty(&self) -> Result<bool> {
         let empty = || -> io::Result<bool> {
             for entry in Dir::read_from(&self.file)? {
@@ -131,7 +132,7 @@ impl Directory {
     /// Looks up `name` in it.
     ///
     /// # Errors
-    /// What the system says, other than that nothing has the name.
+    /// The error that the system reports, except that the name does not exist.
     pub fn lookup(&self, name: &str) -> Result<Lookup> {
         single_component(name)
             .and_then(|()| lookup(&self.file, name))
@@ -149,11 +150,10 @@ impl AsFd for Directory {
     }
 }
 
-/// Syncs `file` where flushing the file system that it is in would not tell of a
-/// failure.
+/// Syncs `file` if flushing its file system would not report a failure.
 ///
 /// # Errors
-/// What the system says.
+/// The error that the system reports.
 pub fn settle(file: &File) -> io::Result<()> {
     if syncfs_reports() {
         Ok(())
@@ -162,7 +162,7 @@ pub fn settle(file: &File) -> io::Result<()> {
     }
 }
 
-/// Refuses what could name anything but an entry of the directory itself.
+/// Refuses names that could refer to anything but an entry of the directory itself.
 pub(super) fn single_component(name: &str) -> io::Result<()> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
         return Err(io::Error::new(
@@ -201,7 +201,7 @@ fn make(path: &Path, parents: bool) -> Result<()> {
     sync_parent(path)
 }
 
-/// Syncs the directory that holds `path`, so that a name in it lasts.
+/// Syncs the directory that contains `path`, so that the name is on stable storage.
 pub(super) fn sync_parent(path: &Path) -> Result<()> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

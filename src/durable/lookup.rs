@@ -1,4 +1,4 @@
-//! What a name in a directory is, without following a symlink.
+//! Looks up a name in a directory without following a symlink.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -10,16 +10,16 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-/// What a lookup found.
+/// The result of a lookup.
 #[derive(Debug)]
 pub enum Lookup {
-    /// Nothing has the name.
+    /// The name does not exist.
     Nothing,
     /// A regular file, open for reading.
     File(File, Metadata),
-    /// A regular file that cannot be opened for reading, and why.
+    /// A regular file that cannot be opened for reading, and the error.
     Unreadable(io::Error),
-    /// A symlink, and where it points to.
+    /// A symlink, and its target.
     Symlink(PathBuf, Metadata),
     /// A directory.
     Directory,
@@ -30,9 +30,9 @@ pub enum Lookup {
 /// Looks up `name`, of one component, in `dir`.
 ///
 /// # Errors
-/// What the system says, other than that nothing has the name.
+/// The error that the system reports, except that the name does not exist.
 pub(super) fn lookup(dir: impl AsFd, name: impl rustix::path::Arg + Copy) -> io::Result<Lookup> {
-    // O_PATH first: opening a device or a FIFO would do something to it.
+    // O_PATH first, because opening a device or a FIFO can have side effects.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = match openat(&dir, name, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
@@ -59,7 +59,7 @@ pub(super) fn lookup(dir: impl AsFd, name: impl rustix::path::Arg + Copy) -> io:
             if meta.is_file() {
                 Ok(Lookup::File(file, meta))
             } else {
-                // Somebody else has replaced it in between.
+                // Another process has replaced the file in between.
                 Ok(Lookup::Special)
             }
         }

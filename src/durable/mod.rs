@@ -1,10 +1,10 @@
-//! Files that appear complete, synced and under their name, or not at all.
+//! Files that appear under their names complete and synced, or not at all.
 //!
-//! [`Directory`] is a destination, held by a descriptor and a lock. [`Store`] is
-//! what a copy needs of one: files are staged in it, flushed together, and then
-//! get their names; [`Staging`] is the real one, and tests put a failing one in
-//! its place. [`AtomicFile`] is the same promise for a single file, and [`Tree`] for files
-//! at any depth of a tree whose symlinks are not the host's.
+//! [`Directory`] is a destination, held by a file descriptor and a lock. [`Store`] is the
+//! interface that a copy needs: files are staged in it, flushed together, and then get their
+//! names. [`Staging`] is the real store, and tests replace it with one that fails.
+//! [`AtomicFile`] makes the same promise for a single file, and [`Tree`] for files at any
+//! depth of a tree whose symlinks must not lead into the host.
 
 mod access;
 mod atomic_file;

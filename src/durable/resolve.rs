@@ -1,8 +1,8 @@
-//! Where a path really leads inside a directory that is not the host's `/`.
+//! Resolves a path inside a directory that is not the host's `/`.
 //!
-//! [`resolve`] follows symlinks by reading them, one component at a time, and says
-//! which path without symlinks is meant. [`open`] then opens exactly that path and
-//! fails if a symlink has come into it meanwhile.
+//! [`resolve`] follows symlinks by reading them, one component at a time, and returns the
+//! resulting path without symlinks. [`open`] then opens exactly that path and fails if it
+//! contains a symlink by now.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -14,34 +14,34 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
-/// As many as the kernel follows in one path (`MAXSYMLINKS`).
+/// The maximum number of symlinks in one path, the same as in the kernel (`MAXSYMLINKS`).
 const MAX_SYMLINKS: u32 = 40;
 
-/// What a symlink may do.
+/// Where a symlink may lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bounds {
-    /// The directory counts as `/`: absolute links begin in it, and `..` in it stays.
+    /// The directory is `/`: absolute links start in it, and `..` in it stays in it.
     AsRoot,
     /// The directory is part of the host: a link that leaves it is refused.
     Beneath,
 }
 
-/// Whether a symlink in the last place is followed.
+/// Whether a symlink in the last component is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Last {
-    /// What it leads to is meant.
+    /// The path means the target of the link.
     Follow,
-    /// The link itself is meant.
+    /// The path means the link itself.
     Keep,
 }
 
-/// The path relative to `root`, without symlinks and without `..`, that `path` means.
-/// What is not there yet stays as it is named. An empty path is `root` itself.
+/// Returns the path that `path` means, relative to `root` and without symlinks and `..`.
+/// Components that do not exist yet stay as they are. An empty path means `root` itself.
 ///
 /// # Errors
-/// EXDEV where it would leave `root`, ELOOP where links go round in circles, ENOTDIR
-/// where something that is no directory has a name in the middle, and what else the
-/// system says.
+/// EXDEV if the path would leave `root`, ELOOP if there are too many links, ENOTDIR if a
+/// component before the last is not a directory, and any other error that the system
+/// reports.
 pub(super) fn resolve(
     root: BorrowedFd<'_>,
     path: &Path,
@@ -72,10 +72,10 @@ pub(super) fn resolve(
                 }
                 enter(&target, bounds, &mut at, &mut todo)?;
             }
-            // No symlink.
+            // Not a symlink.
             Err(Errno::INVAL) => at = next,
             Err(Errno::NOENT) => {
-                // What `..` of what is not there would be is nobody's to say.
+                // `..` after a directory that does not exist has no meaning.
                 if todo.iter().any(|name| name == "..") {
                     return Err(Errno::NOENT.into());
                 }
@@ -87,7 +87,7 @@ pub(super) fn resolve(
     Ok(at)
 }
 
-/// Puts the components of `path` in front of what is still to be walked.
+/// Adds the components of `path` in front of the remaining ones.
 fn enter(
     path: &Path,
     bounds: Bounds,
@@ -110,10 +110,10 @@ fn enter(
     Ok(())
 }
 
-/// Opens the path that [`resolve`] gave: without following a symlink anywhere.
+/// Opens the path that [`resolve`] returned, without following any symlink.
 ///
 /// # Errors
-/// ELOOP where a symlink is in the path after all, and what else the system says.
+/// ELOOP if the path contains a symlink by now, and any other error that the system reports.
 pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
@@ -121,7 +121,7 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Resu
         path
     };
     let flags = flags | OFlags::CLOEXEC;
-    // What `resolve` gives has none; IN_ROOT would take `..` for the root itself.
+    // Paths from `resolve` contain no `..`. IN_ROOT would resolve it at the root.
     if path
         .components()
         .any(|c| matches!(c, Component::ParentDir | Component::RootDir))
@@ -136,7 +136,7 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Resu
     }
 }
 
-/// The same without openat2: each component on its own, none of them a symlink.
+/// Does the same without openat2: opens one component after the other, none of them a symlink.
 fn open_by_walking(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = openat(root, ".", dir, Mode::empty())?;
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    /// A rootfs as Debian and Ubuntu lay it out since usr was merged.
+    /// Creates a root file system with merged /usr, as in Debian and Ubuntu.
     fn rootfs() -> (tempfile::TempDir, File) {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_of_its_own_keeps_absolute_links_and_dotdot_inside() {
+    fn as_a_root_absolute_links_and_dotdot_stay_inside() {
         let (_dir, root) = rootfs();
         let to = |path: &str, last| {
             let found = resolve(root.as_fd(), Path::new(path), Bounds::AsRoot, last).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_a_link_that_leaves_the_tree_is_refused() {
+    fn beneath_a_directory_a_link_that_leaves_it_is_refused() {
         let (_dir, root) = rootfs();
         for path in ["etc/resolv.conf", "up/etc/hosts", "../x", "/etc/hosts"] {
             let found = resolve(root.as_fd(), Path::new(path), Bounds::Beneath, Last::Follow);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_follows_nothing_with_openat2_and_without() {
+    fn opening_follows_no_symlink_with_or_without_openat2() {
         let (_dir, root) = rootfs();
         type Open = fn(BorrowedFd<'_>, &Path, OFlags) -> io::Result<OwnedFd>;
         let ways: [Open; 2] = [open, open_by_walking];

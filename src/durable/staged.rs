@@ -1,4 +1,4 @@
-//! One file that is being written under a name nobody looks for.
+//! A file that is being written in the staging directory.
 
 use std::fs::File;
 use std::io;
@@ -15,10 +15,10 @@ use super::store::WriteMode;
 pub(super) struct StagedFile {
     file: File,
     mode: WriteMode,
-    /// Whether finishing it must sync it, because flushing the file system would
+    /// Whether to sync the file when it is finished, because flushing the file system would
     /// not report its failure.
     sync: bool,
-    /// Whether the page cache is to be left as it was found.
+    /// Whether to drop the file from the page cache when it is finished.
     forget: bool,
 }
 
@@ -61,7 +61,7 @@ impl Sink for StagedFile {
     }
 }
 
-/// Writes all of `buf` at `offset` in as many calls of `write` as it takes.
+/// Writes all of `buf` at `offset`, in as many calls of `write` as necessary.
 fn in_pieces(
     buf: &[u8],
     offset: u64,
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_write_goes_on_where_it_stopped() {
+    fn a_short_write_continues_where_it_stopped() {
         let mut file = [b'-'; 12];
         let mut calls = 0;
         in_pieces(b"12345678", 2, |piece, at| {

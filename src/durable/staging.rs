@@ -1,4 +1,4 @@
-//! Where files are while they are incomplete, and how they get their names.
+//! The staging of incomplete files, and how they get their names.
 
 use std::fs::File;
 use std::io;
@@ -22,13 +22,13 @@ use super::staging_dir::{STAGING_NAME, StagingDir, slot_name, syncfs_reports};
 use super::store::{Store, WriteMode};
 use super::tmpfile::TmpFiles;
 
-/// 0666 less the umask, as the reference importer's fopen(3).
+/// 0666 minus the umask, like fopen(3) in the reference importer.
 const MODE: Mode = Mode::from_bits_truncate(0o666);
 
-/// The name of a file on which a mode is tried out. No slot has it.
+/// The name of a file for testing a write mode. No slot has this name.
 const PROBE: &str = "probe";
 
-/// Preallocating a file saves work from this size on, in bytes.
+/// Preallocating a file saves time from this size on, in bytes.
 const ALLOCATE_FROM: u64 = 256 * 1024;
 
 /// The real [`Store`]: a directory of staged files inside a [`Directory`].
@@ -46,11 +46,12 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Makes or empties the staging directory of `dir`, which the caller has
-    /// locked, and finds out how files can be written there.
+    /// Creates or empties the staging directory of `dir`, and determines how files can be
+    /// written there. The caller must have locked `dir`.
     ///
     /// # Errors
-    /// It cannot be made, or `policy` demands direct I/O and there is none.
+    /// The directory cannot be created, or `policy` requires direct I/O and it is not
+    /// supported.
     pub fn prepare(dir: &Directory, policy: DirectPolicy) -> Result<Self> {
         Self::find_out(dir, policy).inspect_err(|_| StagingDir::remove_if_empty(dir))
     }
@@ -71,7 +72,7 @@ impl Staging {
             dir,
             staging,
             mode: WriteMode::Buffered,
-            // Memory has nothing to be synced to.
+            // tmpfs is memory, so there is nothing to sync to.
             sync_each: !in_memory && !syncfs_reports(),
             in_memory,
             names_hold_sizes,
@@ -106,25 +107,27 @@ impl Staging {
         Ok(this)
     }
 
-    /// Gives files that replace others their owner and mode; see [`Store::inherit`].
+    /// Gives files that replace others their owner and mode. See [`Store::inherit`].
     #[must_use]
     pub fn keeping_owner_and_mode(mut self) -> Self {
         self.keeps_owner_and_mode = true;
         self
     }
 
-    /// Whether the destination is memory (tmpfs), where several threads make small
+    /// Returns whether the destination is memory (tmpfs). There, several threads create small
     /// files faster than one. On a disk they only wait for each other.
     pub fn is_in_memory(&self) -> bool {
         self.in_memory
     }
 
-    /// Removes the staging directory and whatever a failure left in it. That needs
-    /// no sync: should it come back, the next run removes it. But on FAT it could come
-    /// back with clusters that are another file's by then.
+    /// Removes the staging directory and everything that a failure left in it.
+    ///
+    /// This needs no sync: if the directory comes back after a crash, the next run removes it.
+    /// FAT is the exception, because there it could come back with clusters that belong to
+    /// another file by then.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn remove(self) -> io::Result<()> {
         self.staging.remove_from(&self.dir)?;
         if self.names_hold_sizes {
@@ -133,11 +136,11 @@ impl Staging {
         Ok(())
     }
 
-    /// Tries the modes on a file that is removed again: what statx(2) says, and
-    /// what a write says where statx says nothing.
+    /// Determines the best mode with a temporary file: from statx(2), and from a trial write
+    /// if statx reports nothing.
     fn best_mode(&self, policy: DirectPolicy) -> io::Result<WriteMode> {
         if self.in_memory && policy == DirectPolicy::Auto {
-            // It would take O_DIRECT, and only make us align what it copies anyway.
+            // tmpfs accepts O_DIRECT but copies anyway, so alignment would only cost time.
             return Ok(WriteMode::Buffered);
         }
         if policy != DirectPolicy::Never {
@@ -171,20 +174,20 @@ impl Staging {
         }
     }
 
-    /// Writes to a file that is removed again.
+    /// Writes to a temporary file.
     fn attempt(&self, flags: OFlags, write: &dyn Fn(&File) -> io::Result<()>) -> io::Result<()> {
         let file = self.staging.create_named(PROBE, MODE, flags);
         let result = file.and_then(|file| write(&file));
         match self.staging.discard_named(PROBE) {
             Ok(()) => result,
-            // open(2) may refuse the flag with or without having made the file.
+            // open(2) may refuse the flag with or without having created the file.
             Err(e) if e.kind() == io::ErrorKind::NotFound => result,
             Err(e) => Err(e),
         }
     }
 }
 
-/// What the file system or the kernel answers to a flag that it does not know.
+/// Returns whether this is the error for a flag that the kernel or file system does not know.
 fn is_unsupported(e: &io::Error) -> bool {
     matches!(
         e.raw_os_error(),
@@ -204,7 +207,7 @@ impl Store for Staging {
         };
         let file = self.staging.create(slot, MODE, flags)?;
         if size >= ALLOCATE_FROM && !self.in_memory {
-            // To whole pages, so that the padded last write does not extend it.
+            // Round up to whole pages, so that the padded last write does not extend the file.
             match allocate(file.as_fd(), size.next_multiple_of(PAGE as u64)) {
                 Err(e) if !is_unsupported(&e) => return Err(e),
                 _ => {}
@@ -244,8 +247,8 @@ impl Store for Staging {
             drop_cached(file.as_fd(), 0, 0);
             return;
         }
-        // Another open costs less than writing uncached, which starts the disk for
-        // each file.
+        // Opening the file again costs less than writing uncached, which starts disk
+        // I/O for each file.
         if let Ok(file) = self.staging.open_file(slot) {
             drop_cached(file.as_fd(), 0, 0);
         }
@@ -287,7 +290,7 @@ impl Store for Staging {
             } else if let Some(staged) =
                 tmpfiles.publish(slot, self.staging.as_fd(), &slot_name(slot))
             {
-                // Only a rename replaces; for that it needs a name first.
+                // Only a rename can replace a file, and a rename needs a name first.
                 staged?;
             }
         }
@@ -303,7 +306,7 @@ impl Store for Staging {
             syncfs(&self.staging)?;
         }
         self.dir.sync_all()?;
-        // The names left this directory; on some file systems that is its own change.
+        // The names have left the staging directory, which some file systems record separately.
         self.staging.flush_names()
     }
 }
@@ -344,9 +347,9 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_left_is_removed() {
+    fn leftovers_of_an_earlier_run_are_removed() {
         let (temp, dir, staging) = staging();
-        // Large ones have a name there; small ones may have none anywhere.
+        // Large files have a name in the staging directory; small ones may have none.
         staging.create(7, 5000).unwrap();
         drop(staging);
         assert_eq!(
@@ -396,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn two_descriptions_of_one_directory_do_not_both_get_the_lock() {
+    fn a_directory_opened_twice_can_be_locked_only_once() {
         let temp = tempfile::tempdir().unwrap();
         let first = Directory::open(temp.path()).unwrap();
         let second = Directory::open(temp.path()).unwrap();

@@ -1,5 +1,5 @@
-//! The directory of files that are incomplete: the one staging engine, for the flat
-//! destination of an import and for a tree.
+//! The directory for incomplete files. The flat destination of an import and the tree of a
+//! promotion both use it.
 
 use std::fs::File;
 use std::io;
@@ -10,19 +10,19 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// The directory inside the destination that holds incomplete files, and nothing
-/// else: what a run that was cut off leaves there, the next removes.
+/// The name of the directory for incomplete files inside the destination. It contains nothing
+/// else: the next run removes everything that an interrupted run left in it.
 pub const STAGING_NAME: &str = ".lbpayload-staging";
 
-/// The open staging directory of a destination. A staged file is known by its slot.
+/// The open staging directory of a destination. A slot number identifies a staged file.
 #[derive(Debug)]
 pub(super) struct StagingDir(OwnedFd);
 
 impl StagingDir {
-    /// Opens the one in `parent`, and makes it (mode 0700) where it is missing.
+    /// Opens the staging directory in `parent`, and creates it with mode 0700 if it is missing.
     ///
     /// # Errors
-    /// What the system says: ENOTDIR or ELOOP where something else has the name.
+    /// The error that the system reports: ENOTDIR or ELOOP if something else has the name.
     pub(super) fn open_or_make(parent: impl AsFd) -> io::Result<Self> {
         match mkdirat(&parent, STAGING_NAME, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -31,24 +31,24 @@ impl StagingDir {
         Self::open(parent)
     }
 
-    /// Opens the one in `parent`.
+    /// Opens the staging directory in `parent`.
     ///
     /// # Errors
-    /// What the system says: ENOENT where there is none.
+    /// The error that the system reports: ENOENT if it does not exist.
     pub(super) fn open(parent: impl AsFd) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self(openat(parent, STAGING_NAME, flags, Mode::empty())?))
     }
 
-    /// Whether `parent` has one.
+    /// Returns whether `parent` has a staging directory.
     pub(super) fn is_in(parent: impl AsFd) -> bool {
         rustix::fs::statat(parent, STAGING_NAME, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Removes what is in it, and returns how much that was.
+    /// Removes everything in it, and returns the number of files.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn empty(&self) -> io::Result<u64> {
         let mut removed = 0;
         for entry in Dir::read_from(&self.0)? {
@@ -58,7 +58,7 @@ impl StagingDir {
                 continue;
             }
             match unlinkat(&self.0, name, AtFlags::empty()) {
-                // A directory that was being made.
+                // A directory that was being created.
                 Err(Errno::ISDIR | Errno::PERM) => unlinkat(&self.0, name, AtFlags::REMOVEDIR)?,
                 other => other?,
             }
@@ -70,37 +70,38 @@ impl StagingDir {
     /// Empties it, and removes it from `parent`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn remove_from(&self, parent: impl AsFd) -> io::Result<()> {
         self.empty()?;
         Ok(unlinkat(parent, STAGING_NAME, AtFlags::REMOVEDIR)?)
     }
 
-    /// Removes the one in `parent` if nothing is in it; it can stay where that fails.
+    /// Removes the staging directory in `parent` if it is empty. A failure is harmless, because
+    /// the next run removes the directory.
     pub(super) fn remove_if_empty(parent: impl AsFd) {
         if let Err(e) = unlinkat(parent, STAGING_NAME, AtFlags::REMOVEDIR) {
             log::debug!("the staging directory stays for the next run: {e}");
         }
     }
 
-    /// Makes a file in `slot`, for reading and writing. `mode` is less the umask.
+    /// Creates a file in `slot`, for reading and writing. The umask applies to `mode`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn create(&self, slot: u64, mode: Mode, flags: OFlags) -> io::Result<File> {
         self.create_named(&slot_name(slot), mode, flags)
     }
 
-    /// As [`StagingDir::create`], under a name that is no slot's.
+    /// Does the same as [`StagingDir::create`], with a name that no slot has.
     pub(super) fn create_named(&self, name: &str, mode: Mode, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         Ok(File::from(openat(&self.0, name, flags, mode)?))
     }
 
-    /// Makes a symlink in `slot`.
+    /// Creates a symlink in `slot`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn symlink(&self, slot: u64, target: &std::path::Path) -> io::Result<()> {
         Ok(symlinkat(target, &self.0, slot_name(slot))?)
     }
@@ -108,51 +109,51 @@ impl StagingDir {
     /// Opens the file in `slot` for reading.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn open_file(&self, slot: u64) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(&self.0, slot_name(slot), flags, Mode::empty())?;
         Ok(File::from(fd))
     }
 
-    /// Removes what is in `slot`.
+    /// Removes the file or symlink in `slot`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn discard(&self, slot: u64) -> io::Result<()> {
         self.discard_named(&slot_name(slot))
     }
 
-    /// As [`StagingDir::discard`], of what [`StagingDir::create_named`] made.
+    /// Does the same as [`StagingDir::discard`], for a file from [`StagingDir::create_named`].
     pub(super) fn discard_named(&self, name: &str) -> io::Result<()> {
         Ok(unlinkat(&self.0, name, AtFlags::empty())?)
     }
 
-    /// Brings everything that is staged onto stable storage, its names included. Where
+    /// Flushes everything that is staged to stable storage, including the names. If
     /// [`syncfs_reports`] is false, each file must have been synced before.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn flush(&self) -> io::Result<()> {
         if syncfs_reports() {
             syncfs(&self.0)?;
         }
-        // Some file systems' syncfs leaves the drive's own cache alone; fsync never.
+        // syncfs of some file systems does not flush the drive's own cache; fsync always does.
         self.flush_names()
     }
 
-    /// Brings it onto stable storage that names have come and gone here.
+    /// Flushes the names that were added and removed here to stable storage.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn flush_names(&self) -> io::Result<()> {
         Ok(fsync(&self.0)?)
     }
 
-    /// Renames what is in `slot` to `name` in `dir`, and replaces what has that name.
+    /// Renames the file in `slot` to `name` in `dir`, and replaces any file of that name.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub(super) fn publish(
         &self,
         slot: u64,
@@ -162,15 +163,15 @@ impl StagingDir {
         Ok(renameat(&self.0, slot_name(slot), dir, name)?)
     }
 
-    /// As [`StagingDir::publish`], where nothing has that name.
+    /// Does the same as [`StagingDir::publish`], but only if the name does not exist.
     ///
     /// # Errors
-    /// AlreadyExists, and what else the system says.
+    /// AlreadyExists, and any other error that the system reports.
     pub(super) fn publish_new(&self, slot: u64, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         use rustix::fs::{RenameFlags, renameat_with, statat};
         let from = slot_name(slot);
         match renameat_with(&self.0, &from, dir, name, RenameFlags::NOREPLACE) {
-            // Not every file system knows the flag.
+            // Some file systems do not support the flag.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(_) => Err(Errno::EXIST.into()),
@@ -188,13 +189,13 @@ impl AsFd for StagingDir {
     }
 }
 
-/// The name of a file without one of its own.
+/// Returns the name of the file in `slot` in the staging directory.
 pub(super) fn slot_name(slot: u64) -> String {
     format!("{slot:x}")
 }
 
-/// Since Linux 5.8 syncfs(2) reports that a file could not be written back.
-/// Before, each file must be synced for that.
+/// Returns whether syncfs(2) reports that a file could not be written back, as it does since
+/// Linux 5.8. Before that, each file must be synced to learn about it.
 pub(super) fn syncfs_reports() -> bool {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
@@ -211,7 +212,7 @@ mod tests {
     use crate::durable::{Directory, Staging, Store};
 
     #[test]
-    fn what_is_discarded_is_gone_at_once() {
+    fn a_discarded_file_is_removed_at_once() {
         let temp = tempfile::tempdir().unwrap();
         let dir = Directory::open(temp.path()).unwrap();
         let staging = Staging::prepare(&dir, DirectPolicy::Auto).unwrap();

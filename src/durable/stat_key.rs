@@ -1,4 +1,4 @@
-//! What tells that a file was touched.
+//! The key that shows whether a file was changed.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -6,22 +6,22 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// Inode, length in bytes, and the times of the last modification and of the last
-/// change of anything, in seconds since 1970 and nanoseconds.
+/// The inode, the length in bytes, and the times of the last modification and of the last
+/// status change, in seconds since 1970 and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatKey {
-    /// The inode.
+    /// The inode number.
     pub inode: u64,
     /// The length in bytes.
     pub bytes: u64,
-    /// When its bytes last changed, which anybody may say.
+    /// When its content last changed. Any program can set this time.
     pub modified: (i64, i64),
-    /// When anything of it last changed, which only the kernel says.
+    /// When anything about it last changed. Only the kernel sets this time.
     pub changed: (i64, i64),
 }
 
 impl StatKey {
-    /// That of a regular file; `None` of anything else.
+    /// Returns the key of a regular file, or `None` for anything else.
     pub fn of(meta: &Metadata) -> Option<Self> {
         meta.is_file().then(|| Self {
             inode: meta.ino(),
@@ -31,8 +31,8 @@ impl StatKey {
         })
     }
 
-    /// Whether it last changed more than `age` before `time`, so that a change after
-    /// `time` shows. Never where the file system counts whole seconds.
+    /// Returns whether the file last changed more than `age` before `time`, so that any change
+    /// after `time` is visible. Always false if the file system stores only whole seconds.
     pub fn is_older_than(&self, time: SystemTime, age: Duration) -> bool {
         let (Ok(seconds), Ok(nanoseconds)) =
             (u64::try_from(self.changed.0), u32::try_from(self.changed.1))
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_could_change_within_the_same_tick_is_not_old() {
+    fn a_file_that_may_change_within_the_same_tick_is_not_old() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         let at = |seconds, nanoseconds| StatKey {
             inode: 1,
@@ -61,7 +61,7 @@ mod tests {
         assert!(at(999, 900_000_000).is_older_than(now, tick));
         assert!(!at(999, 980_000_000).is_older_than(now, tick));
         assert!(!at(1001, 1).is_older_than(now, tick));
-        // FAT and NFS of old count in seconds.
+        // FAT and old NFS store whole seconds.
         assert!(!at(900, 0).is_older_than(now, tick));
     }
 }

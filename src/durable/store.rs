@@ -1,4 +1,4 @@
-//! What a copy needs of a destination.
+//! The interface that a copy needs of a destination.
 
 use std::fmt;
 use std::io;
@@ -10,11 +10,11 @@ use crate::block::Sink;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WriteMode {
-    /// O_DIRECT, past the page cache.
+    /// With O_DIRECT, without the page cache.
     Direct,
-    /// Through the page cache, which keeps nothing (RWF_DONTCACHE).
+    /// Through the page cache, which does not keep the data (RWF_DONTCACHE).
     Uncached,
-    /// Through the page cache; each file is synced and dropped from it.
+    /// Through the page cache. Each file is synced and then dropped from the cache.
     Buffered,
 }
 
@@ -28,68 +28,67 @@ impl fmt::Display for WriteMode {
     }
 }
 
-/// Where a copy puts its files. A file is known by its slot until it has a name.
+/// The destination of a copy. A slot number identifies a file until it has a name.
 ///
-/// The order that makes the promise: all writes of a file, `finish`, `inherit` where it
-/// replaces another; `flush`; only then `publish`; at last `flush_names`.
+/// These calls in this order make the files durable: all writes of a file, `finish`, and
+/// `inherit` if it replaces another; then `flush`; only then `publish`; last `flush_names`.
 pub trait Store: Send + Sync {
-    /// How files made with [`Store::create`] are written.
+    /// Returns how files from [`Store::create`] are written.
     fn mode(&self) -> WriteMode;
 
-    /// Whether writes may be of any offset, length and memory, so that blocks need
-    /// not be shifted into place.
+    /// Returns whether writes may have any offset, length and memory address, so that data
+    /// does not have to be copied into aligned buffers.
     fn takes_any_alignment(&self) -> bool {
         self.mode() != WriteMode::Direct
     }
 
-    /// Makes a staged file of `size` bytes, to be written block by block. Where the
-    /// store demands alignment, offsets and lengths of writes are multiples of a
-    /// page, the last one padded.
+    /// Creates a staged file of `size` bytes, to be written block by block. If the store
+    /// requires alignment, offsets and lengths of writes are multiples of a page, and the
+    /// last write is padded.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn create(&self, slot: u64, size: u64) -> io::Result<Arc<dyn Sink>>;
 
-    /// Makes a staged file that holds `bytes`: for small ones, which are faster
+    /// Creates a staged file that contains `bytes`. For small files, which are faster
     /// through the page cache.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Drops what the page cache holds of a file made with [`Store::put`] that has
-    /// been flushed. Advice: nothing depends on it.
+    /// Drops a flushed file from [`Store::put`] from the page cache. This is only a hint:
+    /// nothing depends on it.
     fn forget(&self, slot: u64);
 
     /// Removes a staged file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn discard(&self, slot: u64) -> io::Result<()>;
 
-    /// Gives a staged file the owner and mode of the file `name` that it will replace,
-    /// if the store keeps them.
+    /// Gives a staged file the owner and mode of the file `name` that it will replace, if
+    /// the store keeps them.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn inherit(&self, slot: u64, name: &str) -> io::Result<()>;
 
-    /// Brings everything staged and finished so far onto stable storage.
+    /// Flushes everything that is staged and finished so far to stable storage.
     ///
     /// # Errors
-    /// What the system says: then nothing is known of any file that was staged.
+    /// The error that the system reports. Then no staged file is known to be complete.
     fn flush(&self) -> io::Result<()>;
 
-    /// Gives a staged file its name. Without `replace` a name that exists is an
-    /// error.
+    /// Gives a staged file its name. Without `replace`, a name that exists is an error.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn publish(&self, slot: u64, name: &str, replace: bool) -> io::Result<()>;
 
-    /// Brings the names given so far onto stable storage.
+    /// Flushes the names given so far to stable storage.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     fn flush_names(&self) -> io::Result<()>;
 }

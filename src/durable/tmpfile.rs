@@ -1,9 +1,9 @@
-//! Small files without a name until they get their final one: O_TMPFILE and
-//! linkat(2), where the kernel and the file system have them.
+//! Small files without a name until they get their final one: O_TMPFILE and linkat(2),
+//! if the kernel and the file system support them.
 //!
-//! A name in the staging directory costs two more searches and insertions in
-//! directories than none; for small files that is what they take. A file without a
-//! name is gone when its descriptor is, so nothing of it can stay behind.
+//! A name in the staging directory would cost two more lookups and insertions in
+//! directories, which take most of the time of a small file. A file without a name is
+//! removed when its descriptor is closed, so nothing of it can stay behind.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,24 +14,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that are left to everything else.
+/// The number of file descriptors that are left for everything else.
 const SPARE: u64 = 256;
 
-/// More are of no use: a commit of four batches of 4096 is due before. Each takes
-/// about a kilobyte of the kernel's memory.
+/// The maximum limit of open files. More are never used, because a commit of four batches of
+/// 4096 files is due before. Each takes about a kilobyte of the kernel's memory.
 const ENOUGH: u64 = 16 * 1024 + SPARE;
 
 /// How a file without a name gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// By its descriptor; the kernel wants a capability or, since 6.10, that we
-    /// opened it ourselves.
+    /// By its descriptor. The kernel requires a capability or, since 6.10, that this process
+    /// opened the file itself.
     Descriptor,
     /// By /proc/self/fd.
     Proc,
 }
 
-/// Files that have no name yet, by slot.
+/// The files that have no name yet, by slot.
 #[derive(Debug)]
 pub(super) struct TmpFiles {
     way: Way,
@@ -40,7 +40,7 @@ pub(super) struct TmpFiles {
 }
 
 impl TmpFiles {
-    /// Tries it out in the directory `dir`; `None` where it does not work.
+    /// Tests in the directory `dir` whether this works. Returns `None` if it does not.
     pub(super) fn try_in(dir: BorrowedFd<'_>) -> Option<Self> {
         let file = open(dir).ok()?;
         let name = "probe";
@@ -57,7 +57,7 @@ impl TmpFiles {
         })
     }
 
-    /// A new file, if it can be had and there is a descriptor for it.
+    /// Opens a new file, or returns `None` if that fails or there is no descriptor left for it.
     pub(super) fn open(&self, dir: BorrowedFd<'_>) -> Option<File> {
         if self.held().len() >= self.max {
             return None;
@@ -70,19 +70,19 @@ impl TmpFiles {
         self.held().insert(slot, Arc::new(file));
     }
 
-    /// The file in `slot`, where it is one of ours.
+    /// Returns the file in `slot`, if there is one.
     pub(super) fn get(&self, slot: u64) -> Option<Arc<File>> {
         self.held().get(&slot).cloned()
     }
 
-    /// Gives the file in `slot` its name, which must not exist.
+    /// Gives the file in `slot` its name, which must not exist yet.
     pub(super) fn publish(
         &self,
         slot: u64,
         dir: BorrowedFd<'_>,
         name: &str,
     ) -> Option<io::Result<()>> {
-        // Out of the map first: the lock is not held while the kernel works.
+        // Remove it from the map first, so that the lock is not held during the system call.
         let file = self.held().remove(&slot)?;
         let linked = link(self.way, &file, dir, name);
         if linked.is_err() {
@@ -91,7 +91,7 @@ impl TmpFiles {
         Some(linked)
     }
 
-    /// Lets go of the file in `slot`: without a name, it is gone.
+    /// Closes the file in `slot`. Because it has no name, this removes it.
     pub(super) fn drop_file(&self, slot: u64) -> bool {
         self.held().remove(&slot).is_some()
     }
@@ -103,7 +103,7 @@ impl TmpFiles {
 
 fn open(dir: BorrowedFd<'_>) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    // 0666 less the umask, as the reference importer's fopen(3).
+    // 0666 minus the umask, like fopen(3) in the reference importer.
     let mode = Mode::from_bits_truncate(0o666);
     Ok(File::from(openat(dir, ".", flags, mode)?))
 }
@@ -119,20 +119,20 @@ fn link(way: Way, file: &File, dir: BorrowedFd<'_>, name: &str) -> io::Result<()
     Ok(())
 }
 
-/// Makes room for `max` descriptors at once. The kernel grows the table step by step
-/// otherwise, and once there are threads it waits for all processors each time.
+/// Makes room for `max` descriptors at once. Otherwise the kernel grows the table in steps,
+/// and in a process with several threads it waits for all processors each time.
 fn grow_table(dir: BorrowedFd<'_>, max: usize) {
     if let Ok(highest) = i32::try_from(max) {
-        // Closed again at once. Where it fails the table grows later.
+        // Closed again at once. If this fails, the table grows later.
         drop(rustix::io::fcntl_dupfd_cloexec(dir, highest));
     }
 }
 
-/// Raises the soft limit of open files as far as it is of use to us, and returns how
-/// much of it is. (By rustix: nix's limits have 32 bits on i686.)
+/// Raises the soft limit of open files as far as it is useful, and returns how much of it is
+/// useful. (With rustix, because nix's limits have 32 bits on i686.)
 fn raise_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // None is no limit.
+    // `None` means that there is no limit.
     let soft = current.unwrap_or(u64::MAX);
     let wanted = maximum.unwrap_or(u64::MAX).min(ENOUGH);
     let raised = Rlimit {
@@ -153,12 +153,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_files_are_open_than_there_are_descriptors_for() {
+    fn files_are_opened_only_while_descriptors_are_left() {
         let dir = tempfile::tempdir().unwrap();
         let opened = File::open(dir.path()).unwrap();
         let has_them = open(opened.as_fd()).is_ok();
         let files = TmpFiles::try_in(opened.as_fd());
-        // Not every file system has files without a name.
+        // Some file systems do not support files without a name.
         assert_eq!(files.is_some(), has_them);
         let Some(mut files) = files else { return };
         files.max = 1;

@@ -1,8 +1,8 @@
-//! A tree of directories into which files are put at any depth.
+//! A directory tree in which files can be written at any depth.
 //!
-//! What is written lies in the staging directory at the top of the tree until it is
-//! complete and flushed; then it is renamed to its place. So a run that is cut off
-//! leaves nothing elsewhere, and the next one knows where to clear up.
+//! Files stay in the staging directory at the top of the tree until they are complete and
+//! flushed. Then they are renamed to their places. So an interrupted run leaves nothing
+//! anywhere else, and the next run knows where to clean up.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -21,13 +21,13 @@ use super::attributes::{self, Attributes, times};
 use super::resolve::{self, Bounds};
 use super::staging_dir::{StagingDir, slot_name, syncfs_reports};
 
-/// A directory that is being made; no slot has this name.
+/// The name of a directory that is being created. No slot has this name.
 const NEW_DIR: &str = "new";
 
-/// Directories that are kept open, at most.
+/// The maximum number of directories that are kept open.
 const OPEN_DIRS: usize = 128;
 
-/// A directory and all that is beneath it; see the module.
+/// A directory and everything below it. See the module documentation.
 #[derive(Debug)]
 pub struct Tree {
     pub(super) root: OwnedFd,
@@ -35,7 +35,7 @@ pub struct Tree {
     pub(super) bounds: Bounds,
     staging: Mutex<Option<Arc<StagingDir>>>,
     dirs: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
-    /// Directories whose names changed since the last [`Tree::flush_names`].
+    /// The directories whose names changed since the last [`Tree::flush_names`].
     changed: Mutex<BTreeSet<PathBuf>>,
 }
 
@@ -43,14 +43,14 @@ impl Tree {
     /// Opens the directory at `path`.
     ///
     /// # Errors
-    /// It is not there, or no directory.
+    /// The directory does not exist, or is not a directory.
     pub fn open(path: &Path, bounds: Bounds) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())?;
         Ok(Self::of(root, path, bounds))
     }
 
-    /// The directory that is open as `root`; `path` is what it is called.
+    /// Creates a tree from the open directory `root`. `path` is its name in messages.
     pub fn of(root: OwnedFd, path: &Path, bounds: Bounds) -> Self {
         Self {
             root,
@@ -62,20 +62,20 @@ impl Tree {
         }
     }
 
-    /// What it is called.
+    /// Returns the path of the tree.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether a run that was cut off left something.
+    /// Returns whether an interrupted run left files behind.
     pub fn has_leftovers(&self) -> bool {
         StagingDir::is_in(&self.root)
     }
 
-    /// Removes what is staged, by this run or by one that was cut off.
+    /// Removes all staged files, of this run or of an interrupted one.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn clear(&self) -> io::Result<()> {
         *lock(&self.staging) = None;
         match StagingDir::open(&self.root) {
@@ -86,23 +86,23 @@ impl Tree {
         Ok(fsync(&self.root)?)
     }
 
-    /// A new file that nobody sees yet.
+    /// Creates a staged file, which is not visible at its place yet.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn stage(&self, slot: u64) -> io::Result<File> {
         let mode = Mode::RUSR | Mode::WUSR;
         self.staging()?.create(slot, mode, OFlags::empty())
     }
 
-    /// Gives a staged file its attributes, and syncs it where flushing the file
-    /// system would not tell of a failure.
+    /// Gives a staged file its attributes, and syncs it if flushing the file system would not
+    /// report a failure.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn finish(&self, file: &File, attributes: &Attributes) -> io::Result<()> {
-        // In this order: chown takes setuid and capabilities away, chmod rewrites an
-        // ACL's mask, and the time comes last because all of them touch it not.
+        // The order matters: chown clears setuid and capabilities, chmod rewrites the mask of
+        // an ACL, and the time comes last because none of the other calls changes it.
         if let Some((user, group)) = attributes.owner {
             fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
         }
@@ -118,7 +118,7 @@ impl Tree {
     /// Stages a symlink.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn stage_symlink(
         &self,
         slot: u64,
@@ -141,27 +141,27 @@ impl Tree {
         )?)
     }
 
-    /// Takes a staged file back.
+    /// Removes a staged file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn discard(&self, slot: u64) -> io::Result<()> {
         self.staging()?.discard(slot)
     }
 
-    /// Brings everything that is staged onto stable storage.
+    /// Flushes everything that is staged to stable storage.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn flush(&self) -> io::Result<()> {
         self.staging()?.flush()
     }
 
-    /// Makes the directories above `place` that are missing, with mode 0755 whatever the
-    /// umask and the directory above are, and says which they are.
+    /// Creates the missing parent directories of `place` and returns their paths. Their mode is
+    /// 0755, whatever the umask and the parent directory are.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn make_parents(&self, place: &Path) -> io::Result<Vec<PathBuf>> {
         let mut missing = Vec::new();
         let mut at = parent(place);
@@ -176,7 +176,7 @@ impl Tree {
         for made in &missing {
             let above = self.dir(parent(made))?;
             let name = made.file_name().unwrap_or_default();
-            // Cut off between making it and its mode, it would keep a wrong one for good.
+            // If interrupted before its mode is set, it would keep a wrong mode forever.
             let staging = self.staging()?;
             match mkdirat(&*staging, NEW_DIR, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -186,7 +186,7 @@ impl Tree {
             let new = openat(&*staging, NEW_DIR, flags, Mode::empty())?;
             fchmod(&new, Mode::from_raw_mode(0o755))?;
             match renameat(&*staging, NEW_DIR, &*above, name) {
-                // Somebody else made one meanwhile, and uses it.
+                // Another process has created the directory meanwhile, and uses it.
                 Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -195,11 +195,11 @@ impl Tree {
         Ok(missing)
     }
 
-    /// Renames a staged file to its place. What was there is gone; a directory is
-    /// never replaced.
+    /// Renames a staged file to its place, and replaces any file there. A directory is never
+    /// replaced.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn publish(&self, slot: u64, place: &Path) -> io::Result<()> {
         let name = place.file_name().ok_or(Errno::ISDIR)?;
         let dir = self.dir(parent(place))?;
@@ -208,18 +208,19 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a file or a symlink; one that is not there is removed already.
+    /// Removes a file or a symlink. It is no error if it does not exist.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn remove(&self, place: &Path) -> io::Result<()> {
         self.unlink(place, AtFlags::empty())
     }
 
-    /// Removes a directory if nothing is in it.
+    /// Removes a directory if it is empty.
     ///
     /// # Errors
-    /// What the system says, other than that it is in use, not there, or none.
+    /// The error that the system reports, unless the directory is in use or does not exist, or
+    /// `place` is not a directory.
     pub fn remove_empty_dir(&self, place: &Path) -> io::Result<()> {
         lock(&self.dirs).remove(place);
         match self.unlink(place, AtFlags::REMOVEDIR) {
@@ -245,15 +246,15 @@ impl Tree {
         }
     }
 
-    /// Brings the names onto stable storage, and takes the staging directory away.
+    /// Flushes the names that changed since the last call to stable storage.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error that the system reports.
     pub fn flush_names(&self) -> io::Result<()> {
         for dir in std::mem::take(&mut *lock(&self.changed)) {
             match self.dir(&dir) {
                 Ok(dir) => fsync(&*dir)?,
-                // Removed meanwhile, as directories that became empty are.
+                // Removed meanwhile, like directories that became empty.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -279,7 +280,7 @@ impl Tree {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = match resolve::open(self.root.as_fd(), path, flags) {
-            // One that may be entered, not listed, serves for looking.
+            // A directory that can be searched but not read is enough for lookups.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 resolve::open(self.root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY)?
             }
@@ -300,7 +301,7 @@ impl AsFd for Tree {
     }
 }
 
-/// A lock that a panic poisoned guards nothing that could be half done.
+/// Locks a mutex even if a panic poisoned it, because the data in it is never half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_nowhere_until_it_is_published_and_then_has_its_attributes() {
+    fn a_file_is_invisible_until_it_is_published_with_its_attributes() {
         let (dir, tree) = tree();
         let attributes = Attributes {
             mode: 0o640,
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_that_was_cut_off_left_is_cleared() {
+    fn leftovers_of_an_interrupted_run_are_cleared() {
         let (dir, tree) = tree();
         put(&tree, 7, "half", &Attributes::default());
         let again = Tree::open(dir.path(), Bounds::AsRoot).unwrap();
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_that_came_into_a_path_meanwhile_is_not_followed() {
+    fn a_symlink_added_to_a_path_after_resolving_is_not_followed() {
         let (dir, tree) = tree();
         let outside = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_a_directory_fails_where_there_is_another_reason_than_its_use() {
+    fn the_root_of_a_tree_cannot_be_removed() {
         let (_dir, tree) = tree();
         let refused = tree.remove_empty_dir(Path::new("")).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EISDIR));

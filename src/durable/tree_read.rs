@@ -1,4 +1,4 @@
-//! What is in a tree, without changing it.
+//! Reads a tree without changing it.
 
 use std::fs::File;
 use std::io;
@@ -14,19 +14,20 @@ use super::stat_key::StatKey;
 use super::tree::{Tree, parent};
 
 impl Tree {
-    /// The place that `path` means; see [`Bounds`].
+    /// Returns the place that `path` means. See [`Bounds`].
     ///
     /// # Errors
-    /// EXDEV where it leaves the tree, ELOOP, ENOTDIR, and what else the system says.
+    /// EXDEV if the path leaves the tree, ELOOP, ENOTDIR, and any other error that the system
+    /// reports.
     pub fn resolve(&self, path: &Path, last: Last) -> io::Result<PathBuf> {
         resolve::resolve(self.root.as_fd(), path, self.bounds, last)
     }
 
-    /// Looks up `place`, which [`Tree::resolve`] gave.
+    /// Looks up `place`, which [`Tree::resolve`] returned.
     ///
     /// # Errors
-    /// What the system says, other than that nothing is there: also where a regular file
-    /// cannot be opened for reading.
+    /// The error that the system reports, except that the file does not exist. A regular file
+    /// that cannot be opened for reading is an error too.
     pub fn lookup(&self, place: &Path) -> io::Result<Lookup> {
         let dir = match self.dir(parent(place)) {
             Ok(dir) => dir,
@@ -42,20 +43,20 @@ impl Tree {
         }
     }
 
-    /// Whether `directory` is the one at `place`, a path without symlinks.
+    /// Returns whether `directory` is the directory at `place`, a path without symlinks.
     ///
     /// # Errors
-    /// What the system says: ELOOP where a symlink is in it.
+    /// The error that the system reports: ELOOP if the path contains a symlink.
     pub fn is_directory_at(&self, place: &Path, directory: &impl AsFd) -> io::Result<bool> {
         let there = rustix::fs::fstat(&*self.dir(place)?)?;
         let given = rustix::fs::fstat(directory)?;
         Ok((there.st_dev, there.st_ino) == (given.st_dev, given.st_ino))
     }
 
-    /// Returns what tells whether the regular file at `place` was touched.
+    /// Returns the key that shows whether the regular file at `place` was changed.
     ///
     /// # Errors
-    /// What the system says; InvalidInput for what is no regular file.
+    /// The error that the system reports, or InvalidInput if it is not a regular file.
     pub fn stat_key(&self, place: &Path) -> io::Result<StatKey> {
         let name = place.file_name().ok_or(Errno::ISDIR)?;
         let dir = self.dir(parent(place))?;
@@ -71,7 +72,7 @@ mod tests {
     use crate::durable::Bounds;
 
     #[test]
-    fn a_file_is_no_tree() {
+    fn a_file_cannot_be_opened_as_a_tree() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refused = Tree::open(file.path(), Bounds::AsRoot).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOTDIR));
@@ -83,13 +84,13 @@ mod tests {
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let tree = Tree::open(dir.path(), Bounds::AsRoot).unwrap();
-        // Opening it for reading would wait for a writer.
+        // Opening a FIFO for reading would wait for a writer.
         let refused = tree.lookup(Path::new("fifo/file")).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOTDIR));
     }
 
     #[test]
-    fn programs_that_are_started_do_not_inherit_what_was_looked_up() {
+    fn child_processes_do_not_inherit_opened_files() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let tree = Tree::open(dir.path(), Bounds::AsRoot).unwrap();
