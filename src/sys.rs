@@ -1,5 +1,5 @@
-//! The system calls that neither std nor nix wraps safely. One of the few files
-//! that may hold `unsafe`; ARCHITECTURE.md lists them.
+//! The system calls that neither std nor nix wraps safely. This is one of the few files that
+//! may use `unsafe`; ARCHITECTURE.md lists them.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -7,18 +7,18 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 mod ioctls {
-    // linux/fs.h: the size in bytes as u64 (the kernel's declaration says
-    // size_t, and the number is made from it), and the logical block size.
+    // linux/fs.h: BLKGETSIZE64 returns the size in bytes as u64 (the kernel declares size_t,
+    // and the number is derived from that), and BLKSSZGET the logical block size.
     nix::ioctl_read!(blkgetsize64, 0x12, 114, libc::size_t);
     nix::ioctl_read_bad!(blksszget, 0x1268, libc::c_int);
-    // Whether the device is read-only.
+    // linux/fs.h: BLKROGET returns whether the device is read-only.
     nix::ioctl_read_bad!(blkroget, 0x125e, libc::c_int);
 }
 
-/// The size of a block device in bytes.
+/// Returns the size of a block device in bytes.
 ///
 /// # Errors
-/// What the system says: ENOTTY for what is no block device.
+/// The error that the system reports: ENOTTY if it is not a block device.
 pub fn device_size(file: &File) -> io::Result<u64> {
     let mut size: u64 = 0;
     // SAFETY: the descriptor is open for the length of the call, and BLKGETSIZE64
@@ -27,11 +27,11 @@ pub fn device_size(file: &File) -> io::Result<u64> {
     Ok(size)
 }
 
-/// The logical block size of a block device in bytes: what direct I/O must be a
-/// multiple of.
+/// Returns the logical block size of a block device in bytes, which is the alignment that
+/// direct I/O requires.
 ///
 /// # Errors
-/// What the system says.
+/// The error that the system reports.
 pub fn logical_block_size(file: &File) -> io::Result<u32> {
     let mut size: libc::c_int = 0;
     // SAFETY: the descriptor is open for the length of the call, and BLKSSZGET
@@ -40,7 +40,7 @@ pub fn logical_block_size(file: &File) -> io::Result<u32> {
     u32::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-/// Whether a block device refuses writes. False where it cannot be asked.
+/// Returns whether a block device is read-only. Also returns false if that is unknown.
 pub fn is_read_only(file: &File) -> bool {
     let mut read_only: libc::c_int = 0;
     // SAFETY: the descriptor is open for the length of the call, and BLKROGET
@@ -49,15 +49,15 @@ pub fn is_read_only(file: &File) -> bool {
     asked.is_ok() && read_only != 0
 }
 
-/// What direct I/O on this file must be aligned to, as statx(2) says with
+/// Returns the alignment that direct I/O on this file requires, as statx(2) reports it with
 /// STATX_DIOALIGN (Linux 6.1).
 ///
-/// Returns the larger of the alignments of memory and offset in bytes; `Some(0)`
-/// where the file system says that it has no direct I/O; `None` where the kernel
-/// or the file system does not say.
+/// This is the larger of the alignments of memory and offset, in bytes. `Some(0)` means that
+/// the file system does not support direct I/O. `None` means that the kernel or the file
+/// system does not report it.
 pub fn direct_alignment(file: BorrowedFd<'_>) -> Option<u32> {
     const STATX_DIOALIGN: u32 = 0x2000;
-    // SAFETY: statx is plain integers, for which all zeros is a value.
+    // SAFETY: statx consists of plain integers, for which all zeros is a valid value.
     let mut buf: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is borrowed, the path is an empty C string with
     // AT_EMPTY_PATH, and `buf` is a whole statx for the kernel to fill.
@@ -76,11 +76,12 @@ pub fn direct_alignment(file: BorrowedFd<'_>) -> Option<u32> {
     Some(buf.stx_dio_mem_align.max(buf.stx_dio_offset_align))
 }
 
-/// Writes once at `offset`, and asks the kernel to keep nothing of it in the page
-/// cache (RWF_DONTCACHE, Linux 6.14).
+/// Writes once at `offset`, and asks the kernel not to keep the data in the page cache
+/// (RWF_DONTCACHE, Linux 6.14).
 ///
 /// # Errors
-/// What the system says: EOPNOTSUPP where kernel or file system cannot.
+/// The error that the system reports: EOPNOTSUPP if the kernel or the file system does not
+/// support it.
 pub fn write_uncached(file: BorrowedFd<'_>, buf: &[u8], offset: u64) -> io::Result<usize> {
     const RWF_DONTCACHE: libc::c_int = 0x80;
     let iov = libc::iovec {
@@ -96,12 +97,12 @@ pub fn write_uncached(file: BorrowedFd<'_>, buf: &[u8], offset: u64) -> io::Resu
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Reads once at `offset` what lies in the page cache already (RWF_NOWAIT, Linux
-/// 4.14); returns fewer bytes where the cached ones end.
+/// Reads once at `offset`, but only data that is in the page cache already (RWF_NOWAIT,
+/// Linux 4.14). Returns fewer bytes if the cached data ends earlier.
 ///
 /// # Errors
-/// What the system says: EAGAIN where the first byte is not there, EOPNOTSUPP where
-/// kernel or file system cannot tell.
+/// The error that the system reports: EAGAIN if the first byte is not in the cache,
+/// EOPNOTSUPP if the kernel or the file system does not support it.
 pub fn read_cached(file: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let iov = libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
@@ -109,8 +110,8 @@ pub fn read_cached(file: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Res
     };
     let offset =
         libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    // SAFETY: the descriptor is borrowed, and `iov` points to `buf`, which is ours
-    // alone and outlives the call.
+    // SAFETY: the descriptor is borrowed, and `iov` points to `buf`, which is borrowed mutably
+    // and outlives the call.
     let n = unsafe {
         libc::preadv64v2(
             file.as_raw_fd(),
@@ -123,16 +124,16 @@ pub fn read_cached(file: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Res
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Allocates room for the first `len` bytes of a file and makes it that long.
-/// (nix's fallocate takes a 32-bit length on i686.)
+/// Allocates space for the first `len` bytes of a file, and sets its length to `len` if it is
+/// shorter. (nix's fallocate takes a 32-bit length on i686.)
 ///
 /// # Errors
-/// What the system says: EOPNOTSUPP where the file system cannot, ENOSPC where
-/// there is no room.
+/// The error that the system reports: EOPNOTSUPP if the file system does not support it,
+/// ENOSPC if there is not enough space.
 pub fn allocate(file: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     let len =
         libc::off64_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    // SAFETY: the descriptor is borrowed and the call touches no memory of ours.
+    // SAFETY: the descriptor is borrowed, and the call accesses no memory of this process.
     let rc = unsafe { libc::fallocate64(file.as_raw_fd(), 0, 0, len) };
     if rc == 0 {
         Ok(())
@@ -141,8 +142,8 @@ pub fn allocate(file: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     }
 }
 
-/// Drops what the page cache holds of a range, where it is clean. `len` 0 means to
-/// the end. Advice: nothing depends on it, so it has no error.
+/// Drops the clean pages of a range from the page cache. `len` 0 means to the end of the
+/// file. This is only a hint: nothing depends on it, so there is no error.
 pub fn drop_cached(file: BorrowedFd<'_>, offset: u64, len: u64) {
     let (Ok(offset), Ok(len)) = (
         libc::off64_t::try_from(offset),
@@ -150,12 +151,12 @@ pub fn drop_cached(file: BorrowedFd<'_>, offset: u64, len: u64) {
     ) else {
         return;
     };
-    // SAFETY: the descriptor is borrowed and the call touches no memory of ours.
+    // SAFETY: the descriptor is borrowed, and the call accesses no memory of this process.
     unsafe { libc::posix_fadvise64(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) };
 }
 
-/// Whether the file system of `file` is memory (tmpfs, ramfs), where direct I/O is
-/// accepted and means nothing. False where it cannot be asked.
+/// Returns whether the file system of `file` is memory (tmpfs, ramfs), which accepts direct
+/// I/O without any effect. Also returns false if that is unknown.
 pub fn is_in_memory(file: BorrowedFd<'_>) -> bool {
     // linux/magic.h
     const TMPFS_MAGIC: u32 = 0x0102_1994;
@@ -163,19 +164,21 @@ pub fn is_in_memory(file: BorrowedFd<'_>) -> bool {
     matches!(magic(file), Some(TMPFS_MAGIC | RAMFS_MAGIC))
 }
 
-/// Whether the file system of `file` keeps a file's size and place with its name
-/// (FAT). Linux writes a renamed file's new name with size 0 at first, whatever was
-/// synced under the old one; the rest follows when the file itself is written back.
-/// False where it cannot be asked.
+/// Returns whether the file system of `file` stores a file's size and location with its name
+/// (FAT).
+///
+/// There, Linux writes the new name of a renamed file with size 0 at first, even if the file
+/// was synced under its old name. The rest follows when the file itself is written back.
+/// Also returns false if that is unknown.
 pub fn names_hold_sizes(file: BorrowedFd<'_>) -> bool {
     // linux/magic.h
     const MSDOS_SUPER_MAGIC: u32 = 0x4d44;
     magic(file) == Some(MSDOS_SUPER_MAGIC)
 }
 
-/// The file system's magic number, as statfs(2) has it.
+/// Returns the file system's magic number, as statfs(2) reports it.
 fn magic(file: BorrowedFd<'_>) -> Option<u32> {
-    // SAFETY: statfs64 is plain integers, for which all zeros is a value.
+    // SAFETY: statfs64 consists of plain integers, for which all zeros is a valid value.
     let mut buf: libc::statfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is borrowed and `buf` is a whole statfs64 to fill.
     if unsafe { libc::fstatfs64(file.as_raw_fd(), &raw mut buf) } != 0 {
@@ -185,37 +188,37 @@ fn magic(file: BorrowedFd<'_>) -> Option<u32> {
     Some(buf.f_type as u32)
 }
 
-/// Keeps all threads' memory in one heap: glibc gives each thread one of its own,
-/// which takes 64 MiB of addresses and keeps what is freed. For programs whose threads
-/// allocate little; to be called before there are any.
+/// Keeps the memory of all threads in one heap. By default glibc gives each thread its own
+/// heap, which takes 64 MiB of address space and keeps freed memory. This is for programs
+/// whose threads allocate little. Call it before any thread is started.
 pub fn share_one_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: sets a number of the allocator's, and touches no memory of ours.
+    // SAFETY: this sets a number in the allocator and accesses no memory of this program.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1)
     };
 }
 
-/// Room on a file system.
+/// The free space on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes that an unprivileged user can still write.
+    /// The number of bytes that an unprivileged user can still write.
     pub free_bytes: u64,
-    /// Files that can still be made; `None` where the file system has no such limit.
+    /// The number of files that can still be created. `None` if the file system has no limit.
     pub free_files: Option<u64>,
-    /// The size of an allocation, in bytes.
+    /// The size of an allocation block, in bytes.
     pub block_bytes: u64,
-    /// The longest name, in bytes.
+    /// The length of the longest possible name, in bytes.
     pub max_name_len: usize,
 }
 
-/// How much room the file system of `file` has. (nix's fstatvfs cannot say it of
-/// large file systems on i686.)
+/// Returns the free space on the file system of `file`. (nix's fstatvfs fails for large file
+/// systems on i686.)
 ///
 /// # Errors
-/// What the system says.
+/// The error that the system reports.
 pub fn room(file: BorrowedFd<'_>) -> io::Result<Room> {
-    // SAFETY: statvfs64 is plain integers, for which all zeros is a value.
+    // SAFETY: statvfs64 consists of plain integers, for which all zeros is a valid value.
     let mut buf: libc::statvfs64 = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is borrowed and `buf` is a whole statvfs64 to fill.
     if unsafe { libc::fstatvfs64(file.as_raw_fd(), &raw mut buf) } != 0 {
@@ -239,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_is_known_by_its_magic_number() {
+    fn a_file_system_is_recognized_by_its_magic_number() {
         let proc = File::open("/proc").unwrap();
         // linux/magic.h: PROC_SUPER_MAGIC
         assert_eq!(magic(proc.as_fd()), Some(0x9fa0));
