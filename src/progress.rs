@@ -1,27 +1,27 @@
-//! How a long job tells what it has done, and learns that it should stop.
+//! The interface through which a long job reports its progress and learns that it should stop.
 
-/// Watches a long job. Every method may be called from several threads.
+/// Observes a long job. Every method may be called from several threads.
 pub trait Progress: Send + Sync {
-    /// A phase starts: what is done, and how many bytes it will take.
+    /// Called when a phase starts, with its name and the number of bytes that it will process.
     fn begin(&self, phase: &str, total_bytes: u64);
 
-    /// That many more bytes are done.
+    /// Called when that many more bytes have been processed.
     fn advance(&self, bytes: u64);
 
-    /// A file is done: complete under its name, or checked.
+    /// Called when a file is complete under its name, or has been checked.
     fn file_done(&self, name: &str);
 
-    /// The phase is over.
+    /// Called when the phase ends.
     fn end(&self);
 
-    /// Whether somebody wants the job to stop. Asked between blocks, so that a
-    /// job ends within one of them.
+    /// Returns whether the job should stop. The job asks between blocks, so it ends within
+    /// the time of one block.
     fn cancelled(&self) -> bool {
         false
     }
 }
 
-/// Watches in silence.
+/// Observes a job and does nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
