@@ -1,4 +1,4 @@
-//! A block device as the place that a payload is written to.
+//! Writes a payload to a block device.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,11 +8,11 @@ use std::path::Path;
 use crate::block::{AlignedBuf, Devices, Roots, open_exclusive_for_writing};
 use crate::error::{Error, Kind, Result};
 
-/// Bytes of one write.
+/// The size of one write in bytes.
 const BLOCK: usize = 1 << 20;
 
-/// Writes to a device from its start, past the page cache, and the first sector
-/// last of all.
+/// Writes to a device from its start, without the page cache. The first sector is written
+/// last.
 pub(super) struct DeviceWriter {
     file: File,
     sector: usize,
@@ -23,7 +23,7 @@ pub(super) struct DeviceWriter {
 }
 
 impl DeviceWriter {
-    /// Opens the device for us alone, and clears its first sector.
+    /// Opens the device exclusively, and clears its first sector.
     pub(super) fn open(path: &Path, image_bytes: u64) -> Result<Self> {
         refuse_what_others_show(path)?;
         let (file, size, sector) = open_exclusive_for_writing(path)?;
@@ -51,7 +51,7 @@ impl DeviceWriter {
         })
     }
 
-    /// Writes what is left, syncs, writes the first sector, and syncs that.
+    /// Writes the remaining data, syncs, writes the first sector, and syncs again.
     pub(super) fn commit(mut self) -> io::Result<()> {
         self.write_block()?;
         self.file.sync_all()?;
@@ -69,8 +69,8 @@ impl DeviceWriter {
             let mut first = AlignedBuf::new(self.sector)?;
             first[..self.sector].copy_from_slice(&self.buf[..self.sector]);
             self.first = Some(first);
-            // It stays cleared: the rest of the block starts on no page, which
-            // direct I/O would refuse.
+            // Leave the first sector cleared. The rest of the block does not start at a page
+            // boundary, so direct I/O would refuse to write it alone.
             self.buf[..self.sector].fill(0);
         }
         self.file.write_all_at(&self.buf[..len], self.at)?;
@@ -80,7 +80,7 @@ impl DeviceWriter {
     }
 }
 
-/// O_EXCL does not see a loop device over this one; /sys does.
+/// Refuses a device with a loop device over it. O_EXCL does not detect that, but /sys shows it.
 fn refuse_what_others_show(path: &Path) -> Result<()> {
     let Ok(devices) = Devices::scan(&Roots::default()) else {
         return Ok(());

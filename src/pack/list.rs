@@ -1,4 +1,4 @@
-//! `external.list`: the list that the shell recipe packs by.
+//! Parses `external.list`, the list that the shell recipe packs from.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Kind, Result, printable};
 use crate::format::Name;
 
-/// Parses `<archive-name> <absolute-path>` lines: the name ends at the first blank,
-/// the rest is the path, empty lines are skipped. Each comes with its line's number.
+/// Parses lines of `<archive-name> <absolute-path>`. The name ends at the first blank, the
+/// rest is the path, and empty lines are skipped. Returns each with its line number.
 pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(u64, Name, PathBuf)>> {
     let mut entries = Vec::new();
     for (number, line) in (1_u64..).zip(text.split(|&b| b == b'\n')) {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_ends_at_the_first_blank_and_the_path_may_hold_more() {
+    fn the_name_ends_at_the_first_blank_and_the_path_may_contain_blanks() {
         let list = parse("b.tar /d/b.tar\n\na /with blank/a b\n").unwrap();
         assert_eq!((list[0].0, &*list[0].2), (1, Path::new("/d/b.tar")));
         assert_eq!(
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_names_its_line() {
+    fn errors_report_the_line_number() {
         for (text, why) in [
             ("a /a\nb relative\n", "line 2: the path is not absolute"),
             ("alone\n", "line 1: no space between"),

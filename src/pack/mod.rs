@@ -1,4 +1,4 @@
-//! Writes a payload: plans it first, then streams it out.
+//! Writes a payload: plans it first, then streams it to its destination.
 
 mod device;
 mod list;
@@ -21,27 +21,28 @@ use crate::sys::drop_cached;
 
 pub use plan::{Input, Inputs, Options, Plan, plan};
 
-/// What was written.
+/// The result of writing a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// How wide the integers are.
+    /// The dialect, which is the width of the integers.
     pub dialect: Dialect,
-    /// Entries, the embedded checksums included.
+    /// The number of entries, including the embedded checksums.
     pub files: u64,
-    /// Bytes of the payload.
+    /// The length of the payload in bytes.
     pub payload_bytes: u64,
-    /// Bytes written, padding included.
+    /// The number of bytes written, including padding.
     pub image_bytes: u64,
 }
 
-/// Bytes read from an input at a time.
+/// The number of bytes read from an input at a time.
 const BLOCK: usize = 1 << 20;
 
-/// Writes the payload to a file: beside it, synced, renamed.
+/// Writes the payload to a file: under a temporary name in the same directory, then synced
+/// and renamed.
 ///
 /// # Errors
-/// What the plan's inputs or the file system say; then the file is what it was.
+/// An error of the plan's inputs or of the file system. Then the file is unchanged.
 pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Report> {
     plan.refuse_output_among_inputs(path)?;
     let file = AtomicFile::create(path)?;
@@ -65,11 +66,11 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
     Ok(report)
 }
 
-/// Writes the payload to a stream, such as standard output, and syncs it where
-/// that means something.
+/// Writes the payload to a stream, such as standard output, and syncs it if the stream
+/// supports that.
 ///
 /// # Errors
-/// What the plan's inputs or the stream say.
+/// An error of the plan's inputs or of the stream.
 pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Report> {
     let named = |e: Error| {
         if e.io_error().is_some() {
@@ -83,7 +84,7 @@ pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Repo
         .into_inner()
         .map_err(|e| named(Error::io("write", e.into_error())))?;
     match out.sync_all() {
-        // A pipe has nothing to sync.
+        // A pipe cannot be synced.
         Err(e)
             if !matches!(
                 e.raw_os_error(),
@@ -96,15 +97,15 @@ pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Repo
     }
 }
 
-/// Writes the payload to a block device that nobody else uses.
+/// Writes the payload to a block device that is not in use.
 ///
-/// The first block, with the magic, is cleared before anything else is written,
-/// and written after everything else is synced: a device that a failing run leaves
-/// behind holds no payload, rather than half of one.
+/// The first block, which contains the magic, is cleared before anything else is written.
+/// It is written after everything else is synced. So after a run that fails, the device
+/// holds no payload rather than an incomplete one.
 ///
 /// # Errors
-/// The device is in use or too small (then nothing was written); an input or the
-/// device fails.
+/// The device is in use or too small, and nothing was written; or an input or the device
+/// fails.
 pub fn to_device(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Report> {
     let device = device::DeviceWriter::open(path, plan.image_bytes)?;
     let named = |e: Error| {
@@ -189,7 +190,7 @@ fn open_input(input: &Input) -> Result<File> {
     let failed = |e| Error::io("open", e).with_path(&input.path);
     let file = OpenOptions::new()
         .read(true)
-        // A FIFO that took the file's place must not hold us up.
+        // If a FIFO has replaced the file, opening it must not block.
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(&input.path)
         .map_err(failed)?;

@@ -1,4 +1,4 @@
-//! What goes into a payload, decided before a byte is written.
+//! Plans the contents of a payload before anything is written.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,66 +13,67 @@ use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, bootstrap_so
 
 use super::list::parse_list;
 
-/// Where the files come from.
+/// The source of the files.
 #[derive(Debug, Clone)]
 pub enum Inputs {
-    /// Files, or directories whose regular files are taken; written sorted by name.
+    /// Files, or directories whose regular files are packed, sorted by name.
     Paths(Vec<PathBuf>),
     /// The lines of an `external.list`, in their order.
     List(PathBuf),
-    /// What a live-bootstrap checkout needs behind its import, sorted by name.
+    /// The files that a live-bootstrap checkout needs after its import, sorted by name.
     Bootstrap(PathBuf),
 }
 
-/// How it is written.
+/// How the payload is written.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
-    /// How wide the integers are.
+    /// The dialect, which is the width of the integers.
     pub dialect: Dialect,
-    /// Every input must match one of these; `None` checks nothing.
+    /// The checksums that every input must match. `None` means that nothing is checked.
     pub checksums: Option<Checksums>,
-    /// Whether to add an entry `SHA256SUMS` over all the others.
+    /// Whether to add an entry `SHA256SUMS` with the checksums of all other entries.
     pub embed: bool,
-    /// The image's length is rounded up to a multiple of this, in bytes.
+    /// The image is padded to a multiple of this many bytes.
     pub pad: Option<u64>,
 }
 
-/// A file that goes in.
+/// A file to pack.
 #[derive(Debug)]
 pub struct Input {
-    /// Under which name.
+    /// The name of its entry.
     pub name: Name,
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// How many bytes it had when it was planned.
+    /// The size in bytes when it was planned.
     pub size: u64,
     pub(super) modified: (i64, i64),
     id: (u64, u64),
 }
 
-/// Everything that goes in, in order.
+/// The plan of a payload: all its contents, in order.
 #[derive(Debug)]
 pub struct Plan {
-    /// The files.
+    /// The files to pack.
     pub inputs: Vec<Input>,
-    /// How wide the integers are.
+    /// The dialect, which is the width of the integers.
     pub dialect: Dialect,
-    /// Bytes of the inputs.
+    /// The number of bytes of all inputs.
     pub data_bytes: u64,
-    /// Bytes of the payload.
+    /// The length of the payload in bytes.
     pub payload_bytes: u64,
-    /// Bytes of the payload and its padding.
+    /// The length of the payload and its padding in bytes.
     pub image_bytes: u64,
     pub(super) embed: bool,
     checksums: Option<Checksums>,
 }
 
-/// Decides what goes in: names, sizes, order, and that it all fits.
+/// Plans a payload: determines the names, sizes and order of its files, and checks that
+/// everything fits the dialect.
 ///
 /// # Errors
-/// A path, a name, a list or a manifest is not what it should be, a name stands
-/// twice, or something does not fit the dialect.
+/// A path, a name, a list or a manifest is invalid, two files have the same name, or
+/// something does not fit the dialect.
 pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
     let mut checksums = options.checksums;
     let inputs = match inputs {
@@ -133,7 +134,7 @@ pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
 }
 
 impl Plan {
-    /// Entries, the embedded checksums included.
+    /// Returns the number of entries, including the embedded checksums.
     pub fn files(&self) -> u64 {
         self.inputs.len() as u64 + u64::from(self.embed)
     }
@@ -345,7 +346,7 @@ fn lengths(
     checksums: Option<Checksums>,
 ) -> Result<Plan> {
     let overflow = || Error::new(Kind::Refused, "the sizes overflow 64 bits when added");
-    // The writer would find these out too, when half is written.
+    // The writer would detect this too, but only in the middle of the payload.
     let count = inputs.len() as u64 + u64::from(embed);
     dialect.put_header(count, &mut Vec::new()).map_err(|e| {
         Error::new(Kind::Refused, format!("too many files: {e}"))
