@@ -1,17 +1,17 @@
-//! The same payload seen through two devices counts once.
+//! Counts a payload once that several devices show.
 
 use crate::block::{Device, is_held};
 use crate::payload::Sha256Sum;
 
 use super::finding::Finding;
 
-/// For each finding, which other one shows the same bytes and counts in its place.
+/// Returns for each finding which other finding shows the same data and counts instead of it.
 ///
-/// Two devices show the same payload when their headers are the same and /sys
-/// says that one is stacked on the other (`slaves`, a loop device's backing
-/// device, a partition at sector 0), or that both are loop devices of one file.
-/// Without /sys, when one is a dm or md device and the other is held by somebody
-/// (O_EXCL says so). Headers alone decide nothing: two sticks may hold copies.
+/// Two devices show the same payload if their headers are the same and /sys shows that one
+/// is stacked on the other (`slaves`, a loop device's backing device, a partition at sector
+/// 0), or that both are loop devices of one file. Without /sys, they do if one is a dm or md
+/// device and the other is in use (according to O_EXCL). Equal headers alone are not enough,
+/// because two sticks may hold copies.
 pub(super) fn shown_by(findings: &[Finding]) -> Vec<Option<usize>> {
     let seen: Vec<Seen<'_>> = findings
         .iter()
@@ -36,7 +36,7 @@ fn hidden(seen: &[Seen<'_>]) -> Vec<Option<usize>> {
         .collect()
 }
 
-/// Whether `lower` does not count because of `upper`.
+/// Returns whether `lower` does not count because of `upper`.
 fn hides(seen: &[Seen<'_>], upper: usize, lower: usize) -> bool {
     let (up, low) = (&seen[upper], &seen[lower]);
     if up.print.is_none() || up.print != low.print {
@@ -52,8 +52,8 @@ fn hides(seen: &[Seen<'_>], upper: usize, lower: usize) -> bool {
     no_sys && up.device.kind.is_stacked() && !low.device.kind.is_stacked() && low.held
 }
 
-/// Whether `upper` is stacked on `lower`, perhaps with others in between. `depth`
-/// bounds the way, should /sys ever show a circle.
+/// Returns whether `upper` is stacked on `lower`, directly or through other devices. `depth`
+/// limits the search, in case /sys ever shows a cycle.
 fn shows(seen: &[Seen<'_>], upper: &Device, lower: &Device, depth: usize) -> bool {
     depth > 0
         && upper.lower.iter().any(|name| {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_stack_only_the_top_counts() {
+    fn only_the_top_of_a_stack_counts() {
         use DeviceKind::*;
         let disk = || (device("sda", Disk, &[]), "x", true);
         let dm = || (device("dm-0", Dm, &["sda"]), "x", true);

@@ -1,4 +1,4 @@
-//! What is on one device.
+//! The finding on one device.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,15 +16,15 @@ use crate::progress::Progress;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// A payload, its headers intact, no larger than the device.
+    /// A payload with intact headers, no larger than the device.
     Payload,
     /// Something else.
     NoMagic,
-    /// Nothing: a drive without a medium, a device of no bytes.
+    /// No data: a drive without a medium, or a device of 0 bytes.
     Empty,
-    /// It cannot be opened, or not be read where the headers are.
+    /// The device cannot be opened, or its headers cannot be read.
     Unreadable,
-    /// The magic, and headers that are broken or do not fit the device.
+    /// The magic is there, but the headers are broken or do not fit the device.
     Corrupt,
 }
 
@@ -40,36 +40,36 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// One device and what is on it.
+/// A device and what was found on it.
 #[derive(Debug)]
 pub struct Finding {
-    /// The path to open it by.
+    /// The path through which to open it.
     pub path: PathBuf,
     /// The device as the kernel lists it.
     pub device: Device,
-    /// Whether it is a block device at all, and not a regular file.
+    /// Whether it is a block device rather than a regular file.
     pub is_device: bool,
-    /// Its size, where it could be opened or the listing tells.
+    /// The size in bytes, if it could be opened or the listing contains it.
     pub size_bytes: Option<u64>,
-    /// Its logical block size, where it could be opened.
+    /// The logical block size in bytes, if it could be opened.
     pub logical_block_size: Option<u32>,
-    /// What is on it.
+    /// What was found on it.
     pub verdict: Verdict,
-    /// How wide the payload's integers are.
+    /// The dialect of the payload, which is the width of the integers.
     pub dialect: Option<Dialect>,
-    /// How many files it holds.
+    /// The number of files in the payload.
     pub files: Option<u64>,
-    /// How many bytes it takes.
+    /// The length of the payload in bytes.
     pub payload_bytes: Option<u64>,
-    /// Why the verdict is none of the good ones.
+    /// The reason, if no intact payload was found.
     pub error: Option<String>,
-    /// The device that shows the same payload and counts in its place.
+    /// The device that shows the same payload and counts instead of this one.
     pub same_as: Option<PathBuf>,
-    /// What udev knows of it, where it was asked.
+    /// The properties from udev, if it was asked.
     pub udev: Option<Properties>,
-    /// A sum over the headers, to tell the same payload from another.
+    /// A checksum of the headers, to compare payloads.
     pub(super) fingerprint: Option<Sha256Sum>,
-    /// The node, where one had to be made; it lives as long as the finding.
+    /// The node, if one had to be created. It is removed with the finding.
     pub(super) node: Option<Node>,
 }
 
@@ -93,8 +93,8 @@ impl Finding {
         }
     }
 
-    /// Leaves the node behind that had to be made to open the device, for whoever
-    /// is told the path.
+    /// Keeps the node that had to be created to open the device, so that others can use
+    /// the path.
     pub fn keep_node(&mut self) {
         if let Some(node) = self.node.take() {
             self.path = node.keep();
@@ -107,7 +107,7 @@ impl Finding {
     }
 }
 
-/// Looks at what is open at `path`, or can be.
+/// Examines the device at `path`.
 ///
 /// # Errors
 /// Only an interruption.
@@ -121,7 +121,7 @@ pub(super) fn probe_device(
         Ok(source) => Arc::new(source),
         Err(e) => {
             finding.verdict = match e.io_error().and_then(io::Error::raw_os_error) {
-                // The drive is there, and nothing is in it.
+                // The drive exists, but contains no medium.
                 Some(libc::ENOMEDIUM | libc::ENXIO) => Verdict::Empty,
                 _ => Verdict::Unreadable,
             };
@@ -188,7 +188,7 @@ impl Finding {
     }
 }
 
-/// A sum over what the headers say.
+/// Returns a checksum of the headers' contents.
 fn fingerprint(index: &Index) -> Result<Sha256Sum> {
     let mut hasher = Sha256::new();
     hasher.update(index.dialect().to_string());

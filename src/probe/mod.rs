@@ -1,4 +1,4 @@
-//! Which of the machine's block devices holds a payload.
+//! Finds the block devices of the machine that hold a payload.
 
 mod distinct;
 mod finding;
@@ -15,8 +15,8 @@ use finding::probe_device;
 
 pub use finding::{Finding, Verdict};
 
-/// Looks at every block device that `devices` lists, one after the other. A device
-/// that cannot be looked at is a finding too.
+/// Examines every block device that `devices` lists, one after the other. A device that
+/// cannot be examined is a finding too.
 ///
 /// # Errors
 /// Only an interruption.
@@ -46,7 +46,7 @@ pub fn probe_all(devices: &Devices, progress: &dyn Progress) -> Result<Vec<Findi
     Ok(findings)
 }
 
-/// Looks at what somebody named: a block device, or a regular file.
+/// Examines a path that the user gave: a block device or a regular file.
 ///
 /// # Errors
 /// Only an interruption.
@@ -75,25 +75,25 @@ pub fn probe_path(
 }
 
 /// Marks the payloads that another device shows too (a dm or md over a disk, a loop over a
-/// device, two loops over a file): only the upper one counts, since that is the one that
-/// may be opened alone.
+/// device, two loops over a file). Only the upper device counts, because often only that one
+/// can be opened exclusively.
 fn mark_the_same(findings: &mut [Finding]) {
     for (n, other) in shown_by(findings).into_iter().enumerate() {
         findings[n].same_as = other.map(|other| findings[other].path.clone());
     }
 }
 
-/// The payloads among `findings`, each once.
+/// Returns the payloads in `findings`, each once.
 pub fn payloads(findings: Vec<Finding>) -> Vec<Finding> {
     let is_first = |f: &Finding| f.verdict == Verdict::Payload && f.same_as.is_none();
     findings.into_iter().filter(is_first).collect()
 }
 
-/// The only payload of the machine.
+/// Returns the only payload of the machine.
 ///
 /// # Errors
-/// [`Kind::NotFound`] where there is none, [`Kind::Ambiguous`] where there are
-/// several; both say which devices were looked at, and to what end.
+/// [`Kind::NotFound`] if there is none, [`Kind::Ambiguous`] if there are several. Both say
+/// which devices were examined, and with what result.
 pub fn the_only_payload(roots: &Roots, progress: &dyn Progress) -> Result<Finding> {
     let devices = Devices::scan(roots)?;
     let findings = probe_all(&devices, progress)?;
@@ -116,8 +116,8 @@ pub fn the_only_payload(roots: &Roots, progress: &dyn Progress) -> Result<Findin
     }
 }
 
-/// Whether `path` starts with the magic, whatever follows: what the reference
-/// importer's `--probe` asks.
+/// Returns whether `path` starts with the magic, whatever follows, as `--probe` of the
+/// reference importer does.
 pub fn has_magic(path: &Path) -> bool {
     let Ok(source) = FileSource::open(path, DirectPolicy::Auto) else {
         return false;
@@ -127,7 +127,7 @@ pub fn has_magic(path: &Path) -> bool {
     starts.unwrap_or(false)
 }
 
-/// What was looked at, in one line: the devices that were in the way by name.
+/// Returns a summary of the findings in one line. It names the devices with problems.
 pub fn summary(findings: &[Finding], from: &str) -> String {
     let bad: Vec<String> = findings
         .iter()
@@ -145,7 +145,7 @@ pub fn summary(findings: &[Finding], from: &str) -> String {
     }
 }
 
-/// Asks udev about each finding.
+/// Asks udev for the properties of each finding.
 pub fn ask_udev(findings: &mut [Finding]) {
     for finding in findings.iter_mut().filter(|f| f.is_device) {
         finding.udev = properties(&finding.path);
