@@ -119,12 +119,12 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
     Ok(done)
 }
 
-/// Repeats a read that failed as a whole, in pages, and in the bad page in units of the
-/// alignment. Returns how many of the `want` bytes from `start` come before the fault, and
-/// the fault. The fault is `None` if the read succeeds now.
+/// Repeats a read that failed as a whole: in pages, and in the bad page in sectors (the
+/// alignment, but at least 512 bytes). Returns how many of the `want` bytes from `start` come
+/// before the fault, and the fault. The fault is `None` if the read succeeds now.
 ///
-/// A read that ends before the fault counts for what it brought: through the page cache,
-/// sectors start anywhere in `buf`.
+/// The bytes of a short read before the fault are counted too, because a sector may start
+/// anywhere in `buf` when the source is read through the page cache.
 pub fn read_to_fault(
     source: &dyn Source,
     buf: &mut [u8],
@@ -144,7 +144,7 @@ pub fn read_to_fault(
             Err(_) if piece > sector => piece = sector,
             Err(e) => return (done, Some(e)),
         }
-        // Within a sector, that was the end, as in `read_exact_at`.
+        // A read that ends within a sector has reached the end, as in `read_exact_at`.
         if done < want && done % alignment != 0 {
             return (done, Some(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -157,8 +157,8 @@ mod tests {
     use super::*;
     use crate::block::AlignedBuf;
 
-    /// As read through the page cache: a read ends before `bad`, or fails there. What it
-    /// has ends at `end`.
+    /// A source like a file read through the page cache. A read ends before offset `bad`, or
+    /// fails there. The source ends at `end`.
     struct Paged {
         alignment: usize,
         bad: u64,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_can_be_read_before_a_fault_counts_wherever_the_read_starts() {
+    fn all_bytes_before_a_fault_are_read_wherever_the_read_starts() {
         let mut buf = AlignedBuf::new(16 * 1024).unwrap();
         let (alignment, bad, end) = (1, 8192, 100_000);
         for start in [0, 1, 4095, 8000, 8191, 8192, 9000] {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_within_a_sector_ends_it() {
+    fn a_read_that_ends_within_a_sector_reports_the_end() {
         let mut buf = AlignedBuf::new(8192).unwrap();
         let (alignment, bad, end) = (512, u64::MAX, 5000);
         let source = Paged {

@@ -192,7 +192,7 @@ fn make(path: &Path, parents: bool) -> Result<()> {
                 .filter(|p| !p.as_os_str().is_empty())
                 .ok_or_else(|| failed(e))?;
             make(parent, parents)?;
-            // Another import may make the same ones now.
+            // Another import may be creating the same directories.
             return make(path, false);
         }
         Err(e) => return Err(failed(e)),
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_may_make_the_same_directories_at_once() {
+    fn two_imports_can_create_the_same_directories_at_once() {
         let temp = tempfile::tempdir().unwrap();
         for n in 0..200 {
             let path = temp.path().join(format!("{n}/b/c/d"));

@@ -128,8 +128,8 @@ fn grow_table(dir: BorrowedFd<'_>, max: usize) {
     }
 }
 
-/// Raises the soft limit of open files as far as it is useful, and returns how much of it is
-/// useful. (With rustix, because nix's limits have 32 bits on i686.)
+/// Raises the soft limit of open files to at most [`ENOUGH`], and returns the limit or `ENOUGH`,
+/// whichever is less. (With rustix, because nix's limits have 32 bits on i686.)
 fn raise_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // `None` means that there is no limit.
@@ -142,7 +142,7 @@ fn raise_limit() -> u64 {
     if wanted > soft && setrlimit(Resource::Nofile, raised).is_ok() {
         return wanted;
     }
-    // Containers may have a million, and room for so many would be made at once.
+    // The limit may be a million in a container, and room for all of it would be made at once.
     soft.min(ENOUGH)
 }
 

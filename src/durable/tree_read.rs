@@ -14,7 +14,7 @@ use super::stat_key::StatKey;
 use super::tree::{Tree, parent};
 
 impl Tree {
-    /// Returns the place that `path` means. See [`Bounds`].
+    /// Returns the place that `path` means. See [`Bounds`](super::Bounds).
     ///
     /// # Errors
     /// EXDEV if the path leaves the tree, ELOOP, ENOTDIR, and any other error that the system

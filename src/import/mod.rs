@@ -186,8 +186,8 @@ pub fn import(
     };
     if let (Some(dest), false) = (&dest, options.dry_run) {
         if plan.kept > 0 {
-            // Existing files may not be on stable storage yet, not even those of an earlier
-            // import that was interrupted. Only then are they reported.
+            // Flush before existing files are reported: they may not be on stable storage
+            // yet, not even those of an earlier import that was interrupted.
             dest.flush()?;
         }
         let mut in_order = tell
@@ -275,17 +275,17 @@ fn write(
     Ok(())
 }
 
-/// Removes the staging directory, which nobody else uses by now.
+/// Removes the staging directory, which nothing else uses by now.
 fn remove(staging: Arc<Staging>) {
     if let Some(staging) = Arc::into_inner(staging) {
-        // Not empty after a failure that left something: the next run's.
+        // Not empty if a failure left files in it. The next run removes them.
         if let Err(e) = staging.remove() {
             log::debug!("the staging directory stays for the next run: {e}");
         }
     }
 }
 
-/// Adds to an error what was complete when it happened.
+/// Logs what was complete when the error happened, and adds advice to the error.
 fn explain(error: Error, copied: Copied, plan: &Plan, payload: &Payload, dest: &Path) -> Error {
     for problem in copied.failed {
         log::error!("{}", problem.into_error(&**payload.source()));

@@ -376,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn varints_come_back() {
+    fn a_varint_is_read_back_as_written() {
         let values = [
             0,
             1,

@@ -75,7 +75,7 @@ pub fn probe_path(
 }
 
 /// Marks the payloads that another device shows too (a dm or md over a disk, a loop over a
-/// device, two loops over a file). Only the upper device counts, because often only that one
+/// device, two loops over a file). Only the upper device counts, because it is the one that
 /// can be opened exclusively.
 fn mark_the_same(findings: &mut [Finding]) {
     for (n, other) in shown_by(findings).into_iter().enumerate() {
