@@ -407,3 +407,15 @@ fn an_overlay_may_be_larger_than_the_room_for_temporary_files() {
     assert_eq!(fs::read_dir(&disk.path).unwrap().count(), 0);
     assert_eq!(fs::read(it.l4t("bootloader/63")).unwrap(), [63; 1 << 20]);
 }
+
+#[test]
+fn a_missing_object_is_refused_before_anything_is_written() {
+    needs_root!();
+    let it = Workspace::new();
+    let overlay = it.overlay();
+    let id = it.git(&overlay, &["rev-parse", "HEAD:kernel/dtb/custom.dtbo"]);
+    let (dir, name) = id.split_at(2);
+    fs::remove_file(overlay.join(".git/objects").join(dir).join(name)).unwrap();
+    refused(&it, &[], &id, "git fsck");
+    refused(&it, &["--overlay-ref", "HEAD"], &id, "git fsck");
+}

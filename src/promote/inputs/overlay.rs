@@ -241,7 +241,11 @@ impl Entry {
         Some(Self {
             mode: u32::from_str_radix(mode, 8).ok()?,
             oid: oid.into(),
-            bytes: bytes.parse().unwrap_or(0),
+            bytes: match bytes {
+                "-" => 0,
+                // "BAD" where the object is missing.
+                bytes => bytes.parse().ok()?,
+            },
             name: OsString::from_vec(record[tab + 1..].to_vec()),
         })
     }
@@ -282,5 +286,5 @@ fn not_understood(git: &Git, record: &[u8]) -> Error {
     .doing("list the files of")
     .with_path(git.dir())
     .with_code("git")
-    .advice("try another version of git")
+    .advice("check the repository with `git fsck`, or use another version of git")
 }
