@@ -173,6 +173,23 @@ fn scripts_find_what_was_built_wherever_cargo_puts_it() {
 }
 
 #[test]
+fn a_static_build_has_its_place_without_a_cargo_that_can_read_the_manifest() {
+    let dir = scratch();
+    let copy = dir.path().join("above/a \"copy\" \\ of it");
+    // Debian 12's own cargo is too old for this package, and fails.
+    for cargo in ["no-such-cargo", "false"] {
+        let built = |target: Option<&str>| {
+            let mut command = Command::new(copy.join("scripts/built"));
+            command.env_remove("CARGO_TARGET_DIR").env("CARGO", cargo);
+            command.envs(target.map(|dir| ("CARGO_TARGET_DIR", dir)));
+            PathBuf::from(support::check(&mut command).trim_end())
+        };
+        assert_eq!(built(None), copy.join("target"), "{cargo}");
+        assert_eq!(built(Some("/x")), Path::new("/x"), "{cargo}");
+    }
+}
+
+#[test]
 fn every_link_to_a_file_leads_to_one() {
     let mut links = 0;
     for document in [
