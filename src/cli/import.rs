@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::block::{ReadMode, Roots, SourceOptions};
 use crate::durable::WriteMode;
 use crate::error::{Error, Kind, Result, printable};
-use crate::import::{Options, Report, Tuning, import};
+use crate::import::{ExistingPolicy, Options, Report, Tuning, import};
 use crate::payload::Payload;
 use crate::probe::the_only_payload;
 use crate::sys::share_one_heap;
@@ -168,30 +168,31 @@ fn refuse_an_image_as_dest(args: &ImportArgs) -> Result<()> {
         .advice(format!("lbpayload import --device {image} {after}")))
 }
 
+/// What happened, in a line that leaves out what did not.
 fn words(args: &ImportArgs, device: &Path, report: &Report) -> String {
-    let (done, modes) = if args.dry_run {
-        ("would import", format!("read {}", report.read_mode))
+    let (device, dest) = (device.display(), args.dest.display());
+    let may_differ = matches!(args.existing, ExistingPolicy::Keep);
+    if report.written == 0 && report.kept > 0 && report.failed.is_empty() && !may_differ {
+        return format!("all {} files are already in {dest}", report.kept);
+    }
+    let done = if args.dry_run {
+        "would import"
     } else {
-        let written = report
-            .write_mode
-            .map_or("nothing to write".into(), |m| format!("written {m}"));
-        (
-            "imported",
-            format!(
-                "read {}, {written}, in {:.2} s",
-                report.read_mode,
-                report.elapsed.as_secs_f64()
-            ),
-        )
+        "imported"
     };
-    format!(
-        "{done} {} files ({}) from {} to {}: {} written, {} of them replaced another, {} kept; {modes}",
-        report.written + report.kept,
-        human_bytes(report.bytes),
-        device.display(),
-        args.dest.display(),
+    let mut line = format!(
+        "{done} {} files ({}) from {device} into {dest}",
         report.written,
-        report.replaced,
-        report.kept,
-    )
+        human_bytes(report.bytes)
+    );
+    if !args.dry_run {
+        line += &format!(" in {:.1} s", report.elapsed.as_secs_f64());
+    }
+    if report.replaced > 0 {
+        line += &format!(", {} replaced", report.replaced);
+    }
+    if report.kept > 0 {
+        line += &format!(", {} kept", report.kept);
+    }
+    line
 }

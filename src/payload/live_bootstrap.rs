@@ -221,7 +221,9 @@ mod tests {
         let dir = checkout("build: ../../etc\n", &[]);
         let error = bootstrap_sources(dir.path()).unwrap_err();
         assert!(
-            error.to_string().contains("line 1: no package name"),
+            error
+                .to_string()
+                .contains("line 1: not the name of a package"),
             "{error}"
         );
         let dir = checkout("build: a\n", &[("a", &format!("f u/x {A} ../x\n"))]);
