@@ -182,7 +182,7 @@ impl Plan {
     }
 }
 
-/// An error about a file that a line of the list names.
+/// Returns an error about a file that is named in a line of the list.
 fn of_line(list: &Path, line: u64, error: &Error) -> Error {
     in_line(list, line, &error.to_string())
         .with_code(error.code())

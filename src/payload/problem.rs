@@ -174,7 +174,7 @@ impl Problem {
         }
     }
 
-    /// The file or the entry that it is about.
+    /// Returns the file or the entry that the problem is about.
     fn subject(&self) -> String {
         match (self.index, &self.name) {
             (_, Some(name)) => format!("`{}`", printable(name)),
@@ -183,7 +183,7 @@ impl Problem {
         }
     }
 
-    /// What is wrong with which file, in a line.
+    /// Returns one line that says what is wrong with which file.
     fn line(&self, image: &str) -> Option<String> {
         let from = self.subject();
         let damaged = |why: &str| Some(format!("{from} of `{image}` is damaged: {why}"));
@@ -226,7 +226,7 @@ impl Problem {
         }
     }
 
-    /// The exact numbers, where the first line leaves them out.
+    /// Returns the exact numbers, if the first line does not contain them.
     fn note(&self) -> Vec<String> {
         match &self.cause {
             Cause::Checksum { expected, found } => {
@@ -244,7 +244,7 @@ impl Problem {
         }
     }
 
-    /// How many bytes the source is too short at least.
+    /// Returns the number of bytes that are missing from the source, at least.
     fn missing(&self) -> u64 {
         match &self.cause {
             Cause::Fault(Fault::DataPastEnd {
@@ -263,7 +263,7 @@ impl Problem {
 
     fn advice(&self, source: &dyn Source, image: &str) -> String {
         let advice = match &self.cause {
-            // A stick that is pulled out has, to the kernel, no bytes left.
+            // When a USB stick is removed, the kernel reports a length of 0.
             Cause::Shrunk if source.is_device() => GONE,
             Cause::Io(e) if source.is_device() && is_gone(e) => GONE,
             Cause::Io(_) if source.is_device() => {
@@ -292,7 +292,7 @@ impl Problem {
                 | Fault::CountTooLarge { .. }
                 | Fault::DataPastEnd { .. },
             ) if source.is_device() => {
-                // A whole sector at most can be lost by rounding down.
+                // Rounding down to whole sectors loses less than one sector.
                 if self.missing() < 4096 {
                     "disks and loop devices have whole sectors only, so make the image longer \
                      with `truncate -s %4096 IMAGE` and attach it again"
@@ -312,7 +312,7 @@ impl Problem {
     }
 }
 
-/// A number of bytes for people, with its verb.
+/// Returns a number of bytes in readable form, with the verb that fits it.
 fn are(count: u64) -> String {
     match count {
         1 => "1 byte is".into(),
