@@ -181,8 +181,9 @@ fn words(args: &ImportArgs, device: &Path, report: &Report) -> String {
         "imported"
     };
     let mut line = format!(
-        "{done} {} files ({}) from {device} into {dest}",
+        "{done} {} file{} ({}) from {device} into {dest}",
         report.written,
+        if report.written == 1 { "" } else { "s" },
         human_bytes(report.bytes)
     );
     if !args.dry_run {
