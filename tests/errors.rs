@@ -38,6 +38,7 @@ fn the_table_of_codes_is_the_code_s() {
     for text in &texts {
         codes.extend(quoted(text, "with_code("));
         codes.extend(quoted(text, "code: "));
+        codes.extend(quoted(text, " refuse("));
         // The codes of the kinds and of what can be wrong with an image.
         for function in ["pub fn code(&self)", "pub fn slug(&self)"] {
             if let Some(body) = text.split(function).nth(1) {

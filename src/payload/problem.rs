@@ -317,7 +317,12 @@ fn are(count: u64) -> String {
     match count {
         1 => "1 byte is".into(),
         0..10_000 => format!("{count} bytes are"),
-        _ => format!("{} are", indicatif::HumanBytes(count)),
+        _ => {
+            let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+            let power = (count.ilog2() as usize / 10).min(units.len());
+            let size = count as f64 / (1_u64 << (10 * power)) as f64;
+            format!("{size:.1} {} are", units[power - 1])
+        }
     }
 }
 
