@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// When the kernel last sent a request.
+/// The time at which the kernel last sent a request.
 #[derive(Debug)]
 pub(super) struct Activity {
     start: Instant,
@@ -23,7 +23,7 @@ impl Activity {
         self.last_ms.store(now, Ordering::Relaxed);
     }
 
-    /// The time since the last request.
+    /// Returns the time since the last request.
     pub(super) fn idle(&self) -> Duration {
         let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
         self.start.elapsed().saturating_sub(last)

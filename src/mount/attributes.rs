@@ -1,4 +1,4 @@
-//! Extended attributes: for instance, where on the disk the data of a file is.
+//! Extended attributes: for instance, where the data of a file is on the disk.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
@@ -11,19 +11,21 @@ use super::tree::ROOT;
 
 const PREFIX: &str = "user.lbpayload.";
 
-/// The directory's attribute with the number of the server's process.
+/// The directory's attribute that holds the process ID of the server.
 pub const PID: &str = "user.lbpayload.pid";
 
-/// The directory's attribute with that process's PID namespace; missing without /proc.
+/// The directory's attribute that holds the PID namespace of that process. It is missing without
+/// /proc.
 pub(super) const PID_NAMESPACE: &str = "user.lbpayload.pid_namespace";
 
-/// A file's attribute whose value takes as long as reading the file, unless it is known already.
+/// A file's attribute with its checksum. Reading it takes as long as reading the file, unless the
+/// checksum is already known.
 const SHA256: &[u8] = b"user.lbpayload.sha256";
 
-/// The value of the attribute `name` of `ino`.
+/// Returns the value of the attribute `name` of the inode `ino`.
 ///
 /// # Errors
-/// It has no such attribute, or the file cannot be read.
+/// There is no such attribute, or the file cannot be read.
 pub fn attribute(filesystem: &Filesystem, ino: u64, name: &[u8]) -> Answer<Vec<u8>> {
     filesystem.kind(ino)?;
     let name = std::str::from_utf8(name)
@@ -38,8 +40,8 @@ pub fn attribute(filesystem: &Filesystem, ino: u64, name: &[u8]) -> Answer<Vec<u
     value.ok_or(Refusal::NoAttribute)
 }
 
-/// Passes [`attribute`] to `reply`: from a thread of its own where the value takes time,
-/// so that nobody else waits for that.
+/// Sends the result of [`attribute`] to `reply`. Where computing the value takes time, a separate
+/// thread does it, so that other requests do not wait.
 pub(super) fn give_attribute(
     filesystem: &Arc<Filesystem>,
     ino: u64,
@@ -52,15 +54,15 @@ pub(super) fn give_attribute(
     }
     let filesystem = Arc::clone(filesystem);
     let sum = move || reply(attribute(&filesystem, ino, SHA256));
-    // Without a thread `reply` is dropped: fuser then answers with EIO.
+    // If no thread can be started, `reply` is dropped, and fuser answers with EIO.
     if let Err(e) = std::thread::Builder::new().name("sum".into()).spawn(sum) {
         log::error!("{}", Error::io("start a thread for a checksum", e));
     }
 }
 
-/// The names of the attributes of `ino`, each followed by a NUL. The checksum is listed
-/// only once it is known: tools that copy all listed attributes would otherwise read
-/// every byte for it.
+/// Returns the names of the attributes of `ino`, each followed by a NUL. The checksum is listed
+/// only once it is known: otherwise, tools that copy all listed attributes would read every file
+/// completely to compute it.
 ///
 /// # Errors
 /// There is no such inode.
@@ -94,7 +96,7 @@ pub fn attribute_names(filesystem: &Filesystem, ino: u64) -> Answer<Vec<u8>> {
     Ok(list)
 }
 
-/// This process's PID namespace, as /proc names it.
+/// Returns this process's PID namespace, as /proc names it.
 pub(super) fn pid_namespace() -> Option<Vec<u8>> {
     let name = std::fs::read_link("/proc/self/ns/pid").ok()?;
     Some(name.into_os_string().into_vec())

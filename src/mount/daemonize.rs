@@ -1,8 +1,8 @@
-//! A server in a process of its own: the command returns when the mount answers, or
-//! with the reason why it never will.
+//! Runs the server in a process of its own. The command returns when the mount answers, or
+//! reports why the mount failed.
 //!
-//! The process is forked rather than started anew: the image is open and indexed by
-//! then, and without /proc the program could not find its own file.
+//! The process is forked, not started anew: at that point the image is already open and indexed,
+//! and without /proc the program could not find its own executable.
 #![allow(unsafe_code)] // fork(2), _exit(2), closing files; ARCHITECTURE.md names this file.
 
 use std::ffi::OsString;
@@ -23,10 +23,10 @@ use super::mount_point::{IfBusy, MountPoint, is_dead, unmount_path};
 use super::session::{Server, Stopper};
 use super::settings::Settings;
 
-/// What the server says once it serves; otherwise it sends a [`Failure`].
+/// The byte that the server sends once it serves. If it fails, it sends a [`Failure`] instead.
 const READY: u8 = b'+';
 
-/// An error on its way from the server, its parts apart.
+/// An error in a form that the server can send to the command.
 #[derive(Serialize, Deserialize)]
 struct Failure {
     kind: Kind,
@@ -52,7 +52,7 @@ impl From<&Error> for Failure {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        // Lives as long as the program, which ends with this error.
+        // The leak is harmless: the program ends with this error.
         let mut error = Self::new(failure.kind, failure.cause).with_code(failure.code.leak());
         if let Some(doing) = failure.doing {
             error = error.doing(doing);
@@ -67,37 +67,40 @@ impl From<Failure> for Error {
     }
 }
 
-/// The files that this program was started with, besides the standard streams.
+/// The files that were open when this program was started, besides the standard streams.
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<OwnedFd>);
 
 impl Inherited {
-    /// Takes all that are open.
+    /// Takes ownership of all open files.
     ///
     /// # Safety
-    /// Nothing in this process owns an open file yet: call it once, first thing in `main`.
+    /// Nothing in this process owns an open file yet: call it once, at the very start of `main`.
     pub unsafe fn take_all() -> Self {
         let owned = open_files().into_iter().map(|fd| {
-            // SAFETY: it is open, and the caller promises that nothing else owns it.
+            // SAFETY: the descriptor is open, and the caller promises that nothing else owns it.
             unsafe { OwnedFd::from_raw_fd(fd) }
         });
         Self(owned.collect())
     }
 
-    /// Takes the one with the number `fd` out; `None` where no file has it.
+    /// Removes the file with the descriptor `fd` and returns it, or `None` if there is no such
+    /// file.
     pub fn take(&mut self, fd: RawFd) -> Option<File> {
         let position = self.0.iter().position(|file| file.as_raw_fd() == fd)?;
         Some(self.0.swap_remove(position).into())
     }
 }
 
-/// Mounts, and serves in a process of its own, which closes what was `inherited`: a lock,
-/// perhaps, that its caller wants to give up. Returns twice: the server in the new
-/// process, and `None` in this one once the mount answers. Before anything is mounted,
+/// Mounts, and serves in a process of its own. That process closes the `inherited` files, since
+/// one of them may be a lock that the caller wants to release. Returns twice: the server in the
+/// new process, and `None` in this one once the mount answers. Before the mount is made,
+/// `give_stopper` receives the [`Stopper`] that ends the server.
 /// `give_stopper` gets what ends the server.
 ///
 /// # Errors
-/// As [`Server::start`]; another thread runs; no memory for a process.
+/// The errors of [`Server::start`]. Also, another thread is running, or there is no memory for a
+/// process.
 pub fn in_background(
     filesystem: Arc<Filesystem>,
     point: MountPoint,
@@ -121,7 +124,8 @@ pub fn in_background(
                     Err(failure.into())
                 }
                 0 => {
-                    // If it died before it mounted, another mount may be there.
+                    // If the server died before it mounted, another mount may be on the
+                    // directory.
                     if is_dead(point.path()) {
                         if let Err(e) = unmount_path(point.path(), IfBusy::Detach) {
                             log::debug!("{e}");
@@ -142,7 +146,7 @@ pub fn in_background(
             drop(inherited);
             let started = in_foreground(filesystem, point, settings, give_stopper)
                 .and_then(|server| detach(&from_server).map(|()| server).map_err(failed));
-            // If the caller has ended, writing to it fails, and nobody needs the answer.
+            // If the caller has ended, this write fails, and nobody needs the answer.
             match started {
                 Ok(server) => {
                     let _ = to_caller.write_all(&[READY]);
@@ -157,10 +161,10 @@ pub fn in_background(
     }
 }
 
-/// Mounts, and serves in this process; `give_stopper` as for [`in_background`].
+/// Mounts, and serves in this process. `give_stopper` works as in [`in_background`].
 ///
 /// # Errors
-/// As [`Server::start`]; for `auto_unmount`, as [`in_background`].
+/// The errors of [`Server::start`]; with `auto_unmount`, also those of [`in_background`].
 pub fn in_foreground(
     filesystem: Arc<Filesystem>,
     point: MountPoint,
@@ -168,27 +172,28 @@ pub fn in_foreground(
     give_stopper: impl FnOnce(Stopper) -> Result<()>,
 ) -> Result<Server> {
     if settings.auto_unmount {
-        // Before /dev/fuse is open: the mount lives as long as any process has it open.
+        // This must come before /dev/fuse is opened: the mount lives as long as any process has
+        // that file open.
         watch(&point).map_err(|e| Error::io("start the process that unmounts", e))?;
     }
     Server::start(filesystem, point, settings, give_stopper)
 }
 
-/// Starts a process that unmounts `point` should this one be killed.
+/// Starts a process that unmounts `point` if this process is killed.
 fn watch(point: &MountPoint) -> io::Result<()> {
     let (mut our_end, held) = UnixStream::pair()?;
     if let ForkResult::Parent { .. } = fork()? {
-        // Open for as long as this process lives, whatever ends it.
+        // This end stays open as long as this process lives, however it ends.
         std::mem::forget(held);
         return Ok(());
     }
     log::set_max_level(log::LevelFilter::Off);
-    // The image, which others may want for themselves once the mount has ended, and
-    // pipes whose readers wait for their end.
+    // Closes the image, which others may need exclusively once the mount has ended, and pipes
+    // whose readers wait for end of file.
     for fd in open_files() {
         if fd != our_end.as_raw_fd() {
-            // SAFETY: what owns it is not used again: this process runs only what
-            // follows, without a log, and drops nothing.
+            // SAFETY: the owners of these descriptors are not used again: this process runs only
+            // the code below, which does not log, and drops nothing.
             unsafe { libc::close(fd) };
         }
     }
@@ -200,26 +205,26 @@ fn watch(point: &MountPoint) -> io::Result<()> {
     exit_now(0)
 }
 
-/// Makes a second process of this one.
+/// Forks this process.
 ///
 /// # Errors
-/// Another thread runs, or nobody can tell; there is no memory for a process.
+/// Another thread is running, or this cannot be determined; or there is no memory for a process.
 fn fork() -> io::Result<ForkResult> {
     if !is_single_threaded()? {
         return Err(io::Error::other("several threads are running"));
     }
-    // SAFETY: the child may do all that the parent might, because no other thread
-    // exists that could hold a lock at this moment.
+    // SAFETY: no other thread exists that could hold a lock at this moment, so the child may do
+    // everything that the parent may do.
     Ok(unsafe { nix::unistd::fork() }?)
 }
 
-/// Whether no other thread runs in this process. Where /proc is missing, unshare(2) tells:
-/// with CLONE_THREAD it changes nothing, and fails with EINVAL if there is another thread.
+/// Returns whether this process has only one thread. Without /proc, unshare(2) tells: with
+/// CLONE_THREAD it changes nothing, and fails with EINVAL if there is another thread.
 fn is_single_threaded() -> io::Result<bool> {
     if let Ok(threads) = std::fs::read_dir("/proc/self/task") {
         return Ok(threads.count() == 1);
     }
-    // SAFETY: with this flag the call succeeds only where it has nothing to do.
+    // SAFETY: with this flag, the call either does nothing or fails.
     if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
         return Ok(true);
     }
@@ -229,16 +234,17 @@ fn is_single_threaded() -> io::Result<bool> {
     }
 }
 
-/// Leaves the terminal, the working directory and the standard streams: whoever waits for the
-/// end of our output must see it. `spare` takes their place where no file can be opened.
+/// Leaves the terminal and the working directory, and replaces the standard streams, so that a
+/// reader of our output sees end of file. `spare` replaces them if no file can be opened.
 ///
 /// # Errors
-/// What the system says.
+/// A system call failed.
 fn detach(spare: &UnixStream) -> io::Result<()> {
     nix::unistd::setsid()?;
     std::env::set_current_dir("/")?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    // A minimal system may have no /dev/null. A directory can be neither read nor written.
+    // A minimal system may have no /dev/null. A directory works too: it can be neither read nor
+    // written.
     let null = null.or_else(|_| File::open("/"));
     let instead = null.as_ref().map_or(spare.as_fd(), AsFd::as_fd);
     nix::unistd::dup2_stdin(instead)?;
@@ -247,22 +253,21 @@ fn detach(spare: &UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends this process at once: runs nothing that the caller registered for its end, and
-/// flushes nothing a second time.
+/// Ends this process at once, without running exit handlers or flushing buffers a second time.
 fn exit_now(status: i32) -> ! {
-    // SAFETY: _exit(2) touches no memory of ours and does not return.
+    // SAFETY: _exit(2) does not touch our memory and does not return.
     unsafe { libc::_exit(status) }
 }
 
-/// The open files above the standard streams; without /proc, those below 1024.
+/// Returns the open descriptors above the standard streams; without /proc, only those below 1024.
 fn open_files() -> Vec<RawFd> {
     let numbers = std::fs::read_dir("/proc/self/fd").map(|list| {
         let names = list.flatten().map(|entry| entry.file_name());
         names.filter_map(|n| n.to_str()?.parse().ok()).collect()
     });
     let mut numbers: Vec<RawFd> = numbers.unwrap_or_else(|_| (0..1024).collect());
-    // One of them was the directory's, which is closed by now.
-    // SAFETY: asks about a number, and touches no memory.
+    // One of them belonged to the directory listing and is closed by now.
+    // SAFETY: fcntl(F_GETFD) only queries a number and does not touch memory.
     numbers.retain(|fd| *fd > 2 && unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
     numbers
 }
@@ -274,10 +279,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_does_not_fork_beside_another_thread_even_without_proc() {
-        // A thread can have mounts of its own: here, nothing at /proc.
+    fn fork_fails_if_another_thread_runs_even_without_proc() {
+        // A thread can have its own mount namespace; here it hides /proc.
         let without_proc = std::thread::spawn(|| {
-            // SAFETY: takes no memory and no descriptor away from anybody.
+            // SAFETY: unshare changes neither memory nor descriptors that others use.
             if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
                 return false;
             }

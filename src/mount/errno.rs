@@ -1,15 +1,15 @@
-//! Why the filesystem refuses a request, and the one place that turns it into an errno.
+//! The reasons for which the filesystem refuses a request, and their errno values.
 
 use std::io;
 
-/// Why a request is refused.
+/// The reason for which a request is refused.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Nothing has that name or number.
+    /// There is no node with that name or number.
     NotThere,
     /// A file was used as a directory.
     NotADirectory,
-    /// The directory was used as a file.
+    /// A directory was used as a file.
     ADirectory,
     /// The node has no such attribute.
     NoAttribute,
@@ -23,11 +23,11 @@ pub enum Refusal {
     NoControl,
     /// The source cannot be read, or ends early.
     Unreadable,
-    /// No memory for it.
+    /// There is not enough memory.
     Exhausted(io::Error),
 }
 
-/// The errno of a refusal: the only place where one is chosen.
+/// Returns the errno for a refusal. This is the only place that chooses one.
 pub(super) fn errno(refusal: &Refusal) -> i32 {
     match refusal {
         Refusal::NotThere => libc::ENOENT,
@@ -38,7 +38,7 @@ pub(super) fn errno(refusal: &Refusal) -> i32 {
         Refusal::ReadOnly => libc::EROFS,
         Refusal::NotKnown => libc::ENOSYS,
         Refusal::NoControl => libc::ENOTTY,
-        // The same for each error of the disk (EIO, ENXIO, ENODEV, EREMOTEIO, ...). The
+        // The same errno for every error of the disk (EIO, ENXIO, ENODEV, EREMOTEIO, ...). The
         // attribute `problem` has the details.
         Refusal::Unreadable => libc::EIO,
         Refusal::Exhausted(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),

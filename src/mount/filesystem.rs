@@ -1,5 +1,5 @@
-//! The filesystem, without a kernel: looks up names and inode numbers, lists the
-//! directory, reads files.
+//! The filesystem, independent of the kernel: it looks up names and inode numbers, lists the
+//! directory and reads files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
@@ -18,17 +18,17 @@ use super::saved_index::{Confirmed, Unfit, read_index, write_index};
 use super::tree::{Node, ROOT, Tree};
 use super::tree_builder::{Strictness, build_tree};
 
-/// The result of a request by the kernel.
+/// The result of a request from the kernel.
 pub type Answer<T> = std::result::Result<T, Refusal>;
 
-/// The largest read that uses a kept buffer, in bytes: Linux asks for no more at once
-/// unless /proc/sys/fs/fuse/max_pages_limit is raised.
+/// The largest read, in bytes, that uses a reusable buffer. Linux sends no larger request unless
+/// /proc/sys/fs/fuse/max_pages_limit is raised.
 const READ_BYTES: usize = 1 << 20;
 
-/// How many buffers are kept for later reads.
+/// The number of buffers that are kept for later reads.
 const KEPT_BUFFERS: usize = 4;
 
-/// How many failed reads, and how many checksums, are remembered.
+/// The number of failed reads, and of checksums, that are remembered.
 const REMEMBERED: usize = 4096;
 
 /// The kind of a node.
@@ -40,16 +40,16 @@ pub enum NodeKind {
     File(u64),
 }
 
-/// A row of the directory.
+/// One row of a directory listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// Its inode number.
+    /// The inode number.
     pub ino: u64,
-    /// Its kind.
+    /// The kind of the node.
     pub kind: NodeKind,
-    /// Its name.
+    /// The name.
     pub name: &'a [u8],
-    /// Where the listing goes on behind it.
+    /// The offset at which the listing continues after this row.
     pub next: u64,
 }
 
@@ -60,7 +60,7 @@ pub struct Filesystem {
     base: u64,
     strictness: Strictness,
     problems: (u64, Option<String>),
-    /// For a tree from an index: which files' headers were compared with it.
+    /// For a tree from an index: the files whose headers have been compared with it.
     confirmed: Option<Confirmed>,
     buffers: Mutex<Vec<AlignedBuf>>,
     faults: Mutex<BTreeMap<u64, String>>,
@@ -69,11 +69,11 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// Reads all headers of `payload`, which starts `base` bytes into its disk or
-    /// image. Each problem that is not an error goes to `report`.
+    /// Reads all headers of `payload`, which starts `base` bytes into its disk or image. Problems
+    /// that are not errors are passed to `report`.
     ///
     /// # Errors
-    /// The first problem when strict; an interruption.
+    /// The first problem if strict; an interruption.
     pub fn new(
         payload: Payload,
         base: u64,
@@ -94,12 +94,12 @@ impl Filesystem {
         })
     }
 
-    /// As [`Filesystem::new`], from an index that [`Filesystem::write_index`] wrote of the same
-    /// image, which was last changed at `changed` (1970 if that is unknown). Each file's
-    /// header is compared with it before its first byte is given.
+    /// Does the same as [`Filesystem::new`], from an index that [`Filesystem::write_index`] wrote
+    /// for the same image. `changed` is the time of the image's last change (1970 if unknown).
+    /// The header of each file is compared with the index before any of its data is returned.
     ///
     /// # Errors
-    /// The index is of something else, or damaged.
+    /// The index belongs to another image, or is damaged.
     pub fn from_index(
         payload: Payload,
         base: u64,
@@ -128,54 +128,54 @@ impl Filesystem {
         }
     }
 
-    /// Writes an index for [`Filesystem::from_index`]. The image must be intact, since an
-    /// index holds no problems.
+    /// Writes an index for [`Filesystem::from_index`]. The image must be intact, because an index
+    /// cannot hold problems.
     ///
     /// # Errors
-    /// What `out` says.
+    /// Writing to `out` fails.
     pub fn write_index(&self, changed: SystemTime, out: impl Write) -> io::Result<()> {
         debug_assert!(self.is_intact());
         write_index(&self.tree, &self.payload, changed, out)
     }
 
-    /// Whether no problem was found in the headers.
+    /// Returns whether no problem was found in the headers.
     pub fn is_intact(&self) -> bool {
         self.problems.0 == 0
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &Payload {
         &self.payload
     }
 
-    /// The files.
+    /// Returns the tree of files.
     pub fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    /// How many bytes into its disk or image the payload starts.
+    /// Returns the offset of the payload in its disk or image, in bytes.
     pub(super) fn base(&self) -> u64 {
         self.base
     }
 
-    /// How many problems the image has, and the first, in words.
+    /// Returns the number of problems of the image, and a description of the first one.
     pub(super) fn problems(&self) -> (u64, Option<&str>) {
         (self.problems.0, self.problems.1.as_deref())
     }
 
-    /// The file called `name` in the directory `parent`.
+    /// Returns the file called `name` in the directory `parent`.
     ///
     /// # Errors
-    /// There is none, or `parent` is no directory.
+    /// There is no such file, or `parent` is not a directory.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Answer<Node<'_>> {
         self.directory(parent)?;
         self.tree.named(name).ok_or(Refusal::NotThere)
     }
 
-    /// The kind of the node with the inode number `ino`.
+    /// Returns the kind of the node with the inode number `ino`.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such node.
     pub fn kind(&self, ino: u64) -> Answer<NodeKind> {
         if ino == ROOT {
             return Ok(NodeKind::Directory);
@@ -184,10 +184,10 @@ impl Filesystem {
         Ok(NodeKind::File(node.size))
     }
 
-    /// The file with the inode number `ino`.
+    /// Returns the file with the inode number `ino`.
     ///
     /// # Errors
-    /// There is none, or it is the directory.
+    /// There is no such node, or it is the directory.
     pub fn file(&self, ino: u64) -> Answer<Node<'_>> {
         if ino == ROOT {
             return Err(Refusal::ADirectory);
@@ -202,9 +202,8 @@ impl Filesystem {
         }
     }
 
-    /// The rows of the directory `ino` from `offset` on: 0, or where another row
-    /// said that it goes on. `.` and `..` come first, then the files in the
-    /// payload's order.
+    /// Returns the rows of the directory `ino` from `offset` on. `offset` is 0 or the `next` of
+    /// another row. `.` and `..` come first, then the files in the payload's order.
     ///
     /// # Errors
     /// There is no such directory.
@@ -227,11 +226,11 @@ impl Filesystem {
         Ok(dots.skip(seen).chain(files))
     }
 
-    /// Gives `give` up to `size` bytes of the file `ino` from `offset` on; fewer
-    /// only at the file's end: the kernel takes fewer for it.
+    /// Passes up to `size` bytes of the file `ino`, from `offset` on, to `give`. Fewer bytes are
+    /// passed only at the end of the file, because the kernel takes a short read as the end.
     ///
     /// # Errors
-    /// There is no such file, it cannot be read there, or the source ends early.
+    /// There is no such file, the data cannot be read, or the source ends early.
     pub fn read<T>(
         &self,
         ino: u64,
@@ -272,7 +271,7 @@ impl Filesystem {
         given
     }
 
-    /// The SHA-256 sum of the file `ino`, if it is known.
+    /// Returns the SHA-256 sum of the file `ino` if it is already known.
     ///
     /// # Errors
     /// There is no such file.
@@ -281,8 +280,8 @@ impl Filesystem {
         Ok(lock(&self.sums).get(&ino).copied())
     }
 
-    /// The SHA-256 sum of the file `ino`, which may take as long as reading it; one
-    /// at a time.
+    /// Returns the SHA-256 sum of the file `ino`. This may take as long as reading the file. Only
+    /// one sum is computed at a time.
     ///
     /// # Errors
     /// There is no such file, or it cannot be read.
@@ -315,7 +314,7 @@ impl Filesystem {
         Ok(sum)
     }
 
-    /// What is wrong with the file `ino`: in its headers, or a read that failed.
+    /// Returns what is wrong with the file `ino`: a problem in its header, or a read that failed.
     ///
     /// # Errors
     /// There is no such file.
@@ -330,8 +329,8 @@ impl Filesystem {
         Ok(self.problem_of_header(&node))
     }
 
-    /// Reads the header again: problems are not kept in memory, since a hostile image may
-    /// consist of them.
+    /// Reads the header again to find its problem. Problems are not kept in memory, since a
+    /// hostile image may have one in every header.
     fn problem_of_header(&self, node: &Node<'_>) -> Option<String> {
         let before = node.index.checked_sub(1).and_then(|n| self.tree.at(n));
         let header_offset = before.map_or(self.payload.dialect().header_len(), |before| {
@@ -367,7 +366,7 @@ impl Filesystem {
         Err(Refusal::Unreadable)
     }
 
-    /// Names the file, and the place in the whole image.
+    /// Adds the file and the offset in the whole image to `error`.
     fn of_file(&self, error: Error, node: &Node<'_>, at: u64) -> Error {
         let name = String::from_utf8_lossy(node.name);
         error
@@ -376,7 +375,7 @@ impl Filesystem {
             .with_offset(self.base + at)
     }
 
-    /// Keeps it, in one line, for the attribute `problem`.
+    /// Keeps the error, as one line, for the attribute `problem`.
     fn note_fault(&self, ino: u64, error: &Error) {
         let fault = error.one_line();
         log::error!("{fault}");
@@ -416,7 +415,7 @@ fn remember(faults: &Mutex<BTreeMap<u64, String>>, ino: u64, fault: String) {
     }
 }
 
-/// A thread that panicked has left no value half changed.
+/// Locks `mutex`, ignoring poisoning: a thread that panicked has left no value half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! The thin layer between fuser and the [`Filesystem`]: each call becomes one of its
-//! methods, and the result a reply in fuser's types.
+//! The thin layer between fuser and the [`Filesystem`]. Each call becomes one call of a
+//! `Filesystem` method, and the result becomes a reply in fuser's types.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,22 +21,22 @@ use super::errno::{Refusal, errno};
 use super::filesystem::{Answer, Filesystem, NodeKind};
 use super::settings::{AttrDefaults, Settings};
 
-/// How long the kernel may cache names and attributes: they never change.
+/// The time for which the kernel may cache names and attributes. They never change.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Requests that the kernel may have in flight by itself, such as read-ahead.
+/// The number of background requests, such as read-ahead, that the kernel may have in flight.
 const BACKGROUND: u16 = 64;
 
-/// Bytes in a block, as stat and statfs count.
+/// The block size in bytes that stat and statfs count with.
 const BLOCK: u32 = 512;
 
-/// A [`Filesystem`] as fuser calls it.
+/// Implements fuser's interface for a [`Filesystem`].
 pub(super) struct FuseAdapter {
     filesystem: Arc<Filesystem>,
     defaults: AttrDefaults,
     direct_io: bool,
     activity: Arc<Activity>,
-    /// Whether the kernel can be told that files need no opening.
+    /// Whether the kernel supports files that need no open request.
     no_open: bool,
     no_opendir: bool,
 }
@@ -94,8 +94,8 @@ fn file_type(kind: NodeKind) -> FileType {
     }
 }
 
-/// Replies as getxattr(2) does: with the length if the caller asks for that, with the
-/// value if it fits.
+/// Replies as getxattr(2) does: with the length if the caller asks for it, or with the value if
+/// it fits.
 fn reply_value(reply: ReplyXattr, size: u32, value: Answer<Vec<u8>>) {
     match value {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
@@ -105,8 +105,8 @@ fn reply_value(reply: ReplyXattr, size: u32, value: Answer<Vec<u8>>) {
     }
 }
 
-/// Defines calls that always answer with the same refusal, from the types of their
-/// arguments.
+/// Defines calls that always answer with the same refusal. Only the types of their arguments are
+/// given.
 macro_rules! refuse {
     ($($call:ident($($argument:ty),*) -> $reply:ty: $refusal:ident;)*) => {
         $(fn $call(&self, _: &Request, $(_: $argument,)* reply: $reply) {
@@ -127,9 +127,9 @@ impl fuser::Filesystem for FuseAdapter {
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
-            // Nothing changes, so the kernel need never drop cached data.
+            // The content never changes, so the kernel need not drop cached data.
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
-        // Only what the kernel offers can be asked for.
+        // Only what the kernel offers can be requested.
         let _ = config.add_capabilities(wanted & has);
         let _ = config.set_max_background(BACKGROUND);
         Ok(())
@@ -146,7 +146,7 @@ impl fuser::Filesystem for FuseAdapter {
         }
     }
 
-    // Inode numbers are positions in the tree, so nothing needs to be forgotten.
+    // Inode numbers are positions in the tree, so there is nothing to forget.
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -194,8 +194,8 @@ impl fuser::Filesystem for FuseAdapter {
                 reply.data(bytes);
             }
         };
-        // All or nothing, even with direct_io: the read may fill a page of a mapping, and
-        // no flag shows that.
+        // The read returns all bytes or fails, even with direct_io: it may fill a page of a
+        // memory mapping, and no flag shows whether it does.
         let answer = self.filesystem.read(ino.0, offset, size as usize, give);
         if let (Err(refusal), Some(reply)) = (answer, reply) {
             reply.error(no(&refusal));
@@ -260,7 +260,8 @@ impl fuser::Filesystem for FuseAdapter {
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.activity.note();
         let tree = self.filesystem.tree();
-        // statfs(2) counts blocks in the last number; many programs use the first one.
+        // statfs(2) counts blocks in the fragment size (the last number), but many programs use
+        // the block size (the first one).
         let blocks = tree.bytes().div_ceil(BLOCK.into());
         reply.statfs(blocks, 0, 0, tree.files() + 1, 0, BLOCK, 255, BLOCK);
     }
@@ -281,14 +282,14 @@ impl fuser::Filesystem for FuseAdapter {
     }
 
     refuse! {
-        // The kernel then decides by modes and sizes itself, and does not ask again. fuser
-        // answers the same by default, with a warning in the log.
+        // The kernel then checks modes and sizes itself, and does not ask again. fuser's default
+        // answer is the same, but logs a warning.
         access(INodeNo, AccessFlags) -> ReplyEmpty: NotKnown;
         flush(INodeNo, FileHandle, LockOwner) -> ReplyEmpty: NotKnown;
         lseek(INodeNo, FileHandle, i64, i32) -> ReplyLseek: NotKnown;
         ioctl(INodeNo, FileHandle, IoctlFlags, u32, &[u8], u32) -> ReplyIoctl: NoControl;
-        // The kernel refuses these itself on a mount that is read-only, unless root has
-        // remounted it writable.
+        // On a read-only mount the kernel refuses these itself, unless root has remounted it
+        // writable.
         setattr(
             INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
             Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>,

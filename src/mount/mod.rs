@@ -1,8 +1,9 @@
-//! A payload as a read-only directory of files, through FUSE.
+//! Mounts a payload as a read-only directory of files, through FUSE.
 //!
-//! Three layers: the [`Tree`] knows names and offsets and is pure; the [`Filesystem`]
-//! looks up, lists and reads without a kernel; a thin adapter translates fuser's calls.
-//! Around them the session mounts, serves and ends, perhaps in a process of its own.
+//! There are three layers. The [`Tree`] knows names and offsets and does no I/O. The
+//! [`Filesystem`] looks up, lists and reads, independently of the kernel. A thin adapter
+//! translates fuser's calls. Around them, the session mounts, serves and unmounts, optionally in
+//! a process of its own.
 
 mod activity;
 mod attributes;

@@ -1,4 +1,4 @@
-//! The mount point: created if missing, unmounted, removed again.
+//! The mount point. It is created if missing, and removed again after the unmount.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -25,7 +25,7 @@ pub(super) const SUBTYPE: &str = "lbpayload";
 #[derive(Debug, Clone)]
 pub struct MountPoint {
     path: PathBuf,
-    /// Device and inode number of the directory, if it was created for this mount.
+    /// The device and inode number of the directory, if it was created for this mount.
     made: Option<(u64, u64)>,
 }
 
@@ -33,15 +33,14 @@ impl MountPoint {
     /// Checks `dir`, and creates it if it is missing.
     ///
     /// # Errors
-    /// It is not a directory, cannot be created, or holds the mount of a server that has
-    /// died.
+    /// `dir` is not a directory, cannot be created, or holds the mount of a server that has died.
     pub fn prepare(dir: &Path) -> Result<Self> {
         let exists = Self::exists(dir)?;
         if !exists {
             fs::create_dir(dir)
                 .map_err(|e| Error::io("create the mount point", e).with_path(dir))?;
         }
-        // Absolute, since the server changes its working directory.
+        // The path must be absolute, since the server changes its working directory.
         let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
         let made = match exists {
             true => None,
@@ -50,11 +49,11 @@ impl MountPoint {
         Ok(Self { path, made })
     }
 
-    /// Whether `dir` exists and can be mounted on. `false` means that it can be created.
+    /// Returns whether `dir` exists and can be mounted on. `false` means that it can be created.
     ///
     /// # Errors
-    /// It is the root or not a directory; holds the mount of a server that has died; has
-    /// no parent directory to be created in, or would be created in /dev.
+    /// `dir` is the root or not a directory, holds the mount of a server that has died, has no
+    /// parent directory, or would be created in /dev.
     pub fn exists(dir: &Path) -> Result<bool> {
         match fs::metadata(dir) {
             Ok(_) if is_dead(dir) => Err(not_seen(dir, Errno::ENOTCONN.into())),
@@ -73,7 +72,7 @@ impl MountPoint {
                     Some(above) if above != Path::new("") => above,
                     _ => Path::new("."),
                 };
-                // A symbolic link that leads nowhere prevents creation.
+                // A symbolic link with a missing target prevents creation.
                 let free = fs::symlink_metadata(dir).is_err() && above.is_dir();
                 if free {
                     refuse_new_in_dev(dir)?;
@@ -86,12 +85,12 @@ impl MountPoint {
         }
     }
 
-    /// Its absolute path.
+    /// Returns the absolute path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes the directory if it was created for this mount. Failure has no consequences.
+    /// Removes the directory if it was created for this mount. Errors are ignored.
     pub(super) fn remove_if_made(&self) {
         let Some(made) = self.made else {
             return;
@@ -107,8 +106,8 @@ impl MountPoint {
         }
     }
 
-    /// Updates the path so that it leads to the mount with the device number `device`: a
-    /// parent directory may have been renamed. Returns whether a path does.
+    /// Updates the path so that it leads to the mount with the device number `device`, since a
+    /// parent directory may have been renamed. Returns whether there is such a path.
     pub(super) fn update_path(&mut self, device: u64) -> bool {
         if self.device().is_ok_and(|found| found == device) {
             return true;
@@ -130,8 +129,8 @@ impl MountPoint {
         }
     }
 
-    /// The device number of the mount that this process serves there, even if another mount
-    /// covers it already; 0 if that cannot be known.
+    /// Returns the device number of the mount that this process serves, even if another mount
+    /// covers it already, or 0 if it cannot be determined.
     pub(super) fn own_device(&self) -> io::Result<u64> {
         let device = self.device()?;
         if server_of(&self.path).is_ok_and(|server| server == getpid()) {
@@ -143,14 +142,14 @@ impl MountPoint {
         Ok(own.map_or(0, |mount| mount.device))
     }
 
-    /// The device number of the topmost mount there.
+    /// Returns the device number of the topmost mount on the directory.
     pub(super) fn device(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.path)?.dev())
     }
 }
 
-/// Whether `dir` is the root directory: no path leads to a mount over it, and unmounting
-/// by path would unmount the file system below.
+/// Returns whether `dir` is the root directory. No path leads to a mount on it, and unmounting by
+/// path would unmount the file system below.
 fn is_root(dir: &Path) -> bool {
     dir.canonicalize().is_ok_and(|path| path == Path::new("/"))
 }
@@ -167,10 +166,11 @@ struct Mount {
     kind: Vec<u8>,
 }
 
-/// All mounts, each after those that it covers; none without /proc.
+/// Returns all mounts, each after those that it covers. Without /proc, the list is empty.
 fn mount_table() -> Vec<Mount> {
     let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    // Fields 3 and 5 and the one after the hyphen, see proc_pid_mountinfo(5).
+    // The fields are the third, the fifth and the one after the hyphen; see
+    // proc_pid_mountinfo(5).
     let mounts = table.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ').skip(2);
         let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
@@ -183,8 +183,8 @@ fn mount_table() -> Vec<Mount> {
     mounts.collect()
 }
 
-/// A path from a table in /proc, where a backslash and three octal digits stand for a
-/// blank, a tab, a line feed or a backslash.
+/// Decodes a path from a table in /proc, in which a backslash and three octal digits stand for a
+/// space, a tab, a line feed or a backslash.
 fn unescaped(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -232,17 +232,18 @@ fn not_seen(dir: &Path, e: io::Error) -> Error {
 pub enum IfBusy {
     /// Fails with [`Kind::Busy`].
     Fail,
-    /// Removes it from the directory tree at once; the server ends with the last user.
+    /// Removes the mount from the directory tree at once. The server ends when the last user
+    /// closes its files.
     Detach,
 }
 
-/// Whether `dir` holds the mount of a server that has died. The kernel answers stat(2)
-/// from its cache, so this asks for something that only the server knows.
+/// Returns whether `dir` holds the mount of a server that has died. The kernel answers stat(2)
+/// from its cache, so this reads an attribute that only the server knows.
 pub(super) fn is_dead(dir: &Path) -> bool {
     server_of(dir).is_err_and(|e| e.raw_os_error().is_some_and(means_dead))
 }
 
-/// The process that serves the mount on `dir`, as that says itself.
+/// Returns the process that serves the mount on `dir`, as the server reports it.
 pub(super) fn server_of(dir: &Path) -> io::Result<Pid> {
     let mut value = [0; 20];
     let len = getxattr(dir, PID, &mut value)?;
@@ -253,16 +254,17 @@ pub(super) fn server_of(dir: &Path) -> io::Result<Pid> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Whether the kernel reports `errno` when the server has died, or dies while it is asked.
+/// Returns whether the kernel reports `errno` for a server that is dead, or that dies during the
+/// request.
 pub(super) fn means_dead(errno: i32) -> bool {
     matches!(errno, libc::ENOTCONN | libc::ECONNABORTED)
 }
 
-/// Unmounts the topmost mount on `dir`: with umount2(2), or with fusermount3 if that
-/// needs privilege.
+/// Unmounts the topmost mount on `dir` with umount2(2), or with fusermount3 if umount2 needs more
+/// privilege.
 ///
 /// # Errors
-/// It is in use, nothing is mounted there, or permission is missing.
+/// The mount is in use, nothing is mounted on `dir`, or permission is missing.
 pub(super) fn unmount_path(dir: &Path, if_busy: IfBusy) -> Result<()> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     if if_busy == IfBusy::Detach {
@@ -300,7 +302,7 @@ fn by_fusermount(dir: &Path, if_busy: IfBusy) -> Result<()> {
         .with_path(dir))
 }
 
-/// What fusermount3 printed, as one line.
+/// Returns what fusermount3 printed, as one line.
 pub(super) fn one_line(said: &str) -> String {
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
     lines.join(", ")
@@ -324,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_in_the_mount_table_is_read_as_it_is_meant() {
+    fn octal_escapes_in_the_mount_table_are_decoded() {
         for (written, meant) in [
             (&br"/a\040b\011\012\134c"[..], "/a b\t\n\\c"),
             (br"/a\04", r"/a\04"),

@@ -1,10 +1,10 @@
-//! A tree saved in a file, for the next mount of the same image: the headers form a
-//! chain, and on a cold spinning disk each costs a seek.
+//! Saves a tree in a file, for the next mount of the same image. The headers form a chain, so on
+//! a spinning disk with a cold cache each of them costs a seek.
 //!
-//! The file is trusted as little as an image. It holds no offsets: they follow from the
-//! sizes, within the source. Names are checked as an image's are. Some headers are
-//! compared at once ([`read_index`]), each of the others when its file is first read
-//! ([`Confirmed`]).
+//! The file is trusted as little as an image. It holds no offsets: they are computed from the
+//! sizes and must lie within the source. Names are checked as those of an image are. A sample of
+//! the headers is compared at once ([`read_index`]), and each of the others when its file is
+//! first read ([`Confirmed`]).
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -32,16 +32,17 @@ use super::tree::{Node, Tree};
 
 const MAGIC: &[u8; 8] = b"LBPINDX1";
 
-/// Headers that are compared before an index is used, the first and the last among them.
+/// The number of headers that are compared before an index is used, including the first and the
+/// last.
 const COMPARED: u64 = 64;
 
-/// Why an index is not used.
+/// The reason why an index is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// The file is not an index, and must not be replaced.
+    /// The file is not an index, and must not be overwritten.
     #[error("not an index of a payload")]
     Foreign,
-    /// The index is of another image, or of this one before it was changed.
+    /// The index belongs to another image, or to this image before it was changed.
     #[error("the index is stale, or of another image")]
     Other,
     /// The index cannot be read, or ends early.
@@ -49,7 +50,7 @@ pub enum Unfit {
     Io(#[from] io::Error),
 }
 
-/// Which files' headers were compared with the index, and are equal.
+/// The files whose headers have been compared with the index and were equal.
 #[derive(Debug)]
 pub(super) struct Confirmed(Vec<AtomicU64>);
 
@@ -59,10 +60,11 @@ impl Confirmed {
         Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Whether `payload` has the header of `node` where the tree says; read only once.
+    /// Returns whether the header of `node` in `payload` matches the tree. Each header is read
+    /// only once.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The header cannot be read.
     pub(super) fn confirm(&self, payload: &Payload, node: &Node<'_>) -> io::Result<bool> {
         let (word, bit) = ((node.index / 64) as usize, 1 << (node.index % 64));
         let Some(word) = self.0.get(word) else {
@@ -79,7 +81,7 @@ impl Confirmed {
     }
 }
 
-/// Writes an index of `tree`, which was built from the whole of `payload` without a
+/// Writes an index of `tree`, which must have been built from the whole of `payload` without a
 /// problem.
 ///
 /// # Errors
@@ -104,11 +106,11 @@ pub(super) fn write_index(
     out.inner.flush()
 }
 
-/// Reads back an index of `payload`.
+/// Reads the index of `payload`.
 ///
 /// # Errors
-/// The index is of another image, or damaged; some of the payload's headers differ from it, or
-/// cannot be read.
+/// The index belongs to another image or is damaged; some of the payload's headers differ from
+/// it, or cannot be read.
 pub(super) fn read_index(
     payload: &Payload,
     changed: SystemTime,
@@ -148,7 +150,7 @@ fn read_files(payload: &Payload, from: &mut impl Read) -> Result<Tree, Unfit> {
     let source_len = payload.source().len();
     let head = payload.dialect().entry_header_len();
     let mut at = payload.dialect().header_len();
-    // A claim that is too high ends with the file, since each takes bytes of it.
+    // If the count is too high, the loop ends with the file, since each entry takes bytes of it.
     for _ in 0..payload.claimed_files() {
         let mut name = [0; u8::MAX as usize];
         let name = &mut name[..from.read_u8()?.into()];
@@ -166,7 +168,7 @@ fn read_files(payload: &Payload, from: &mut impl Read) -> Result<Tree, Unfit> {
     Ok(tree)
 }
 
-/// A sample of files from all parts of the tree, with the first and the last.
+/// Returns a sample of files from all parts of the tree, including the first and the last.
 fn sample(tree: &Tree) -> impl Iterator<Item = Node<'_>> {
     let files = tree.files();
     let step = files.div_ceil(COMPARED).max(1);
@@ -191,7 +193,7 @@ fn key(payload: &Payload, changed: SystemTime) -> io::Result<Vec<u8>> {
     Ok(key)
 }
 
-/// Computes the SHA-256 sum of all bytes that pass through it.
+/// A reader or writer that computes the SHA-256 sum of all bytes that pass through it.
 struct Summed<T> {
     inner: T,
     sum: Sha256,

@@ -1,4 +1,4 @@
-//! The session: mounts, serves, and ends.
+//! The session: mounts, serves and unmounts.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,14 +21,14 @@ use super::fuse_adapter::FuseAdapter;
 use super::mount_point::{IfBusy, MountPoint, SUBTYPE, one_line, unmount_path};
 use super::settings::{Access, Settings};
 
-/// How far the kernel reads ahead, where that can be set.
+/// The kernel's read-ahead in KiB, where it can be set.
 const READ_AHEAD_KIB: u32 = 1024;
 
-/// How often a server that was asked to stop checks whether its mount is still covered by
-/// another one: without /proc there is no notification.
+/// The interval at which a server that was asked to stop checks whether another mount still
+/// covers its own. It polls because without /proc there is no notification.
 const COVERED_POLL: Duration = Duration::from_millis(250);
 
-/// A mount, and the threads that serve it.
+/// A mount and the threads that serve it.
 pub struct Server {
     point: MountPoint,
     device: u64,
@@ -47,21 +47,21 @@ enum Event {
 pub struct Stopper(Sender<Event>);
 
 impl Stopper {
-    /// Detaches the mount; the server ends with its last user.
+    /// Detaches the mount. The server ends when the last user closes its files.
     pub fn stop(&self) {
-        // This fails if the server has ended already.
+        // This fails only if the server has already ended.
         let _ = self.0.send(Event::Stop);
     }
 }
 
 impl Server {
-    /// Mounts `filesystem` on `point`, starts to serve, and waits until the mount has
-    /// answered. `give_stopper` is called before it is mounted, so that a signal can stop it
+    /// Mounts `filesystem` on `point`, starts to serve, and waits until the mount has answered.
+    /// `give_stopper` is called before the mount is made, so that a signal can stop the server
     /// from the first moment on.
     ///
     /// # Errors
-    /// The kernel lacks FUSE, permission is missing, the mount point is bad, no thread can
-    /// be started.
+    /// The kernel lacks FUSE, permission is missing, the mount point is not usable, or no thread
+    /// can be started.
     pub(super) fn start(
         filesystem: Arc<Filesystem>,
         point: MountPoint,
@@ -87,7 +87,7 @@ impl Server {
             }
         };
         let run = move || {
-            // This fails if nobody waits any more.
+            // This fails only if the receiver is gone.
             let _ = send.send(Event::Ended(session.run()));
         };
         let started = std::thread::Builder::new().name("mount".into()).spawn(run);
@@ -113,12 +113,12 @@ impl Server {
         })
     }
 
-    /// Serves until it is unmounted, by this process or another.
+    /// Serves until this process or another one unmounts it.
     ///
     /// # Errors
-    /// The connection to the kernel broke.
+    /// The connection to the kernel failed.
     pub fn wait(mut self) -> Result<()> {
-        // Whether it was asked to stop while another mount covered this one.
+        // Whether a stop was requested while another mount covered this one.
         let mut covered = false;
         let ended = loop {
             match self.next(covered) {
@@ -160,13 +160,13 @@ impl Server {
             return event.map_err(|_| RecvTimeoutError::Disconnected);
         };
         let left = timeout.saturating_sub(self.activity.idle());
-        // A mount with open files can be idle and busy, so unmounting is tried again.
+        // A mount with open files can be idle and busy at once, so the unmount is retried.
         let left = left.max(Duration::from_millis(100));
         self.events.recv_timeout(left)
     }
 
-    /// Unmounts, unless another mount covers ours: then no path leads to ours. Returns
-    /// whether it was tried.
+    /// Unmounts, unless another mount covers ours: then no path leads to ours. Returns whether an
+    /// unmount was tried.
     fn unmount(&mut self, if_busy: IfBusy) -> bool {
         if !self.point.update_path(self.device) {
             return false;
@@ -192,7 +192,7 @@ fn open_session(
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
         Access::Everybody => SessionACL::All,
     };
-    // Two threads keep a reader and the disk busy; more help only with more processors.
+    // Two threads keep one reader and the disk busy. More threads help only with more processors.
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
     config.n_threads = Some(processors.clamp(2, 4));
     let failed = |e: io::Error| Error::io("mount on", e).with_path(dir);
@@ -210,7 +210,7 @@ fn open_session(
         MountOption::NoDev,
         MountOption::DefaultPermissions,
         MountOption::Subtype(SUBTYPE.into()),
-        // fusermount3 splits options at commas; see libfuse's fuse_opt_add_opt_escaped.
+        // fusermount3 splits options at commas; see fuse_opt_add_opt_escaped in libfuse.
         MountOption::FSName(fsname.replace('\\', r"\\").replace(',', r"\,")),
     ];
     if settings.noexec {
@@ -219,7 +219,7 @@ fn open_session(
     Session::new(adapter, dir, &config).map_err(|e| by_fusermount_failed(e, dir))
 }
 
-/// Mounts with mount(2), which needs privilege but no other program: an initramfs has no
+/// Mounts with mount(2). This needs privilege but no other program, and an initramfs has no
 /// fusermount3. Returns `None` if permission is missing.
 fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Option<OwnedFd>> {
     const FUSE: &str = "/dev/fuse";
@@ -229,7 +229,7 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
             let errno = e.raw_os_error();
             let error = Error::io("open", e).with_path(FUSE);
             return Err(match errno {
-                // fusermount3 too opens it as the user.
+                // fusermount3 opens /dev/fuse as the same user, so it would fail too.
                 Some(libc::EACCES | libc::EPERM) => error
                     .with_code("fuse-permission")
                     .advice("mount as root, or give /dev/fuse the mode 0666, as udev does"),
@@ -294,7 +294,7 @@ fn by_fusermount_failed(e: io::Error, dir: &Path) -> Error {
     }
 }
 
-/// Lets the kernel read ahead further than FUSE can ask for. Failure has no consequences.
+/// Makes the kernel read ahead further than FUSE can request. Errors are ignored.
 fn read_ahead(device: u64) {
     let (major, minor) = (libc::major(device), libc::minor(device));
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");

@@ -1,45 +1,44 @@
-//! What a mount is to be like, and the attributes of its files that follow from that.
+//! The settings of a mount, and the attributes of its files that follow from them.
 
 use std::time::{Duration, SystemTime};
 
 use nix::unistd::{getgid, getuid};
 
-/// Who may look inside.
+/// The users that may access the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
-    /// The user who mounted it.
+    /// The user that mounted it.
     #[default]
     Owner,
     /// That user and root.
     OwnerAndRoot,
-    /// Everybody, as the files' modes allow.
+    /// All users, as the modes of the files allow.
     Everybody,
 }
 
-/// What a mount is to be like. It is always read-only, and without devices and
-/// set-user-ID.
+/// The settings of a mount. It is always read-only, without devices and set-user-ID.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
-    /// Who may look inside.
+    /// The users that may access the mount.
     pub access: Access,
-    /// The files' owner; the user who mounts unless given. With
-    /// [`Access::OwnerAndRoot`] always that user.
+    /// The owner of the files. The default is the user that mounts. With [`Access::OwnerAndRoot`]
+    /// it is always that user.
     pub uid: Option<u32>,
-    /// The files' group; that of the user who mounts unless given.
+    /// The group of the files. The default is that of the user that mounts.
     pub gid: Option<u32>,
-    /// Bits taken from 0444 and 0555. [`Access::OwnerAndRoot`] adds 0077.
+    /// The bits to remove from 0444 and 0555. [`Access::OwnerAndRoot`] adds 0077.
     pub umask: u16,
-    /// All times of all files, since the image has none; 1970 unless given.
+    /// The value of all times of all files, since the image has none. The default is 1970.
     pub time: Option<SystemTime>,
-    /// Whether it is unmounted even when the server is killed.
+    /// Whether to unmount even when the server is killed.
     pub auto_unmount: bool,
-    /// The first field of /proc/mounts; the source's path unless given.
+    /// The first field of /proc/mounts. The default is the path of the source.
     pub fsname: Option<String>,
-    /// Whether nothing on it may be executed.
+    /// Whether to forbid the execution of files.
     pub noexec: bool,
-    /// Whether reads go past the mount's page cache.
+    /// Whether reads bypass the mount's page cache.
     pub direct_io: bool,
-    /// Unmounted when nobody has used it for that long.
+    /// The idle time after which it is unmounted.
     pub timeout: Option<Duration>,
 }
 
@@ -47,8 +46,8 @@ impl Settings {
     pub(super) fn attr_defaults(&self) -> AttrDefaults {
         let mounter = getuid().as_raw();
         let (uid, umask) = match self.access {
-            // The kernel answers from its caches, whoever asks: only the modes keep
-            // others out.
+            // The kernel answers every user from its caches, so only the modes keep other users
+            // out.
             Access::OwnerAndRoot => (mounter, self.umask | 0o077),
             Access::Owner | Access::Everybody => (self.uid.unwrap_or(mounter), self.umask),
         };

@@ -1,15 +1,15 @@
-//! The tree: one directory, packed so that a million files fit in some 60 MB.
-//! Pure: it knows names, sizes and offsets, and reads nothing.
+//! The tree: one directory, packed so that a million files fit in about 60 MB. It holds names,
+//! sizes and offsets, and does no I/O.
 
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-/// The inode number of the directory, as FUSE demands.
+/// The inode number of the directory, as FUSE requires.
 pub const ROOT: u64 = 1;
 
-/// The first file's inode number. An entry's number is its index plus this, the same in
-/// every mount.
+/// The inode number of the first file. The inode number of an entry is its index plus this, so it
+/// is the same in every mount.
 const FIRST: u64 = 2;
 
 /// A file of the tree.
@@ -17,16 +17,16 @@ const FIRST: u64 = 2;
 pub struct Node<'a> {
     /// The entry's index in the payload.
     pub index: u64,
-    /// Its name in the tree.
+    /// The name in the tree.
     pub name: &'a [u8],
-    /// Where its data starts, in bytes from the start of the payload.
+    /// The offset of the data, in bytes from the start of the payload.
     pub data_offset: u64,
-    /// Bytes of data that are served.
+    /// The number of bytes of data that are served.
     pub size: u64,
 }
 
 impl Node<'_> {
-    /// Its inode number.
+    /// Returns the inode number.
     pub fn ino(&self) -> u64 {
         self.index + FIRST
     }
@@ -40,12 +40,12 @@ struct Record {
     size: u64,
 }
 
-/// The files of a payload, in its order, found by name or by number.
+/// The files of a payload in its order. They can be found by name or by number.
 pub struct Tree {
     names: Vec<u8>,
     records: Vec<Record>,
-    /// Numbers of records, by their names' hashes. The hash has a random key,
-    /// since a hostile image chooses the names.
+    /// The numbers of the records, by the hashes of their names. The hash has a random key, since
+    /// a hostile image chooses the names.
     by_name: HashTable<u32>,
     hasher: RandomState,
     bytes: u64,
@@ -64,13 +64,13 @@ impl Default for Tree {
 }
 
 impl Tree {
-    /// How many files it can hold.
+    /// The number of files that a tree can hold.
     pub const MAX_FILES: u64 = u32::MAX as u64;
 
     /// Adds the next entry of the payload under `name`.
     ///
     /// # Errors
-    /// The index of the file that has this name already; nothing is added then.
+    /// The index of the file that already has this name. In this case nothing is added.
     pub fn push(&mut self, name: &[u8], data_offset: u64, size: u64) -> Result<(), u64> {
         let hash = self.hasher.hash_one(name);
         if let Some(first) = self.find(hash, name) {
@@ -91,23 +91,23 @@ impl Tree {
         Ok(())
     }
 
-    /// Frees unused capacity, once all files are added.
+    /// Frees unused capacity once all files are added.
     pub fn settle(&mut self) {
         self.names.shrink_to_fit();
         self.records.shrink_to_fit();
     }
 
-    /// How many files.
+    /// Returns the number of files.
     pub fn files(&self) -> u64 {
         self.records.len() as u64
     }
 
-    /// The bytes of all files.
+    /// Returns the total size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The file at `index`.
+    /// Returns the file at `index`.
     pub fn at(&self, index: u64) -> Option<Node<'_>> {
         let number = usize::try_from(index).ok()?;
         let record = self.records.get(number)?;
@@ -119,18 +119,18 @@ impl Tree {
         })
     }
 
-    /// The file with the inode number `ino`.
+    /// Returns the file with the inode number `ino`.
     pub fn node(&self, ino: u64) -> Option<Node<'_>> {
         self.at(ino.checked_sub(FIRST)?)
     }
 
-    /// The file called `name`.
+    /// Returns the file called `name`.
     pub fn named(&self, name: &[u8]) -> Option<Node<'_>> {
         let number = self.find(self.hasher.hash_one(name), name)?;
         self.at(number as u64)
     }
 
-    /// The files from `index` on.
+    /// Returns the files from `index` on.
     pub fn from(&self, index: u64) -> impl Iterator<Item = Node<'_>> {
         (index..self.files()).filter_map(|index| self.at(index))
     }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_taken_is_told_and_not_added() {
+    fn a_name_that_is_already_used_is_reported_and_not_added() {
         let mut tree = Tree::default();
         assert_eq!(tree.push(b"a", 24, 1), Ok(()));
         assert_eq!(tree.push(b"b", 42, 2), Ok(()));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_leads_out_of_it() {
+    fn an_unknown_number_is_not_found() {
         let mut tree = Tree::default();
         tree.push(b"a", 24, 1).unwrap();
         for ino in [0, ROOT, 3, u64::MAX, u64::MAX - 1, 1 << 32] {

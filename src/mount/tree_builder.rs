@@ -1,5 +1,5 @@
-//! Builds the tree from a payload's headers, and names for files that cannot have their
-//! own.
+//! Builds the tree from the headers of a payload, and chooses names for files that cannot have
+//! their own.
 
 use std::borrow::Cow;
 
@@ -13,20 +13,19 @@ use super::tree::Tree;
 /// What to do about problems of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strictness {
-    /// The first problem is an error: what is mounted is intact.
+    /// The first problem is an error, so what is mounted is intact.
     #[default]
     Strict,
-    /// Serve what is intact, and report the rest.
+    /// Files that are intact are served, and problems are reported.
     Lenient,
 }
 
-/// Builds the tree from all headers of `payload`. With [`Strictness::Lenient`] each
-/// problem goes to `report`, and the tree holds what is intact: a file that is cut off,
-/// with the bytes that exist; a file whose name is invalid or used twice, under another
-/// name.
+/// Builds the tree from all headers of `payload`. With [`Strictness::Lenient`], each problem is
+/// passed to `report`, and the tree holds everything that is intact. A file that is cut off has
+/// the bytes that exist. A file whose name is invalid or already used has another name.
 ///
 /// # Errors
-/// The first problem when strict; an interruption.
+/// The first problem if strict; an interruption.
 pub(super) fn build_tree(
     payload: &Payload,
     strictness: Strictness,
@@ -80,8 +79,8 @@ pub(super) fn build_tree(
     Ok(tree)
 }
 
-/// Adds `entry`, under another name if its own is invalid or used already; returns a
-/// problem in the second case.
+/// Adds `entry`, under another name if its own is invalid or already used. Returns a problem if
+/// the name is already used.
 fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
     let own = escaped(&entry.raw_name, entry.index);
     let mut push = |name: &[u8]| tree.push(name, entry.data_offset, entry.size);
@@ -91,14 +90,14 @@ fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
         if push(&suffixed(&own, &suffix)).is_ok() {
             break;
         }
-        // A different name each time: the image has used only finitely many.
+        // The name differs in each try, and the image has used only finitely many names.
         suffix = format!("%{}.{tries}", entry.index);
     }
     let fault = Fault::Repeated { first };
     Some(entry.problem(entry.header_offset, Cause::Fault(fault)))
 }
 
-/// What exists of a file whose data runs past the end.
+/// Returns the part that exists of a file whose data runs past the end.
 fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
     let (Cause::Fault(fault), Some(index)) = (&problem.cause, problem.index) else {
         return Ok(None);
@@ -117,9 +116,9 @@ fn cut_off(payload: &Payload, problem: &Problem) -> Result<Option<Entry>> {
     }))
 }
 
-/// The name under which an entry is shown: its own if a file system can hold that.
-/// Otherwise `/`, NUL and `%` are percent-encoded, `.` and `..` as a whole, and a
-/// name of more than 255 bytes is cut off and gets its index.
+/// Returns the name under which an entry is shown: its own name if a file system can hold it.
+/// Otherwise `/`, NUL and `%` are percent-encoded, `.` and `..` are encoded completely, and a
+/// name of more than 255 bytes is cut off and gets the index appended.
 fn escaped(raw: &[u8], index: u64) -> Cow<'_, [u8]> {
     let dots = matches!(raw, b"." | b"..");
     if !dots && raw.len() <= MAX_NAME_LEN && !raw.iter().any(|b| matches!(b, b'/' | 0)) {
@@ -139,7 +138,7 @@ fn escaped(raw: &[u8], index: u64) -> Cow<'_, [u8]> {
     name.into()
 }
 
-/// `name` with `suffix` behind it, cut to what a file system can hold.
+/// Returns `name` with `suffix` appended, cut to the length that a file system can hold.
 fn suffixed(name: &[u8], suffix: &str) -> Vec<u8> {
     let kept = name.len().min(MAX_NAME_LEN - suffix.len());
     [&name[..kept], suffix.as_bytes()].concat()
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_a_file_system_can_hold_is_left_alone() {
+    fn a_valid_file_name_is_not_changed() {
         for name in [
             &b"a"[..],
             b"100%",
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_it_cannot_hold_is_encoded() {
+    fn an_invalid_file_name_is_encoded() {
         assert_eq!(*escaped(b"/etc/passwd", 7), *b"%2Fetc%2Fpasswd");
         assert_eq!(*escaped(b"50%/x", 7), *b"50%25%2Fx");
         assert_eq!(*escaped(b"a\0b", 7), *b"a%00b");

@@ -12,17 +12,18 @@ use crate::error::{Error, Kind, Result};
 use super::attributes::{PID_NAMESPACE, pid_namespace};
 use super::mount_point::{IfBusy, means_dead, server_of, unmount_path};
 
-/// How often the server is looked for on a kernel without pidfd (before 5.3).
+/// The interval for checking whether the server still runs, on kernels without pidfd (before
+/// 5.3).
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Unmounts the payload on `dir` and waits until its server has ended: then nothing
-/// uses the image or the device any more. A mount whose server has died is removed; a
-/// server in another PID namespace is not waited for.
+/// Unmounts the payload on `dir` and waits until its server has ended. After that, nothing uses
+/// the image or the device any more. A mount whose server has died is removed. A server in
+/// another PID namespace is not waited for.
 ///
 /// # Errors
-/// No payload is mounted there; it is in use ([`Kind::Busy`]); permission is missing.
+/// No payload is mounted on `dir`, it is in use ([`Kind::Busy`]), or permission is missing.
 pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
-    // Resolved here, since umount2 is told not to follow symbolic links.
+    // The path is resolved here, since umount2 is told not to follow symbolic links.
     let resolved = dir.canonicalize();
     let dir = resolved.as_deref().unwrap_or(dir);
     let pid = match server_of(dir) {
@@ -60,7 +61,7 @@ pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
         );
         return Ok(());
     }
-    // Before the unmount: afterwards another process may have this number.
+    // This must come before the unmount: afterwards another process may have this number.
     let handle = pidfd_open(pid, PidfdFlags::empty());
     unmount_path(dir, if_busy)?;
     match handle {
@@ -78,8 +79,8 @@ pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
     Ok(())
 }
 
-/// Whether the server runs in another PID namespace, so that its number means nothing
-/// here. `false` if that is unknown.
+/// Returns whether the server runs in another PID namespace, so that its number means nothing
+/// here. Returns `false` if that is unknown.
 fn is_of_another_namespace(dir: &Path) -> bool {
     let mut theirs = [0; 64];
     let Ok(len) = rustix::fs::getxattr(dir, PID_NAMESPACE, &mut theirs) else {
