@@ -1,4 +1,4 @@
-//! What is parsed from the command line; each command's file gives it its meaning.
+//! The command line as parsed. The file of each command validates it.
 
 use std::ffi::OsString;
 use std::num::NonZeroU64;
@@ -11,7 +11,7 @@ use crate::format::Dialect;
 use crate::import::ExistingPolicy;
 use crate::promote::Ownership;
 
-/// Carry files on raw disks (LBPAYLD1 payloads) and get them off again.
+/// Store files on raw disks (LBPAYLD1 payloads) and read them back
 #[derive(Debug, Parser)]
 #[command(
     name = "lbpayload",
@@ -22,19 +22,19 @@ use crate::promote::Ownership;
                   3 nothing found; 4 more than one candidate where one is needed."
 )]
 pub(super) struct Cli {
-    /// Say more (repeat for more; RUST_LOG works too)
+    /// Print more messages (repeat for more; RUST_LOG works too)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 
-    /// Print no messages and no warnings, only errors and what was asked for
+    /// Print no messages and no warnings, only errors and the requested output
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Colors in messages: where standard error is a terminal, always, or never
+    /// When to color messages (auto: if standard error is a terminal)
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: clap::ColorChoice,
 
-    /// Report progress as lines on standard error (default: a bar on a terminal)
+    /// How to show progress on standard error (default: a bar on a terminal)
     #[arg(long, global = true, value_name = "FORM", value_enum)]
     pub progress: Option<ProgressForm>,
 
@@ -43,7 +43,7 @@ pub(super) struct Cli {
 }
 
 impl Cli {
-    /// How progress is shown; `None` decides by whether there is a terminal.
+    /// Returns how to show progress. `None` means that it depends on whether there is a terminal.
     pub(super) fn progress(&self) -> Option<ProgressForm> {
         match (self.quiet, self.progress) {
             (true, None) => Some(ProgressForm::None),
@@ -55,11 +55,11 @@ impl Cli {
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ProgressForm {
-    /// A line a second for people
+    /// One line per second, for people
     Plain,
-    /// A JSON object a line
+    /// One JSON object per line
     Json,
-    /// Nothing
+    /// No progress
     None,
 }
 
@@ -67,37 +67,37 @@ pub(super) enum ProgressForm {
 pub(super) enum Command {
     /// Write a payload from files
     Pack(PackArgs),
-    /// List the files of a payload: size and name
+    /// List the size and name of each file of a payload
     List(ListArgs),
-    /// Walk a payload's whole structure and read every byte
+    /// Check a payload's whole structure and read every byte
     Verify(VerifyArgs),
-    /// Write the bytes of files of a payload to standard output
+    /// Write the contents of files of a payload to standard output
     Cat(CatArgs),
     /// Find the payloads on this machine's block devices
     Probe(ProbeArgs),
     /// Copy the files of a payload into a directory
     Import(ImportArgs),
-    /// Show a payload as a read-only directory, through FUSE
+    /// Mount a payload as a read-only directory, through FUSE
     Mount(MountArgs),
-    /// Unmount a payload, and wait until its server is gone
+    /// Unmount a payload, and wait until its server has ended
     Unmount(UnmountArgs),
     /// Stage overlay files and build outputs into a Jetson BSP image tree
     Promote(PromoteArgs),
-    /// Write to rootfs/ for `promote`, which starts this through sudo
+    /// Write to rootfs/ for `promote`, which starts this command through sudo
     #[command(name = crate::promote::HELPER_COMMAND, hide = true)]
     PromoteHelper {
-        /// The directory that it may write to, without symlinks in its path
+        /// The directory to write to; its path must not contain symlinks
         #[arg(value_hint = clap::ValueHint::DirPath)]
         rootfs: std::path::PathBuf,
     },
     /// Print shell completions
     Completions {
-        /// For which shell
+        /// The shell to print completions for
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or write all of them
+    /// Print the manual page, or write all manual pages to a directory
     Man {
-        /// Write lbpayload.1 and a page for each command into DIR
+        /// Write lbpayload.1 and a page for each command to DIR
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
@@ -109,25 +109,25 @@ pub(super) struct PackArgs {
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
 
-    /// Files, or directories whose regular files are taken; written sorted by name
+    /// Files, or directories whose regular files are packed; written sorted by name
     #[arg(value_name = "PATH", required_unless_present_any = ["list", "live_bootstrap"],
           conflicts_with_all = ["list", "live_bootstrap"], value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
 
-    /// Pack what FILE lists, in its order: lines of NAME, a blank, an absolute PATH
+    /// Pack the files that FILE lists, in its order; each line is NAME, a space, an absolute PATH
     #[arg(long, value_name = "FILE", conflicts_with = "live_bootstrap",
           value_hint = ValueHint::FilePath)]
     pub list: Option<PathBuf>,
 
-    /// Pack what the live-bootstrap checkout DIR needs behind its import_payload step
+    /// Pack what the live-bootstrap checkout DIR needs after its import_payload step
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub live_bootstrap: Option<PathBuf>,
 
-    /// Check every input against these sums (sha256sum format; repeats)
+    /// Check every input against the checksums in FILE (sha256sum format; can be repeated)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub checksums: Vec<PathBuf>,
 
-    /// Add an entry SHA256SUMS over all the others, last
+    /// Add an entry SHA256SUMS with the checksums of all other entries, as the last one
     #[arg(long)]
     pub embed_checksums: bool,
 
@@ -135,15 +135,15 @@ pub(super) struct PackArgs {
     #[arg(long, value_name = "WIDTH", default_value = "u64")]
     pub dialect: Dialect,
 
-    /// Round the image up to a multiple of BYTES (K, M and G are powers of 1024)
+    /// Pad the image to a multiple of BYTES (K, M and G are powers of 1024)
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub pad: Option<NonZeroU64>,
 
-    /// Overwrite a block device
+    /// Allow overwriting a block device
     #[arg(long)]
     pub force: bool,
 
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -154,7 +154,7 @@ pub(super) struct ListArgs {
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -165,15 +165,15 @@ pub(super) struct VerifyArgs {
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 
-    /// Check the files against these sums (sha256sum format; repeats)
+    /// Check the files against the checksums in FILE (sha256sum format; can be repeated)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub checksums: Vec<PathBuf>,
 
-    /// Take the sums from the sources of the live-bootstrap checkout DIR
+    /// Read the checksums from the sources of the live-bootstrap checkout DIR
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub live_bootstrap: Option<PathBuf>,
 
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -184,34 +184,34 @@ pub(super) struct CatArgs {
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 
-    /// Names of files in it
+    /// Names of files in the payload
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ProbeArgs {
-    /// Look at these instead of every block device
+    /// Probe only these devices instead of every block device
     #[arg(value_name = "DEVICE", value_hint = ValueHint::FilePath)]
     pub devices: Vec<PathBuf>,
 
-    /// Print a table of all devices with the verdict on each
+    /// Print a table of all devices with the result for each
     #[arg(long)]
     pub all: bool,
 
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
-    /// The directory to copy to; made if missing
+    /// The directory to copy to; created if missing
     #[arg(value_name = "DEST", default_value = "/external/distfiles",
           value_hint = ValueHint::DirPath)]
     pub dest: PathBuf,
 
-    /// What follows DEST: an image that was meant for --device stands before it
+    /// A second positional argument. It is parsed only to explain that an image needs --device
     #[arg(hide = true)]
     pub extra: Option<PathBuf>,
 
@@ -219,41 +219,44 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub device: Option<PathBuf>,
 
-    /// Copy only these files (name DEST before, or behind --)
+    /// Copy only these files (put DEST before this option, or after --)
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub files: Vec<String>,
 
-    /// Check the files against these sums while copying (sha256sum format; repeats)
+    /// Check the files against the checksums in FILE while copying (sha256sum format; can be
+    /// repeated)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub checksums: Vec<PathBuf>,
 
-    /// Take the sums from the sources of the live-bootstrap checkout DIR
+    /// Read the checksums from the sources of the live-bootstrap checkout DIR
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub live_bootstrap: Option<PathBuf>,
 
-    /// Use O_DIRECT: where it works, or fail, or not at all
+    /// Whether to use O_DIRECT: where it works (auto), always (or fail), or never
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = direct,
           hide_default_value = false)]
     pub direct: DirectPolicy,
 
-    /// What keeps reads and writes in flight: io_uring or threads
+    /// How to keep several reads and writes in flight: auto (uring where it works), uring or
+    /// threads
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub io: IoEngine,
 
-    /// Memory limit for buffers and batches, in bytes, at least 4M (K, M and G are powers
-    /// of 1024)
+    /// The memory limit for buffers and batches in bytes, at least 4M (K, M and G are powers of
+    /// 1024)
     #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = memory)]
     pub memory: NonZeroU64,
 
-    /// Where a file with other content has the name: replace it, keep it, or fail
+    /// What to do if a file of the same name has other content: replace it, keep it, or fail
+    /// (error)
     #[arg(long, value_name = "WHAT", default_value = "replace")]
     pub existing: ExistingPolicy,
 
-    /// Say what would be done, and do nothing
+    /// Show what would be done, without doing it
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -265,11 +268,11 @@ pub(super) struct MountArgs {
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 
-    /// Where to mount; made when missing, and then removed with the mount
+    /// The directory to mount on; if missing, it is created, and removed after the unmount
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
 
-    /// Mount options, separated by commas (see --help; repeats)
+    /// Mount options, separated by commas (see --help; can be repeated)
     #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
     pub options: Vec<String>,
 
@@ -277,21 +280,22 @@ pub(super) struct MountArgs {
     #[arg(short, long)]
     pub foreground: bool,
 
-    /// Serve what is intact of a broken image
+    /// Serve the intact files of a broken image
     #[arg(long)]
     pub lenient: bool,
 
-    /// Read the source past its page cache: auto (where it works), always or never;
+    /// Whether to bypass the page cache of the source: where it works (auto), always or never;
     /// always if no value is given, never without the option
     #[arg(long, value_name = "WHEN", value_parser = direct, num_args = 0..=1,
           require_equals = true, default_missing_value = "always")]
     pub direct: Option<DirectPolicy>,
 
-    /// Keep in FILE what the headers say: the next mount of the image looks there
+    /// Save the contents of the headers in FILE, and read them from there at the next mount of
+    /// the image
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub index: Option<PathBuf>,
 
-    /// Write a line feed to the open file N once the mount answers, and close it
+    /// Write a line feed to the open file descriptor N once the mount answers, and close it
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<i32>,
 }
@@ -319,7 +323,7 @@ pub(super) struct UnmountArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
 
-    /// Take it out of sight although it is in use, and wait for the last user
+    /// Detach it at once even if it is in use, and wait for the last user
     #[arg(short, long)]
     pub lazy: bool,
 }
@@ -329,35 +333,36 @@ pub(super) struct PromoteArgs {
     #[command(subcommand)]
     pub action: Option<PromoteAction>,
 
-    /// The directory that holds target-platform/ (default: found from the current one upwards)
+    /// The directory that holds target-platform/ (default: searched from the current one upwards)
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub workspace: Option<PathBuf>,
 
-    /// Say what would be done, and write nothing
+    /// Show what would be done, without writing anything
     #[arg(long, global = true)]
     pub dry_run: bool,
 
-    /// Promote a tag, a commit, or what a range A..B changed, instead of the overlay's HEAD
+    /// Promote a tag, a commit, or the changes of a range A..B, instead of the overlay's HEAD
     #[arg(long, value_name = "REF")]
     pub overlay_ref: Option<String>,
 
-    /// Under rootfs/, keep owner and mode (new files are root's), or take the source's as cp -p
+    /// Under rootfs/, keep owner and mode (new files are root's), or use those of the source as
+    /// cp -p does
     #[arg(long, value_name = "WHOSE", default_value = "keep")]
     pub ownership: Ownership,
 
-    /// Leave the initramfs as it is; it stays due, and the next promote makes it
+    /// Do not rebuild the initramfs now; the next promote does it
     #[arg(long, global = true)]
     pub no_initramfs: bool,
 
-    /// Compare the bytes also of files that nobody has touched since the last promote
+    /// Compare the bytes even of files that have not been touched since the last promote
     #[arg(long)]
     pub recheck: bool,
 
-    /// Do not fetch the overlay's upstream; compare with what the last fetch saw
+    /// Do not fetch the overlay's upstream; compare with the result of the last fetch
     #[arg(long)]
     pub offline: bool,
 
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -366,22 +371,23 @@ pub(super) struct PromoteArgs {
 pub(super) enum PromoteAction {
     /// List what was promoted into the image, and when
     History(ImageArgs),
-    /// Tell whether the image still holds what was promoted (1 if not)
+    /// Check whether the image still holds what was promoted (exit status 1 if not)
     Status(ImageArgs),
-    /// Go back to what an earlier promote left
+    /// Restore the state after an earlier promote
     Rollback(RollbackArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ImageArgs {
-    /// The Linux_for_Tegra tree, which then needs no workspace
+    /// The Linux_for_Tegra tree; no workspace is needed then
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub image: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
-    /// The promote whose outcome is wanted again, 0 for before all (default: before the last)
+    /// The promote whose result to restore, 0 for the state before all (default: the one before
+    /// the last)
     #[arg(value_name = "ID")]
     pub id: Option<u64>,
 
@@ -398,12 +404,12 @@ fn direct(text: &str) -> Result<DirectPolicy, String> {
     }
 }
 
-/// A size in bytes, with K, M or G for powers of 1024.
+/// Parses a size in bytes, with K, M or G for powers of 1024.
 fn size(text: &str) -> Result<NonZeroU64, String> {
     NonZeroU64::new(whole_bytes(text)?).ok_or_else(|| "expected more than 0".into())
 }
 
-/// A memory limit in bytes: with less than 4 MiB an import cannot work.
+/// Parses a memory limit in bytes. An import cannot work with less than 4 MiB.
 fn memory(text: &str) -> Result<NonZeroU64, String> {
     size(text).and_then(|bytes| match bytes.get() {
         0x40_0000.. => Ok(bytes),
@@ -411,7 +417,7 @@ fn memory(text: &str) -> Result<NonZeroU64, String> {
     })
 }
 
-/// As [`size`], of 0 or more.
+/// Parses as [`size`] does, but accepts 0 too.
 pub(super) fn whole_bytes(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),

@@ -28,8 +28,8 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Finds all of `names` before a byte is written. The walk ends with the last of
-/// them: what is broken behind it is in nobody's way.
+/// Finds all of `names` before a byte is written. The walk ends with the last of them, so damage
+/// behind it does not matter.
 fn find(payload: &Payload, names: &[OsString]) -> Result<HashMap<OsString, Entry>> {
     let mut absent: Vec<&OsString> = names.iter().collect();
     absent.sort();

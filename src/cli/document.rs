@@ -1,5 +1,5 @@
-//! `lbpayload completions` and `lbpayload man`: from the same definition that
-//! parses the command line.
+//! `lbpayload completions` and `lbpayload man`, generated from the same definition that parses
+//! the command line.
 
 use std::io::Write;
 use std::path::Path;

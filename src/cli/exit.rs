@@ -1,4 +1,4 @@
-//! How a command ends: the exit status, and what is said of an error.
+//! How a command ends: its exit status, and how its error is printed.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -11,14 +11,14 @@ use crate::error::{Error, Kind, Result};
 use super::output::{self, Level, Out};
 use super::signals;
 
-/// How a command that did not fail ended.
+/// The outcome of a command that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Exit status 0.
     Done,
-    /// Something was found wrong, and has been said: 1.
+    /// A problem was found and reported. Exit status 1.
     Wrong,
-    /// Nothing was found, and that has been said: 3.
+    /// Nothing was found, and that was reported. Exit status 3.
     Nothing,
 }
 
@@ -45,21 +45,21 @@ struct JsonDetail<'a> {
     help: &'a [&'a str],
 }
 
-/// Whether the command line asks for JSON, also where it is wrong otherwise.
+/// Returns whether the command line asks for JSON, even if it is wrong otherwise.
 pub(super) fn wants_json(args: &[OsString]) -> bool {
     args.iter()
         .take_while(|arg| *arg != "--")
         .any(|arg| arg == "--json")
 }
 
-/// The exit status of a command. Its error is a JSON document where `json` says so and it
-/// has not written a report already.
+/// Prints the error of a command, if any, and returns the exit status. The error is printed as a
+/// JSON document if `json` is set and the command has not written a report already.
 pub(super) fn with(result: Result<Outcome>, json: bool) -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Wrong) => ExitCode::from(1),
         Ok(Outcome::Nothing) => ExitCode::from(3),
-        // Whoever read our output has seen enough.
+        // The reader closed the pipe because it has all that it needs.
         Err(error) if error.kind() == Kind::ClosedPipe => ExitCode::SUCCESS,
         Err(error) => {
             say("lbpayload", Level::Error, &error);
@@ -72,7 +72,7 @@ pub(super) fn with(result: Result<Outcome>, json: bool) -> ExitCode {
     }
 }
 
-/// Says what is wrong, where exactly, and what to do next: a line each.
+/// Prints an error: what is wrong, where exactly, and what to do next, on separate lines.
 pub(super) fn say(program: &str, level: Level, error: &Error) {
     let mut lines = output::labelled(program, level, &error.to_string());
     for note in error.notes() {
@@ -103,7 +103,8 @@ fn say_in_json(error: &Error) {
 
 fn print_json(error: JsonDetail<'_>) {
     let mut out = Out::new();
-    // The exit status and standard error have said it already.
+    // A failure to write it is ignored: the exit status and standard error already report the
+    // error.
     let _ = out.json(&JsonError { error }).and_then(|()| out.end());
 }
 
@@ -116,8 +117,8 @@ fn status(kind: Kind) -> u8 {
     }
 }
 
-/// The exit status where clap ends the program: help and version are success, a
-/// command line that makes no sense is 2.
+/// Returns the exit status if clap ends the program: 0 after help and version, 2 after a wrong
+/// command line.
 pub(super) fn with_usage(error: &clap::Error, json: bool) -> ExitCode {
     let text = error.render().to_string();
     if !error.use_stderr() {
@@ -128,7 +129,7 @@ pub(super) fn with_usage(error: &clap::Error, json: bool) -> ExitCode {
     }
     match text.strip_prefix("error: ") {
         Some(message) => output::to_stderr(&output::labelled("lbpayload", Level::Error, message)),
-        // Help that was not asked for, because a command is missing.
+        // This is the help that is printed because a command is missing.
         None => output::to_stderr(&text),
     }
     if json {

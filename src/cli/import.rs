@@ -47,7 +47,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let checksums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
     let progress = progress::shown(form);
-    // Holds the node of a device that had none, until the end.
+    // Keeps the device node that was created for a device without one, until the import ends.
     let finding;
     let device = match &args.device {
         Some(device) => device.as_path(),
@@ -149,7 +149,7 @@ fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonR
     }
 }
 
-/// Refuses `import IMAGE` and `import IMAGE DEST`, where --device was forgotten.
+/// Refuses `import IMAGE` and `import IMAGE DEST`, which lack --device.
 fn refuse_an_image_as_dest(args: &ImportArgs) -> Result<()> {
     let is_file = args.device.is_none() && args.dest.is_file();
     let after = match &args.extra {

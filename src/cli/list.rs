@@ -28,7 +28,7 @@ struct JsonReport<'a> {
     problems: Vec<JsonProblem>,
 }
 
-/// The entries, which stream out one by one.
+/// The entries, serialized one by one.
 struct JsonEntries<'a>(&'a Index);
 
 #[derive(Serialize)]
@@ -84,7 +84,8 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
         }
     }
     out.end()?;
-    // What is there has been shown; what is wrong with it decides the status.
+    // The entries have been listed even if there are problems. The problems decide the exit
+    // status.
     let count = problems.count();
     match problems.into_iter().next() {
         None => Ok(Outcome::Done),
@@ -99,8 +100,8 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
     }
 }
 
-/// Opens what a command reads headers of. A device is read past the cache; a
-/// regular file through it, where hopping costs least.
+/// Opens the source of a command that reads headers. A device is read past the page cache; a
+/// regular file through the page cache, where skipping from header to header is cheapest.
 pub(super) fn open(path: &Path) -> Result<Payload> {
     let options = SourceOptions {
         cached_files: true,

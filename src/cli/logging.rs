@@ -1,11 +1,11 @@
-//! Log lines on standard error.
+//! The log on standard error.
 
 use std::io::Write;
 
 use super::output::{Level, labelled};
 
-/// Starts the log: warnings, more with each `verbose`, errors only when `quiet`.
-/// RUST_LOG has the last word.
+/// Starts the log. It shows warnings, more with each `verbose`, and only errors if `quiet`.
+/// RUST_LOG overrides that.
 pub(super) fn start(program: &'static str, verbose: u8, quiet: bool) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
@@ -24,6 +24,6 @@ pub(super) fn start(program: &'static str, verbose: u8, quiet: bool) {
             out.write_all(labelled(program, level, &record.args().to_string()).as_bytes())
         })
         .try_init();
-    // Only a second start fails, and the first one serves.
+    // This fails only if a log was started before, and that one works.
     drop(result);
 }

@@ -1,4 +1,4 @@
-//! The command line: the only room that prints, parses arguments or exits.
+//! The command line. Only this module prints, parses arguments or exits.
 
 mod args;
 mod cat;
@@ -32,7 +32,7 @@ use crate::mount::Inherited;
 
 use args::{Cli, Command};
 
-/// Runs the whole program, which was started with the open files `inherited`.
+/// Runs the whole program. `inherited` are the files that were open when it started.
 pub fn main(inherited: Inherited) -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let called_as = args.first().and_then(|a| Path::new(a).file_name());

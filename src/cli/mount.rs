@@ -24,7 +24,7 @@ use super::exit::Outcome;
 use super::mount_options::Options;
 use super::{mount_index, progress, signals};
 
-/// Problems of a lenient mount that are named; the attribute `problem` has the rest.
+/// The number of problems that a lenient mount names. The attribute `problem` has the rest.
 const NAMED_PROBLEMS: u64 = 10;
 
 pub(super) fn run(
@@ -66,14 +66,14 @@ fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
     })
 }
 
-/// What the command does besides the mount itself.
+/// The settings of the command besides those of the mount itself.
 #[derive(Default)]
 pub(super) struct Way {
     /// Whether to serve in this process.
     pub foreground: bool,
-    /// Where to write a line feed once the mount answers.
+    /// The file to write a line feed to once the mount answers.
     pub ready: Option<File>,
-    /// The files that the program was started with: a server in the background closes them.
+    /// The files that the program was started with. A server in the background closes them.
     pub inherited: Inherited,
     /// How to show progress.
     pub form: Option<ProgressForm>,
@@ -88,8 +88,8 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
         log::warn!("mount option `{option}` has no effect, a payload is nosuid and nodev");
     }
     let time = time_of(source)?;
-    // Absolute, and as mount(8) writes it: the server leaves this working directory,
-    // and somebody may read its name from another.
+    // The path is made absolute, as mount(8) does: the server leaves this working directory, and
+    // the name in the mount table is read from other directories.
     let resolved = source.canonicalize();
     let source = resolved.as_deref().unwrap_or(source);
     let filesystem = Arc::new(open_filesystem(source, time, options, way.form)?);
@@ -97,7 +97,7 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
         time: Some(time),
         ..options.settings.clone()
     };
-    // As mount(8) has it: the source is of this namespace, the mount point of the other.
+    // As in mount(8), the source is opened in this namespace, and the mount point in the other.
     if let Some(namespace) = &way.namespace {
         enter(namespace)?;
     }
@@ -130,7 +130,7 @@ fn listen(stopper: Stopper) -> Result<()> {
 
 fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
     if let Some(mut ready) = ready {
-        // The mount is of use even if the reader has ended.
+        // The mount is useful even if the reader has ended.
         if let Err(e) = ready.write_all(b"\n") {
             log::warn!("{}", Error::io("report that the mount is ready", e));
         }
@@ -145,16 +145,17 @@ fn open_filesystem(
     options: &Options,
     form: Option<ProgressForm>,
 ) -> Result<Filesystem> {
-    // The payload counts from its own start, the message from the start of the image.
+    // Offsets in the payload count from its start, those in messages from the start of the image.
     let in_source = |e: Error| match e.offset() {
         Some(at) => e.with_offset(options.offset.saturating_add(at)),
         None => e,
     };
     let opened = open(source, options)?;
-    // Whether it can hold what its header counts is for the scan to judge.
+    // The scan, not this function, decides whether the source can hold as many files as the
+    // header claims.
     let payload = Payload::open_whatever_its_count(Arc::clone(&opened))
         .map_err(|problem| in_source(problem.into_error(&*opened)))?;
-    // A device's node is as old as the system's start.
+    // The node of a device is only as old as the last boot.
     let changed = match opened.is_device() {
         true => SystemTime::UNIX_EPOCH,
         false => time,
@@ -208,7 +209,7 @@ fn open_filesystem(
     Ok(filesystem)
 }
 
-/// The source as an argument of a command that helps.
+/// Returns the source as arguments of a command in a help message.
 fn source_and_offset(source: &Path, options: &Options) -> String {
     match options.offset {
         0 => source.display().to_string(),
@@ -216,8 +217,8 @@ fn source_and_offset(source: &Path, options: &Options) -> String {
     }
 }
 
-/// Opens the source: through the page cache unless told otherwise, since files of a mount are
-/// often read more than once.
+/// Opens the source, by default through the page cache, since files of a mount are often read
+/// more than once.
 fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
     SourceOptions {
         direct: options.direct.unwrap_or(DirectPolicy::Never),
@@ -228,14 +229,15 @@ fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
     .open(path)
 }
 
-/// The image has no times of its own: those of its file, or of the device's node.
+/// Returns the modification time of the image file or of the device's node, because the image has
+/// no times of its own.
 fn time_of(source: &Path) -> Result<SystemTime> {
     let meta = std::fs::metadata(source).map_err(|e| {
         Error::io("open", e)
             .with_path(source)
             .advice("`lbpayload probe` lists the disks that hold a payload")
     })?;
-    // Before 1970 is as good as never.
+    // A time before 1970 is treated as 1970.
     let since = match u64::try_from(meta.mtime()) {
         Ok(seconds) => Duration::new(seconds, meta.mtime_nsec() as u32),
         Err(_) => Duration::ZERO,

@@ -1,5 +1,4 @@
-//! Called as mount(8)'s helper: `mount.lbpayload SRC DIR [-sfnvrw] [-N NAMESPACE]
-//! [-o OPTIONS]`.
+//! The helper of mount(8): `mount.lbpayload SRC DIR [-sfnvrw] [-N NAMESPACE] [-o OPTIONS]`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,10 +13,10 @@ use super::exit::{self, Outcome};
 use super::mount_options::Options;
 use super::{logging, mount};
 
-/// The names that make the program this helper.
+/// The program names that select this helper.
 pub(super) const NAMES: [&str; 2] = ["mount.lbpayload", "mount.fuse.lbpayload"];
 
-/// As mount(8) calls it, see its section on external helpers.
+/// The command line that mount(8) uses; see its section on external helpers.
 #[derive(Debug, Parser)]
 #[command(
     name = "mount.lbpayload",
@@ -32,28 +31,28 @@ struct Helper {
     /// Mount options
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
-    /// Take unknown mount options for granted
+    /// Ignore unknown mount options
     #[arg(short = 's')]
     sloppy: bool,
-    /// Do all but the mount itself
+    /// Do everything except the mount itself
     #[arg(short = 'f')]
     fake: bool,
-    /// Say more
+    /// Print more messages
     #[arg(short, action = ArgAction::Count)]
     verbose: u8,
-    /// Write no mtab; there is none
+    /// Do not write mtab (it does not exist anyway)
     #[arg(short = 'n')]
     no_mtab: bool,
-    /// Read-only, which it always is
+    /// Mount read-only (always the case)
     #[arg(short = 'r')]
     read_only: bool,
-    /// Read and write, which it never is
+    /// Mount read-write (not possible)
     #[arg(short = 'w')]
     read_write: bool,
-    /// The mount namespace of a process, or in a file, to mount in
+    /// The mount namespace to mount in: a process ID or a path
     #[arg(short = 'N', value_name = "NAMESPACE")]
     namespace: Option<PathBuf>,
-    /// The file system's type
+    /// The type of the file system
     #[arg(short = 't', value_name = "TYPE")]
     kind: Option<String>,
 }
@@ -91,7 +90,7 @@ fn run(helper: &Helper, inherited: Inherited) -> Result<Outcome> {
     mount::mount(&helper.source, &helper.dir, &options, way)
 }
 
-/// As mount(8) has it: a process's number, or a path.
+/// Returns the path of a mount namespace. As in mount(8), `given` is a process ID or a path.
 fn namespace(given: &Path) -> PathBuf {
     match given.to_str().map(str::parse::<u32>) {
         Some(Ok(process)) => format!("/proc/{process}/ns/mnt").into(),

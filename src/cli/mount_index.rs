@@ -1,4 +1,4 @@
-//! `mount --index FILE`: what the headers said, kept for the next mount.
+//! `mount --index FILE`: saves the contents of the headers for the next mount.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter};
@@ -11,10 +11,10 @@ use crate::error::{Error, Kind, Result};
 use crate::mount::{Filesystem, Unfit};
 use crate::payload::Payload;
 
-/// The filesystem from the index in `file`; `None` if that must be made again.
+/// Returns the filesystem from the index in `file`, or `None` if the index must be rebuilt.
 ///
 /// # Errors
-/// It is a file of another kind, which is not to be replaced, or would be in /dev.
+/// `file` is of another kind and must not be replaced, or would be created in /dev.
 pub(super) fn read(
     file: &Path,
     payload: &Payload,
@@ -27,10 +27,10 @@ pub(super) fn read(
             .with_path(file)
             .advice("give --index a new file name, only an index is replaced")
     };
-    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    // The type is checked first, because opening a FIFO would wait for a writer.
     let opened = match file.metadata() {
         Ok(meta) if !meta.is_file() => return Err(foreign()),
-        // As mktemp(1) makes it.
+        // mktemp(1) creates an empty file.
         Ok(meta) if meta.len() == 0 => return Ok(None),
         Ok(_) => File::open(file),
         Err(e) => Err(e),
@@ -56,7 +56,7 @@ pub(super) fn read(
     }
 }
 
-/// Writes one. The mount does without where that fails, and says so.
+/// Writes an index. If that fails, a warning is printed, and the mount works without it.
 pub(super) fn write(file: &Path, filesystem: &Filesystem, changed: SystemTime) {
     let written = AtomicFile::create(file).and_then(|mut new| {
         let failed = |e| Error::io("write", e).with_path(file);

@@ -1,5 +1,5 @@
-//! `-o`: what mount(8), fstab and the users of other FUSE file systems write there.
-//! Pure.
+//! `-o`: the options that mount(8), fstab and users of other FUSE file systems write. This module
+//! does no I/O.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,26 +10,26 @@ use crate::mount::{Access, Settings, Strictness};
 
 use super::args::whole_bytes;
 
-/// What `-o` asks for.
+/// The parsed options of `-o`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Options {
-    /// What the mount itself is to be like.
+    /// The settings of the mount itself.
     pub settings: Settings,
-    /// `offset=`: bytes before the payload.
+    /// `offset=`: the offset of the payload in bytes.
     pub offset: u64,
     /// `lenient`.
     pub strictness: Strictness,
     /// `direct`, `direct=auto|always|never`: how the source is read.
     pub direct: Option<DirectPolicy>,
-    /// `index=`: where what the headers say is kept.
+    /// `index=`: the file in which the contents of the headers are saved.
     pub index: Option<PathBuf>,
-    /// Options without an effect that their writer may miss, to warn of.
+    /// Options that have no effect although the user may expect one. A warning names them.
     pub ignored: Vec<String>,
 }
 
 impl Options {
-    /// Adds the options in `text`, separated by commas; a backslash takes the comma
-    /// behind it for a part of the value. A later one wins.
+    /// Adds the options in `text`, separated by commas. A comma after a backslash is part of the
+    /// value. The last of several equal options wins.
     ///
     /// # Errors
     /// An unknown option, or an invalid value.
@@ -39,7 +39,7 @@ impl Options {
             .try_for_each(|option| self.add_one(option))
     }
 
-    /// As [`Options::add`], and goes on behind an option that is an error.
+    /// Does the same as [`Options::add`], but continues after an invalid option.
     pub(super) fn add_sloppily(&mut self, text: &str) -> Vec<Error> {
         let options = split(text);
         let errors = options
@@ -74,7 +74,7 @@ impl Options {
             ("offset", Some(value)) => self.offset = bytes(option, value)?,
             ("timeout", Some(value)) => {
                 let seconds: u32 = number(option, value)?;
-                // 0 is how others say never.
+                // In other programs, 0 means never.
                 self.settings.timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
             }
             ("index", Some(value)) if !value.is_empty() => self.index = Some(value.into()),
@@ -104,8 +104,8 @@ impl Options {
     }
 }
 
-/// What mount(8) adds or acts on by itself, what holds anyway (`ro`, `nosuid`), and
-/// what libfuse's file systems take and we have no use for.
+/// Returns whether an option is accepted and ignored: mount(8) adds it or handles it itself, it
+/// always holds (`ro`, `nosuid`), or only libfuse's file systems use it.
 fn is_for_others(key: &str) -> bool {
     let known = [
         "",
@@ -154,8 +154,8 @@ fn is_for_others(key: &str) -> bool {
     known.contains(&key)
 }
 
-/// The same, of options with a value: `user=` and the helpers' names are mount(8)'s own
-/// notes.
+/// Does the same for options with a value. mount(8) adds `user=` and the names of its helpers for
+/// its own use.
 fn has_a_value_for_others(key: &str) -> bool {
     ["comment", "max_read", "user", "helper", "uhelper"].contains(&key)
 }
@@ -172,7 +172,7 @@ fn split(text: &str) -> Vec<String> {
             ',' if !escaped => options.push(String::new()),
             _ => {
                 if let Some(last) = options.last_mut() {
-                    // Only a comma and the backslash itself need one.
+                    // Only a comma and the backslash itself need a backslash before them.
                     if escaped && c != ',' && c != '\\' {
                         last.push('\\');
                     }
@@ -183,7 +183,7 @@ fn split(text: &str) -> Vec<String> {
         escaped = false;
     }
     if escaped {
-        // Nothing is behind it that it could be for.
+        // A backslash at the end stands for itself.
         if let Some(last) = options.last_mut() {
             last.push('\\');
         }
@@ -191,7 +191,8 @@ fn split(text: &str) -> Vec<String> {
     options
 }
 
-/// A user or group. The largest number means "unchanged" to chown(2), so no file can have it.
+/// Parses a user or group ID. The largest number means "unchanged" to chown(2), so no file can
+/// have it.
 fn id(option: &str, value: &str) -> Result<u32> {
     match number(option, value)? {
         u32::MAX => Err(invalid(option, "a number below 4294967295")),
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mount_adds_changes_nothing() {
+    fn options_that_mount_adds_are_ignored() {
         let added = "rw,ro,nosuid,nodev,noauto,user,nofail,_netdev,x-systemd.automount,relatime,\
                      defaults,comment=mine,max_read=131072,user=me,uhelper=udisks2";
         assert_eq!(parsed(added), Options::default());
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_has_its_place_and_the_last_wins() {
+    fn every_option_is_parsed_and_the_last_wins() {
         let options = parsed("uid=7,gid=8,umask=077,allow_other,timeout=60,offset=4k,uid=9");
         assert_eq!(
             options.settings,

@@ -8,15 +8,15 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// Whether a report in JSON has been written: a second document would spoil it.
+/// Whether a JSON report has been written. A second document would make the output invalid.
 static REPORTED: AtomicBool = AtomicBool::new(false);
 
-/// Whether a command has written its report in JSON.
+/// Returns whether a command has written its JSON report.
 pub(super) fn has_reported() -> bool {
     REPORTED.load(Ordering::Relaxed)
 }
 
-/// What a line on standard error is.
+/// The level of a line on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     Error,
@@ -25,9 +25,9 @@ pub(super) enum Level {
     Help,
 }
 
-/// A line for standard error. Off a terminal the program's name stands before it, so that
-/// logs of several programs can be told apart; on one it has colors, as far as --color and
-/// NO_COLOR allow.
+/// Formats a line for standard error. If standard error is not a terminal, the program's name
+/// comes first, so that logs of several programs can be told apart. On a terminal the line has
+/// colors, as far as --color and NO_COLOR allow.
 pub(super) fn labelled(program: &str, level: Level, text: &str) -> String {
     let (word, color) = match level {
         Level::Error => ("error", AnsiColor::Red),
@@ -49,7 +49,7 @@ pub(super) fn labelled(program: &str, level: Level, text: &str) -> String {
     format!("{before}{style}{word}:{style:#} {text}{end}")
 }
 
-/// Standard output, buffered. A reader that goes away is [`Kind::ClosedPipe`].
+/// Standard output, buffered. If the reader goes away, the error is [`Kind::ClosedPipe`].
 ///
 /// [`Kind::ClosedPipe`]: crate::error::Kind::ClosedPipe
 pub(super) struct Out(io::BufWriter<io::StdoutLock<'static>>);
@@ -77,12 +77,12 @@ impl Out {
         self.put(b"\n")
     }
 
-    /// Sends what is buffered on its way.
+    /// Writes the buffered bytes.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.0.flush().map_err(failed)
     }
 
-    /// Ends the output: an error that only shows now is an error all the same.
+    /// Flushes the output. An error that is found only now must be reported too.
     pub(super) fn end(mut self) -> Result<()> {
         self.flush()
     }
@@ -92,24 +92,24 @@ pub(super) fn failed(e: io::Error) -> Error {
     Error::io("write", e).with_path("standard output")
 }
 
-/// Writes `bytes` and flushes.
+/// Writes `bytes` to standard output and flushes it.
 pub(super) fn to_stdout(bytes: &[u8]) -> Result<()> {
     let mut out = Out::new();
     out.put(bytes)?;
     out.end()
 }
 
-/// Writes to standard error. Where that is closed there is nobody left to tell.
+/// Writes to standard error. If that fails, the error is ignored, since it cannot be reported.
 pub(super) fn to_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// A number of bytes for people: "1.5 MiB".
+/// Formats a number of bytes for people, such as "1.5 MiB".
 pub(super) fn human_bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
-/// A path in a report: what is not UTF-8 is replaced, since JSON has no other.
+/// Serializes a path. Invalid UTF-8 is replaced, because JSON cannot represent it.
 pub(super) fn lossy<S: serde::Serializer>(
     path: &std::path::Path,
     serializer: S,

@@ -25,7 +25,7 @@ struct JsonReport<'a> {
 }
 
 pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome> {
-    // By its name in /dev too: that leads to a pipe or an open file, not to a device.
+    // The names in /dev count too: they lead to a pipe or an open file, not to a device.
     let to_stdout = ["-", "/dev/stdout"]
         .iter()
         .any(|name| args.output == Path::new(name));
@@ -67,7 +67,8 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
         .advice("add --force to overwrite it"));
     }
     if !to_stdout {
-        // A stream leaves nothing to clean up, and a full pipe would hold us up.
+        // With a stream there is nothing to clean up, and waiting for a full pipe would delay the
+        // reaction to the signal.
         signals::listen()?;
     }
     let plan = pack::plan(&inputs, options)?;

@@ -42,7 +42,7 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
         let devices = Devices::scan(&roots)?;
         (probe_all(&devices, &Silent)?, devices.from())
     } else {
-        // Named devices need no listing; it only tells their kinds.
+        // If the devices are named, a failed scan does not matter: it only tells their kinds.
         let devices = Devices::scan(&roots).ok();
         let look = |path| probe_path(path, devices.as_ref(), &Silent);
         let findings = args.devices.iter().map(|path| look(path));
@@ -63,7 +63,8 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
     } else if args.all {
         table(&findings, &mut out)?;
     } else {
-        // Two names of one device are two wishes, so only a scan is thinned out.
+        // If the user names one device twice, both results are wanted, so only a scan removes
+        // duplicates.
         let found = if args.devices.is_empty() {
             payloads(findings)
         } else {

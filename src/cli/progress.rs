@@ -12,11 +12,10 @@ use super::args::ProgressForm;
 use super::output::{human_bytes, to_stderr};
 use super::signals;
 
-/// Lines come at most this often.
+/// The minimum time between two lines.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The progress that was asked for; without a wish a bar on a terminal, and
-/// nothing elsewhere.
+/// Returns the requested progress. The default is a bar on a terminal, and nothing elsewhere.
 pub(super) fn shown(form: Option<ProgressForm>) -> Box<dyn Progress> {
     match form {
         Some(ProgressForm::Plain) => Box::new(Lines::new(false)),
@@ -26,7 +25,7 @@ pub(super) fn shown(form: Option<ProgressForm>) -> Box<dyn Progress> {
     }
 }
 
-/// Shows nothing, and still hears Ctrl-C.
+/// Shows nothing, but still reacts to Ctrl-C.
 struct Quiet;
 
 impl Progress for Quiet {
@@ -41,7 +40,7 @@ impl Progress for Quiet {
     }
 }
 
-/// A bar: bytes, rate, time left.
+/// A bar with bytes, rate and time left.
 #[derive(Default)]
 struct Bar(Mutex<Option<ProgressBar>>);
 
@@ -89,7 +88,7 @@ impl Drop for Bar {
     }
 }
 
-/// A line now and then.
+/// Lines at intervals.
 struct Lines {
     json: bool,
     state: Mutex<State>,

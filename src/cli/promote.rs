@@ -39,7 +39,7 @@ pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -
     }
 }
 
-/// The helper with privilege.
+/// Runs the privileged helper.
 pub(super) fn serve(rootfs: &Path) -> Result<Outcome> {
     serve_helper(rootfs)?;
     Ok(Outcome::Done)
@@ -191,7 +191,7 @@ fn json(report: &Report) -> JsonReport<'_> {
     }
 }
 
-/// A line for each file that would be written.
+/// Prints a line for each file that would be written.
 fn plan(out: &mut Out, items: &[PlannedItem]) -> Result<()> {
     for item in items.iter().filter(|item| item.is_to_be_written()) {
         let mut line = match item.channel {

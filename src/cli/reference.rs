@@ -1,7 +1,7 @@
-//! Called as `payload-import`: the reference importer, option for option.
+//! The program as `payload-import`: a drop-in replacement for the reference importer.
 //!
-//! Scripts in the field use exactly its calls, its lines on standard output and
-//! its exit statuses; what is behind them is our import, synced and atomic.
+//! It keeps the calls, the lines on standard output and the exit statuses that existing scripts
+//! rely on. The import itself is ours, synced and atomic.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,7 +19,7 @@ use super::args::ProgressForm;
 use super::output::{Out, to_stderr};
 use super::{logging, progress, signals};
 
-/// The name that makes us the reference importer.
+/// The program name that selects this mode.
 pub(super) const NAME: &str = "payload-import";
 
 const USAGE: &str = "Usage:
@@ -66,7 +66,8 @@ fn parse(args: &[OsString]) -> Option<Call<'_>> {
     }
 }
 
-/// `--device` may come before and after the destination, and the last one counts.
+/// Parses the arguments of an import. `--device` may come before and after the destination, and
+/// the last one wins.
 fn parse_import<'a>(args: &[&'a Path]) -> Option<Call<'a>> {
     let (mut device, mut dest) = (None, None);
     let mut args = args.iter().copied();
@@ -111,7 +112,7 @@ fn run(call: &Call<'_>) -> Result<u8> {
     }
 }
 
-/// Imports the first listed device that has the magic; 2 where none has.
+/// Imports the first listed device that has the magic. Returns 2 if there is none.
 fn first_of(devices: &Devices, dest: &Path) -> Result<u8> {
     for device in devices.iter() {
         match devices.node(device) {
@@ -125,7 +126,7 @@ fn first_of(devices: &Devices, dest: &Path) -> Result<u8> {
 
 fn copy(device: &Path, dest: &Path) -> Result<u8> {
     let payload = Payload::open(SourceOptions::default().open(device)?)?;
-    // As the reference does: the directory first, then the first line.
+    // The reference also opens the directory before it prints its first line.
     drop(Directory::open_or_make(dest, false)?);
     share_one_heap();
     signals::listen()?;
@@ -153,7 +154,7 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
     let result = import(&payload, options, &*progress, Some(&mut tell));
     let ended = out.end();
     result?;
-    // The reference never looks at what became of its lines, and the files are there.
+    // Errors of standard output are not failures, as in the reference: the files are complete.
     if let Err(e) = said.and(ended) {
         log::debug!("{e}");
     }
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_calls_are_those_that_scripts_make() {
+    fn the_calls_of_existing_scripts_are_parsed() {
         let parsed = |args: &[&str]| {
             let args: Vec<OsString> = args.iter().map(Into::into).collect();
             format!("{:?}", parse(&args))

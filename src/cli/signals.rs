@@ -1,5 +1,5 @@
-//! Ctrl-C stops cleanly: the job hears of it, ends, cleans up, and then the
-//! program dies of the signal as its caller expects. A second one kills at once.
+//! Stops cleanly on Ctrl-C: the job is told to stop and cleans up, and then the program ends by
+//! the same signal, as its caller expects. A second signal ends it at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 static ASKED: std::sync::OnceLock<Arc<AtomicUsize>> = std::sync::OnceLock::new();
 
-/// Starts to listen; from here on [`asked`] tells.
+/// Starts to listen for signals. From then on, [`asked`] returns whether one has arrived.
 pub(super) fn listen() -> Result<()> {
     let number = Arc::clone(ASKED.get_or_init(|| Arc::new(AtomicUsize::new(0))));
     let twice = Arc::new(AtomicBool::new(false));
@@ -27,8 +27,8 @@ pub(super) fn listen() -> Result<()> {
     Ok(())
 }
 
-/// Calls `stop` when somebody wants us to stop, from another thread; a second signal
-/// ends the program.
+/// Calls `stop` from another thread when a signal asks the program to stop. A second signal ends
+/// the program.
 pub(super) fn forward(stop: impl Fn() + Send + 'static) -> Result<()> {
     let failed = |e| Error::io("listen for signals", e);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
@@ -37,7 +37,7 @@ pub(super) fn forward(stop: impl Fn() + Send + 'static) -> Result<()> {
             if n == 0 {
                 stop();
             } else {
-                // Fails only for signals that do not exist.
+                // This fails only for signals that do not exist.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
         }
@@ -49,7 +49,7 @@ pub(super) fn forward(stop: impl Fn() + Send + 'static) -> Result<()> {
         .map_err(failed)
 }
 
-/// Whether somebody wants us to stop.
+/// Returns whether a signal has asked the program to stop.
 pub(super) fn asked() -> bool {
     signal() != 0
 }
@@ -60,11 +60,11 @@ fn signal() -> usize {
         .map_or(0, |number| number.load(Ordering::Relaxed))
 }
 
-/// Dies of the signal that asked us to stop, if one did, so that a shell or a
-/// script sees what happened.
+/// Ends the program by the signal that asked it to stop, if there was one, so that a shell or a
+/// script sees the reason.
 pub(super) fn die_as_asked() {
     if let Ok(signal @ 1..) = i32::try_from(signal()) {
-        // Fails only for signals that do not exist.
+        // This fails only for signals that do not exist.
         let _ = signal_hook::low_level::emulate_default_handler(signal);
     }
 }

@@ -1,11 +1,11 @@
-//! The checksums that a command line names.
+//! The checksums that are named on the command line.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::payload::{Checksums, bootstrap_sources};
 
-/// Reads every `--checksums FILE`, and the sources of `--live-bootstrap DIR`.
+/// Reads every `--checksums FILE`, and the checksums in the sources of `--live-bootstrap DIR`.
 pub(super) fn read(files: &[PathBuf], bootstrap: Option<&Path>) -> Result<Checksums> {
     let mut sums = Checksums::new();
     for file in files {

@@ -16,7 +16,7 @@ use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
 use super::{progress, signals, sums};
 
-/// A problem as `verify --json` and `list --json` report it.
+/// A problem in the form that `verify --json` and `list --json` print.
 #[derive(Serialize)]
 pub(super) struct JsonProblem {
     index: Option<u64>,
@@ -91,7 +91,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
                 return;
             }
         };
-        // As sha256sum --quiet: what failed is said all the same.
+        // As with sha256sum --quiet, failures are printed even then.
         let unwanted = args.json || (quiet && verdict == FileVerdict::Ok);
         if !unwanted && said.is_ok() {
             said = out.line(&format!("{}: {word}", printable(name)));
@@ -152,7 +152,7 @@ fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Resu
     Ok(Outcome::Wrong)
 }
 
-/// Names for a message, and a hint at those that are left away.
+/// Formats names for a message, with the number of those that are left out.
 pub(super) fn several(names: &[String], count: u64) -> String {
     let more = count.saturating_sub(names.len() as u64);
     let names = names.join(", ");

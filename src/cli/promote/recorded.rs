@@ -1,5 +1,5 @@
-//! `lbpayload promote history`, `status` and `rollback`: what works from the record
-//! in the image.
+//! `lbpayload promote history`, `status` and `rollback`: the commands that use the record in the
+//! image.
 
 use std::path::{Path, PathBuf};
 
