@@ -1,5 +1,5 @@
-//! One error for the whole library: a kind to act on, the context to print, and
-//! what the system said.
+//! The error type of the whole library: a kind that the program can act on, the context to print,
+//! and the error of the system.
 
 use std::fmt;
 use std::io;
@@ -7,43 +7,44 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The result of everything here that can fail.
+/// The result type of all functions in this library that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What sort of failure it was. The command line derives its exit status from it.
+/// The kind of a failure. The command line derives its exit status from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Kind {
-    /// The command line, or a combination of options, makes no sense.
+    /// The command line is wrong, or its options do not fit together.
     Usage,
     /// Probing found no payload.
     NotFound,
     /// Probing found several payloads where one is needed.
     Ambiguous,
-    /// The image breaks the format.
+    /// The image violates the format.
     Format,
-    /// A checksum does not match, or is missing where each is needed.
+    /// A checksum does not match, or is missing where every file needs one.
     Checksum,
-    /// The operating system refused or failed.
+    /// A system call failed.
     Io,
-    /// The destination has too little room.
+    /// The destination has not enough space.
     Space,
-    /// Somebody else holds it: a mount, another import, a stacked device.
+    /// The file or device is in use: by a mount, another import or a stacked device.
     Busy,
-    /// It could be done, and we do not do it.
+    /// The operation is possible but refused by policy.
     Refused,
     /// An input changed while it was read.
     Changed,
-    /// A list, a manifest or a checksum file cannot be understood.
+    /// A list, a manifest or a checksum file has invalid syntax.
     Syntax,
     /// The user asked to stop.
     Interrupted,
-    /// The reader of our output went away. For a filter that is success.
+    /// The reader of our output closed the pipe. For a filter that is success.
     ClosedPipe,
 }
 
-/// What was tried, on what, at which offset, what the system said, what to do next.
+/// An error with its context: what was attempted, on which file, at which offset, what the system
+/// reported, and what to do next.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Box<Detail>);
@@ -65,7 +66,8 @@ struct Detail {
 }
 
 impl Error {
-    /// An error that is ours: what is wrong, in a sentence without a full stop.
+    /// Creates an error with a message of our own: what is wrong, in a sentence without a full
+    /// stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self(Box::new(Detail {
             kind,
@@ -83,8 +85,8 @@ impl Error {
         }))
     }
 
-    /// The system failed to do `doing` (a verb and its object, "read" or "sync the
-    /// directory").
+    /// Creates an error for a failed system call. `doing` is a verb and its object, such as
+    /// "read" or "sync the directory".
     pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::BrokenPipe => Kind::ClosedPipe,
@@ -109,81 +111,81 @@ impl Error {
         }))
     }
 
-    /// There is no memory to do `doing` (a verb and its object).
+    /// Creates an error for a lack of memory. `doing` is a verb and its object.
     pub fn no_memory(doing: impl Into<String>) -> Self {
         Self::io(doing, io::ErrorKind::OutOfMemory.into())
     }
 
-    /// The user asked to stop.
+    /// Creates the error for a request of the user to stop.
     pub fn interrupted() -> Self {
         Self::new(Kind::Interrupted, "interrupted")
     }
 
-    /// Something that cannot happen has happened.
+    /// Creates an error for a state that should be impossible.
     pub(crate) fn bug(what: &str) -> Self {
         Self::new(Kind::Io, what)
             .with_code("bug")
             .advice("this is a bug in lbpayload, please report it")
     }
 
-    /// Names what was being done, for an error made with [`Error::new`].
+    /// Adds what was being done, for an error made with [`Error::new`].
     #[must_use]
     pub fn doing(mut self, doing: impl Into<String>) -> Self {
         self.0.doing = Some(doing.into());
         self
     }
 
-    /// Names the file or device.
+    /// Adds the path of the file or device.
     #[must_use]
     pub fn with_path(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path = Some(path.as_ref().to_path_buf());
         self
     }
 
-    /// Names the entry: its index from 0, and its name where known.
+    /// Adds the entry: its index from 0, and its name if known.
     #[must_use]
     pub fn with_entry(mut self, index: u64, name: Option<&str>) -> Self {
         self.0.entry = Some((index, name.map(str::to_owned)));
         self
     }
 
-    /// Names a file that is in no entry.
+    /// Adds the name of a file that does not belong to an entry.
     #[must_use]
     pub fn with_name(mut self, name: &str) -> Self {
         self.0.file = Some(name.to_owned());
         self
     }
 
-    /// Names the byte offset.
+    /// Adds the byte offset.
     #[must_use]
     pub fn with_offset(mut self, offset: u64) -> Self {
         self.0.offset = Some(offset);
         self
     }
 
-    /// Says what is wrong in a first line of its own, in place of the one that is put
-    /// together from what was being done, on what, and the cause.
+    /// Replaces the first line, which is otherwise composed of what was being done, the file and
+    /// the cause.
     #[must_use]
     pub fn with_line(mut self, line: impl Into<String>) -> Self {
         self.0.line = Some(line.into());
         self
     }
 
-    /// Adds a fact that helps to find the place.
+    /// Adds a fact that helps to find the place of the error.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.0.notes.push(note.into());
         self
     }
 
-    /// Says what to do next.
+    /// Sets the advice on what to do next.
     #[must_use]
     pub fn advice(mut self, advice: impl Into<String>) -> Self {
         self.0.advice = Some(advice.into());
         self
     }
 
-    /// Names the file or device, where none is named.
+    /// Adds the path of the file or device if there is none yet.
     #[must_use]
     pub fn or_path(mut self, path: impl AsRef<Path>) -> Self {
         if self.0.kind != Kind::Interrupted {
@@ -194,7 +196,7 @@ impl Error {
         self
     }
 
-    /// Says what to do next, where nothing says so. An interruption says enough.
+    /// Sets the advice on what to do next if there is none yet. An interruption needs none.
     #[must_use]
     pub fn or_advice(mut self, advice: &str) -> Self {
         if self.0.kind != Kind::Interrupted {
@@ -203,26 +205,26 @@ impl Error {
         self
     }
 
-    /// Treats the failure as another kind.
+    /// Changes the kind.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.0.kind = kind;
         self
     }
 
-    /// Gives it a code of its own in place of its kind's.
+    /// Sets a code that is more specific than that of the kind.
     #[must_use]
     pub fn with_code(mut self, code: &'static str) -> Self {
         self.0.code = Some(code);
         self
     }
 
-    /// What sort of failure it was.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// A short word for programs, such as `cut-off` or `not-found`. Never renamed.
+    /// Returns a short word for programs, such as `cut-off` or `not-found`. It is never renamed.
     pub fn code(&self) -> &'static str {
         self.0.code.unwrap_or(match self.0.kind {
             Kind::Usage => "usage",
@@ -241,22 +243,22 @@ impl Error {
         })
     }
 
-    /// What the system said, where it was the system.
+    /// Returns the error of the system, if the system caused the failure.
     pub fn io_error(&self) -> Option<&io::Error> {
         self.0.source.as_ref()
     }
 
-    /// What was being done, where the error names it.
+    /// Returns what was being done, if the error names it.
     pub fn named_doing(&self) -> Option<&str> {
         self.0.doing.as_deref()
     }
 
-    /// What is wrong, without the context: our own words, and the system's.
+    /// Returns what is wrong without the context: our own message and that of the system.
     pub fn cause(&self) -> String {
         self.0.cause()
     }
 
-    /// Facts that help to find the place, a line each.
+    /// Returns facts that help to find the place of the error, one per line.
     pub fn notes(&self) -> Vec<String> {
         let Detail { offset, entry, .. } = &*self.0;
         let place = match (offset, entry) {
@@ -268,12 +270,12 @@ impl Error {
         self.0.notes.iter().cloned().chain(place).collect()
     }
 
-    /// What to do next, where the error says so.
+    /// Returns the advice on what to do next, if the error has one.
     pub fn help(&self) -> Option<&str> {
         self.0.advice.as_deref()
     }
 
-    /// All of it in one line: for logs, tables and reports of many errors.
+    /// Returns the whole error as one line, for logs, tables and reports of many errors.
     pub fn one_line(&self) -> String {
         let mut line = self.to_string();
         let notes = self.notes();
@@ -286,23 +288,23 @@ impl Error {
         line
     }
 
-    /// The entry: its number, and its name where known.
+    /// Returns the entry: its index, and its name if known.
     pub fn entry(&self) -> Option<(u64, Option<&str>)> {
         let (index, name) = self.0.entry.as_ref()?;
         Some((*index, name.as_deref()))
     }
 
-    /// The file or device that it is about, where there is one.
+    /// Returns the path of the file or device, if there is one.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
     }
 
-    /// The byte offset, where there is one.
+    /// Returns the byte offset, if there is one.
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
     }
 
-    /// Whether the error already names an entry.
+    /// Returns whether the error already names an entry.
     pub fn names_entry(&self) -> bool {
         self.0.entry.is_some()
     }
@@ -339,7 +341,7 @@ impl fmt::Display for Detail {
 }
 
 impl Detail {
-    /// What it is about: the name first, then where that is.
+    /// Returns what the error is about: the name first, then the path.
     fn subject(&self) -> Option<String> {
         let quoted = |text: &str| format!("`{}`", printable(text));
         let path = self.path.as_ref().map(|p| quoted(&p.to_string_lossy()));
@@ -354,7 +356,7 @@ impl Detail {
         }
     }
 
-    /// What is wrong: our own words, and the system's.
+    /// Returns what is wrong: our own message and that of the system.
     fn cause(&self) -> String {
         let source = self.source.as_ref().map(words_of_the_system);
         let said: Vec<String> = self.message.iter().cloned().chain(source).collect();
@@ -362,7 +364,7 @@ impl Detail {
     }
 }
 
-/// What the system said, without the number that std adds.
+/// Returns the message of the system, without the number that std appends.
 fn words_of_the_system(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error ") {
@@ -371,7 +373,7 @@ fn words_of_the_system(error: &io::Error) -> String {
     }
 }
 
-/// A text that may come from an image, made safe for a terminal and one line.
+/// Makes a text that may come from an image safe for a terminal and fit for one line.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -384,8 +386,8 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// Characters that show as nothing, or turn the text around, and so let one name
-/// look like another.
+/// Returns whether a character is invisible or changes the direction of the text, so that one
+/// name could look like another.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_a_matter_of_space_and_a_closed_pipe_is_its_own_kind() {
+    fn a_full_disk_and_a_closed_pipe_have_their_own_kinds() {
         let full = io::Error::from_raw_os_error(libc::ENOSPC);
         assert_eq!(Error::io("write", full).kind(), Kind::Space);
         let pipe = io::Error::from_raw_os_error(libc::EPIPE);
