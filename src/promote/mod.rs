@@ -1,10 +1,9 @@
-//! Stages the overlay and the last build into a BSP image tree, so that it is ready
-//! to flash.
+//! Stages the overlay and the last build into a BSP image tree, so that the image is ready to be
+//! flashed.
 //!
-//! [`promote`] finds the workspace, passes the gates, plans the union of both
-//! channels, and only then writes: all checks come before the first byte. Every run
-//! leaves a record in the image, from which [`status`], [`history()`] and [`rollback()`]
-//! work without the workspace.
+//! [`promote`] finds the workspace, passes the gates, plans the union of both channels, and only
+//! then writes: all checks come before the first byte. Every run leaves a record in the image.
+//! [`status`], [`history()`] and [`rollback()`] use these records and need no workspace.
 
 mod apply;
 mod gates;
@@ -54,12 +53,13 @@ pub use report::{Counts, InitramfsOutcome, Report};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
 pub use status::{HeldState, StatusReport, status};
 
-/// Promotes.
+/// Promotes the overlay and the last build into the image.
 ///
 /// # Errors
-/// Each row of the refusal table: then nothing was changed, but for symlinks of the
-/// overlay behind which a destination is refused. Writing fails: what was complete is
-/// kept. The initramfs fails: it stays due, and the next run makes it.
+/// Any check of the refusal table fails. Then nothing was changed, except that new symlinks of
+/// the overlay may have been written before a destination behind them is refused. If writing
+/// fails, the files that were complete are kept. If the initramfs fails, it stays due, and the
+/// next run rebuilds it.
 pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
     let started = Instant::now();
     let workspace = Workspace::probe(options.workspace.as_deref())?;
@@ -138,7 +138,7 @@ fn tracker(workspace: &Workspace) -> Result<Git> {
     Git::at(&dir)?.ok_or_else(|| refused("the overlay is not a git repository"))
 }
 
-/// The overlay's checkout is what its HEAD says, where HEAD is what is promoted.
+/// Checks that the overlay's checkout matches its HEAD, if HEAD is promoted.
 fn validate(git: &Git, options: &Options) -> Result<Status> {
     if options.overlay_ref.is_some() {
         return Ok(Status::default());
@@ -184,7 +184,7 @@ fn notes(
     notes
 }
 
-/// What is promoted to where the initramfs tool writes as well.
+/// Returns warnings for promoted files that the initramfs tool overwrites.
 fn detect_overwritten(items: &[Item]) -> impl Iterator<Item = String> {
     let places = items.iter().map(|item| item.place.in_image());
     places
@@ -195,7 +195,7 @@ fn detect_overwritten(items: &[Item]) -> impl Iterator<Item = String> {
         })
 }
 
-/// What was promoted into the image, oldest first.
+/// Returns the records of all runs in the image, oldest first.
 ///
 /// # Errors
 /// The journal cannot be read.

@@ -1,14 +1,14 @@
-//! What is to be promoted, and how.
+//! The options of a promote.
 
 use std::path::PathBuf;
 
-/// The owner of written files.
+/// The ownership of written files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ownership {
-    /// What is there under `rootfs/` keeps owner, group and mode; what is new is root's.
+    /// Existing files under `rootfs/` keep owner, group and mode. New files belong to root.
     #[default]
     Keep,
-    /// Owner, group and mode of the source, as `cp -p` has it.
+    /// Owner, group and mode of the source, as with `cp -p`.
     Source,
 }
 
@@ -24,21 +24,22 @@ impl std::str::FromStr for Ownership {
     }
 }
 
-/// What is to be promoted, and how.
+/// The options of a promote.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The directory that holds `target-platform/`; found from the current one if none.
+    /// The directory that holds `target-platform/`. `None` searches from the current directory
+    /// upwards.
     pub workspace: Option<PathBuf>,
-    /// A tag, a commit, or a range `A..B` of the overlay instead of its HEAD.
+    /// A tag, a commit or a range `A..B` of the overlay to promote instead of its HEAD.
     pub overlay_ref: Option<String>,
-    /// The owner of written files.
+    /// The ownership of written files.
     pub ownership: Ownership,
-    /// Plan only: nothing is written, not even to the overlay's repository.
+    /// Whether to plan only. Then nothing is written, not even to the overlay's repository.
     pub dry_run: bool,
-    /// Do not fetch; compare with what the last fetch saw.
+    /// Whether to skip the fetch, and to compare with the result of the last one.
     pub offline: bool,
-    /// Leave the initramfs as it is, and note that it is due.
+    /// Whether to leave the initramfs as it is, and to note that it is due.
     pub no_initramfs: bool,
-    /// Compare the bytes also of files that were not touched since the last run.
+    /// Whether to compare the bytes even of files that have not been touched since the last run.
     pub recheck: bool,
 }

@@ -1,13 +1,14 @@
-//! One function for several items at once.
+//! Runs one function for several items in parallel.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Result;
 
-/// Calls `work` for each of `items`, on all processors; the results are in their order.
+/// Calls `work` for each of `items`, on all processors. The results are in the order of the
+/// items.
 ///
 /// # Errors
-/// The first in the order of `items` that failed. Those behind it may be left out.
+/// The error of the first item, in their order, that failed. Items after it may be skipped.
 pub(crate) fn try_map<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R> + Sync,
@@ -46,7 +47,7 @@ mod tests {
     use crate::error::{Error, Kind};
 
     #[test]
-    fn results_are_in_order_and_the_first_failure_is_told() {
+    fn results_are_in_order_and_the_first_failure_is_returned() {
         let numbers: Vec<u32> = (0..1000).collect();
         let doubled = try_map(&numbers, |n| Ok(n * 2)).unwrap();
         assert!(doubled.iter().zip(&numbers).all(|(a, b)| *a == b * 2));

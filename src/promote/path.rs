@@ -1,4 +1,4 @@
-//! Paths inside the staged image, and where they really lie.
+//! Paths inside the staged image, and their resolved places.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,22 +10,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::durable::STAGING_NAME;
 use crate::error::printable;
 
-/// The folder of ours in `Linux_for_Tegra/`: the journal, backups, logs.
+/// The folder of this program in `Linux_for_Tegra/`. It holds the journal, backups and logs.
 pub(crate) const SIDECAR: &str = ".lbpayload";
 
-/// The folder that belongs to root, below `Linux_for_Tegra/`.
+/// The folder below `Linux_for_Tegra/` that belongs to root.
 pub(crate) const ROOTFS: &str = "rootfs";
 
 /// The kernel image, below `Linux_for_Tegra/`.
 pub(crate) const KERNEL: &str = "kernel/Image";
 
-/// A path below `Linux_for_Tegra/`, as the overlay or a manifest names it: not
-/// empty, relative, without `..`.
+/// A path below `Linux_for_Tegra/`, as the overlay or a manifest names it. It is relative, not
+/// empty, and has no `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(PathBuf);
 
 impl RelPath {
-    /// Takes `name` if it names something below `Linux_for_Tegra/` that is not ours.
+    /// Parses `name`. It must be a path below `Linux_for_Tegra/` and outside this program's
+    /// folder.
     pub(crate) fn parse(name: &OsStr) -> std::result::Result<Self, &'static str> {
         let bytes = name.as_bytes();
         if bytes.is_empty() {
@@ -60,12 +61,12 @@ impl RelPath {
         Ok(Self(path))
     }
 
-    /// The path.
+    /// Returns the path.
     pub fn as_path(&self) -> &Path {
         &self.0
     }
 
-    /// The tree that it lies in by its name, and the path in that.
+    /// Returns the tree that the path names, and the path inside that tree.
     pub(crate) fn split(&self) -> (Zone, &Path) {
         match self.0.strip_prefix(ROOTFS) {
             Ok(rest) => (Zone::Rootfs, rest),
@@ -84,16 +85,16 @@ impl fmt::Display for RelPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Zone {
-    /// All of `Linux_for_Tegra/` but `rootfs/`: the user's.
+    /// All of `Linux_for_Tegra/` except `rootfs/`. It belongs to the user.
     Elsewhere,
-    /// `rootfs/`: root's, and `/` to every path in it.
+    /// `rootfs/`. It belongs to root, and absolute paths in it start from it.
     Rootfs,
 }
 
-/// Where a path leads once every symlink in it is followed.
+/// The place that a path leads to after all symlinks in it are followed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
-    /// In which tree.
+    /// The tree.
     pub zone: Zone,
     /// The path in that tree, without symlinks.
     #[serde(with = "path_bytes")]
@@ -101,7 +102,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The path below `Linux_for_Tegra/`.
+    /// Returns the path below `Linux_for_Tegra/`.
     pub fn in_image(&self) -> PathBuf {
         match self.zone {
             Zone::Rootfs => Path::new(ROOTFS).join(&self.path),
@@ -109,8 +110,8 @@ impl Place {
         }
     }
 
-    /// Whether the initramfs holds some of it: the kernel image, and modules
-    /// wherever `lib` leads.
+    /// Returns whether the initramfs contains this file: the kernel image, or a module in the
+    /// directory that `lib` leads to.
     pub(crate) fn dirties_initramfs(&self) -> bool {
         match self.zone {
             Zone::Rootfs => {
@@ -129,7 +130,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A path as JSON: a text, or, where it is not UTF-8, an object with its bytes in
+/// Serializes a path as JSON: as a string, or, if it is not UTF-8, as an object with its bytes in
 /// hexadecimal.
 pub(crate) mod path_bytes {
     use crate::promote::path::*;
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_lead_out_or_names_no_file_is_not_taken() {
+    fn paths_that_lead_out_or_name_no_file_are_refused() {
         for (name, why) in [
             ("", "is empty"),
             ("/etc/passwd", "is absolute"),

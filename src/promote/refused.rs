@@ -1,10 +1,10 @@
-//! Refusals: what is wrong, where, and what to do next.
+//! Errors for refusals. They say what is wrong, where, and what to do next.
 
 use std::path::Path;
 
 use crate::error::{Error, Kind, printable};
 
-/// Refuses because of what is at `path`.
+/// Creates an error for a refusal because of what is at `path`.
 pub(crate) fn refused(
     message: impl Into<String>,
     path: impl AsRef<Path>,
@@ -15,7 +15,7 @@ pub(crate) fn refused(
         .advice(advice)
 }
 
-/// `path` as a word for a shell, in a command that can be pasted.
+/// Quotes `path` as one shell word, for a command that can be pasted.
 pub(crate) fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);

@@ -1,4 +1,4 @@
-//! What a run came to.
+//! The report of a run.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use crate::promote::gates::collision::Collision;
 use crate::promote::plan::union::{Channel, Item};
 
-/// What became of the initramfs.
+/// What was done about the initramfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum InitramfsOutcome {
-    /// Nothing that it holds was written.
+    /// Nothing, because no file that it contains was written.
     #[default]
     NotNeeded,
-    /// It was made anew.
+    /// It was rebuilt.
     Rebuilt,
-    /// It must be made anew, and was not.
+    /// It must be rebuilt, but this was postponed.
     Postponed,
-    /// It must be made anew, and the run failed before or while it was.
+    /// It must be rebuilt, but the run failed before or during that.
     StillDue,
-    /// A dry run: it would be made anew.
+    /// It would be rebuilt (in a dry run).
     Due,
 }
 
@@ -35,48 +35,48 @@ impl fmt::Display for InitramfsOutcome {
     }
 }
 
-/// Counts of one channel.
+/// The counts of one channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Written, or to be written.
+    /// The number of files written, or to be written.
     pub copied: u64,
-    /// The same already.
+    /// The number of files that were the same already.
     pub identical: u64,
-    /// Left to another channel.
+    /// The number of files for which another channel has priority.
     pub shadowed: u64,
 }
 
-/// A promote, or the plan of one.
+/// The result of a promote, or its plan.
 #[derive(Debug)]
 pub struct Report {
-    /// The number of its record; `None` where nothing was written.
+    /// The number of its record, or `None` if nothing was written.
     pub id: Option<u64>,
-    /// Whether it is only a plan.
+    /// Whether this is only a plan.
     pub dry_run: bool,
-    /// The scope of the overlay, in words.
+    /// A description of the overlay's scope.
     pub overlay: String,
     /// The commit of the overlay.
     pub commit: Option<String>,
-    /// The scope of the manifest, in words; `None` where there is none.
+    /// A description of the manifest's scope, or `None` if there is no manifest.
     pub manifest: Option<String>,
-    /// What the overlay's upstream had to say.
+    /// The result of the comparison with the overlay's upstream.
     pub collision: Collision,
-    /// What should be known besides.
+    /// Further remarks for the user.
     pub notes: Vec<String>,
     /// The whole plan.
     pub items: Vec<Item>,
-    /// What became of the initramfs.
+    /// What was done about the initramfs.
     pub initramfs: InitramfsOutcome,
     /// The resolved `<source.root_path>`.
     pub source: PathBuf,
     /// The resolved `Linux_for_Tegra/` of the image.
     pub image: PathBuf,
-    /// How long it took.
+    /// The duration of the run.
     pub elapsed: Duration,
 }
 
 impl Report {
-    /// The counts of a channel.
+    /// Returns the counts of a channel.
     pub fn counts(&self, channel: Channel) -> Counts {
         let mut counts = Counts::default();
         for item in &self.items {
@@ -94,7 +94,7 @@ impl Report {
         counts
     }
 
-    /// The first and the last path that was written.
+    /// Returns the first and the last path that was written.
     pub fn ends(&self) -> Option<(PathBuf, PathBuf)> {
         let mut written = self.items.iter().filter(|item| item.is_to_be_written());
         let first = written.next()?;
@@ -103,7 +103,7 @@ impl Report {
         Some((path(first), path(last)))
     }
 
-    /// The state of the mirror, in words.
+    /// Returns a description of the mirror's state.
     pub fn mirror(&self) -> &'static str {
         let mirror = self.items.iter().find(|i| i.channel == Channel::Mirror);
         match (mirror, self.dry_run) {

@@ -1,4 +1,4 @@
-//! Going back to what an earlier promote left.
+//! Restores the state after an earlier promote.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,46 +24,46 @@ use crate::promote::trees::Trees;
 
 const LESS_FAR: &str = "roll back to a later promote: lbpayload promote history lists them";
 
-/// Where to go back to, and how.
+/// The options of a rollback.
 #[derive(Debug, Clone)]
 pub struct RollbackOptions {
-    /// `Linux_for_Tegra/`, or the folder that holds it.
+    /// `Linux_for_Tegra/`, or the folder that contains it.
     pub image: PathBuf,
-    /// The run whose outcome is wanted again; 0 is before all of them; none means
-    /// before the last one.
+    /// The run whose result to restore. 0 is the state before all runs; `None` is the state
+    /// before the last run.
     pub to: Option<u64>,
-    /// Plan only.
+    /// Whether to plan only.
     pub dry_run: bool,
-    /// Leave the initramfs as it is, and note that it is due.
+    /// Whether to leave the initramfs as it is, and to note that it is due.
     pub no_initramfs: bool,
 }
 
-/// A rollback, or the plan of one.
+/// The result of a rollback, or its plan.
 #[derive(Debug)]
 pub struct RollbackReport {
-    /// The number of its own record; `None` where nothing was written.
+    /// The number of the rollback's own record, or `None` if nothing was written.
     pub id: Option<u64>,
-    /// The run whose outcome is there again.
+    /// The run whose result was restored.
     pub to: u64,
-    /// Whether it is only a plan.
+    /// Whether this is only a plan.
     pub dry_run: bool,
-    /// What was put back, or taken away.
+    /// The files that were restored or removed.
     pub items: Vec<Item>,
-    /// Of these, those that were edited since; the record keeps the edits.
+    /// Those of the items that were edited since they were promoted. The record keeps the edits.
     pub edited: Vec<PathBuf>,
-    /// What became of the initramfs.
+    /// What was done about the initramfs.
     pub initramfs: InitramfsOutcome,
     /// The image.
     pub image: PathBuf,
-    /// How long it took.
+    /// The duration of the rollback.
     pub elapsed: Duration,
 }
 
-/// Puts back what was in the image after the run `options.to`. It is recorded as a run
-/// of its own, so that it can be taken back too.
+/// Restores what was in the image after the run `options.to`. The rollback is recorded as a run
+/// of its own, so that it can be undone too.
 ///
 /// # Errors
-/// There is no such run, its backups are gone, or what [`super::promote`] can fail of.
+/// There is no such run, its backups are gone, or one of the errors of [`super::promote`].
 pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<RollbackReport> {
     let started = Instant::now();
     let image = crate::promote::inputs::workspace::image_tree(&options.image)?;
@@ -142,8 +142,8 @@ fn before(records: &[Record], last: u64) -> u64 {
     earlier.max().unwrap_or(0)
 }
 
-/// For each place that a run after `to` changed: the first of them, which knows what
-/// was there. Pure.
+/// Returns, for each place that a run after `to` changed, the entry of the first such run,
+/// because that entry knows the content before it. Does no I/O.
 fn plan_undo(records: &[Record], to: u64) -> BTreeMap<Place, (u64, Entry)> {
     let mut undone = BTreeMap::new();
     for record in records.iter().filter(|record| record.begin.id > to) {
@@ -156,7 +156,7 @@ fn plan_undo(records: &[Record], to: u64) -> BTreeMap<Place, (u64, Entry)> {
     undone
 }
 
-/// Directories that runs after `to` made, the deepest first.
+/// Returns the directories that runs after `to` created, the deepest first.
 fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
     let later = records.iter().filter(|record| record.begin.id > to);
     let mut dirs: Vec<Place> = later.flat_map(|record| record.made.clone()).collect();
@@ -166,7 +166,7 @@ fn empty_dirs(records: &[Record], to: u64) -> Vec<Place> {
     dirs
 }
 
-/// Whether the backup at `path` is there, and what promote `id` replaced.
+/// Checks that the backup at `path` exists and holds what promote `id` replaced.
 fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
     let refused = |message: String| Error::new(Kind::Refused, message).with_path(path);
     let sum = File::open(path).and_then(|file| bytes::sum(&file));

@@ -1,4 +1,4 @@
-//! Does the image still hold what was promoted?
+//! Checks whether the image still holds what was promoted.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,59 +14,59 @@ use crate::promote::record::stamps::Stamps;
 use crate::promote::tree::bytes::sum;
 use crate::promote::tree::protocol::JsonPath;
 
-/// How a promoted file is now.
+/// The present state of a promoted file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HeldState {
-    /// As it was promoted.
+    /// It is as it was promoted.
     Intact,
     /// It was changed.
     Edited,
     /// It was removed.
     Missing,
-    /// Only root can tell.
+    /// Only root can read it.
     Unreadable,
 }
 
 /// A file that was promoted.
 #[derive(Debug, Clone)]
 pub struct HeldFile {
-    /// Where it lies, below `Linux_for_Tegra/`.
+    /// The path below `Linux_for_Tegra/`.
     pub path: PathBuf,
-    /// The promote that put it there.
+    /// The number of the promote that wrote it.
     pub id: u64,
-    /// How it is now.
+    /// The present state.
     pub state: HeldState,
 }
 
-/// What an image holds.
+/// The promoted files of an image.
 #[derive(Debug)]
 pub struct StatusReport {
     /// The image.
     pub image: PathBuf,
-    /// The last run, if there was one.
+    /// The last run, if there is one.
     pub last: Option<Record>,
-    /// All that was promoted and not taken back.
+    /// All files that were promoted and not rolled back.
     pub files: Vec<HeldFile>,
-    /// Whether the initramfs has to be made anew.
+    /// Whether the initramfs must be rebuilt.
     pub initramfs_due: bool,
 }
 
 impl StatusReport {
-    /// How many files are in `state`.
+    /// Returns the number of files in `state`.
     pub fn count(&self, state: HeldState) -> u64 {
         self.files.iter().filter(|f| f.state == state).count() as u64
     }
 
-    /// Whether everything that this user may read is as it was promoted, and
-    /// nothing is due.
+    /// Returns whether everything that this user can read is as it was promoted, and the
+    /// initramfs is not due.
     pub fn is_ok(&self) -> bool {
         let is_ok = |state| matches!(state, HeldState::Intact | HeldState::Unreadable);
         !self.initramfs_due && self.files.iter().all(|file| is_ok(file.state))
     }
 }
 
-/// Looks at everything that the journal of `image` tells of. Needs no workspace.
+/// Checks every file that is recorded in the journal of `image`. This needs no workspace.
 ///
 /// # Errors
 /// The journal or the image cannot be read, or the user asks to stop.
@@ -91,7 +91,8 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
         let (state, put) = match (place.zone, &rootfs) {
             (Zone::Elsewhere, _) => state(&elsewhere, held)?,
             (Zone::Rootfs, Ok(tree)) => match state(tree, held)? {
-                // What was the same when it was last compared, and was not touched since.
+                // The file was equal when it was last compared, and it has not been touched
+                // since.
                 (HeldState::Unreadable, put) if held.unsure.is_empty() => {
                     let now = tree.stat_key(&place.path).ok();
                     match stamps.is_untouched(place, now.as_ref()) {
@@ -131,8 +132,8 @@ fn open(path: &Path, bounds: Bounds) -> Result<Tree> {
     })
 }
 
-/// How what `held` tells of is now, and which run put it there; no run where all that may
-/// have were cut off before they came to it.
+/// Returns the present state of the place that `held` describes, and the run that wrote it. There
+/// is no such run if all runs that may have written it were cut off before they reached it.
 pub(crate) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Option<&'a Put>)> {
     let newest = held.puts().next();
     let Some(place) = newest.map(|put| &put.entry.place.path) else {
@@ -158,7 +159,8 @@ pub(crate) fn state<'a>(tree: &Tree, held: &'a Held) -> Result<(HeldState, Optio
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             return Ok((HeldState::Unreadable, newest));
         }
-        // A symlink has come into the path, or a file: it does not lead there any more.
+        // A symlink or a file has replaced a directory of the path, so the path does not lead
+        // there any more.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR)) => {
             nothing.then_some(After::Nothing)
         }

@@ -1,4 +1,4 @@
-//! The two trees of an image, and which process writes to each.
+//! The two trees of an image, and the process that writes to each.
 
 use std::fs::File;
 use std::io;
@@ -26,13 +26,13 @@ pub(crate) struct Trees {
     rootfs: Option<Tree>,
     helper: Option<Helper>,
     as_root: bool,
-    /// Whether a helper may be started.
+    /// Whether the helper may be started.
     may_ask: bool,
 }
 
 impl Trees {
-    /// Opens both. With `may_ask`, what needs privilege may make sudo ask for a
-    /// password.
+    /// Opens both trees. With `may_ask`, an operation that needs privilege may cause sudo to ask
+    /// for a password.
     pub(crate) fn open(image: &Path, may_ask: bool) -> Result<Self> {
         let failed = |e| Error::io("open", e).with_path(image).advice(SET_UP);
         let path = image.join(ROOTFS);
@@ -65,12 +65,12 @@ impl Trees {
         })
     }
 
-    /// Whether this process is root.
+    /// Returns whether this process is root.
     pub(crate) fn as_root(&self) -> bool {
         self.as_root
     }
 
-    /// The tree, for reading it with the rights of this process.
+    /// Returns the tree, for reading it with the rights of this process.
     pub(crate) fn tree(&self, zone: Zone) -> Result<&Tree> {
         match zone {
             Zone::Elsewhere => Ok(&self.image),
@@ -81,7 +81,7 @@ impl Trees {
         }
     }
 
-    /// Brings everything in a tree onto stable storage, also what others wrote.
+    /// Syncs everything in a tree to stable storage, including what other processes wrote.
     pub(crate) fn flush(&self, zone: Zone) -> Result<()> {
         let Ok(tree) = self.tree(zone) else {
             return Ok(());
@@ -89,7 +89,7 @@ impl Trees {
         rustix::fs::syncfs(tree).map_err(|e| Error::io("sync", e.into()).with_path(tree.path()))
     }
 
-    /// Starts the helper, where writing to `rootfs/` takes one.
+    /// Starts the helper if writing to `rootfs/` needs one.
     pub(crate) fn prepare(&mut self) -> Result<Option<&mut Helper>> {
         if !self.as_root && self.helper.is_none() {
             let tree = self.tree(Zone::Rootfs)?;
@@ -98,7 +98,7 @@ impl Trees {
         Ok(self.helper.as_mut())
     }
 
-    /// Has `request` done to a tree: by the helper where that takes one.
+    /// Performs `request` on a tree, through the helper if that is necessary.
     pub(crate) fn ask(
         &mut self,
         zone: Zone,
@@ -113,12 +113,12 @@ impl Trees {
         perform(self.tree(zone)?, request, file)
     }
 
-    /// Whether reading may be left to the helper.
+    /// Returns whether the helper may be used for reading.
     pub(crate) fn may_ask(&self) -> bool {
         self.may_ask && !self.as_root
     }
 
-    /// Where `place` is on this machine.
+    /// Returns the path of `place` on this machine.
     pub(crate) fn path(&self, place: &Place) -> PathBuf {
         match self.tree(place.zone) {
             Ok(tree) => tree.path().join(&place.path),
@@ -126,10 +126,11 @@ impl Trees {
         }
     }
 
-    /// Where `dst` leads.
+    /// Resolves `dst` to its place.
     ///
     /// # Errors
-    /// Out of its tree, in circles, through a file, or to where only root may look.
+    /// The path leads out of its tree, in a circle, through a file, or to a directory that only
+    /// root can read.
     pub(crate) fn resolve(&mut self, dst: &RelPath, last: Last) -> Result<Place> {
         let (zone, path) = dst.split();
         let full = self.image.path().join(dst.as_path());
@@ -144,7 +145,7 @@ impl Trees {
                     _ => return Err(unexpected()),
                 }
             }
-            // A dry run without the right to read it: the path as it is named.
+            // In a dry run without the right to read the path, the path is used as it is named.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !self.as_root => {
                 path.to_path_buf()
             }
@@ -170,7 +171,7 @@ impl Trees {
         Err(refused(message, full, advice).with_code("bad-symlink"))
     }
 
-    /// The room in a tree's file system, and which file system that is.
+    /// Returns the free space in the file system of a tree, and the number of that file system.
     pub(crate) fn room(&self, zone: Zone) -> Result<(u64, Room)> {
         let tree = self.tree(zone)?;
         let failed = |e: io::Error| Error::io("get the free space of", e).with_path(tree.path());
@@ -215,7 +216,7 @@ pub(crate) fn is_directory(path: &Path) -> Error {
     .with_code("bad-destination")
 }
 
-/// The other side answered something else than was asked.
+/// Creates the error for a reply that does not match the request.
 pub(crate) fn unexpected() -> Error {
     Error::bug("unexpected answer from the helper")
 }

@@ -1,4 +1,4 @@
-//! Both channels, each destination where it really lies, and the mirror.
+//! Resolves the destinations of both channels and of the mirror.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,8 @@ use crate::promote::inputs::overlay::Tracked;
 use crate::promote::path::{KERNEL, RelPath, Zone};
 use crate::promote::trees::Trees;
 
-/// The plan: what is to be in the image, by where it lies in the image as it is now.
+/// Returns the plan: the files that the image should hold, by their places in the image as it is
+/// now.
 pub(crate) fn enumerate(
     trees: &mut Trees,
     tracked: &[Tracked],
@@ -19,7 +20,7 @@ pub(crate) fn enumerate(
 ) -> Result<Vec<Item>> {
     let artifacts = || manifest.iter().flat_map(|manifest| &manifest.artifacts);
     let built: BTreeSet<&RelPath> = artifacts().map(|artifact| &artifact.dst).collect();
-    // Otherwise what is built would lie where the symlink leads.
+    // Without this, a built file would be written to the target of the symlink.
     let (shadowed, tracked): (Vec<&Tracked>, Vec<&Tracked>) = tracked
         .iter()
         .partition(|file| file.content.link().is_some() && built.contains(&file.dst));
@@ -47,7 +48,7 @@ pub(crate) fn enumerate(
     Ok(items)
 }
 
-/// `kernel/Image`, once more for `rootfs/boot/Image`.
+/// Adds the mirror: a copy of `kernel/Image` as `rootfs/boot/Image`.
 fn mirror(trees: &mut Trees, items: &mut Vec<Item>) -> Result<()> {
     let named = |name: &str| {
         RelPath::parse(name.as_ref())

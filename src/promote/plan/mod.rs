@@ -1,4 +1,4 @@
-//! What goes where, and what of it is there already.
+//! The plan: which file goes where, and which files are there already.
 
 pub(crate) mod destinations;
 pub(crate) mod survey;

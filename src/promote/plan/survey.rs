@@ -1,4 +1,4 @@
-//! What the image holds already, against the plan.
+//! Compares the plan with the image.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use crate::promote::tree::bytes::compare;
 use crate::promote::tree::protocol::{Found, JsonPath, Reply, Request};
 use crate::promote::trees::{Trees, is_directory, unexpected};
 
-/// Opens every source that is not known to be the same, compares it with what is at
-/// its place, and fills in what was found. Reading two files takes one processor, so
-/// there is a thread for each.
+/// Opens every source that is not known to be equal, compares it with its place, and fills in the
+/// result. Comparing two files keeps one processor busy, so there is one thread for each
+/// processor.
 ///
 /// # Errors
-/// A source is missing or no regular file, a destination is a directory or a device,
-/// or the user asks to stop.
+/// A source is missing or not a regular file, a destination is a directory or a device, or the
+/// user asks to stop.
 pub(crate) fn probe(
     items: &mut [Item],
     trees: &mut Trees,
@@ -59,7 +59,7 @@ fn look(
     progress: &dyn Progress,
 ) -> Result<(Found, u64)> {
     let tree = trees.tree(item.place.zone)?;
-    // Making a file of git's object takes longer than to see that it has another length.
+    // Extracting a file from a git object takes longer than comparing its length.
     let (opened, bytes) = match &item.content {
         Content::Committed(blob, _) => match tree.stat_key(&item.place.path) {
             Ok(there) if there.bytes == blob.bytes => (sources.open(&item.content)?, blob.bytes),
@@ -92,7 +92,7 @@ fn ask(item: &Item, trees: &mut Trees, sources: &Sources) -> Result<Found> {
     }
 }
 
-/// Refuses what no file can take the place of.
+/// Refuses a destination that a file cannot replace.
 fn refuse(found: Found, path: &Path) -> Result<()> {
     let (message, advice) = match found {
         Found::Directory => return Err(is_directory(path)),

@@ -1,5 +1,5 @@
-//! What goes where: the union of both channels, decided before anything is written.
-//! Pure.
+//! The union of both channels: it decides which file goes where, before anything is written. This
+//! module does no I/O.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -16,7 +16,7 @@ use crate::promote::path::{KERNEL, Place, RelPath, Zone};
 use crate::promote::refused::refused;
 use crate::promote::tree::protocol::{Found, PreviousState};
 
-/// Which channel a file comes through.
+/// The channel that a file comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Channel {
@@ -24,9 +24,9 @@ pub enum Channel {
     Overlay,
     /// The build manifest.
     Manifest,
-    /// `kernel/Image`, once more for `rootfs/boot/Image`.
+    /// The mirror, which copies `kernel/Image` to `rootfs/boot/Image`.
     Mirror,
-    /// The journal.
+    /// The journal, in a rollback.
     Rollback,
 }
 
@@ -41,22 +41,22 @@ impl fmt::Display for Channel {
     }
 }
 
-/// A file that is to be in the image.
+/// A file that the image should hold.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// Where it is to be, as it is named.
+    /// The destination, as it is named.
     pub dst: RelPath,
-    /// Where that is.
+    /// The resolved destination.
     pub place: Place,
-    /// Through which channel it comes.
+    /// The channel that it comes from.
     pub channel: Channel,
-    /// What is to be there.
+    /// The wanted content.
     pub(crate) content: Content,
-    /// The channel that wanted something else there, and lost.
+    /// The channel that has another content for this destination, but lower priority.
     pub shadows: Option<Channel>,
-    /// What is there now.
+    /// The result of the comparison with the image.
     pub(crate) found: Found,
-    /// How long it is, in bytes.
+    /// The length in bytes.
     pub bytes: u64,
 }
 
@@ -73,22 +73,22 @@ impl Item {
         }
     }
 
-    /// Whether it has to be written.
+    /// Returns whether it must be written.
     pub fn is_to_be_written(&self) -> bool {
         self.found != Found::Same
     }
 
-    /// Whether it is a symlink of the overlay that has to be written.
+    /// Returns whether it is a symlink of the overlay that must be written.
     pub(crate) fn is_new_link(&self) -> bool {
         self.channel == Channel::Overlay && self.content.link().is_some() && self.is_to_be_written()
     }
 
-    /// Whether only root can tell if it has to be written.
+    /// Returns whether only root can tell if it must be written.
     pub fn is_unreadable(&self) -> bool {
         self.found == Found::Denied
     }
 
-    /// Whether writing it makes the initramfs outdated.
+    /// Returns whether writing it makes the initramfs outdated.
     pub fn dirties_initramfs(&self) -> bool {
         let (zone, path) = self.dst.split();
         let named = Place {
@@ -99,11 +99,11 @@ impl Item {
     }
 }
 
-/// The union of both channels: one item for a place, the manifest's where both name it.
+/// Returns the union of both channels: one item for each place. If both name a place, the
+/// manifest wins.
 ///
 /// # Errors
-/// One channel wants two things in one place, or a file where another file needs a
-/// directory.
+/// One channel has two contents for one place, or a file where another file needs a directory.
 pub(crate) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
     let mut union: BTreeMap<Place, Item> = BTreeMap::new();
     for item in wanted {
@@ -132,7 +132,7 @@ pub(crate) fn plan_union(wanted: Vec<Item>) -> Result<Vec<Item>> {
         let (above, below) = (&pair[0], &pair[1]);
         let is_below =
             above.place.zone == below.place.zone && below.place.path.starts_with(&above.place.path);
-        // Behind a symlink it lies elsewhere once that is there.
+        // Once this symlink is written, the path behind it leads to another place.
         if is_below && above.content.link().is_none() {
             return Err(refused(
                 format!(
@@ -166,8 +166,8 @@ fn contradiction(one: &Item, other: &Item) -> Error {
     refused(message, one.place.in_image(), advice).with_code("conflict")
 }
 
-/// Adds the mirror: `boot`, the place of `rootfs/boot/Image`, gets what `kernel`, the
-/// place of `kernel/Image`, will hold. Without a kernel image there is no mirror.
+/// Adds the mirror: `boot`, the place of `rootfs/boot/Image`, gets the content that `kernel`, the
+/// place of `kernel/Image`, will have. Without a kernel image there is no mirror.
 pub(crate) fn plan_mirror(
     items: &mut Vec<Item>,
     kernel: &Place,
@@ -198,7 +198,7 @@ pub(crate) fn plan_mirror(
     Ok(())
 }
 
-/// What a file is given besides its bytes.
+/// Returns the attributes to give a file.
 pub(crate) fn plan_attributes(
     zone: Zone,
     ownership: Ownership,
@@ -235,7 +235,7 @@ pub(crate) fn plan_attributes(
                 mtime: source.mtime,
                 ..there
             },
-            // What becomes root's must not keep the developer's setuid bit.
+            // A file that becomes root's must not keep the developer's setuid bit.
             None => Attributes {
                 mode: source.mode & 0o1777,
                 owner: Some((0, 0)),
@@ -259,13 +259,13 @@ pub(crate) fn plan_attributes(
     }
 }
 
-/// The room that writing `items` takes in `zone`, in bytes: each file in whole blocks.
+/// Returns the space in bytes that writing `items` to `zone` takes. Each file takes whole blocks.
 pub(crate) fn plan_room(items: &[Item], zone: Zone, block: u64) -> u64 {
     let blocks = |bytes: u64| bytes.div_ceil(block.max(1)).saturating_mul(block);
     items
         .iter()
         .filter(|item| item.place.zone == zone && item.is_to_be_written())
-        // A block for what the directory may need.
+        // One more block for a possible growth of the directory.
         .map(|item| blocks(item.bytes).saturating_add(block))
         .fold(0, u64::saturating_add)
 }
@@ -279,7 +279,7 @@ mod tests {
         let (zone, path) = dst.split();
         let place = Place {
             zone,
-            // As in every rootfs since usr was merged.
+            // As in every rootfs since the merge of /usr.
             path: match path.strip_prefix("lib") {
                 Ok(rest) if zone == Zone::Rootfs => Path::new("usr/lib").join(rest),
                 _ => path.to_path_buf(),
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn one_channel_cannot_want_two_things_in_one_place() {
+    fn two_contents_of_one_channel_for_one_place_are_refused() {
         let twice = |other| {
             plan_union(vec![
                 item(Manifest, "kernel/Image", "/a"),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mirror_takes_the_kernel_that_will_be_there_and_wins() {
+    fn the_mirror_uses_the_planned_kernel_and_wins() {
         let mut items = plan_union(vec![
             item(Manifest, "kernel/Image", "/new"),
             item(Overlay, "rootfs/boot/Image", "/other"),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_rootfs_keeps_its_owner_and_what_is_new_there_is_roots() {
+    fn existing_files_under_rootfs_keep_their_owner_and_new_ones_are_roots() {
         let source = Attributes {
             mode: 0o4755,
             mtime: (7, 0),

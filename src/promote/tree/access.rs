@@ -1,4 +1,4 @@
-//! Whether a place can be written to, as far as looking tells.
+//! Checks whether a place can be written to, without writing.
 
 use std::io;
 use std::path::Path;
@@ -7,13 +7,13 @@ use crate::durable::Tree;
 use crate::error::{Error, Kind, Result};
 use crate::promote::refused::shell_word;
 
-/// Whether a file can be put at `place`, or taken away.
+/// Checks whether a file can be created at `place`, or removed from it.
 pub(crate) fn check(tree: &Tree, place: &Path) -> Result<()> {
     tree.check_writable(place)
         .map_err(|e| explain(e, &tree.path().join(place)))
 }
 
-/// Why `path` cannot be written, and what to do about it.
+/// Creates the error for a `path` that cannot be written, with advice on what to do.
 pub(crate) fn explain(e: io::Error, path: &Path) -> Error {
     let (message, advice) = match e.raw_os_error() {
         Some(libc::EROFS) => (

@@ -1,4 +1,4 @@
-//! Comparing and copying the bytes of files, and their sums.
+//! Compares and copies the bytes of files, and computes their checksums.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,10 +11,10 @@ use crate::durable::{Attributes, Lookup, Tree};
 use crate::error::{Error, Kind, Result};
 use crate::promote::tree::protocol::{Found, JsonPath};
 
-/// Files are compared and copied in pieces of this many bytes.
+/// The number of bytes that are compared or copied at a time.
 const PIECE: usize = 256 * 1024;
 
-/// Whether `place` holds the bytes of `file`, or the symlink to `link`.
+/// Returns whether `place` holds the bytes of `file`, or the symlink to `link`.
 pub(crate) fn compare(
     tree: &Tree,
     place: &Path,
@@ -77,7 +77,7 @@ fn read_full_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(done)
 }
 
-/// Stages the symlink, or the bytes of `file`: returns their sum, and how many they are.
+/// Stages the symlink or the bytes of `file`. Returns their checksum and their number.
 pub(crate) fn stage(
     tree: &Tree,
     slot: u64,
@@ -138,7 +138,7 @@ pub(crate) fn stage(
     Ok((hex::encode(sum.finalize()), bytes))
 }
 
-/// The SHA-256 sum of an open file, from its beginning.
+/// Returns the SHA-256 sum of an open file, from its beginning.
 pub(crate) fn sum(mut file: &File) -> io::Result<String> {
     use std::io::Seek;
     file.rewind()?;

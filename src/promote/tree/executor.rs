@@ -1,4 +1,4 @@
-//! Doing what is requested, in this process.
+//! Performs requests in this process.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +11,10 @@ use super::protocol::{JsonPath, PreviousState, Reply, Request};
 use crate::durable::{Attributes, Last, Lookup, Tree};
 use crate::error::{Error, Result};
 
-/// What came back: the reply, and perhaps an open file.
+/// The reply, and an open file if the request returns one.
 pub(crate) type Answer = (Reply, Option<OwnedFd>);
 
-/// Does what is requested to `tree`.
+/// Performs `request` on `tree`.
 pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Result<Answer> {
     let failed = |doing: &'static str, place: &Path| {
         let path = tree.path().join(place);
@@ -55,7 +55,7 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
                 })
             });
             if staged.is_err() {
-                // It takes room that the record of the failure may need.
+                // The staged file takes space that the record of the failure may need.
                 let _ = tree.discard(*slot);
             }
             staged?

@@ -1,4 +1,4 @@
-//! What may be done to a tree of the image.
+//! The operations on a tree of the image.
 
 pub(crate) mod access;
 pub(crate) mod bytes;

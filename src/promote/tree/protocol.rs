@@ -1,5 +1,5 @@
-//! The few things that are done to a tree, as requests: the same whether this process
-//! does them or the helper with privilege.
+//! The operations on a tree, as requests. They are the same whether this process or the
+//! privileged helper performs them.
 
 use std::path::PathBuf;
 
@@ -9,27 +9,27 @@ use crate::durable::Attributes;
 use crate::error::{Error, Kind};
 use crate::promote::path::path_bytes;
 
-/// Something to be done to a tree. Places are paths without symlinks.
+/// An operation on a tree. Places are paths without symlinks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Which place a path means.
+    /// Resolve a path to its place.
     Resolve {
         #[serde(with = "path_bytes")]
         path: PathBuf,
         follow: bool,
     },
-    /// Whether a file can be put there, or taken away.
+    /// Check whether a file can be created at the place or removed from it.
     CheckWritable(#[serde(with = "path_bytes")] PathBuf),
-    /// What is there. A regular file comes back open.
+    /// Look up the file at the place. A regular file is returned open.
     Look(#[serde(with = "path_bytes")] PathBuf),
-    /// Whether the place holds the bytes of the file that comes along, or the link.
+    /// Compare the place with the bytes of the file that is sent along, or with the link.
     Compare {
         #[serde(with = "path_bytes")]
         place: PathBuf,
         link: Option<JsonPath>,
     },
-    /// Stage the bytes of the file that comes along, or the link, and make the
-    /// directories that its place needs.
+    /// Stage the bytes of the file that is sent along, or the link, and create the directories
+    /// that its place needs.
     Stage {
         slot: u64,
         #[serde(with = "path_bytes")]
@@ -37,7 +37,7 @@ pub(crate) enum Request {
         attributes: Attributes,
         link: Option<JsonPath>,
     },
-    /// Bring what is staged onto stable storage.
+    /// Sync the staged files to stable storage.
     Flush,
     /// Give a staged file its name.
     Publish {
@@ -47,15 +47,15 @@ pub(crate) enum Request {
     },
     /// Remove a file or a symlink.
     Remove(#[serde(with = "path_bytes")] PathBuf),
-    /// Remove a directory that may be empty.
+    /// Remove a directory, if it is empty.
     RemoveDir(#[serde(with = "path_bytes")] PathBuf),
-    /// Bring the names onto stable storage.
+    /// Sync the directories to stable storage.
     FlushNames,
-    /// Remove what is staged.
+    /// Remove all staged files.
     Clear,
 }
 
-/// What a request comes to.
+/// The reply to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done,
@@ -70,7 +70,7 @@ pub(crate) enum Reply {
     Failed(Failure),
 }
 
-/// An [`Error`] as JSON, its parts apart.
+/// An [`Error`] in a form that can be sent as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Failure {
     kind: Kind,
@@ -108,30 +108,30 @@ impl From<Failure> for Error {
     }
 }
 
-/// A path inside JSON.
+/// A path in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JsonPath(#[serde(with = "path_bytes")] pub(crate) PathBuf);
 
-/// What a destination holds, against what it should hold.
+/// The present content of a destination, compared with the wanted content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Found {
-    /// Nothing is there.
+    /// The destination does not exist.
     Missing,
-    /// It holds the same.
+    /// The content is the same.
     Same,
-    /// It holds something else.
+    /// The content differs.
     Differs,
-    /// A directory is there.
+    /// The destination is a directory.
     Directory,
-    /// A device node, a socket or a FIFO is there.
+    /// The destination is a device node, a socket or a FIFO.
     Special,
-    /// No directory is above it, but a file or a symlink.
+    /// A parent of the destination is a file or a symlink, not a directory.
     NoWay,
-    /// Only root can tell.
+    /// Only root can read it.
     Denied,
 }
 
-/// What was there before.
+/// The state of a place before a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum PreviousState {
