@@ -1,4 +1,4 @@
-//! Whether what is planned can be written, as far as looking tells.
+//! Checks whether the plan can be written, without writing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use crate::promote::tree::access;
 use crate::promote::tree::protocol::Found;
 use crate::promote::trees::Trees;
 
-/// Looks at each place that is to be written, and at those of the journal where there is
-/// to be one. Says which places under `rootfs/` only the helper can tell of.
+/// Checks the access to each place that is to be written, and with `journal`, to the places of
+/// the journal. Returns the places under `rootfs/` that only the helper can check.
 pub(crate) fn probe_access(trees: &Trees, items: &[Item], journal: bool) -> Result<Vec<PathBuf>> {
     let elsewhere = trees.tree(Zone::Elsewhere)?;
     for place in places(items, Zone::Elsewhere) {
@@ -36,7 +36,7 @@ pub(crate) fn probe_access(trees: &Trees, items: &[Item], journal: bool) -> Resu
     Ok(unknown)
 }
 
-/// What to look at: of new files one for each directory, and where they are staged.
+/// Returns the places to check: the staging folder, and one new file for each directory.
 fn places(items: &[Item], zone: Zone) -> Vec<&Path> {
     let mut seen = BTreeSet::new();
     let mut places = Vec::new();
@@ -56,7 +56,7 @@ fn places(items: &[Item], zone: Zone) -> Vec<&Path> {
     places
 }
 
-/// Whether there is room for what is to be written, and for the backups.
+/// Checks that there is enough space for the new files and the backups.
 pub(crate) fn probe_room(trees: &Trees, items: &[Item]) -> Result<()> {
     let mut needed: Vec<(u64, Zone, u64, u64)> = Vec::new();
     for zone in [Zone::Elsewhere, Zone::Rootfs] {
@@ -82,7 +82,7 @@ pub(crate) fn probe_room(trees: &Trees, items: &[Item]) -> Result<()> {
         .advice("free some space, then promote again"))
 }
 
-/// Bytes of what is replaced, all of which the journal keeps.
+/// Returns the number of bytes that are replaced. The journal keeps all of them.
 fn backups(trees: &Trees, items: &[Item]) -> u64 {
     let replaced = items.iter().filter(|item| item.is_to_be_written());
     let bytes = |item: &Item| {

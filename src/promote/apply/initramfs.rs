@@ -1,8 +1,8 @@
-//! The initramfs holds copies of modules, so it is made anew when they change.
+//! Rebuilds the initramfs when the kernel modules change, because it contains copies of them.
 //!
-//! That it must be is noted in the image before the first change and forgotten only
-//! when the tool has succeeded, so a run that is cut off in between is made good by
-//! the next one.
+//! Before the first change, a note in the image says that the initramfs is due. The note is
+//! removed only after the tool has succeeded. So, if a run is cut off in between, the next run
+//! rebuilds the initramfs.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ const MARK: &str = "initramfs-pending";
 const LOG: &str = "initramfs.log";
 const TOOL: &str = "tools/l4t_update_initrd.sh";
 
-/// What it writes, below `Linux_for_Tegra/`.
+/// The files that the tool writes, below `Linux_for_Tegra/`.
 pub(crate) const OUTPUTS: [&str; 2] = ["bootloader/l4t_initrd.img", "rootfs/boot/initrd"];
 
 /// The initramfs of an image.
@@ -41,12 +41,13 @@ impl Initramfs {
         }
     }
 
-    /// Whether an earlier run changed what it holds, and did not make it anew.
+    /// Returns whether an earlier run changed what the initramfs contains, and did not rebuild
+    /// it.
     pub(crate) fn is_pending(&self) -> bool {
         self.sidecar.path(MARK).symlink_metadata().is_ok()
     }
 
-    /// Whether no tool that an earlier run started is still at work.
+    /// Checks that no tool that an earlier run started is still running.
     pub(crate) fn probe_idle(&self) -> Result<()> {
         let path = self.sidecar.path(LOG);
         let failed = |e: io::Error| {
@@ -74,13 +75,13 @@ impl Initramfs {
                 "wait until it ends, then promote again (its output: {})",
                 shell_word(&path)
             ))),
-            // A file system without locks.
+            // The file system has no locks.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(e) => Err(failed(e.into())),
         }
     }
 
-    /// Whether the tool is there and may be run, by this user or through sudo.
+    /// Checks that the tool exists and that this user may run it, directly or through sudo.
     pub(crate) fn probe_tool(&self) -> Result<()> {
         let path = self.image.join(TOOL);
         let refused = |message: &str, advice: &str| {
@@ -102,12 +103,12 @@ impl Initramfs {
         }
     }
 
-    /// Whether sudo will run the tool.
+    /// Checks that sudo will run the tool.
     pub(crate) fn probe_privilege(&self) -> Result<()> {
         helper::probe_sudo(&self.image.join(TOOL))
     }
 
-    /// Notes that it must be made anew; on stable storage before this returns.
+    /// Notes that the initramfs is due. The note is on stable storage when this returns.
     pub(crate) fn mark(&self, id: u64) -> Result<()> {
         if self.is_pending() {
             return Ok(());
@@ -115,14 +116,14 @@ impl Initramfs {
         self.sidecar.put(MARK, format!("{id}\n").as_bytes())
     }
 
-    /// Makes it anew: runs NVIDIA's tool in `Linux_for_Tegra/`, as root or through
-    /// sudo. What it writes is on stable storage before the note is forgotten.
+    /// Rebuilds the initramfs: runs NVIDIA's tool in `Linux_for_Tegra/`, as root or through sudo.
+    /// The output of the tool is synced to stable storage before the note is removed.
     pub(crate) fn apply(&self, as_root: bool) -> Result<()> {
         let tool = self.image.join(TOOL);
         self.sidecar.make("")?;
         let path = self.sidecar.path(LOG);
         let failed = |e| Error::io("write the log", e).with_path(&path);
-        // One that another user left need not be writable, but its folder is.
+        // A file that another user left may not be writable, but its folder is.
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
             _ => {}
@@ -163,7 +164,8 @@ impl Initramfs {
             .with_code("initramfs-failed")
             .advice(advice));
         }
-        // The tool says that it is done, so a daemon that it left behind keeps no lock.
+        // The tool has ended. The explicit unlock prevents a daemon that it left behind from
+        // keeping the lock.
         let _ = flock(&log, FlockOperation::Unlock);
         for dir in [self.image.join(ROOTFS), self.image.clone()] {
             File::open(&dir)

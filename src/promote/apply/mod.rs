@@ -1,4 +1,4 @@
-//! The last checks, and then the writing.
+//! The last checks, and the writing.
 
 pub(crate) mod checks;
 pub(crate) mod initramfs;

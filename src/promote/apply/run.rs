@@ -1,5 +1,5 @@
-//! What a promote and a rollback have in common: the last checks, then the writing,
-//! the journal and the initramfs.
+//! The common part of a promote and a rollback: the last checks, the writing, the journal and the
+//! initramfs.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ use crate::promote::trees::Trees;
 
 const ZONES: [Zone; 2] = [Zone::Elsewhere, Zone::Rootfs];
 
-/// How a run is to go.
+/// The options of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunOptions {
     pub(crate) dry_run: bool,
@@ -34,16 +34,16 @@ pub(crate) struct RunOptions {
     pub(crate) recheck: bool,
 }
 
-/// An image that is being worked on, with everything that this takes.
+/// A locked image with everything that a run needs.
 pub(crate) struct Run<'a> {
     pub(crate) trees: Trees,
     sources: Sources,
     pub(crate) sidecar: Sidecar,
-    /// Whether there is something to record even if nothing has to be written.
+    /// Whether there is something to record even if nothing must be written.
     pub(crate) has_news: bool,
     records: Option<(Vec<Record>, u64)>,
     stamps: Stamps,
-    /// Whether sudo has said that it will run the initramfs tool.
+    /// Whether sudo has confirmed that it will run the initramfs tool.
     may_refresh: bool,
     initramfs: Initramfs,
     options: RunOptions,
@@ -51,7 +51,7 @@ pub(crate) struct Run<'a> {
     _lock: Option<Directory>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub(crate) struct RunOutcome {
     pub(crate) id: Option<u64>,
@@ -59,7 +59,7 @@ pub(crate) struct RunOutcome {
 }
 
 impl<'a> Run<'a> {
-    /// Opens and locks the image: one run at a time.
+    /// Opens and locks the image, so that only one run at a time can change it.
     pub(crate) fn open(
         image: &Path,
         overlay: Option<&Git>,
@@ -104,8 +104,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// What the journal tells, oldest first. Read when first asked for: a run with
-    /// nothing to do has no need of it.
+    /// Returns the records of the journal, oldest first. They are read on the first call, because
+    /// a run that has nothing to do does not need them.
     pub(crate) fn records(&mut self) -> Result<&[Record]> {
         Ok(&self.journal()?.0)
     }
@@ -118,13 +118,13 @@ impl<'a> Run<'a> {
         Ok(self.records.insert(read))
     }
 
-    /// Compares `items` with the image, checks everything, and then writes. Where symlinks
-    /// of the overlay are among what is written, they come first, and `plan` then says
-    /// where the rest lies, behind them perhaps.
+    /// Compares `items` with the image, checks everything, and then writes. If new symlinks of
+    /// the overlay are among the items, they are written first. Then `plan` returns the places of
+    /// the remaining items, which may be behind these symlinks.
     ///
     /// # Errors
-    /// A check fails: then nothing was written. Writing fails: then what was complete
-    /// is kept, and said so. The initramfs fails: then it stays due.
+    /// If a check fails, nothing was written. If writing fails, the files that were complete are
+    /// kept, and the error says so. If the initramfs fails, it stays due.
     pub(crate) fn execute(
         &mut self,
         items: &mut Vec<Item>,
@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
             message: result.as_ref().err().map(ToString::to_string),
             initramfs: Some(ran.initramfs.to_string()),
         });
-        // What failed first is what is told: a full disk takes the record, too.
+        // The first failure is returned: a full disk, for example, makes the record fail too.
         result.and(ended.map(|()| ran.initramfs))?;
         if let Err(e) = Stamps::write(&self.sidecar, &self.trees, items, &before) {
             log::warn!("{e} (the next promote will take longer)");
@@ -221,8 +221,8 @@ impl<'a> Run<'a> {
         }
         survey::probe(items, &mut self.trees, &self.sources, self.progress)?;
         if !self.options.dry_run {
-            // What is the same already may have been written without a sync, for example
-            // by a run that was killed right after its renames.
+            // Files that are equal already may have been written without a sync, for example by a
+            // run that was killed right after its renames.
             for zone in ZONES.into_iter().filter(|zone| read.contains(zone)) {
                 self.trees.flush(zone)?;
             }
@@ -230,8 +230,8 @@ impl<'a> Run<'a> {
         Ok(before)
     }
 
-    /// All that can be known to fail before the first byte is written. Starts the helper
-    /// where it will be needed.
+    /// Checks everything that can be known to fail before the first byte is written. Starts the
+    /// helper if it will be needed.
     fn check(&mut self, items: &[Item], records: bool, needs_root: bool) -> Result<()> {
         let unknown = checks::probe_access(&self.trees, items, records)?;
         checks::probe_room(&self.trees, items)?;
@@ -257,8 +257,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Writes the symlinks of the overlay that are not there yet, and plans and compares
-    /// the rest of `items` in the image as it is then. Returns the symlinks.
+    /// Writes the symlinks of the overlay that do not exist yet, and then plans and compares the
+    /// remaining `items` in the changed image. Returns the symlinks.
     fn write_links(
         &mut self,
         items: &mut Vec<Item>,
@@ -308,7 +308,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Notes that the initramfs is due, where writing `items` makes it so.
+    /// Notes that the initramfs is due, if writing `items` makes it outdated.
     fn mark(&self, items: &[Item], journal: &Journal) -> Result<()> {
         match is_dirty(items) {
             true => self.initramfs.mark(journal.id()),
@@ -316,7 +316,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Makes the initramfs anew where it is due.
+    /// Rebuilds the initramfs if it is due.
     fn refresh(&self) -> Result<InitramfsOutcome> {
         if !self.initramfs.is_pending() {
             return Ok(InitramfsOutcome::NotNeeded);
@@ -330,7 +330,8 @@ impl<'a> Run<'a> {
         made.map(|()| InitramfsOutcome::Rebuilt)
     }
 
-    /// Whether a directory may be at `place`.
+    /// Returns whether a directory may be at `place`. Without permission to look, the answer is
+    /// yes.
     fn is_there(&self, place: &Place) -> bool {
         let tree = self.trees.tree(place.zone);
         tree.is_ok_and(|tree| match tree.lookup(&place.path) {
@@ -339,8 +340,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Records the items that are the same already, where the journal does not have them
-    /// or has something else.
+    /// Records the items that are equal already, if the journal has no entry or another content
+    /// for them.
     fn note_kept(&mut self, items: &[Item], before: &Before, journal: &mut Journal) -> Result<()> {
         let known = history::held(self.records()?);
         for item in items.iter().filter(|item| !item.is_to_be_written()) {
@@ -369,14 +370,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What is at an item's place, as the journal has it.
+    /// Returns the content of an item's place in the form that the journal uses.
     fn look(&mut self, item: &Item) -> Result<Option<(PreviousState, After)>> {
         if item.content == Content::Absent {
             return Ok(Some((PreviousState::Nothing, After::Nothing)));
         }
         let zone = item.place.zone;
         let look = Request::Look(item.place.path.clone());
-        // What this process may not read was compared through the helper just now.
+        // A file that this process cannot read has just been compared through the helper.
         let tree = self.trees.tree(zone)?;
         let (reply, old) = match executor::perform(tree, &look, None) {
             Err(_) if self.trees.may_ask() => self.trees.ask(zone, &look, None)?,
@@ -391,13 +392,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether writing `items` makes the initramfs outdated.
+/// Returns whether writing `items` makes the initramfs outdated.
 fn is_dirty(items: &[Item]) -> bool {
     let dirties = |item: &Item| item.is_to_be_written() && item.dirties_initramfs();
     items.iter().any(dirties)
 }
 
-/// The process that holds the lock, as /proc/locks tells.
+/// Returns the process that holds the lock, according to /proc/locks.
 fn holder(image: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     let Ok(meta) = image.metadata() else {

@@ -1,4 +1,4 @@
-//! Writing what was planned: staged, flushed together, then named.
+//! Writes what was planned. Files are staged, synced together, and then given their names.
 
 use std::path::Path;
 
@@ -12,11 +12,12 @@ use crate::promote::record::journal::{After, Entry, Journal, Line};
 use crate::promote::tree::protocol::{JsonPath, PreviousState, Reply, Request};
 use crate::promote::trees::{Trees, unexpected};
 
-/// Files get their names when so many bytes, or so many files, are staged.
+/// The number of staged bytes after which the files get their names; the number of files is
+/// limited too.
 const BATCH_BYTES: u64 = 1 << 30;
 const BATCH_FILES: usize = 8192;
 
-/// What writing takes.
+/// The state of the writing.
 pub(crate) struct Writer<'a> {
     pub(crate) trees: &'a mut Trees,
     pub(crate) sources: &'a Sources,
@@ -26,8 +27,8 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes every item that differs. Where it fails, those that were
-    /// complete keep their names.
+    /// Writes every item that differs. If this fails, the files that were complete keep their
+    /// names.
     pub(crate) fn apply<'i>(mut self, items: impl Iterator<Item = &'i Item>) -> Result<()> {
         let items: Vec<&Item> = items.filter(|item| item.is_to_be_written()).collect();
         let total = items.iter().map(|item| item.bytes).sum();
@@ -102,8 +103,8 @@ impl Writer<'_> {
         })))
     }
 
-    /// Stages the bytes of `opened`, or a symlink. Returns what will be there, and the
-    /// directories that were made for it.
+    /// Stages the bytes of `opened`, or a symlink. Returns the content that the place will have,
+    /// and the directories that were created for it.
     fn fill(
         &mut self,
         slot: u64,
@@ -146,8 +147,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Gives what is staged its names: the record first, then the bytes, then the
-    /// names, each on stable storage before the next.
+    /// Gives the staged files their names: first the record, then the bytes, then the names are
+    /// synced to stable storage.
     fn commit(&mut self, staged: &[(u64, &Item)]) -> Result<()> {
         if staged.is_empty() {
             return Ok(());
@@ -168,7 +169,7 @@ impl Writer<'_> {
                 },
             };
             if let Err(e) = self.trees.ask(zone, &request, None) {
-                // A helper that died before it answered may have done it.
+                // If the helper died before it replied, it may still have done this.
                 let helper = zone == Zone::Rootfs && !self.trees.as_root();
                 unsure = u64::from(helper && e.io_error().is_some());
                 result = Err(explain(e, &self.trees.path(&item.place)));
@@ -181,19 +182,20 @@ impl Writer<'_> {
             let flushed = self.trees.ask(zone, &Request::FlushNames, None);
             result = result.and(flushed.map(drop));
         }
-        // Whatever failed: what is there is in the record, so that it can be taken back.
+        // Even after a failure, the record must hold what was named, so that it can be rolled
+        // back.
         result.and(self.journal.named(named, unsure))
     }
 }
 
-/// The trees that items are in.
+/// Returns the trees that contain the items.
 fn zones(items: &[&Item]) -> Vec<Zone> {
     let mut zones = vec![Zone::Elsewhere, Zone::Rootfs];
     zones.retain(|zone| items.iter().any(|item| item.place.zone == *zone));
     zones
 }
 
-/// Says which destination could not be written, where `error` does not name it.
+/// Adds the destination that could not be written to `error`, if it names none.
 fn explain(error: Error, path: &Path) -> Error {
     let kind = error.kind();
     let explained = if error.path() == Some(path) {
@@ -222,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_names_the_destination_also_where_another_path_begins_like_it() {
+    fn a_failure_names_the_destination_even_if_another_path_starts_the_same() {
         let path = Path::new("/image/kernel/a.dtb");
         let source = Error::new(Kind::Refused, "not a regular file")
             .with_path("/image/kernel/a.dtb.new")

@@ -1,5 +1,5 @@
-//! The gate that keeps two people's overlays from passing each other by: does the
-//! upstream have what HEAD lacks?
+//! The gate against two people promoting overlays that lack each other's work: does the upstream
+//! have commits that HEAD lacks?
 
 use std::ffi::OsStr;
 
@@ -7,16 +7,16 @@ use crate::error::{Error, Result, printable};
 use crate::promote::inputs::git::{Git, Status};
 use crate::promote::refused::{refused, shell_word};
 
-/// What the overlay's branch and its upstream make of each other.
+/// The result of comparing the overlay's branch with its upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Collision {
-    /// Nothing that HEAD lacks is in the upstream branch of this name.
+    /// HEAD has everything that the upstream branch of this name has.
     UpToDate(String),
-    /// There was nothing to compare with, and why.
+    /// Nothing was compared, for this reason.
     Skipped(&'static str),
 }
 
-/// Whether the upstream has what HEAD lacks.
+/// Refuses if the upstream has commits that HEAD lacks.
 pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) -> Result<Collision> {
     if git.run(&["remote"])?.is_empty() {
         return Ok(Collision::Skipped("no remote configured"));
@@ -25,7 +25,8 @@ pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
         return Ok(Collision::Skipped("the branch tracks no upstream"));
     }
     if !offline && !dry_run {
-        // Without git's automatic clean-up, which is up to the owner of the repository.
+        // This disables git's automatic clean-up, because the owner of the repository decides
+        // about it.
         git.run(&["-c", "gc.auto=0", "fetch", "--quiet"])
             .map_err(unreachable)?;
     }
@@ -64,7 +65,7 @@ fn unreachable(e: Error) -> Error {
         .advice("check the network and the remote, or use lbpayload promote --offline")
 }
 
-/// The same question without a fetch, which would write to the repository.
+/// Checks the same without a fetch, since a fetch would write to the repository.
 fn has_what_upstream_has(git: &Git) -> Result<bool> {
     let config = |what: &str| -> Result<String> {
         let branch = git.lines(&["symbolic-ref", "--short", "HEAD"])?;
@@ -76,7 +77,7 @@ fn has_what_upstream_has(git: &Git) -> Result<bool> {
     let args = ["ls-remote", "--quiet", "--", &remote, &branch];
     let out = git.run(&args).map_err(unreachable)?;
     let text = String::from_utf8_lossy(&out);
-    // It lists every ref that ends like this one.
+    // ls-remote lists every ref whose name ends with this one.
     let is_it = |line: &&str| {
         line.split_once('\t')
             .is_some_and(|(_, name)| name == branch)
@@ -88,7 +89,7 @@ fn has_what_upstream_has(git: &Git) -> Result<bool> {
     else {
         return Ok(true);
     };
-    // One that is not even here is not in HEAD.
+    // A commit that is not in the local repository is not in HEAD either.
     git.succeeds(&[
         OsStr::new("merge-base"),
         "--is-ancestor".as_ref(),

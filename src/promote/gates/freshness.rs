@@ -1,5 +1,4 @@
-//! The gate that keeps an outdated build out: has a kernel-side repository changed
-//! since the last one?
+//! The gate against an outdated build: has a kernel-side repository changed since the last build?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -12,19 +11,19 @@ use crate::promote::inputs::overlooked;
 use crate::promote::parallel::try_map;
 use crate::promote::refused::refused;
 
-/// Repositories are looked for this deep below `bsp_sources/`.
+/// The depth to which repositories are searched below `bsp_sources/`.
 const DEPTH: usize = 5;
 
-/// The kernel-side repositories, as they are now.
+/// The present state of the kernel-side repositories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Kernel {
-    /// By path under `bsp_sources/`.
+    /// The repositories, by their paths below `bsp_sources/`.
     pub(crate) repos: BTreeMap<String, Repo>,
-    /// The one at `bsp_sources/` itself, where there are no others.
+    /// The repository at `bsp_sources/` itself, if there are no others.
     pub(crate) mono: Option<Repo>,
 }
 
-/// A repository, as far as the gate asks.
+/// The state of a repository that the gate checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Repo {
     pub(crate) head: Option<String>,
@@ -33,7 +32,7 @@ pub(crate) struct Repo {
 }
 
 impl Kernel {
-    /// Looks at the repositories below `dir`.
+    /// Reads the state of the repositories below `dir`.
     pub(crate) fn probe(dir: &Path) -> Result<Self> {
         let mut found = Vec::new();
         if dir.is_dir() {
@@ -46,7 +45,7 @@ impl Kernel {
                 ..Self::default()
             });
         }
-        // Git spends its time on looking at files, so two at once take half as long.
+        // Git spends its time checking files, so two processes at once take half as long.
         let repos = try_map(&found, |path| match Git::at(path)? {
             Some(git) => Repo::probe(&git),
             None => Err(refused(
@@ -81,8 +80,9 @@ impl Repo {
     }
 }
 
-/// Symlinks are followed, but within a repository only to another one: a kernel's tree
-/// has many other symlinks. `seen` keeps directories from being walked twice.
+/// Searches for repositories. Symlinks are followed, but within a repository only to another
+/// repository, because a kernel's tree has many other symlinks. `seen` prevents directories from
+/// being walked twice.
 fn find(
     dir: &Path,
     depth: usize,
@@ -108,7 +108,7 @@ fn find(
             dirs.push((kind.is_symlink(), entry.path()));
         }
     }
-    // What really lies here goes first.
+    // Real directories come before symlinks to them.
     dirs.sort();
     for (by_link, dir) in dirs {
         let is_repo = is_repo(&dir);
@@ -126,7 +126,7 @@ fn is_repo(dir: &Path) -> bool {
     dir.join(".git").symlink_metadata().is_ok()
 }
 
-/// Why each stale repository is stale, a line each. Pure.
+/// Returns why each stale repository is stale, one line for each. Does no I/O.
 pub(crate) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<String> {
     let mut stale = Vec::new();
     let named = kernel
@@ -181,7 +181,7 @@ pub(crate) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> 
     Err(refused(message, dir, "commit, build, then promote again").with_code("stale-build"))
 }
 
-/// What the summary says of builds that no repository vouches for. Pure.
+/// Returns notes on builds that cannot be checked with a repository. Does no I/O.
 pub(crate) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<String> {
     let Some(manifest) = manifest else {
         return Vec::new();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mono_repository_is_held_to_every_path_that_was_built() {
+    fn the_mono_repository_is_compared_with_every_path_that_was_built() {
         let mono = |head| Kernel {
             mono: Some(Repo {
                 more_than_one_commit: true,
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_no_repository_has_does_not_pass_in_silence() {
+    fn a_built_path_that_is_not_a_repository_is_stale() {
         let kernel = several(&[("k", repo("aaaaaaaa"))]);
         let built = state(&[("kk", "aaaaaaaa")]);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What refuses a promote before anything is planned.
+//! The gates: checks that refuse a promote before anything is planned.
 
 pub(crate) mod collision;
 pub(crate) mod freshness;

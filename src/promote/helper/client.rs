@@ -1,4 +1,4 @@
-//! Starting the helper, and asking it.
+//! Starts the helper and sends it requests.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use crate::promote::refused::{refused, shell_word};
 use crate::promote::tree::executor::Answer;
 use crate::promote::tree::protocol::{Reply, Request};
 
-/// The hidden command that the helper is.
+/// The name of the hidden command that runs the helper.
 pub const COMMAND: &str = "promote-helper";
 
 /// A running helper.
@@ -26,7 +26,7 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts it for `rootfs`, which may make sudo ask for a password.
+    /// Starts the helper for `rootfs`. This may cause sudo to ask for a password.
     pub(crate) fn start(rootfs: &impl AsFd, shown: &Path) -> Result<Self> {
         let failed = |e: io::Error| {
             Error::io("start the helper for", e)
@@ -34,7 +34,7 @@ impl Helper {
                 .advice("run promote as root")
         };
         let program = std::env::current_exe().map_err(failed)?;
-        // Without symlinks, which the helper does not follow.
+        // The path must not contain symlinks, which the helper does not follow.
         let named = shown.canonicalize().map_err(failed)?;
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -76,7 +76,8 @@ impl Helper {
         }
     }
 
-    /// sudo has said why, on the terminal.
+    /// Returns the error if the helper did not start. sudo has printed the reason on the
+    /// terminal.
     fn refused(&mut self, shown: &Path, named: &Path) -> Error {
         self.socket = None;
         let how = match self.child.wait() {
@@ -108,13 +109,13 @@ impl Helper {
 }
 
 impl Helper {
-    /// Has `request` done, with `file`.
+    /// Sends `request` with `file` to the helper, and returns its reply.
     pub(crate) fn ask(
         &mut self,
         request: &Request,
         file: Option<BorrowedFd<'_>>,
     ) -> Result<Answer> {
-        // Not as a closed pipe, which would count as success.
+        // The error must not have the kind of a closed pipe, which would count as success.
         let gone = |e: io::Error| {
             Error::io("ask the helper", e)
                 .with_kind(Kind::Io)
@@ -130,14 +131,14 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // It ends when the socket does; sudo ends with it.
+        // The helper ends when the socket is closed, and sudo ends with it.
         self.socket = None;
         let _ = self.child.wait();
     }
 }
 
-/// sudo, which asks for a password on the terminal; without one it is told to use
-/// SUDO_ASKPASS where that is set, as it does by itself only under X.
+/// Returns a command that runs sudo. sudo asks for a password on the terminal. Without a
+/// terminal, it is told to use SUDO_ASKPASS if that is set, which it does by itself only under X.
 pub(crate) fn sudo() -> Command {
     let mut command = Command::new("sudo");
     let terminal = File::options().read(true).write(true).open("/dev/tty");
@@ -147,7 +148,7 @@ pub(crate) fn sudo() -> Command {
     command
 }
 
-/// Whether sudo lets this user run `program`, which it may ask a password for.
+/// Checks whether sudo lets this user run `program`. sudo may ask for a password.
 pub(crate) fn probe_sudo(program: &Path) -> Result<()> {
     let asked = sudo()
         .args(["-l", "--"])

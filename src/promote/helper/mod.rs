@@ -1,10 +1,10 @@
-//! The one process with privilege of a run, and how it is asked.
+//! The only privileged process of a run, and the requests to it.
 //!
-//! It is this same program, started once by sudo, whose own prompt asks for the
-//! password. It is handed `rootfs/` as an open directory, which must be the one that its
-//! argument names, so that a rule of sudo can say which; makes that its root, drops
-//! the capabilities that it does not need, and then does what [`Executor`] offers, with
-//! sources that come as open files. It ends when this process does.
+//! The helper is this same program, started once by sudo, which asks for the password. It
+//! receives `rootfs/` as an open directory. This must be the directory that its argument names,
+//! so that a sudo rule can restrict it. The helper makes this directory its root and drops the
+//! capabilities that it does not need. Then it performs the requests of `tree::protocol`, with
+//! sources that are sent as open files. It ends when this process ends.
 
 pub(crate) mod client;
 pub(crate) mod server;

@@ -1,4 +1,4 @@
-//! The helper: root for the length of one run, confined to one directory.
+//! The helper. It runs as root during one run and is confined to one directory.
 
 use std::fs::File;
 use std::io;
@@ -16,21 +16,21 @@ use crate::promote::refused::refused;
 use crate::promote::tree::executor::perform;
 use crate::promote::tree::protocol::{Reply, Request};
 
-/// What writing files as their owners wish takes: to pass permissions that root's
-/// own files have against others, to give files away, to set the modes, times and
-/// setgid bits of files that are given away, and to set capabilities on them.
+/// The capabilities that the helper keeps. It needs them to bypass file permissions, to give
+/// files away, to set the modes, times and setgid bits of such files, and to set capabilities on
+/// them.
 const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::SETFCAP);
 
-/// Serves whoever is at the other end of standard input until they are gone: they hand
-/// over the directory `named`, and nothing else is written to.
+/// Serves the process at the other end of standard input until that closes the socket. That
+/// process sends the directory `named`, and nothing else is written to.
 ///
 /// # Errors
-/// Standard input is no such socket, this is not root, they hand over another directory,
-/// or the confinement fails.
+/// Standard input is not such a socket, this process is not root, the other process sends another
+/// directory, or the confinement fails.
 pub fn serve(named: &Path) -> Result<()> {
     let by_hand = |e: io::Error| {
         Error::io("use standard input", e).advice(
@@ -91,8 +91,8 @@ pub fn serve(named: &Path) -> Result<()> {
     }
 }
 
-/// Whether `directory` is the one at `named`, without symlinks. The host's `/` is open no
-/// longer than that.
+/// Returns whether `directory` is the one at `named`, a path without symlinks. The `/` of the
+/// host is open only during this call.
 fn is_at(named: &Path, directory: &OwnedFd) -> io::Result<bool> {
     let place = named
         .strip_prefix("/")
@@ -100,9 +100,9 @@ fn is_at(named: &Path, directory: &OwnedFd) -> io::Result<bool> {
     Tree::open(Path::new("/"), Bounds::AsRoot)?.is_directory_at(place, directory)
 }
 
-/// Makes `rootfs` all that there is, and keeps only what writing in it takes.
+/// Makes `rootfs` the root directory, and keeps only the capabilities that writing in it needs.
 fn confine(rootfs: OwnedFd, shown: &Path) -> io::Result<Tree> {
-    // A Ctrl-C on the terminal reaches both processes; the client decides when to stop.
+    // Ctrl-C on the terminal reaches both processes, but the client decides when to stop.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -110,7 +110,7 @@ fn confine(rootfs: OwnedFd, shown: &Path) -> io::Result<Tree> {
     signals.thread_block()?;
     rustix::process::set_parent_process_death_signal(Some(DeathSignal::KILL))?;
     rustix::process::fchdir(&rootfs)?;
-    // From here on no path leads out, whatever is in it.
+    // From here on, no path leads out of `rootfs`, whatever it contains.
     rustix::process::chroot(".")?;
     rustix::process::chdir("/")?;
     rustix::thread::set_no_new_privs(true)?;
@@ -120,7 +120,7 @@ fn confine(rootfs: OwnedFd, shown: &Path) -> io::Result<Tree> {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // Newer than the kernel.
+            // The kernel is too old to know this capability.
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(e) => return Err(e.into()),
         }

@@ -1,5 +1,5 @@
-//! Messages between the two processes: one JSON text each over a SOCK_SEQPACKET
-//! socket, which keeps them apart, with at most one descriptor.
+//! Messages between the two processes. Each is one JSON text with at most one descriptor. They
+//! are sent over a SOCK_SEQPACKET socket, which keeps message boundaries.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,19 +16,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::promote::path::path_bytes;
 
-/// Longer than any request: the extended attributes of a file are at most 64 KiB, in
-/// hexadecimal twice that. Below the kernel's default limit for a socket.
+/// The maximum size of a message in bytes. No request is longer: the extended attributes of a
+/// file are at most 64 KiB, and twice that in hexadecimal. It is below the kernel's default limit
+/// for a socket.
 const MAX_BYTES: usize = 192 * 1024;
 
-/// The first message; the directory comes along.
+/// The first message. The descriptor of the directory is sent with it.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Greeting {
-    /// What it is called, for messages.
+    /// The path of the directory, for messages.
     #[serde(with = "path_bytes")]
     pub(super) rootfs: PathBuf,
 }
 
-/// Sends `message`, and with it a copy of `fd`.
+/// Sends `message` and a copy of `fd`.
 pub(crate) fn send(
     socket: impl AsFd,
     message: &impl Serialize,
@@ -57,7 +58,7 @@ pub(crate) fn send(
     }
 }
 
-/// Waits for a message. `None` when the other side is gone.
+/// Waits for a message. Returns `None` if the other side has closed the socket.
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
@@ -99,7 +100,7 @@ mod tests {
     use crate::promote::tree::protocol::Request;
 
     #[test]
-    fn an_extended_attribute_that_is_not_hexadecimal_is_no_request() {
+    fn an_extended_attribute_that_is_not_hexadecimal_is_refused() {
         let (ours, theirs) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
             rustix::net::SocketType::SEQPACKET,
