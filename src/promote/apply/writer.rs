@@ -195,7 +195,7 @@ fn zones(items: &[&Item]) -> Vec<Zone> {
     zones
 }
 
-/// Adds the destination that could not be written to `error`, if it names none.
+/// Makes `error` name the destination that could not be written, and adds advice if it has none.
 fn explain(error: Error, path: &Path) -> Error {
     let kind = error.kind();
     let explained = if error.path() == Some(path) {

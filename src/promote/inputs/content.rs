@@ -1,4 +1,4 @@
-//! What is to be in a destination, wherever it comes from.
+//! The wanted content of a destination, from any origin.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,27 +10,27 @@ use crate::durable::{Attributes, Bounds, Lookup, StatKey, Tree};
 use crate::error::{Error, Result};
 use crate::promote::refused::refused;
 
-/// What is to be in a destination.
+/// The wanted content of a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// A file of a commit, and what it is given besides its bytes.
+    /// A file of a commit, with the attributes to give it.
     Committed(Blob, Attributes),
-    /// A file of HEAD as it is checked out, and what it is given besides its bytes.
+    /// A file of HEAD that is checked out, with the attributes to give it.
     CheckedOut(PathBuf, Attributes),
     /// A file of the host, by its absolute path.
     Built(PathBuf),
-    /// A symlink, and what it is given: its time, and perhaps its owner.
+    /// A symlink with the attributes to give it: its time, and possibly its owner.
     Link(PathBuf, Attributes),
-    /// The `kernel/Image` that is in the image already, by its place.
+    /// The `kernel/Image` that is already in the image, by its place.
     StagedKernel(PathBuf),
-    /// A file that an earlier promote replaced, kept by the journal, with what it had.
+    /// A file that an earlier promote replaced and the journal kept, with its old attributes.
     Backup(PathBuf, Attributes),
-    /// Nothing: what is there goes away.
+    /// No content: the present file is removed.
     Absent,
 }
 
 impl Content {
-    /// The target, where it is a symlink.
+    /// Returns the target if this is a symlink.
     pub(crate) fn link(&self) -> Option<&Path> {
         match self {
             Self::Link(target, _) => Some(target),
@@ -47,7 +47,7 @@ pub(crate) struct Sources {
     image: Tree,
 }
 
-/// An open content: its bytes, and what it is given besides.
+/// An open content, with the attributes of its file.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: File,
@@ -56,7 +56,7 @@ pub(crate) struct Opened {
 }
 
 impl Sources {
-    /// For the image at `image`, and the commits of `overlay`.
+    /// Creates the sources for the image at `image` and the commits of `overlay`.
     pub(crate) fn new(image: &Path, overlay: Option<&Git>) -> Result<Self> {
         let tree = Tree::open(image, Bounds::Beneath);
         Ok(Self {
@@ -65,7 +65,8 @@ impl Sources {
         })
     }
 
-    /// What tells that a file of the host was touched; `None` for what is not one.
+    /// Returns the key that shows whether a file was touched, or `None` if the content is not a
+    /// file.
     pub(crate) fn stamp(&self, content: &Content) -> Option<StatKey> {
         match content {
             Content::Built(path) | Content::CheckedOut(path, _) | Content::Backup(path, _) => {
@@ -76,7 +77,7 @@ impl Sources {
         }
     }
 
-    /// Opens the file of `content`; `None` for what has no bytes.
+    /// Opens the file of `content`. Returns `None` if the content has no bytes.
     pub(crate) fn open(&self, content: &Content) -> Result<Option<Opened>> {
         let (file, meta, attributes) = match (content, &self.blobs) {
             (Content::Committed(blob, attributes), Some(blobs)) => {

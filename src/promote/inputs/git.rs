@@ -1,7 +1,8 @@
-//! The `git` command, asked in a way that only its own answer decides.
+//! Runs the `git` command in such a way that the caller's environment does not change its
+//! answers.
 //!
-//! A crate would have to follow everything that users configure (credentials, ssh,
-//! filters, worktrees, alternates); the command does by definition.
+//! A crate would have to support everything that users configure (credentials, ssh, filters,
+//! worktrees, alternates). The command supports it by definition.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -17,9 +18,9 @@ use nix::unistd::{Uid, User};
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::refused::shell_word;
 
-/// Variables of git that say how to reach a server or where the user's own
-/// configuration is. All others lead git to another repository than the one asked
-/// about, and are taken away.
+/// The environment variables of git that say how to reach a server or where the user's
+/// configuration is. All others can make git use another repository than the requested one, so
+/// they are removed.
 const KEPT: &[&str] = &[
     "GIT_ASKPASS",
     "GIT_CONFIG_GLOBAL",
@@ -32,15 +33,15 @@ const KEPT: &[&str] = &[
     "GIT_SSH_VARIANT",
 ];
 
-/// A repository's working tree.
+/// The working tree of a repository.
 #[derive(Debug, Clone)]
 pub(crate) struct Git {
     dir: PathBuf,
     owner: Option<Owner>,
 }
 
-/// The user that git runs as where root asks about a user's repository: its configuration
-/// may name programs to run, and they are not to run as root.
+/// The user that git runs as if root asks about a user's repository. The repository's
+/// configuration may name programs to run, and they must not run as root.
 #[derive(Debug, Clone)]
 struct Owner {
     uid: u32,
@@ -49,13 +50,13 @@ struct Owner {
 }
 
 impl Git {
-    /// The repository whose working tree begins at `dir`. `Ok(None)` where `dir` is
-    /// none, even if it lies inside one.
+    /// Opens the repository whose working tree starts at `dir`. Returns `Ok(None)` if there is no
+    /// such repository, even if `dir` lies inside one.
     pub(crate) fn at(dir: &Path) -> Result<Option<Self>> {
         let Ok(dir) = dir.canonicalize() else {
             return Ok(None);
         };
-        // A linked worktree and a submodule have a file there.
+        // In a linked worktree and in a submodule, this is a file.
         if !dir.join(".git").exists() {
             return Ok(None);
         }
@@ -66,12 +67,12 @@ impl Git {
         Ok((top == git.dir).then_some(git))
     }
 
-    /// The working tree, without symlinks in its path.
+    /// Returns the working tree. Its path has no symlinks.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// What `git ARGS` prints.
+    /// Returns the output of `git ARGS`.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>> {
         let output = self.output(args)?;
         if output.status.success() {
@@ -96,7 +97,7 @@ impl Git {
             .advice(format!("git -C {} status", shell_word(&self.dir))))
     }
 
-    /// What it prints, without the line feed at the end.
+    /// Returns the output without the line feed at the end.
     pub(crate) fn lines<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>> {
         let mut text = self.run(args)?;
         if text.last() == Some(&b'\n') {
@@ -105,7 +106,7 @@ impl Git {
         Ok(text)
     }
 
-    /// The names that `git ARGS` prints, each with a zero byte behind it.
+    /// Returns the names that `git ARGS` prints. Each ends with a zero byte.
     pub(crate) fn names<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<HashSet<OsString>> {
         let out = self.run(args)?;
         let names = out.split(|byte| *byte == 0).filter(|name| !name.is_empty());
@@ -114,7 +115,7 @@ impl Git {
             .collect())
     }
 
-    /// Whether `git ARGS` exits with 0.
+    /// Returns whether `git ARGS` exits with 0.
     pub(crate) fn succeeds<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<bool> {
         Ok(self.output(args)?.status.success())
     }
@@ -137,7 +138,7 @@ impl Git {
 
     fn start<T>(&self, how: impl Fn(&mut Command) -> io::Result<T>) -> Result<T> {
         let started = match how(&mut self.command(true)) {
-            // The owner may not enter this directory, so only root has written here.
+            // The owner cannot enter this directory, so only root can have written here.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.owner.is_some() => {
                 how(&mut self.command(false))
             }
@@ -175,7 +176,7 @@ impl Git {
             .current_dir(&self.dir)
             .env("LC_ALL", "C")
             .env("GIT_TERMINAL_PROMPT", "0")
-            // Looking writes nothing, not even a fresher index.
+            // Queries must not write anything, not even a refreshed index.
             .env("GIT_OPTIONAL_LOCKS", "0")
             .arg("-c")
             .arg(safe)
@@ -206,19 +207,19 @@ fn owner(dir: &Path) -> Option<Owner> {
     })
 }
 
-/// What `git status` says of a working tree.
+/// The output of `git status` for a working tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Status {
-    /// HEAD's commit; `None` before the first one.
+    /// The commit of HEAD, or `None` before the first commit.
     pub(crate) head: Option<String>,
-    /// Whether HEAD's branch tracks another.
+    /// Whether the branch of HEAD tracks another one.
     pub(crate) has_upstream: bool,
-    /// A path with an uncommitted change, and how many there are.
+    /// A path with an uncommitted change, and the number of such paths.
     pub(crate) changed: Option<(String, usize)>,
 }
 
 impl Status {
-    /// Asks git; `untracked` files count as changes where wanted.
+    /// Runs `git status`. With `untracked`, untracked files count as changes.
     pub(crate) fn probe(git: &Git, untracked: bool) -> Result<Self> {
         let untracked = if untracked { "normal" } else { "no" };
         let out = git.run(&[
@@ -227,7 +228,7 @@ impl Status {
             "--branch",
             "-z",
             &format!("--untracked-files={untracked}"),
-            // Those of nested repositories are asked about on their own.
+            // Nested repositories are queried on their own.
             "--ignore-submodules=dirty",
         ])?;
         Ok(Self::detect(&out))
@@ -244,7 +245,8 @@ impl Status {
             } else if text.starts_with("# branch.upstream ") {
                 status.has_upstream = true;
             } else if !text.starts_with('#') {
-                // Fields before the path: git-status(1), "Porcelain Format Version 2".
+                // The number of fields before the path, see "Porcelain Format Version 2" in
+                // git-status(1).
                 let fields = match text.as_bytes()[0] {
                     b'1' => 8,
                     b'2' => 9,
@@ -255,7 +257,7 @@ impl Status {
                 status.changed.get_or_insert((printable(path), 0));
                 count += 1;
                 if text.starts_with('2') {
-                    // The name that it was renamed from.
+                    // This is the name before a rename.
                     records.next();
                 }
             }
@@ -272,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_tells_head_upstream_and_the_first_change() {
+    fn a_status_has_head_upstream_and_the_first_change() {
         let clean = b"# branch.oid 0123456\0# branch.head main\0# branch.upstream origin/main\0";
         let status = Status::detect(clean);
         assert_eq!(status.head.as_deref(), Some("0123456"));

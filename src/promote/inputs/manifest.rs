@@ -1,5 +1,5 @@
-//! What the last build made, and from which commits: `.build-manifest.yaml` and
-//! `.build-state.yaml`, held to their schema.
+//! The files that the last build produced, and the commits that it was made from: reads
+//! `.build-manifest.yaml` and `.build-state.yaml` and checks them against their schemas.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::promote::path::RelPath;
 
 const REBUILD: &str = "build again, which writes this file anew";
 
-/// What a build can make, and what it makes: the words of the schema.
+/// The modes of a build, in the words of the schema.
 const MODES: [&str; 4] = ["dt", "oot", "kernel", "full"];
 const KINDS: [&str; 4] = ["dtb", "kernel_image", "in_tree_module", "oot_module"];
 
@@ -25,7 +25,7 @@ struct Document {
     toolchain: Text,
     bsp_version: Text,
     rebuilt_at: Text,
-    // A short sha of digits only is a number to YAML, so any value will do.
+    // YAML reads a short commit ID of digits only as a number, so any value is accepted.
     dirty_repos: Option<Vec<BTreeMap<String, serde_yaml_ng::Value>>>,
     artifacts: Vec<Entry>,
 }
@@ -39,14 +39,14 @@ struct Entry {
     source_repo: Text,
 }
 
-/// One built file.
+/// One file of the build.
 #[derive(Debug, Clone)]
 pub struct Artifact {
-    /// Where the build left it; absolute.
+    /// The absolute path of the file.
     pub src: PathBuf,
-    /// Where it goes.
+    /// The destination.
     pub dst: RelPath,
-    /// The repository that it was made from.
+    /// The repository that it was built from.
     pub source_repo: String,
 }
 
@@ -55,26 +55,26 @@ pub struct Artifact {
 pub struct Manifest {
     /// What was built.
     pub mode: String,
-    /// For which BSP.
+    /// The version of the BSP that it was built for.
     pub bsp_version: String,
-    /// When, as the build wrote it.
+    /// The time of the build, as the build wrote it.
     pub rebuilt_at: String,
-    /// Repositories that had edits when they were built.
+    /// The repositories that had uncommitted changes during the build.
     pub dirty_repos: Vec<String>,
-    /// What was made.
+    /// The files of the build.
     pub artifacts: Vec<Artifact>,
-    /// The SHA-256 sum of the file.
+    /// The SHA-256 sum of the manifest file.
     pub sha256: String,
-    /// The file itself, for the journal.
+    /// The text of the manifest file, for the journal.
     pub text: String,
 }
 
 impl Manifest {
-    /// Reads the manifest in `source`; `None` where there is none.
+    /// Reads the manifest in `source`. Returns `None` if there is none.
     ///
     /// # Errors
-    /// It is not YAML or not this schema, a `src` is not absolute, or a `dst` is not a
-    /// path below `Linux_for_Tegra/`. Whether the files are there is looked at later.
+    /// The manifest is not YAML or does not match the schema, a `src` is not absolute, or a `dst`
+    /// is not a path below `Linux_for_Tegra/`. The existence of the files is checked later.
     pub fn read(source: &Path) -> Result<Option<Self>> {
         let path = source.join(".build-manifest.yaml");
         let Some((document, text)) = yaml::read::<Document>(&path, REBUILD)? else {
@@ -115,7 +115,7 @@ impl Manifest {
         }))
     }
 
-    /// One line of what it is.
+    /// Returns a one-line description of the manifest.
     pub fn scope(&self) -> String {
         format!(
             "mode={}, bsp_version={}, rebuilt_at={}, {} artifacts",
@@ -127,7 +127,7 @@ impl Manifest {
     }
 }
 
-/// Whether `word` is one of the schema's.
+/// Checks that `word` is one of the words of the schema.
 fn check_word(path: &Path, field: &str, word: &Text, words: &[&str]) -> Result<()> {
     if words.contains(&word.0.as_str()) {
         return Ok(());
@@ -143,12 +143,12 @@ fn check_word(path: &Path, field: &str, word: &Text, words: &[&str]) -> Result<(
         .advice(REBUILD))
 }
 
-/// Which commits the last build was made from.
+/// The commits that the last build was made from.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuildState {
-    /// Full commit ids, by path under `bsp_sources/`. As they are written: one of digits
-    /// only is a number to YAML.
+    /// The full commit IDs, by the paths of the repositories below `bsp_sources/`. They are read
+    /// as they are written, because YAML reads an ID of digits only as a number.
     pub repos: BTreeMap<String, String>,
     #[allow(dead_code)] // part of the schema
     toolchain: Text,
@@ -158,10 +158,10 @@ pub struct BuildState {
 }
 
 impl BuildState {
-    /// Reads the state in `source`; `None` where there is none.
+    /// Reads the state in `source`. Returns `None` if there is none.
     ///
     /// # Errors
-    /// It is not YAML, or not this schema.
+    /// The state is not YAML, or does not match the schema.
     pub fn read(source: &Path) -> Result<Option<Self>> {
         let path = source.join(".build-state.yaml");
         let Some((state, _)) = yaml::read::<Self>(&path, REBUILD)? else {

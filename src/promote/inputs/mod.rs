@@ -1,4 +1,4 @@
-//! What is promoted, and from where: read, never written.
+//! The inputs of a promote. They are only read, never written.
 
 pub(crate) mod content;
 pub(crate) mod git;

@@ -1,4 +1,4 @@
-//! The files of a commit, read from git's objects when they are needed.
+//! The files of a commit, which are read from git's objects when they are needed.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -13,9 +13,9 @@ use crate::promote::refused::shell_word;
 /// A file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
-    /// Git's id of its bytes.
+    /// The git object ID of its bytes.
     pub(crate) oid: String,
-    /// How many bytes they are.
+    /// Its size in bytes.
     pub(crate) bytes: u64,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Blobs {
 }
 
 impl Blobs {
-    /// For the commits of `git`.
+    /// Creates the reader for the commits of `git`.
     pub(crate) fn new(git: &Git) -> Self {
         Self {
             git: git.clone(),
@@ -35,8 +35,8 @@ impl Blobs {
         }
     }
 
-    /// A file without a name that holds the bytes of `blob`: it takes room only as long as
-    /// it is open, so that an overlay may be larger than that room.
+    /// Returns an unnamed file that holds the bytes of `blob`. It takes space only while it is
+    /// open, so the overlay may be larger than the free space.
     pub(crate) fn open(&self, blob: &Blob) -> Result<File> {
         let failed = |e: io::Error| {
             Error::io("copy a file of the overlay to", e)
@@ -55,7 +55,7 @@ impl Blobs {
                 Kind::Space => failed(io::ErrorKind::StorageFull.into()),
                 _ => e,
             })?;
-        // One that failed is in the middle of its answer.
+        // After a failure, the process is in the middle of its answer and cannot be used again.
         *kept = Some(batch);
         out.into_inner().map_err(|e| failed(e.into_error()))
     }
@@ -70,7 +70,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Starts it.
+    /// Starts the command.
     pub(crate) fn start(git: &Git) -> Result<Self> {
         let mut child = git.spawn(&["cat-file", "--batch"])?;
         Ok(Self {
@@ -93,7 +93,7 @@ impl Batch {
     fn try_copy(&mut self, oid: &str, out: &mut dyn Write) -> io::Result<()> {
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
         let input = self.child.stdin.as_mut().ok_or_else(broken)?;
-        // Not as a closed pipe, which would count as success.
+        // The error must not have the kind of a closed pipe, which would count as success.
         let ended = |e: io::Error| match e.kind() {
             io::ErrorKind::BrokenPipe => io::ErrorKind::UnexpectedEof.into(),
             _ => e,
@@ -118,7 +118,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        // It ends when its input does.
+        // The command ends when its input is closed.
         drop(self.child.stdin.take());
         drop(self.output.take());
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! Channel A: the files that the overlay tracker has committed, at HEAD or elsewhere.
+//! Channel A: the committed files of the overlay tracker, at HEAD or another commit.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -14,19 +14,19 @@ use crate::promote::options::Ownership;
 use crate::promote::path::RelPath;
 use crate::promote::refused::{refused, shell_word};
 
-/// Which commits of the overlay are promoted.
+/// The commits of the overlay that are promoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
-    /// In words.
+    /// A description of the scope.
     pub words: String,
-    /// The commit whose files are taken; `None` where the overlay has none yet.
+    /// The commit whose files are used, or `None` if the overlay has no commit yet.
     pub commit: Option<String>,
-    /// Files that went away in the range: those in the image stay.
+    /// The number of files that were deleted in the range. They stay in the image.
     pub deleted: u64,
 }
 
-/// The files of which git checks out other bytes than those that were committed, by more
-/// than their line ends: LFS, for example.
+/// Selects the files for which git checks out other bytes than the committed ones, apart from
+/// line ends: LFS files, for example.
 const CONVERTED: &str = ":(exclude,attr:!filter !ident !working-tree-encoding)";
 
 fn short(id: &str) -> &str {
@@ -36,14 +36,14 @@ fn short(id: &str) -> &str {
 /// A file of the overlay.
 #[derive(Debug, Clone)]
 pub struct Tracked {
-    /// Where it goes.
+    /// The destination.
     pub dst: RelPath,
-    /// What it holds.
+    /// The content.
     pub content: Content,
 }
 
-/// The files of `head`, with the times and owners that they have where they are checked
-/// out, and with the modes too where the source's are wanted.
+/// Returns the files of `head`, with the times and owners of the checked-out files. If the
+/// ownership of the source is wanted, they have its modes too.
 pub(crate) fn probe_head(
     git: &Git,
     head: Option<&str>,
@@ -111,7 +111,7 @@ pub(crate) fn probe_head(
     Ok((scope, files))
 }
 
-/// The files of a named commit, or those that a range changed.
+/// Returns the files of a named commit, or the files that a range changed.
 pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Tracked>)> {
     let wrong = |message: &str| {
         Error::new(Kind::Refused, message)
@@ -168,7 +168,7 @@ pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Track
     Ok((scope, files))
 }
 
-/// What an end of a range names.
+/// Returns one end of a range: `name`, or HEAD if it is empty.
 fn or_head(name: &str) -> &str {
     match name {
         "" => "HEAD",
@@ -176,8 +176,8 @@ fn or_head(name: &str) -> &str {
     }
 }
 
-/// Those files of `commit` that are wanted. `content` makes a regular one of what the
-/// commit says of it.
+/// Returns the wanted files of `commit`. `content` creates the content of a regular file from its
+/// entry in the commit.
 fn files(
     git: &Git,
     commit: &str,
@@ -217,11 +217,11 @@ fn files(
     Ok(files)
 }
 
-/// Modes of git that are no regular file's.
+/// The modes that git uses for entries other than regular files.
 const SYMLINK: u32 = 0o120_000;
 const SUBMODULE: u32 = 0o160_000;
 
-/// A line of `git ls-tree -l`.
+/// A line of the output of `git ls-tree -l`.
 struct Entry {
     mode: u32,
     oid: String,
@@ -230,7 +230,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Of "100644 blob OID     SIZE\tNAME", where only a blob has a size.
+    /// Parses "100644 blob OID     SIZE\tNAME". Only a blob has a size.
     fn parse(record: &[u8]) -> Option<Self> {
         let tab = record.iter().position(|byte| *byte == b'\t')?;
         let head = std::str::from_utf8(&record[..tab]).ok()?;
@@ -243,7 +243,7 @@ impl Entry {
             oid: oid.into(),
             bytes: match bytes {
                 "-" => 0,
-                // "BAD" where the object is missing.
+                // git prints "BAD" if the object is missing.
                 bytes => bytes.parse().ok()?,
             },
             name: OsString::from_vec(record[tab + 1..].to_vec()),

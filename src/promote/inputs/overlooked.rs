@@ -1,5 +1,5 @@
-//! Edits that `git status` does not show, because git was told to overlook the file:
-//! `git update-index --assume-unchanged` or `--skip-worktree`.
+//! Finds edits that `git status` does not show, because git was told to ignore changes of the
+//! file by `git update-index --assume-unchanged` or `--skip-worktree`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,10 +9,10 @@ use super::git::Git;
 use super::objects::Batch;
 use crate::error::{Error, Result};
 
-/// So many files are given to one git command.
+/// The number of files that are passed to one git command.
 const AT_ONCE: usize = 500;
 
-/// A file of the index that git overlooks.
+/// A file in the index whose changes git ignores.
 #[derive(Debug, PartialEq)]
 struct Overlooked {
     mode: String,
@@ -20,8 +20,8 @@ struct Overlooked {
     name: OsString,
 }
 
-/// Finds a file below `paths`, or anywhere, that git overlooks and that is not as it is in
-/// the index. One that is not there is no edit: a sparse checkout has many of them.
+/// Finds a file below `paths`, or anywhere if there are none, whose changes git ignores and that
+/// differs from the index. A missing file is not an edit: a sparse checkout has many of them.
 pub(crate) fn probe(git: &Git, paths: &[&str]) -> Result<Option<OsString>> {
     let out = git.run(&[&["ls-files", "-v", "-s", "-z", "--"], paths].concat())?;
     let mut files = Vec::new();
@@ -47,7 +47,7 @@ pub(crate) fn probe(git: &Git, paths: &[&str]) -> Result<Option<OsString>> {
         }
     }
     for files in files.chunks(AT_ONCE) {
-        // With the filters that `git add` would use.
+        // hash-object uses the same filters as `git add`.
         let mut args: Vec<&OsStr> = vec!["hash-object".as_ref(), "--".as_ref()];
         args.extend(files.iter().map(|file| file.name.as_os_str()));
         let out = git.run(&args)?;
@@ -62,8 +62,9 @@ pub(crate) fn probe(git: &Git, paths: &[&str]) -> Result<Option<OsString>> {
     Ok(None)
 }
 
-/// Reads one of "H 100644 OID 0\tNAME" that git overlooks: a small letter is
-/// assume-unchanged, S is skip-worktree. A submodule is a repository of its own.
+/// Parses a record "H 100644 OID 0\tNAME". Returns the file if git ignores its changes: a
+/// lowercase letter means assume-unchanged, and S means skip-worktree. Submodules are left out,
+/// because they are repositories of their own.
 fn detect(record: &[u8]) -> Option<Overlooked> {
     let tag = record.first()?;
     let tab = record.iter().position(|byte| *byte == b'\t')?;
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tags_of_what_is_overlooked_are_known() {
+    fn the_tags_of_ignored_files_are_parsed() {
         let name = |tag: &str, mode: &str| {
             let record = format!("{tag} {mode} 0123 0\ta name\twith a tab");
             detect(record.as_bytes()).map(|file| (file.oid, file.name))

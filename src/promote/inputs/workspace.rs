@@ -1,4 +1,4 @@
-//! The workspace: which target is active, and where its sources and its image are.
+//! The workspace: the active target, and the paths of its sources and its image.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,22 +8,22 @@ use crate::error::{Error, Result, printable};
 use crate::promote::inputs::yaml;
 use crate::promote::refused::refused;
 
-/// The folder that makes a directory a workspace.
+/// The folder that marks a directory as a workspace.
 const TARGETS: &str = "target-platform";
 const POINTER: &str = "active_target.yml";
 const SET_TARGET: &str = "name a profile beside it, in a line such as: active: PROFILE.yaml";
 
-/// The folder that both trees have.
+/// The folder that both trees contain.
 pub(crate) const L4T: &str = "Linux_for_Tegra";
 
-/// What the active profile says, with absolute paths.
+/// The settings of the active profile, with absolute paths.
 #[derive(Debug, Clone)]
 pub struct Workspace {
     /// `<source.root_path>`.
     pub source: PathBuf,
     /// `<bsp_image.root_path>/Linux_for_Tegra`.
     pub image: PathBuf,
-    /// `bsp_image.version`, where the profile says it.
+    /// `bsp_image.version`, if the profile has it.
     pub version: Option<String>,
 }
 
@@ -43,11 +43,11 @@ struct Profile {
 #[derive(Default, Deserialize)]
 struct Block {
     root_path: Option<String>,
-    // A version is a text, and a number where somebody forgot the quotes.
+    // The version is a text, but YAML reads it as a number if the quotes are missing.
     version: Option<serde_yaml_ng::Value>,
 }
 
-/// A block that is there, if bare: everything in it has a default.
+/// Parses a block that may be empty, since all its fields have defaults.
 fn block<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Block>, D::Error> {
@@ -55,11 +55,11 @@ fn block<'de, D: Deserializer<'de>>(
 }
 
 impl Workspace {
-    /// The workspace at `named`, or the one that the current directory is in.
+    /// Returns the workspace at `named`, or the one that contains the current directory.
     ///
     /// # Errors
-    /// Every row of the step "resolve": there is none, no target is active, the
-    /// profile lacks a block, a tree is not there.
+    /// One of the errors of the step "resolve": there is no workspace, no target is active, the
+    /// profile lacks a block, or a tree does not exist.
     pub fn probe(named: Option<&Path>) -> Result<Self> {
         let root = match named {
             Some(dir) => {
@@ -128,18 +128,18 @@ impl Workspace {
         })
     }
 
-    /// The overlay tracker.
+    /// Returns the path of the overlay tracker.
     pub fn tracker(&self) -> PathBuf {
         self.source.join(L4T)
     }
 
-    /// The directory of the kernel-side repositories.
+    /// Returns the directory of the kernel-side repositories.
     pub fn kernel_sources(&self) -> PathBuf {
         self.source.join("bsp_sources")
     }
 }
 
-/// Walks up from the current directory.
+/// Searches from the current directory upwards.
 fn find() -> Result<PathBuf> {
     let here = std::env::current_dir().map_err(|e| Error::io("get the current directory", e))?;
     here.ancestors()
@@ -155,7 +155,7 @@ fn find() -> Result<PathBuf> {
         })
 }
 
-/// The active profile.
+/// Returns the path of the active profile.
 fn active(root: &Path) -> Result<PathBuf> {
     let dir = root.join(TARGETS);
     let pointer = dir.join(POINTER);
@@ -191,7 +191,7 @@ fn absolute(profile: &Path, block: &str, path: &str) -> Result<PathBuf> {
     .with_code("bad-profile"))
 }
 
-/// The `Linux_for_Tegra/` of `image`, which may name it or the folder that holds it.
+/// Returns the `Linux_for_Tegra/` of `image`, which is this folder itself or its parent.
 pub(crate) fn image_tree(image: &Path) -> Result<PathBuf> {
     let inside = image.join(L4T);
     let dir = if inside.is_dir() {

@@ -1,4 +1,4 @@
-//! Reading the small YAML files of a workspace, which anybody may have written.
+//! Reads the small YAML files of a workspace. They are not trusted.
 
 use std::fmt;
 use std::fs::File;
@@ -11,18 +11,19 @@ use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Kind, Result, printable};
 
-/// No pointer, profile or manifest is longer; a module takes some 200 bytes of one.
+/// The maximum size of a file in bytes. No pointer, profile or manifest is larger: a module takes
+/// about 200 bytes of a manifest.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// So many brackets may be open at once.
+/// The maximum number of brackets that may be open at once.
 const MAX_OPEN: u32 = 1000;
 
-/// Reads `path`. `Ok(None)` where there is no such file. Aliases are expanded at most
-/// as often as serde_yaml's repetition limit allows, so a bomb is a syntax error.
+/// Reads `path`. Returns `Ok(None)` if there is no such file. Aliases are expanded at most as
+/// often as the repetition limit of serde_yaml allows, so a bomb of aliases is a syntax error.
 ///
 /// # Errors
-/// It cannot be read, is longer than 16 MiB, or not what `T` asks for; `advice` says
-/// what to do then.
+/// The file cannot be read, is longer than 16 MiB, or does not have the form of `T`. `advice` is
+/// the advice of these errors.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<(T, Vec<u8>)>> {
     let text = match read_bounded(path) {
         Ok(text) => text,
@@ -41,15 +42,15 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
     match serde_yaml_ng::from_slice(&text) {
         Ok(value) => Ok(Some((value, text))),
         Err(e) => {
-            // It may quote the file.
+            // The message may quote the file, so it is made short and printable.
             let said: String = e.to_string().chars().take(300).collect();
             Err(wrong(&printable(&said)))
         }
     }
 }
 
-/// A text, and nothing that YAML takes for a number, a truth value or null: to a String
-/// serde_yaml gives those as they are written.
+/// A string that YAML does not read as a number, a boolean or null. For the type String,
+/// serde_yaml accepts these too, as they are written.
 #[derive(Debug)]
 pub(crate) struct Text(pub(crate) String);
 
@@ -71,8 +72,9 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// libyaml takes time with the square of how many brackets are open at once. Those in
-/// texts and comments count too, which no manifest has a thousand of.
+/// Returns whether too many brackets are open at once. The time that libyaml takes grows with the
+/// square of this number. Brackets in strings and comments count too, but no manifest has a
+/// thousand of them.
 fn is_too_deep(text: &[u8]) -> bool {
     let mut open: u32 = 0;
     text.iter().any(|byte| {
@@ -131,7 +133,7 @@ mod tests {
         std::fs::write(file.path(), bomb).unwrap();
         let error = read::<Anything>(file.path(), "rebuild").unwrap_err();
         assert_eq!(error.kind(), Kind::Syntax, "{error}");
-        // The same in a block that nobody asked for.
+        // The same, in a block that is not read.
         let other = "deep: ".to_owned() + &"[".repeat(100_000);
         std::fs::write(file.path(), other).unwrap();
         let error = read::<Anything>(file.path(), "rebuild").unwrap_err();
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_or_no_file_is_refused_and_what_is_missing_is_none() {
+    fn a_file_that_is_too_long_or_special_is_refused_and_a_missing_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let long = dir.path().join("long");
         File::create(&long).unwrap().set_len(MAX_BYTES + 1).unwrap();

@@ -1,4 +1,4 @@
-//! Reading the journal back: what was promoted, and what the image should hold.
+//! Reads the journal: what was promoted, and what the image should hold.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,35 +8,36 @@ use crate::promote::path::Place;
 use crate::promote::record::journal::{After, Begin, End, Entry, Line, Sidecar};
 use crate::promote::refused::shell_word;
 
-/// A run, as the journal tells of it.
+/// A run, as recorded in the journal.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// What it was.
+    /// The description of the run.
     pub begin: Begin,
-    /// What it did, or may have done where it was cut off.
+    /// The changes that it made, or may have made if it was cut off.
     pub(crate) entries: Vec<Entry>,
-    /// Directories that it made.
+    /// The directories that it created.
     pub(crate) made: Vec<Place>,
-    /// How it ended; `None` where it was cut off.
+    /// How it ended, or `None` if it was cut off.
     pub end: Option<End>,
-    /// How many files it is known to have made, replaced or removed.
+    /// The number of files that it is known to have created, replaced or removed.
     named: u64,
-    /// How many more it may have, by what it said itself.
+    /// The number of further files for which the record itself says that this is not known.
     unsure: u64,
 }
 
 impl Record {
-    /// How many files it made, replaced or removed, that much is known.
+    /// Returns the number of files that it is known to have created, replaced or removed.
     pub fn changed(&self) -> u64 {
         self.named
     }
 
-    /// How many more it may have, as it, or the helper, was cut off.
+    /// Returns the number of further files that it may have changed, because it or the helper was
+    /// cut off.
     pub fn unsure(&self) -> u64 {
         self.planned() - self.named
     }
 
-    /// How many it found as they should be.
+    /// Returns the number of files that already were as they should be.
     pub fn kept(&self) -> u64 {
         self.entries.len() as u64 - self.planned()
     }
@@ -45,7 +46,7 @@ impl Record {
         self.entries.iter().filter(|entry| !entry.kept).count() as u64
     }
 
-    /// Takes away what the run, which ended, did not come to.
+    /// Removes the changes that the run had not reached when it ended.
     fn ended(&mut self, end: End) {
         if end.state == "done" {
             self.named = self.planned();
@@ -58,13 +59,13 @@ impl Record {
         self.end = Some(end);
     }
 
-    /// How it ended, in a word.
+    /// Returns how it ended, as one word.
     pub fn state(&self) -> &str {
         self.end.as_ref().map_or("interrupted", |end| &end.state)
     }
 }
 
-/// All records, oldest first, and the number of the next.
+/// Reads all records, oldest first, and the number of the next run.
 pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let dir = sidecar.records();
     let failed = |e| {
@@ -88,7 +89,7 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
         }
     }
     files.sort();
-    // A number whose record was moved away still has its backups.
+    // A number whose record was moved away may still have backups.
     let last = files.last().map_or(0, |(id, _)| *id);
     let next = last
         .max(sidecar.runs_with_backups().max().unwrap_or(0))
@@ -108,8 +109,8 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     Ok((records, next))
 }
 
-/// A record of its lines. The last one may be cut off; without a first one the run
-/// had not begun.
+/// Parses the lines of a record. The last line may be incomplete. Without a complete first line,
+/// the run had not begun.
 fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
     let whole = text.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
     let mut record: Option<Record> = None;
@@ -148,39 +149,39 @@ fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
     Ok(record)
 }
 
-/// What a run put in a place.
+/// What a run wrote to a place.
 #[derive(Debug, Clone)]
 pub(crate) struct Put {
     pub(crate) entry: Entry,
-    /// The run.
+    /// The number of the run.
     pub(crate) id: u64,
 }
 
 impl Put {
-    /// What was there before it.
+    /// Returns the state before the run.
     pub(crate) fn before(&self) -> Option<After> {
         let backup = self.entry.backup.as_ref();
         After::of(&self.entry.before, backup.map(|b| b.sha256.clone()))
     }
 }
 
-/// What a place should hold, by the journal.
+/// The content that a place should have, according to the journal.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held {
-    /// The last that is known to have been put there.
+    /// The last content that is known to have been written.
     pub(crate) sure: Option<Put>,
-    /// What runs that were cut off may have put there since, oldest first.
+    /// The contents that runs that were cut off may have written after that, oldest first.
     pub(crate) unsure: Vec<Put>,
 }
 
 impl Held {
-    /// Everything that may be there, the likeliest first.
+    /// Returns all possible contents, the most likely one first.
     pub(crate) fn puts(&self) -> impl Iterator<Item = &Put> {
         self.unsure.iter().rev().chain(&self.sure)
     }
 }
 
-/// What each place should hold after all of `records`. Pure.
+/// Returns the content that each place should have after all of `records`. Does no I/O.
 pub(crate) fn held(records: &[Record]) -> BTreeMap<Place, Held> {
     let mut held: BTreeMap<Place, Held> = BTreeMap::new();
     for record in records {
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_that_was_cut_off_tells_what_was_written_whole() {
+    fn a_record_that_was_cut_off_has_its_complete_lines() {
         let begin = Begin {
             id: 3,
             action: "promote".into(),

@@ -1,9 +1,9 @@
-//! What each promote did, kept inside the image: `Linux_for_Tegra/.lbpayload/`.
+//! Records what each promote did, inside the image: `Linux_for_Tegra/.lbpayload/`.
 //!
-//! NVIDIA's flash tools take what they name (`bootloader/`, `kernel/`, `rootfs/`, …),
-//! so nothing of this folder reaches a device. A record is a file of JSON lines: what
-//! the run is, what it does to each file (written before it is done), how it ended.
-//! One without an end was cut off.
+//! NVIDIA's flash tools use only folders that they name (`bootloader/`, `kernel/`, `rootfs/`, …),
+//! so nothing of this folder reaches a device. A record is a file of JSON lines: what the run is,
+//! what it does to each file (written before it is done), and how it ended. If the line about the
+//! end is missing, the run was cut off.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Seek, Write};
@@ -24,7 +24,7 @@ use crate::promote::refused::refused;
 use crate::promote::tree::bytes;
 use crate::promote::tree::protocol::{JsonPath, PreviousState};
 
-/// The backups of so many promotes are kept.
+/// The number of promotes whose backups are kept.
 pub(crate) const KEPT: u64 = 10;
 
 /// A line of a record.
@@ -33,8 +33,8 @@ pub(crate) const KEPT: u64 = 10;
 pub(crate) enum Line {
     Begin(Box<Begin>),
     File(Box<Entry>),
-    /// How many of the files above (without the [`Entry::kept`] ones) have their names,
-    /// and how many more may have: the helper died before it answered.
+    /// How many of the files above (not counting the [`Entry::kept`] ones) have their names, and
+    /// how many more may have them because the helper died before it replied.
     Named {
         files: u64,
         #[serde(default, skip_serializing_if = "is_zero")]
@@ -48,50 +48,50 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// What a run is.
+/// The description of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Begin {
-    /// Its number, from 1.
+    /// The number of the run, from 1.
     pub id: u64,
     /// `promote` or `rollback`.
     pub action: String,
-    /// The promote that a rollback goes back to; 0 is before all of them.
+    /// The promote whose result a rollback restores. 0 is the state before all of them.
     pub to: Option<u64>,
-    /// When it began (RFC 3339, UTC).
+    /// The time of the start (RFC 3339, UTC).
     pub started: String,
-    /// The user.
+    /// The name of the user.
     pub user: String,
-    /// On which machine.
+    /// The name of the machine.
     pub host: String,
-    /// With which version of this program.
+    /// The version of this program.
     pub version: String,
-    /// The scope of the overlay, in words.
+    /// A description of the overlay's scope.
     pub overlay: Option<String>,
     /// The commit of the overlay.
     pub commit: Option<String>,
     /// The SHA-256 sum of the manifest.
     pub manifest_sha256: Option<String>,
-    /// The manifest itself.
+    /// The text of the manifest.
     pub manifest: Option<String>,
 }
 
-/// What is done to a file.
+/// A change of one file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) place: Place,
     #[serde(with = "path_bytes")]
     pub(crate) dst: PathBuf,
     pub(crate) channel: Channel,
-    /// What was there.
+    /// The state before the run.
     pub(crate) before: PreviousState,
-    /// The SHA-256 sum of what was there, and the name of its backup.
+    /// The SHA-256 sum of the old file, and the name of its backup.
     pub(crate) backup: Option<Backup>,
-    /// What is there after.
+    /// The state after the run.
     pub(crate) after: After,
-    /// Whether it was there already, so that nothing was written.
+    /// Whether the file was already there, so that nothing was written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) kept: bool,
-    /// Directories that were made for it.
+    /// The directories that were created for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) made: Vec<JsonPath>,
 }
@@ -102,7 +102,7 @@ pub(crate) struct Backup {
     pub(crate) name: String,
 }
 
-/// What is there after.
+/// The state of a place after a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum After {
@@ -112,7 +112,7 @@ pub(crate) enum After {
 }
 
 impl After {
-    /// What `state` is, with the sum of its bytes where it is a file.
+    /// Converts `state`. `sha256` is the checksum of the bytes if it is a file.
     pub(crate) fn of(state: &PreviousState, sha256: Option<String>) -> Option<Self> {
         Some(match (state, sha256) {
             (PreviousState::Nothing, _) => Self::Nothing,
@@ -128,27 +128,27 @@ impl After {
     }
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// `done`, `failed`, or `interrupted`.
     pub state: String,
-    /// When (RFC 3339, UTC).
+    /// The time of the end (RFC 3339, UTC).
     pub finished: String,
-    /// Why it failed.
+    /// The error, if it failed.
     pub message: Option<String>,
-    /// What became of the initramfs.
+    /// What was done about the initramfs.
     pub initramfs: Option<String>,
 }
 
-/// The folder of ours in an image.
+/// This program's folder in an image.
 #[derive(Debug, Clone)]
 pub(crate) struct Sidecar {
     root: PathBuf,
 }
 
 impl Sidecar {
-    /// That of the image at `image`, whether it is there or not.
+    /// Returns the folder of the image at `image`, whether it exists or not.
     pub(crate) fn of(image: &Path) -> Self {
         Self {
             root: image.join(SIDECAR),
@@ -167,14 +167,14 @@ impl Sidecar {
         self.path("backups").join(id.to_string())
     }
 
-    /// The runs that have backups.
+    /// Returns the runs that have backups.
     pub(crate) fn runs_with_backups(&self) -> impl Iterator<Item = u64> {
         let dirs = std::fs::read_dir(self.path("backups"));
         let dirs = dirs.into_iter().flatten().flatten();
         dirs.filter_map(|dir| dir.file_name().to_str()?.parse().ok())
     }
 
-    /// Makes the folder `name` in it, as the one whose image it is may use it.
+    /// Creates the folder `name` in it. The owner of the image can use it.
     pub(crate) fn make(&self, name: &str) -> Result<PathBuf> {
         let failed = |e| {
             Error::io("create the journal's directory", e)
@@ -199,8 +199,8 @@ impl Sidecar {
                         .map_err(failed)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    // Through a symlink it would write and remove files elsewhere, perhaps
-                    // as root.
+                    // A symlink would redirect writes and removals to another place, perhaps as
+                    // root.
                     if !at.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
                         return Err(refused(
                             "not a directory",
@@ -215,8 +215,7 @@ impl Sidecar {
         Ok(path)
     }
 
-    /// Makes the file `path` in it, as the one whose image it is may use it, whatever
-    /// the umask is.
+    /// Creates the file `path` in it. The owner of the image can use it, whatever the umask is.
     pub(crate) fn create(&self, path: &Path, mode: u32) -> Result<File> {
         let failed = |e| Error::io("create the journal's file", e).with_path(path);
         let file = OpenOptions::new()
@@ -230,7 +229,7 @@ impl Sidecar {
         Ok(file)
     }
 
-    /// Gives `file` to the one whose image it is.
+    /// Gives `file` to the owner of the image.
     fn give(&self, file: &File, mode: u32) -> io::Result<()> {
         let image = self.root.parent().unwrap_or(&self.root).metadata()?;
         if geteuid().is_root() && file.metadata()?.uid() != image.uid() {
@@ -239,7 +238,7 @@ impl Sidecar {
         file.set_permissions(Permissions::from_mode(mode))
     }
 
-    /// Writes a small file in it, whole or not at all.
+    /// Writes a small file in it, completely or not at all.
     pub(crate) fn put(&self, name: &str, text: &[u8]) -> Result<()> {
         self.make("")?;
         let path = self.path(name);
@@ -251,7 +250,7 @@ impl Sidecar {
         file.commit()
     }
 
-    /// Removes the backups of promotes that are long past.
+    /// Removes the backups of old promotes.
     pub(crate) fn prune(&self, newest: u64) {
         for id in self.runs_with_backups() {
             let dir = self.backups(id);
@@ -273,12 +272,12 @@ pub(crate) struct Journal {
     file: BufWriter<File>,
     backups: Option<Directory>,
     next_backup: u64,
-    /// Files that have their names.
+    /// The number of files that have their names.
     named: u64,
 }
 
 impl Journal {
-    /// Begins the record of a run, on stable storage before anything else is done.
+    /// Begins the record of a run. It is on stable storage before anything else is done.
     pub(crate) fn begin(sidecar: &Sidecar, begin: Begin) -> Result<Self> {
         let dir = sidecar.make("journal")?;
         let id = begin.id;
@@ -303,16 +302,16 @@ impl Journal {
         self.id
     }
 
-    /// Adds a line; [`Journal::sync`] makes it last.
+    /// Adds a line. [`Journal::sync`] brings it onto stable storage.
     pub(crate) fn line(&mut self, line: &Line) -> Result<()> {
         let failed = |e| Error::io("write the journal", e).with_path(&self.path);
         let text = serde_json::to_string(line).map_err(|e| failed(e.into()))?;
         writeln!(self.file, "{text}").map_err(failed)
     }
 
-    /// Keeps what `old` holds, as a copy: a second name for the same bytes would change
-    /// with the file, which stays in its place when the run stops before the rename, and
-    /// may be edited there. Where the file system shares blocks, the copy takes none.
+    /// Keeps the content of `old`, as a copy. A hard link would change with the file, which stays
+    /// in its place if the run stops before the rename, and may be edited there. If the file
+    /// system can share blocks, the copy takes no space.
     pub(crate) fn keep(&mut self, old: &File) -> Result<Backup> {
         let path = self.sidecar.backups(self.id);
         let failed = |e| {
@@ -333,14 +332,14 @@ impl Journal {
         let mut from = old;
         from.rewind().map_err(failed)?;
         io::copy(&mut from, &mut &copy).map_err(failed)?;
-        // The sum is that of the copy, even if the file was changed meanwhile.
+        // The checksum is that of the copy, even if the file was changed in the meantime.
         let sha256 = bytes::sum(&copy).map_err(failed)?;
         settle(&copy).map_err(failed)?;
         Ok(Backup { sha256, name })
     }
 
-    /// Notes that the next `files` have their names, and `unsure` more may have. It need
-    /// not last where the run is cut off: without it they are looked at.
+    /// Notes that the next `files` have their names, and that `unsure` more may have them. This
+    /// line may be lost if the run is cut off: the files are then checked instead.
     pub(crate) fn named(&mut self, files: u64, unsure: u64) -> Result<()> {
         self.named += files;
         let files = self.named;
@@ -350,7 +349,7 @@ impl Journal {
             .map_err(|e| Error::io("write the journal", e).with_path(&self.path))
     }
 
-    /// Brings the record and its backups onto stable storage.
+    /// Syncs the record and its backups to stable storage.
     pub(crate) fn sync(&mut self) -> Result<()> {
         let failed = |e| Error::io("sync the journal", e).with_path(&self.path);
         self.file.flush().map_err(failed)?;
@@ -370,12 +369,12 @@ impl Journal {
     }
 }
 
-/// The time, as records have it.
+/// Returns the time in the format of the records.
 pub(crate) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// The user that runs this, and the machine.
+/// Returns the names of the user and of the machine.
 pub(crate) fn who() -> (String, String) {
     let uid = nix::unistd::getuid();
     let user = nix::unistd::User::from_uid(uid)

@@ -1,4 +1,4 @@
-//! What each run did, kept in the image.
+//! The record in the image of what each run did.
 
 pub(crate) mod history;
 pub(crate) mod journal;

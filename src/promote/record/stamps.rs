@@ -1,11 +1,11 @@
-//! What was the same when it was last looked at, and has not been touched since.
+//! Remembers files that were equal when they were last compared and have not been touched since.
 //!
-//! Comparing bytes takes reading all of them, twice. So each run that writes notes the
-//! inode, size, modification and change time of both sides, as git's index does (of a
-//! file of the overlay, git's id of its bytes); the next one reads only what was
-//! touched. The kernel sets the change time whenever a file changes, and nobody can set
-//! it back. One that is so young that another change could have the same time is not
-//! noted.
+//! Comparing two files means reading both of them completely. Therefore each run that writes
+//! saves the inode, size, modification time and change time of both sides, as git's index does
+//! (for a file of the overlay, the git object ID of its bytes). The next run reads only files
+//! that were touched. The kernel sets the change time whenever a file changes, and no program can
+//! set it back. If the change time is so recent that another change could get the same time, the
+//! file is not saved.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -22,10 +22,10 @@ use crate::promote::trees::Trees;
 
 const NAME: &str = "stamps.json";
 
-/// Longer than a tick of any kernel's clock for files (10 ms at 100 Hz).
+/// Longer than a tick of the clock that the kernel uses for files (10 ms at 100 Hz).
 const TICK: Duration = Duration::from_millis(25);
 
-/// What tells one version of a source from another.
+/// The key of one version of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Version {
@@ -40,13 +40,14 @@ struct Line {
     there: StatKey,
 }
 
-/// Both sides, by place; the image's alone where the source is made for each run.
+/// The keys of both sides, by place. Only the image's side is there if the source is created anew
+/// for each run.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps(HashMap<Place, (Option<Version>, StatKey)>);
 
 impl Stamps {
-    /// Those that the last run noted; none where they cannot be read, which only takes
-    /// longer.
+    /// Reads the keys that the last run saved. If they cannot be read, the result is empty, and
+    /// the run only takes longer.
     pub(crate) fn read(sidecar: &Sidecar) -> Self {
         let Ok(text) = std::fs::read(sidecar.path(NAME)) else {
             return Self::default();
@@ -60,8 +61,8 @@ impl Stamps {
         Self(lines.into_iter().map(pair).collect())
     }
 
-    /// The length in bytes of what is at `place`, if both sides are as they were when
-    /// they were the same.
+    /// Returns the length in bytes of the file at `place`, if both sides are unchanged since they
+    /// were equal.
     pub(crate) fn vouch(&self, place: &Place, before: &Before) -> Option<u64> {
         let (source, there) = self.0.get(place)?;
         let (source_now, there_now) = before.sides.get(place)?;
@@ -69,24 +70,24 @@ impl Stamps {
         same.then_some(there.bytes)
     }
 
-    /// Whether what is at `place` now is what was there when it was the same.
+    /// Returns whether the file at `place` is unchanged since it was equal.
     pub(crate) fn is_untouched(&self, place: &Place, now: Option<&StatKey>) -> bool {
         let noted = self.0.get(place).map(|(_, there)| there);
         noted.is_some() && noted == now
     }
 
-    /// Notes `items`, all of which are in the image now; `before` is from before they
-    /// were compared.
+    /// Saves the keys of `items`, all of which are now in the image. `before` has the keys from
+    /// before the comparison.
     pub(crate) fn write(
         sidecar: &Sidecar,
         trees: &Trees,
         items: &[Item],
         before: &Before,
     ) -> Result<()> {
-        // What was named just now could change within the same tick of the clock.
+        // A file that has just got its name could change again within the same tick of the clock.
         std::thread::sleep(TICK * 2);
         let now = SystemTime::now();
-        // Others stay: each vouches for itself.
+        // The other entries stay valid, since each describes one file.
         let mut known = Self::read(sidecar).0;
         for item in items {
             known.remove(&item.place);
@@ -96,7 +97,7 @@ impl Stamps {
             let there = trees.tree(item.place.zone)?.stat_key(&item.place.path);
             let Ok(there) = there else { continue };
             let is_same = if item.is_to_be_written() {
-                // A file that was changed since has another time than its source.
+                // If the file was changed since, its time differs from that of its source.
                 Some(there.modified) == modified(&item.content, source.as_ref())
                     && there.is_older_than(now, TICK)
             } else {
@@ -126,7 +127,7 @@ impl Stamps {
     }
 }
 
-/// Both sides before anything is read.
+/// The keys of both sides before anything is read.
 pub(crate) struct Before {
     time: SystemTime,
     sides: HashMap<Place, (Option<Version>, Option<StatKey>)>,
@@ -137,7 +138,7 @@ impl Before {
         let both = |item: &Item| {
             let source = match &item.content {
                 Content::Committed(blob, _) => Some(Version::Object(blob.oid.clone())),
-                // Checked by its sum each time.
+                // The checksum of a backup is checked each time.
                 Content::Backup(..) => None,
                 content => sources.stamp(content).map(Version::File),
             };
@@ -151,13 +152,13 @@ impl Before {
         }
     }
 
-    /// What was at `place`.
+    /// Returns the key of the file at `place`.
     pub(crate) fn there(&self, place: &Place) -> Option<&StatKey> {
         self.sides.get(place)?.1.as_ref()
     }
 }
 
-/// The modification time that a file is given which is written from `content`.
+/// Returns the modification time that a file gets if it is written from `content`.
 fn modified(content: &Content, source: Option<&Version>) -> Option<(i64, i64)> {
     match (content, source) {
         (Content::Committed(_, given) | Content::Backup(_, given), _) => {
