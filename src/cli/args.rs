@@ -280,7 +280,7 @@ pub(super) struct MountArgs {
     #[arg(short, long)]
     pub foreground: bool,
 
-    /// Serve the intact files of a broken image
+    /// Serve the intact parts of a broken image
     #[arg(long)]
     pub lenient: bool,
 

@@ -10,11 +10,11 @@
 //! | --- | --- |
 //! | 8 | `LBPINDX1` |
 //! | 8 | length of the source, in bytes |
-//! | 12 | when the source was changed: seconds since 1970, nanoseconds; 0 of a device |
+//! | 12 | when the source was changed: seconds since 1970, nanoseconds; 0 for a device |
 //! | 1, 8 | the dialect (32 or 64), the number of files |
 //! | for each file: 1, 8 | length of the name, size of the file, both in bytes |
 //! | that length | the name |
-//! | 32 | SHA-256 of all that |
+//! | 32 | SHA-256 of everything above |
 //!
 //! Integers are little-endian.
 

@@ -1,5 +1,4 @@
-//! Runs the `git` command in such a way that the caller's environment does not change its
-//! answers.
+//! Runs the `git` command, so that only git's own answers decide.
 //!
 //! A crate would have to support everything that users configure (credentials, ssh, filters,
 //! worktrees, alternates). The command supports it by definition.
