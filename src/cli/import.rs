@@ -168,7 +168,7 @@ fn refuse_an_image_as_dest(args: &ImportArgs) -> Result<()> {
         .advice(format!("lbpayload import --device {image} {after}")))
 }
 
-/// What happened, in a line that leaves out what did not.
+/// Returns a one-line summary of what happened. It leaves out what did not happen.
 fn words(args: &ImportArgs, device: &Path, report: &Report) -> String {
     let (device, dest) = (device.display(), args.dest.display());
     let may_differ = matches!(args.existing, ExistingPolicy::Keep);
