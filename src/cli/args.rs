@@ -302,18 +302,18 @@ pub(super) struct MountArgs {
 
 const MOUNT_OPTIONS: &str = "\
 Mount options:
-  allow_other           everybody may look inside, as the files' modes allow
-  allow_root            root may, beside who mounted it, whose alone the files then are
+  allow_other           let all users read the files, as the file modes allow
+  allow_root            let root and the user who mounted it read the files, nobody else
   auto_unmount          unmount even when the server is killed
-  uid=N, gid=N          whose the files are shown to be; yours unless told
-  umask=OCTAL           taken from their modes, 0444 (files) and 0555 (directory)
-  fsname=NAME           the first field of /proc/mounts; SRC unless told
-  offset=BYTES          the payload starts that far into SRC (K, M and G work)
-  timeout=SECONDS       unmount when nobody has used it for that long
+  uid=N, gid=N          owner and group of the files (default: those of the caller)
+  umask=OCTAL           bits to remove from the modes 0444 (files) and 0555 (directory)
+  fsname=NAME           the first field of /proc/mounts (default: SRC)
+  offset=BYTES          where the payload starts in SRC (suffixes K, M and G)
+  timeout=SECONDS       unmount after this time without use
   direct_io             read past the mount's page cache: better for several readers of
                         large files that are read once, worse for everything else
   lenient, direct=WHEN, index=FILE
-                        as the options above
+                        the same as the command line options
   noexec                nothing on it can be executed
 It is always ro, nosuid and nodev. What mount(8) and fstab add is accepted.";
 

@@ -203,7 +203,7 @@ fn a_checksum_that_does_not_match_keeps_its_file_out_and_no_other() {
         .chain([&*device.path, &dest, Path::new("--checksums"), &file]));
     let ran = ran.exits(1).says("`file of 511`").says("`file of 3145745`");
     assert!(
-        ran.says("2 of 21 files were not imported")
+        ran.says("2 of 21 files not imported")
             .stdout
             .contains("19 files")
     );
