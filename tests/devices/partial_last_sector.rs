@@ -18,7 +18,7 @@ fn model_of(total: usize) -> Model {
     .into()
 }
 
-const PAD: &str = "lbpayload pack --pad 4096";
+const PAD: &str = "truncate -s %4096 IMAGE";
 
 #[track_caller]
 fn every_command_fails(device: &Path, dest: &Path, texts: &[&str]) {
