@@ -102,7 +102,7 @@ fn a_source_that_is_none_is_refused_with_a_reason() {
     for (source, reason) in [
         (dir.join("missing"), "No such file or directory"),
         (dir.clone(), "directory"),
-        (write("empty", b""), "not a payload"),
+        (write("empty", b""), "is empty"),
         (write("noise", &noise(1, 9000)), "not a payload"),
         (write("short", b"LBPAYLD1"), "cut off"),
         ("/dev/null".into(), "/dev/null"),
@@ -125,7 +125,7 @@ fn an_offset_behind_the_end_or_beside_the_payload_is_refused() {
     at(len + 1)
         .says(&(len + 1).to_string())
         .says(&len.to_string());
-    at(len).says("not a payload");
+    at(len).says("is empty");
     at(1).says("not a payload");
     at(usize::MAX).says(&usize::MAX.to_string());
     assert!(!is_mounted(&fixture.point));

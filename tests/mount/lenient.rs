@@ -91,7 +91,7 @@ fn of_many_small_files_those_before_the_cut_are_shown() {
         assert_eq!(content(&filesystem, 8), b"");
         let all = problem(&filesystem, 1).unwrap();
         assert!(
-            all.starts_with("2 problems, the first: the header counts 1000 files"),
+            all.starts_with("2 problems, the first: the header claims 1000 files"),
             "{all}"
         );
     }
