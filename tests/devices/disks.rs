@@ -1,4 +1,4 @@
-//! Disks of the kinds that the tests need. Each goes away when it is dropped.
+//! Disks of the kinds that the tests need. Each is removed when it is dropped.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -9,10 +9,10 @@ use std::process::Command;
 
 use crate::support::{Image, Loop, check, noise, tree};
 
-/// Names and bytes: what a payload holds and a destination must.
+/// Names and contents: what a payload holds and what a destination must hold.
 pub type Model = BTreeMap<String, Vec<u8>>;
 
-/// Files of every size at which something ends or begins, under awkward names.
+/// Files of all sizes around block, sector and page limits, with unusual names.
 pub fn awkward() -> Model {
     let sizes = [0, 1, 511, 512, 513, 4095, 4096, 4097];
     let kib = [65535, 65536, 65537];
@@ -38,7 +38,7 @@ pub fn awkward() -> Model {
     model
 }
 
-/// The image of a model, its entries in an order that is nobody's sorted one.
+/// The image of a model. Its entries are not in sorted order.
 pub fn image(model: &Model) -> Image {
     let mut files: Vec<(&str, &[u8])> = model.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
     let middle = files.len() / 2;
@@ -46,7 +46,7 @@ pub fn image(model: &Model) -> Image {
     Image::new(&files)
 }
 
-/// Asserts that `dir` holds the model, and nothing else: no staging directory either.
+/// Asserts that `dir` holds the model and nothing else, not even a staging directory.
 #[track_caller]
 pub fn assert_holds(dir: &Path, model: &Model) {
     let found = tree(dir);
@@ -82,8 +82,8 @@ pub fn backing(dir: &Path, name: &str, bytes: &[u8], size: u64) -> PathBuf {
     path
 }
 
-/// A disk that starts with `bytes`: a loop device over `dir/name`, 8 MiB larger
-/// than they are.
+/// A disk that starts with `bytes`: a loop device over `dir/name`, 8 MiB larger than
+/// `bytes`.
 pub fn disk(dir: &Path, name: &str, bytes: &[u8], sector: u32) -> Loop {
     let size = (bytes.len() as u64).next_multiple_of(4096) + (8 << 20);
     Loop::attach(&backing(dir, name, bytes, size), sector)
@@ -106,7 +106,7 @@ pub fn size(path: &Path) -> u64 {
     sectors.trim().parse::<u64>().unwrap() * 512
 }
 
-/// The first bytes of a device, past the page cache.
+/// The first bytes of a device, read with direct I/O.
 pub fn first_bytes(path: &Path, len: usize) -> Vec<u8> {
     let block = 4096_usize;
     let out = Command::new("dd")
@@ -127,7 +127,7 @@ pub fn first_bytes(path: &Path, len: usize) -> Vec<u8> {
     out.stdout[..len].to_vec()
 }
 
-/// A disk of 64 MiB with two partitions, the second of which starts with some bytes.
+/// A disk of 64 MiB with two partitions. The second one starts with the given bytes.
 pub struct Partitioned {
     pub disk: Loop,
     pub first: PathBuf,
@@ -135,7 +135,7 @@ pub struct Partitioned {
 }
 
 impl Partitioned {
-    /// `label` is sfdisk's: "gpt" or "dos".
+    /// `label` is the partition table type as sfdisk names it: "gpt" or "dos".
     pub fn make(dir: &Path, label: &str, sector: u32, second: &[u8]) -> Self {
         let file = backing(dir, &format!("{label}-{sector}.img"), &[], 64 << 20);
         let disk = Loop::with(&file, &["--partscan", "--sector-size", &sector.to_string()]);
@@ -154,7 +154,8 @@ impl Partitioned {
             .unwrap();
         assert!(sfdisk.wait().unwrap().success());
         if !Path::new(&format!("/sys/class/block/{}p2", name(&disk.path))).exists() {
-            // A kernel without a parser for this table learns of it by partx.
+            // A kernel that cannot parse this table learns of the partitions from
+            // partx.
             check(Command::new("partx").arg("--add").arg(&disk.path));
         }
         let part = |n| PathBuf::from(format!("{}p{n}", disk.path.display()));
@@ -170,7 +171,7 @@ impl Partitioned {
         this
     }
 
-    /// Nobody but devtmpfs makes them where there is no udev.
+    /// Without udev, only devtmpfs creates the nodes.
     fn ensure_nodes(&self) {
         for path in [&self.first, &self.second] {
             if !path.exists() {
@@ -195,7 +196,7 @@ impl Drop for Partitioned {
     }
 }
 
-/// A loop device that is attached to nothing, of a number that nobody else takes.
+/// A loop device without a backing file, with a number that nothing else uses.
 pub struct Unattached {
     pub path: PathBuf,
     number: libc::c_long,
@@ -220,8 +221,8 @@ impl Unattached {
             .read(true)
             .write(true)
             .open("/dev/loop-control")?;
-        // SAFETY: the descriptor is open for the length of the call, and the two
-        // requests made here take a plain number and touch no memory.
+        // SAFETY: the descriptor is open during the call, and the two requests made
+        // here take a plain number and access no memory.
         let rc = unsafe { libc::ioctl(control.as_raw_fd(), request, self.number) };
         if rc < 0 {
             Err(std::io::Error::last_os_error())
@@ -238,15 +239,14 @@ impl Drop for Unattached {
     }
 }
 
-/// Reads through the page cache, which then holds what was read as long as the
-/// file stays open.
+/// Reads through the page cache, which keeps the data as long as the file stays open.
 pub fn read_buffered(file: &File, len: usize) -> Vec<u8> {
     let mut buf = vec![0; len];
     file.read_exact_at(&mut buf, 0).unwrap();
     buf
 }
 
-/// Whether a device can be opened at all, and if not, why.
+/// The error when the device is opened, if there is one.
 pub fn open_error(path: &Path) -> Option<std::io::Error> {
     let open = OpenOptions::new()
         .read(true)

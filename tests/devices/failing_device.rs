@@ -1,4 +1,4 @@
-//! A device that cannot be read half-way.
+//! A device that has unreadable sectors half-way.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::{alone, needs_devices};
 
 const BAD: u64 = (4 << 20) + 3 * 4096;
 
-/// A disk of which everything from `BAD` on, in its last file's data, is EIO: the
-/// file beneath the loop device has been cut off.
+/// A disk that returns EIO for everything from `BAD` on, in its last file's data: the
+/// backing file of the loop device has been truncated.
 fn failing(dir: &TempDir, image: &Image, sector: u32) -> Loop {
     let device = disk(dir.path(), "disk", &image.bytes(), sector);
     let beneath = OpenOptions::new()
@@ -29,7 +29,7 @@ fn image() -> Image {
 }
 
 #[test]
-fn an_import_from_a_failing_device_keeps_the_files_before_the_fault() {
+fn import_keeps_the_files_before_an_unreadable_sector() {
     needs_devices!();
     let _alone = alone();
     for sector in [512, 4096] {
@@ -56,7 +56,7 @@ fn an_import_from_a_failing_device_keeps_the_files_before_the_fault() {
 }
 
 #[test]
-fn verify_tells_where_a_failing_device_fails() {
+fn verify_reports_the_offset_of_the_read_error() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -76,7 +76,7 @@ fn verify_tells_where_a_failing_device_fails() {
 }
 
 #[test]
-fn a_file_that_ends_in_the_sector_before_the_fault_is_whole() {
+fn import_completes_the_file_that_ends_just_before_the_unreadable_sector() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ fn a_file_that_ends_in_the_sector_before_the_fault_is_whole() {
 }
 
 #[test]
-fn what_lies_before_or_behind_the_fault_can_still_be_had() {
+fn files_before_and_after_the_unreadable_sectors_can_be_read() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ fn what_lies_before_or_behind_the_fault_can_still_be_had() {
     let ran = run([Path::new("cat"), &device.path, Path::new("large")]).exits(0);
     assert!(ran.stdout_bytes == noise(2, 1 << 20));
     run([Path::new("list"), &device.path]).exits(0);
-    // A probe reads headers, and those are whole.
+    // A probe reads only the headers, which are readable.
     run([Path::new("probe"), &device.path]).exits(0);
     let dest = dir.path().join("dest");
     let args = [

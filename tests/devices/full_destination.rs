@@ -1,4 +1,4 @@
-//! Destinations that are full, fill up, or cannot be written.
+//! Destinations that are full, become full, or cannot be written.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn too_few_bytes_are_refused_in_the_plan_with_both_numbers() {
+fn too_little_free_space_is_refused_before_writing_and_reports_both_sizes() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -52,7 +52,7 @@ fn too_few_bytes_are_refused_in_the_plan_with_both_numbers() {
 }
 
 #[test]
-fn too_few_inodes_are_refused_in_the_plan_with_both_numbers() {
+fn too_few_inodes_are_refused_before_writing_and_reports_both_counts() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -72,14 +72,15 @@ fn too_few_inodes_are_refused_in_the_plan_with_both_numbers() {
 }
 
 #[test]
-fn a_plan_that_fits_to_the_last_inode_is_carried_out_or_refused() {
+fn import_that_needs_every_free_inode_succeeds_or_is_refused() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let model: Model = (0..40).map(|n| (format!("{n}"), noise(n, 10))).collect();
     let device = disk(dir.path(), "disk", &image(&model).bytes(), 512);
     let tmpfs = Mounted::tmpfs(dir.path(), 8 << 20);
-    // The root is one; forty are left, and the staging directory takes another.
+    // The root takes one inode. Forty are left for forty files and the staging
+    // directory.
     check(
         Command::new("mount")
             .args(["-o", "remount,nr_inodes=41"])
@@ -95,7 +96,7 @@ fn a_plan_that_fits_to_the_last_inode_is_carried_out_or_refused() {
 }
 
 #[test]
-fn what_is_there_already_needs_no_room() {
+fn existing_files_need_no_free_space() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -111,15 +112,16 @@ fn what_is_there_already_needs_no_room() {
     assert_holds(&tmpfs.path, &model);
 }
 
-/// Runs the import where no file can get larger than `kib`, which it meets
-/// half-way, as it would a quota.
+/// Runs the import with a file size limit of `kib`. The write that reaches the limit
+/// fails, as it would with a quota.
 fn import_below(kib: u64, device: &Path, dest: &Path) -> Ran {
     let script = format!(
         "trap '' XFSZ; ulimit -f {}; exec \"$0\" import --device \"$@\"",
         kib * 2
     );
     let program = env!("CARGO_BIN_EXE_lbpayload");
-    // POSIX counts in blocks of 512 bytes, which sh (dash) does and bash does not.
+    // `ulimit -f` in POSIX (and in sh, which is dash) counts blocks of 512 bytes.
+    // bash counts blocks of 1024 bytes.
     Ran::of(
         Command::new("dash")
             .args(["-c", &script, program])
@@ -128,7 +130,7 @@ fn import_below(kib: u64, device: &Path, dest: &Path) -> Ran {
 }
 
 #[test]
-fn a_write_that_fails_half_way_leaves_the_complete_files_and_nothing_else() {
+fn failing_write_leaves_only_complete_files() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -160,7 +162,7 @@ fn a_write_that_fails_half_way_leaves_the_complete_files_and_nothing_else() {
             "{left:?}"
         );
         assert!(!left.contains(&"c too large".into()));
-        // Another run goes on from there.
+        // Another run completes the import.
         let again = import(&device.path, &dest).exits(0);
         assert!(
             again.stdout.contains(&format!("{} kept", left.len())),
@@ -172,7 +174,7 @@ fn a_write_that_fails_half_way_leaves_the_complete_files_and_nothing_else() {
 }
 
 #[test]
-fn a_run_that_a_signal_kills_half_way_leaves_nothing_that_the_next_does_not_remove() {
+fn next_import_removes_everything_that_a_killed_import_left() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -185,7 +187,7 @@ fn a_run_that_a_signal_kills_half_way_leaves_nothing_that_the_next_does_not_remo
     let device = disk(dir.path(), "disk", &Image::new(&files).bytes(), 512);
     let tmpfs = Mounted::tmpfs(dir.path(), 128 << 20);
     let dest = tmpfs.path.join("dest");
-    // SIGXFSZ, as SIGKILL, ends it on the spot.
+    // SIGXFSZ kills the program at once, as SIGKILL would.
     let mut killed = Command::new("prlimit");
     killed
         .arg("--fsize=4194304")
@@ -196,17 +198,23 @@ fn a_run_that_a_signal_kills_half_way_leaves_nothing_that_the_next_does_not_remo
             .args(["import", "--device"])
             .args([&device.path, &dest]),
     );
-    assert_eq!(ran.status, None, "the limit does not kill: no test");
+    assert_eq!(
+        ran.status, None,
+        "the file size limit must kill the program"
+    );
     for (name, bytes) in tree(&dest) {
         let whole = model.get(&name) == Some(&bytes);
-        assert!(whole || name == ".lbpayload-staging", "{name}: not whole");
+        assert!(
+            whole || name == ".lbpayload-staging",
+            "{name} is incomplete"
+        );
     }
     import(&device.path, &dest).exits(0);
     assert_holds(&dest, &model);
 }
 
 #[test]
-fn a_destination_that_is_mounted_read_only_is_named() {
+fn error_names_a_destination_that_is_mounted_read_only() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! `lbpayload import` from loop devices onto real file systems, against a model.
+//! `lbpayload import` from loop devices onto real file systems, compared with a
+//! model.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,7 +18,7 @@ fn import(device: &Path, dest: &Path, options: &[&str]) -> Value {
     args.extend([device.into(), dest.into()]);
     args.extend(options.iter().map(Into::into));
     let ran = run(args).exits(0);
-    assert_eq!(ran.stderr, "", "off a terminal it says nothing");
+    assert_eq!(ran.stderr, "", "prints nothing without a terminal");
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(
         (&report["source"], &report["dest"]),
@@ -42,9 +43,9 @@ fn modes(report: &Value) -> (&str, Option<&str>) {
     )
 }
 
-/// Imports the awkward files from disks of both sector sizes into `root`, in all
-/// ways, and returns the write modes of auto and of never.
-fn every_size_arrives(root: &Path) -> Vec<[String; 2]> {
+/// Imports the files of `awkward` from disks of both sector sizes into `root`, with
+/// every combination of options, and returns the write modes of auto and of never.
+fn assert_every_size_is_imported(root: &Path) -> Vec<[String; 2]> {
     let model = awkward();
     let (files, bytes) = (
         model.len() as u64,
@@ -85,43 +86,43 @@ fn every_size_arrives(root: &Path) -> Vec<[String; 2]> {
 }
 
 #[test]
-fn every_size_and_name_arrives_on_ext4() {
+fn files_of_every_size_and_name_are_imported_on_ext4() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let ext4 = Mounted::make("ext4", dir.path(), 256 << 20);
-    for [auto, never] in every_size_arrives(&ext4.path) {
+    for [auto, never] in assert_every_size_is_imported(&ext4.path) {
         assert_eq!(auto, "direct");
         assert!(["uncached", "buffered"].contains(&&*never), "{never}");
     }
 }
 
 #[test]
-fn every_size_and_name_arrives_on_xfs() {
+fn files_of_every_size_and_name_are_imported_on_xfs() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let xfs = Mounted::make("xfs", dir.path(), 512 << 20);
-    for [auto, never] in every_size_arrives(&xfs.path) {
+    for [auto, never] in assert_every_size_is_imported(&xfs.path) {
         assert_eq!(auto, "direct");
         assert!(["uncached", "buffered"].contains(&&*never), "{never}");
     }
 }
 
 #[test]
-fn every_size_and_name_arrives_on_tmpfs() {
+fn files_of_every_size_and_name_are_imported_on_tmpfs() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let tmpfs = Mounted::tmpfs(dir.path(), 128 << 20);
-    // Whether a tmpfs takes O_DIRECT is the kernel's business.
-    for [_, never] in every_size_arrives(&tmpfs.path) {
+    // Whether a tmpfs supports O_DIRECT depends on the kernel.
+    for [_, never] in assert_every_size_is_imported(&tmpfs.path) {
         assert!(["uncached", "buffered"].contains(&&*never), "{never}");
     }
 }
 
 #[test]
-fn direct_always_is_direct_on_both_sides() {
+fn direct_always_reads_and_writes_with_direct_io() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +136,7 @@ fn direct_always_is_direct_on_both_sides() {
 }
 
 #[test]
-fn only_what_differs_is_written_again() {
+fn second_import_writes_only_files_that_differ() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -144,7 +145,7 @@ fn only_what_differs_is_written_again() {
     let device = disk(dir.path(), "disk", &image(&model).bytes(), 512);
     let dest = ext4.path.join("dest");
     import(&device.path, &dest, &[]);
-    // One byte of a large file, the length of a small one, and one is gone.
+    // Change one byte of a large file, shorten a small one, and remove a third.
     let mut large = model["file of 3145745"].clone();
     *large.last_mut().unwrap() ^= 1;
     fs::write(dest.join("file of 3145745"), large).unwrap();
@@ -157,7 +158,7 @@ fn only_what_differs_is_written_again() {
 }
 
 #[test]
-fn named_files_alone_are_imported_and_a_dry_run_writes_nothing() {
+fn import_of_named_files_imports_only_these_and_dry_run_writes_nothing() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -180,7 +181,7 @@ fn named_files_alone_are_imported_and_a_dry_run_writes_nothing() {
 }
 
 #[test]
-fn a_checksum_that_does_not_match_keeps_its_file_out_and_no_other() {
+fn only_the_file_with_a_wrong_checksum_is_not_imported() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -212,7 +213,7 @@ fn a_checksum_that_does_not_match_keeps_its_file_out_and_no_other() {
 }
 
 #[test]
-fn verify_list_and_cat_read_the_device_to_the_last_byte() {
+fn verify_list_and_cat_read_a_payload_that_fills_the_device() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -265,7 +266,7 @@ fn verify_list_and_cat_read_the_device_to_the_last_byte() {
 }
 
 #[test]
-fn list_tells_the_size_of_the_device_and_of_the_payload() {
+fn list_reports_device_size_and_payload_size() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();

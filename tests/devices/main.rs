@@ -1,5 +1,6 @@
-//! The program on real block devices: loop devices of 512 and 4096 byte sectors,
-//! partitions, file systems. Needs root, and says aloud when it skips for that.
+//! The program on real block devices: loop devices with sectors of 512 and 4096
+//! bytes, partitions, file systems. Needs root. Without root the tests are skipped
+//! with a message.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -20,8 +21,8 @@ mod same_payload_twice;
 
 use std::sync::{Mutex, MutexGuard};
 
-/// A probe of the whole machine sees every test's devices, so one test runs at a
-/// time. A test that failed is in nobody's way.
+/// A probe of the whole machine sees the devices of every test, so only one test runs
+/// at a time. A failed test does not block the next one.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE

@@ -1,5 +1,5 @@
-//! The program in a mount namespace of its own, where the machine has just the
-//! devices that a test wants it to have.
+//! Runs the program in a mount namespace of its own, where it sees only the devices
+//! that a test gives it.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use crate::disks::{name, number, size};
 use crate::support::{Ran, TempDir};
 
-/// What lists the devices in the view. `Proc` lacks /sys, `Dev` lacks both.
+/// What lists the devices in the namespace. `Proc` has no /sys, `Dev` has neither
+/// /sys nor /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listing {
     Sys,
@@ -18,8 +19,8 @@ pub enum Listing {
     Dev,
 }
 
-/// A machine with certain block devices. Its /dev is its own, so that a node made
-/// there is made in the view only; so is its directory for temporary files.
+/// A machine with certain block devices. It has its own /dev, so that a node created
+/// there does not appear on the host, and its own directory for temporary files.
 pub struct View {
     dir: TempDir,
     listing: Listing,
@@ -52,32 +53,33 @@ impl View {
         self
     }
 
-    /// /dev cannot be written.
+    /// /dev is read-only.
     pub fn with_read_only_dev(mut self) -> Self {
         self.read_only_dev = true;
         self
     }
 
-    /// The program lacks a capability ("mknod", "sys_admin").
+    /// The program does not have a capability ("mknod", "sys_admin").
     pub fn without(mut self, capability: &'static str) -> Self {
         self.without.push(capability);
         self
     }
 
-    /// What is in its directory for temporary files.
+    /// The files in its directory for temporary files.
     pub fn temporary_files(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.dir.path().join("tmp")).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// Runs lbpayload in the view.
+    /// Runs lbpayload in the namespace.
     #[track_caller]
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
         let program = Path::new(env!("CARGO_BIN_EXE_lbpayload"));
         self.run_program(program, args)
     }
 
-    /// Runs a shell script in the view; `$0` is lbpayload, `$1` and on are `args`.
+    /// Runs a shell script in the namespace. `$0` is lbpayload, `$1` and following
+    /// are `args`.
     #[track_caller]
     pub fn script<S: AsRef<OsStr>>(&self, script: &str, args: impl IntoIterator<Item = S>) -> Ran {
         let first = ["-uc", script, env!("CARGO_BIN_EXE_lbpayload")];
@@ -86,7 +88,7 @@ impl View {
         self.run_program(Path::new("sh"), all)
     }
 
-    /// Runs a program in the view.
+    /// Runs a program in the namespace.
     #[track_caller]
     pub fn run_program<S: AsRef<OsStr>>(
         &self,
@@ -104,12 +106,16 @@ impl View {
             .current_dir("/")
             .stdin(Stdio::null());
         let ran = Ran::of(&mut command);
-        assert!(ready.exists(), "the view could not be made: {}", ran.stderr);
+        assert!(
+            ready.exists(),
+            "could not set up the namespace: {}",
+            ran.stderr
+        );
         fs::remove_file(ready).unwrap();
         ran
     }
 
-    /// The shell script that makes the view and then becomes the program.
+    /// The shell script that sets up the namespace and then executes the program.
     fn setup(&self) -> String {
         let dir = self.dir.path().display();
         let mut script = String::new();
@@ -157,7 +163,8 @@ impl View {
         script
     }
 
-    /// /proc/partitions as the kernel writes it, in the order the test named them.
+    /// /proc/partitions in the kernel's format, with the devices in the order given
+    /// by the test.
     fn partitions(&self) -> String {
         let mut text = "major minor  #blocks  name\n\n".to_owned();
         for device in &self.devices {

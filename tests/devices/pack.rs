@@ -8,7 +8,7 @@ use crate::disks::{Model, Partitioned, assert_holds, backing, first_bytes};
 use crate::support::{Image, Loop, Mounted, Ran, TempDir, check, lbpayload, noise, run, sha256sum};
 use crate::{alone, needs_devices};
 
-/// Inputs in a directory, and the payload that they are.
+/// Inputs in a directory, and the payload that they produce.
 struct Inputs {
     dir: TempDir,
     model: Model,
@@ -53,14 +53,14 @@ impl Inputs {
     }
 }
 
-/// A disk full of noise, and the file it is over.
+/// A disk full of random bytes, and its backing file.
 fn noisy(dir: &Path, size: u64, sector: u32) -> (Loop, PathBuf) {
     let file = backing(dir, "noisy", &noise(9, size as usize), size);
     (Loop::attach(&file, sector), file)
 }
 
 #[test]
-fn a_device_is_not_overwritten_unasked() {
+fn pack_does_not_overwrite_a_device_without_force() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
@@ -74,12 +74,12 @@ fn a_device_is_not_overwritten_unasked() {
     assert_eq!(error["path"], device.path.to_str().unwrap());
     assert!(
         fs::read(&file).unwrap() == noise(9, 4 << 20),
-        "it was written to"
+        "the device was changed"
     );
 }
 
 #[test]
-fn a_forced_pack_writes_the_image_and_nothing_behind_its_last_sector() {
+fn forced_pack_writes_nothing_after_the_last_sector_of_the_image() {
     needs_devices!();
     let _alone = alone();
     for sector in [512, 4096] {
@@ -110,7 +110,7 @@ fn a_forced_pack_writes_the_image_and_nothing_behind_its_last_sector() {
 }
 
 #[test]
-fn a_payload_that_fills_the_device_to_the_last_byte_fits() {
+fn pack_can_fill_a_device_to_the_last_byte() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
@@ -127,7 +127,7 @@ fn a_payload_that_fills_the_device_to_the_last_byte_fits() {
 }
 
 #[test]
-fn a_device_that_is_too_small_is_refused_before_a_byte_is_written() {
+fn pack_refuses_a_device_that_is_too_small_before_writing() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
@@ -143,12 +143,12 @@ fn a_device_that_is_too_small_is_refused_before_a_byte_is_written() {
     );
     assert!(
         fs::read(&file).unwrap() == noise(9, 1 << 20),
-        "it was written to"
+        "the device was changed"
     );
 }
 
 #[test]
-fn a_mounted_device_is_refused_even_by_force() {
+fn pack_refuses_a_mounted_device_even_with_force() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
@@ -166,12 +166,15 @@ fn a_mounted_device_is_refused_even_by_force() {
         .pack(device, &["--force", "--json"])
         .exits(1)
         .with_code("busy");
-    assert!(first_bytes(device, 1 << 20) == before, "it was written to");
+    assert!(
+        first_bytes(device, 1 << 20) == before,
+        "the device was changed"
+    );
     assert_eq!(fs::read(ext4.path.join("precious")).unwrap(), b"precious");
 }
 
 #[test]
-fn a_disk_with_a_mounted_partition_is_refused_even_by_force() {
+fn pack_refuses_a_disk_with_a_mounted_partition_even_with_force() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
@@ -188,9 +191,9 @@ fn a_disk_with_a_mounted_partition_is_refused_even_by_force() {
         .with_code("busy");
     assert!(
         first_bytes(&parted.disk.path, 1 << 20) == before,
-        "it was written to"
+        "the device was changed"
     );
-    // The other partition is nobody's.
+    // The other partition is not mounted.
     inputs.pack(&parted.second, &["--force"]).exits(0);
     run([Path::new("verify"), &parted.second]).exits(0);
     drop(unmount);
@@ -205,11 +208,12 @@ impl Drop for Unmount<'_> {
 }
 
 #[test]
-fn a_pack_that_fails_leaves_no_payload_on_the_device() {
+fn failing_pack_leaves_no_payload_on_the_device() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
-    // The last input is not what its checksum says: most of the image is written.
+    // The last input does not match its checksum. By then most of the image is
+    // written.
     let sums: String = inputs
         .model
         .iter()
@@ -240,7 +244,7 @@ fn a_pack_that_fails_leaves_no_payload_on_the_device() {
 }
 
 #[test]
-fn an_input_that_cannot_be_read_half_way_leaves_no_payload_on_the_device() {
+fn read_error_in_an_input_leaves_no_payload_on_the_device() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -262,8 +266,8 @@ fn an_input_that_cannot_be_read_half_way_leaves_no_payload_on_the_device() {
             .arg(format!("if={}", bad.display()))
             .args(["iflag=nocache", "count=0"]),
     );
-    // Names and sizes are known by now. Then what the file system is on is gone from
-    // beneath it.
+    // The names and sizes have been read. Now the backing file of the inputs' file
+    // system is truncated.
     backing(dir.path(), "ext4.img", &[], 0);
     let (device, _) = noisy(dir.path(), 8 << 20, 512);
     let mut pack = lbpayload();
@@ -278,7 +282,7 @@ fn an_input_that_cannot_be_read_half_way_leaves_no_payload_on_the_device() {
 }
 
 #[test]
-fn an_input_that_is_missing_leaves_the_device_untouched() {
+fn missing_input_leaves_the_device_unchanged() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
@@ -294,12 +298,12 @@ fn an_input_that_is_missing_leaves_the_device_untouched() {
     assert_eq!(ran.json_error()["path"], gone.to_str().unwrap());
     assert!(
         fs::read(&file).unwrap() == noise(9, 4 << 20),
-        "it was written to"
+        "the device was changed"
     );
 }
 
 #[test]
-fn a_read_only_device_is_refused() {
+fn pack_refuses_a_read_only_device() {
     needs_devices!();
     let _alone = alone();
     let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());

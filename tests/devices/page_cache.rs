@@ -1,4 +1,5 @@
-//! The page cache: it cannot fool a probe, and an import leaves it alone.
+//! The page cache: a probe is not misled by stale data in it, and an import does not
+//! fill it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -19,8 +20,8 @@ fn model() -> Model {
     .into()
 }
 
-/// A loop device whose page cache holds `old` while the device shows `new`. The
-/// cache lives as long as the file that is returned is open.
+/// A loop device whose page cache holds `old` while the device holds `new`. The cache
+/// stays valid as long as the returned file is open.
 fn stale(dir: &Path, old: &[u8], new: &[u8]) -> (Loop, File) {
     let file = backing(dir, "disk", old, 1 << 20);
     let device = Loop::with(&file, &["--direct-io=on"]);
@@ -37,7 +38,7 @@ fn stale(dir: &Path, old: &[u8], new: &[u8]) -> (Loop, File) {
 }
 
 #[test]
-fn a_stale_cache_hides_no_payload() {
+fn probe_finds_a_payload_despite_a_stale_page_cache() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -60,7 +61,7 @@ fn a_stale_cache_hides_no_payload() {
 }
 
 #[test]
-fn a_stale_cache_shows_no_payload_that_is_gone() {
+fn probe_ignores_a_payload_that_is_only_in_the_page_cache() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -75,7 +76,7 @@ fn a_stale_cache_shows_no_payload_that_is_gone() {
 }
 
 #[test]
-fn a_stale_cache_hides_no_damage_from_verify() {
+fn verify_finds_damage_despite_a_stale_page_cache() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -96,12 +97,12 @@ fn a_stale_cache_hides_no_damage_from_verify() {
         &device.path,
     ];
     let ran = run(args).exits(1);
-    // The image's last entry is that of the lower name.
+    // The last entry of the image is the one with the lower name.
     assert_eq!(ran.stdout, "b: OK\na: FAILED\n");
 }
 
-/// Bytes of /proc/meminfo's page cache, of files and of devices, less what is
-/// memory in truth.
+/// Size of the page cache from /proc/meminfo in bytes, for files and devices, without
+/// shared memory.
 fn page_cache() -> i64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
     let kib = |key: &str| -> i64 {
@@ -114,7 +115,7 @@ fn page_cache() -> i64 {
     (kib("Cached") + kib("Buffers") - kib("Shmem")) * 1024
 }
 
-/// Runs the program, and returns its peak resident memory in bytes.
+/// Runs the program and returns its peak resident memory in bytes.
 fn peak_of(args: &[&Path]) -> u64 {
     let mut child = lbpayload()
         .args(args)
@@ -123,8 +124,8 @@ fn peak_of(args: &[&Path]) -> u64 {
         .unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
-    // getrusage(2) would count the memory of this process before the exec; the
-    // high-water mark in /proc is the program's own and only ever rises.
+    // getrusage(2) would include the memory of this process before the exec. The
+    // high-water mark in /proc is only of the program, and it never decreases.
     let ended = loop {
         let text = fs::read_to_string(&status).unwrap_or_default();
         if let Some(line) = text.lines().find(|l| l.starts_with("VmHWM:")) {
@@ -142,16 +143,19 @@ fn peak_of(args: &[&Path]) -> u64 {
         std::thread::sleep(Duration::from_millis(1));
     };
     assert!(ended.success());
-    assert!(peak > 1 << 20, "the program was looked at while it ran");
+    assert!(
+        peak > 1 << 20,
+        "memory use was not measured while the program ran"
+    );
     peak
 }
 
 #[test]
-fn two_hundred_mebibytes_pass_the_page_cache_by_in_little_memory() {
+fn import_of_200_mib_bypasses_the_page_cache_and_uses_little_memory() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    // What the loop devices are over is memory, which is not counted.
+    // The loop devices are backed by memory, which does not count.
     let memory = Mounted::tmpfs(dir.path(), 2 << 30);
     let source = memory.path.join("source");
     let mut out = File::create(&source).unwrap();

@@ -1,4 +1,5 @@
-//! Images whose size is no multiple of the sector: their tail is not on the device.
+//! Images whose size is not a multiple of the sector size: the device does not
+//! contain their tail.
 
 use std::fs;
 use std::path::Path;
@@ -42,10 +43,10 @@ fn every_command_fails(device: &Path, dest: &Path, texts: &[&str]) {
     );
 }
 
-/// The device over an image of `total` bytes lacks its tail, and says so until the
-/// image is padded.
+/// The device over an image of `total` bytes does not contain its tail. The commands
+/// report this until the image is padded.
 #[track_caller]
-fn a_lost_tail_is_explained(sector: usize, total: usize) {
+fn assert_lost_tail_is_reported(sector: usize, total: usize) {
     let dir = tempfile::tempdir().unwrap();
     let (file, dest) = (dir.path().join("image"), dir.path().join("dest"));
     let model = model_of(total);
@@ -77,28 +78,28 @@ fn a_lost_tail_is_explained(sector: usize, total: usize) {
 }
 
 #[test]
-fn a_tail_lost_to_sectors_of_512_bytes_is_explained() {
+fn lost_tail_on_512_byte_sectors_is_reported() {
     needs_devices!();
     let _alone = alone();
     for total in [24_577, 25_087, 25_599] {
-        a_lost_tail_is_explained(512, total);
+        assert_lost_tail_is_reported(512, total);
     }
 }
 
 #[test]
-fn a_tail_lost_to_sectors_of_4096_bytes_is_explained() {
+fn lost_tail_on_4096_byte_sectors_is_reported() {
     needs_devices!();
     let _alone = alone();
-    // Less than 512 bytes behind the last whole sector, and more: Linux gives such
-    // a loop device a size that is no multiple of its own sector, and then reads
-    // nothing behind the last whole one.
+    // With less than 512 bytes after the last whole sector, and with more: Linux
+    // gives such a loop device a size that is not a multiple of its own sector size,
+    // and reads nothing after the last whole sector.
     for total in [24_577, 25_087, 25_088, 25_100, 28_671] {
-        a_lost_tail_is_explained(4096, total);
+        assert_lost_tail_is_reported(4096, total);
     }
 }
 
 #[test]
-fn a_last_sector_that_is_not_whole_is_in_the_way_of_no_payload_before_it() {
+fn payload_that_ends_before_a_partial_last_sector_is_read() {
     needs_devices!();
     let _alone = alone();
     for total in [100 << 10, (100 << 10) - 3, 3 << 20] {
@@ -125,7 +126,7 @@ fn a_last_sector_that_is_not_whole_is_in_the_way_of_no_payload_before_it() {
 }
 
 #[test]
-fn an_image_smaller_than_a_sector_is_explained() {
+fn image_smaller_than_a_sector_is_reported() {
     needs_devices!();
     let _alone = alone();
     for (sector, size) in [(512, 100), (4096, 1000)] {
@@ -140,18 +141,19 @@ fn an_image_smaller_than_a_sector_is_explained() {
 }
 
 #[test]
-fn a_lost_entry_header_is_explained() {
+fn lost_entry_header_is_reported() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let (file, dest) = (dir.path().join("image"), dir.path().join("dest"));
-    // The second entry's header starts ten bytes before the last whole sector ends.
+    // The second entry's header starts ten bytes before the end of the last whole
+    // sector.
     let image = Image::new(&[("a", &noise(1, 8192 - 16 - 17 - 10)), ("b", b"lost")]);
     assert_eq!(image.header_offsets()[1], 8192 - 10);
     image.write(&file);
     let device = Loop::attach(&file, 4096);
     every_command_fails(&device.path, &dest, &["entry 1", "8182", "cut off", PAD]);
-    // The same with all of the header behind the end.
+    // The same with all of the header after the end.
     let image = Image::new(&[("a", &noise(1, 8192 - 16 - 17)), ("b", b"")]);
     assert_eq!(image.header_offsets()[1], 8192);
     image.write(&file);
@@ -160,7 +162,7 @@ fn a_lost_entry_header_is_explained() {
 }
 
 #[test]
-fn pack_pads_on_request_and_the_device_has_it_all() {
+fn padded_image_is_complete_on_the_device() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ fn model() -> Model {
 }
 
 #[test]
-fn a_payload_in_a_partition_is_found_and_imported() {
+fn import_finds_a_payload_in_a_partition() {
     needs_devices!();
     let _alone = alone();
     for label in ["gpt", "dos"] {
@@ -52,7 +52,7 @@ fn a_payload_in_a_partition_is_found_and_imported() {
 }
 
 #[test]
-fn a_missing_partition_node_is_made_and_stays_and_no_other_does() {
+fn probe_creates_and_keeps_only_the_missing_node_of_the_payload() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -64,12 +64,15 @@ fn a_missing_partition_node_is_made_and_stays_and_no_other_does() {
     let lines: Vec<&Path> = ran.stdout.lines().map(Path::new).collect();
     assert!(lines.contains(&&*parted.second), "{lines:?}");
     assert_eq!(number(&parted.second), before);
-    assert!(!parted.first.exists(), "the node of another device stayed");
+    assert!(
+        !parted.first.exists(),
+        "the node of another device was not removed"
+    );
     run([Path::new("verify"), &parted.second]).exits(0);
 }
 
 #[test]
-fn where_nodes_are_missing_the_printed_path_works_and_the_rest_is_gone() {
+fn with_missing_nodes_the_printed_path_works_and_other_created_nodes_are_removed() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -104,7 +107,7 @@ fn where_nodes_are_missing_the_printed_path_works_and_the_rest_is_gone() {
 }
 
 #[test]
-fn where_dev_cannot_be_written_the_printed_path_works_and_the_rest_is_gone() {
+fn with_read_only_dev_the_printed_path_works_and_other_created_nodes_are_removed() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -123,14 +126,14 @@ fn where_dev_cannot_be_written_the_printed_path_works_and_the_rest_is_gone() {
         assert_eq!(
             view.temporary_files(),
             [path.parent().unwrap()],
-            "the blank's node stayed"
+            "the node of the blank disk was not removed"
         );
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 }
 
 #[test]
-fn an_import_by_probing_leaves_no_node_behind() {
+fn import_with_probe_removes_the_nodes_it_created() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -152,7 +155,7 @@ fn an_import_by_probing_leaves_no_node_behind() {
 }
 
 #[test]
-fn without_sys_and_proc_the_nodes_in_dev_are_looked_at() {
+fn probe_uses_the_nodes_in_dev_without_sys_and_proc() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -172,7 +175,7 @@ fn without_sys_and_proc_the_nodes_in_dev_are_looked_at() {
 }
 
 #[test]
-fn without_the_right_to_make_nodes_the_device_is_unreadable() {
+fn probe_reports_unreadable_when_it_may_not_create_a_node() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -190,7 +193,7 @@ fn without_the_right_to_make_nodes_the_device_is_unreadable() {
 }
 
 #[test]
-fn a_node_under_another_name_serves_and_one_of_a_wrong_number_does_not() {
+fn probe_uses_nodes_by_device_number_and_not_by_name() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -199,7 +202,8 @@ fn a_node_under_another_name_serves_and_one_of_a_wrong_number_does_not() {
     let view = View::of(&[&payload.path, &blank.path], Listing::Sys).without_nodes();
     let (own, other) = (name(&payload.path), name(&blank.path));
     let ((major, minor), (_, blank_minor)) = (number(&payload.path), number(&blank.path));
-    // The payload's name leads to the blank disk, and the payload is elsewhere.
+    // The device node with the payload's name leads to the blank disk. Another node
+    // leads to the payload.
     let script = format!(
         "mkdir /dev/mapper; mknod /dev/mapper/stick b {major} {minor}; \
          mknod /dev/{own} b {major} {blank_minor}; mknod /dev/{other} b {major} {blank_minor}; \
@@ -213,7 +217,7 @@ fn a_node_under_another_name_serves_and_one_of_a_wrong_number_does_not() {
     );
 }
 
-/// Removes the first partition of a disk, and its node.
+/// Removes the first partition of a disk and its node.
 struct Delpart<'a>(&'a Path, &'a Path);
 
 impl Drop for Delpart<'_> {
@@ -224,7 +228,7 @@ impl Drop for Delpart<'_> {
 }
 
 #[test]
-fn a_partition_that_starts_where_its_disk_does_counts_once() {
+fn probe_reports_a_payload_once_when_partition_and_disk_start_at_the_same_sector() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -246,7 +250,7 @@ fn a_partition_that_starts_where_its_disk_does_counts_once() {
 }
 
 #[test]
-fn a_probe_that_finds_nothing_leaves_dev_as_it_was() {
+fn probe_without_a_result_leaves_dev_unchanged() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -261,7 +265,7 @@ fn a_probe_that_finds_nothing_leaves_dev_as_it_was() {
     let view = View::of(&devices, Listing::Sys).without_nodes();
     let ran = view.script("$0 probe; echo $?; ls /dev", [""; 0]).exits(0);
     assert_eq!(ran.stdout, "3\nnull\n");
-    // The real /dev, all of it.
+    // The whole of the real /dev.
     let names = || {
         let mut all: Vec<_> = fs::read_dir("/dev")
             .unwrap()

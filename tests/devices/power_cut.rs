@@ -1,6 +1,6 @@
-//! The power goes right after exit status 0: what the disk has then must be all of
-//! it. A copy of the disk's bytes, taken while the file system is still mounted and
-//! nothing else was synced, is what a machine would find when it comes back.
+//! A power cut right after exit status 0: by then the disk must hold everything. The
+//! tests copy the disk's bytes while the file system is still mounted and nothing
+//! else was synced. That copy is what a machine would find after the power cut.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ fn import(source: &Path, dest: &Path) {
     run([Path::new("import"), Path::new("--device"), source, dest]).exits(0);
 }
 
-/// What is left of `mounted` after a power cut now, compared with `model`.
+/// Compares what is left of `mounted` after a power cut now with `model`.
 fn assert_survives(dir: &Path, kind: &str, model: &Model) {
     let cut = dir.join(format!("{kind}.cut"));
     std::fs::copy(dir.join(format!("{kind}.img")), &cut).unwrap();
     let device = Loop::with(&cut, &[]);
     let point = dir.join(format!("{kind}.after"));
     std::fs::create_dir(&point).unwrap();
-    // Two file systems of one identity may not be mounted at once, says xfs.
+    // xfs refuses to mount two file systems with the same UUID.
     let options = if kind == "xfs" { "nouuid" } else { "defaults" };
     check(
         std::process::Command::new("mount")
@@ -28,8 +28,8 @@ fn assert_survives(dir: &Path, kind: &str, model: &Model) {
             .arg(&device.path)
             .arg(&point),
     );
-    // Its removal is not worth a sync: it may come back, empty, and the next import
-    // removes it again.
+    // The removal of the staging directory is not synced: the empty directory may
+    // come back, and the next import removes it again.
     let _ = std::fs::remove_dir(point.join("dest").join(lbpayload::durable::STAGING_NAME));
     let result = std::panic::catch_unwind(|| assert_holds(&point.join("dest"), model));
     check(std::process::Command::new("umount").arg(&point));
@@ -37,7 +37,7 @@ fn assert_survives(dir: &Path, kind: &str, model: &Model) {
 }
 
 #[test]
-fn everything_is_on_the_disk_when_an_import_exits_with_0() {
+fn successful_import_survives_a_power_cut() {
     needs_devices!();
     let _alone = alone();
     let model = awkward();
@@ -51,7 +51,7 @@ fn everything_is_on_the_disk_when_an_import_exits_with_0() {
 }
 
 #[test]
-fn files_that_were_there_and_are_kept_are_on_the_disk_too() {
+fn existing_files_that_import_keeps_survive_a_power_cut() {
     needs_devices!();
     let _alone = alone();
     let model = awkward();
@@ -62,7 +62,7 @@ fn files_that_were_there_and_are_kept_are_on_the_disk_too() {
         let dest = mounted.path.join("dest");
         std::fs::create_dir(&dest).unwrap();
         for (name, bytes) in &model {
-            // By somebody who syncs nothing.
+            // Written by a program that does not sync.
             std::fs::write(dest.join(name), bytes).unwrap();
         }
         import(&source.path, &dest);

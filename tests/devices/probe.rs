@@ -34,7 +34,7 @@ fn is_broken(device: &Path, verdict: &str, texts: &[&str]) {
 }
 
 #[test]
-fn a_payload_is_reported_with_all_that_is_known_of_it() {
+fn probe_reports_every_field_of_a_payload() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -57,7 +57,7 @@ fn a_payload_is_reported_with_all_that_is_known_of_it() {
 }
 
 #[test]
-fn an_early_payload_and_an_empty_one_are_payloads() {
+fn probe_accepts_a_u32_payload_and_an_empty_payload() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -81,7 +81,7 @@ fn an_early_payload_and_an_empty_one_are_payloads() {
 }
 
 #[test]
-fn named_devices_are_looked_at_alone_and_in_their_order() {
+fn probe_of_named_devices_reports_only_these_in_the_given_order() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -102,7 +102,7 @@ fn named_devices_are_looked_at_alone_and_in_their_order() {
 }
 
 #[test]
-fn a_machine_wide_probe_prints_each_payload_on_a_line() {
+fn probe_without_arguments_prints_one_line_for_each_payload() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -128,7 +128,7 @@ fn a_machine_wide_probe_prints_each_payload_on_a_line() {
 }
 
 #[test]
-fn the_table_has_a_row_for_every_listed_device() {
+fn table_has_a_row_for_every_device() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ fn the_table_has_a_row_for_every_listed_device() {
             .file_name()
             .to_string_lossy()
             .replace('!', "/");
-        // Others of the machine may come and go meanwhile.
+        // Other devices of the machine may appear and disappear meanwhile.
         let gone = !Path::new("/sys/class/block").join(&name).exists();
         assert!(
             gone || name.starts_with("loop") || shown.contains(&name),
@@ -166,7 +166,7 @@ fn the_table_has_a_row_for_every_listed_device() {
 }
 
 #[test]
-fn a_loop_device_without_a_file_is_empty() {
+fn loop_device_without_a_backing_file_is_empty() {
     needs_devices!();
     let _alone = alone();
     let unattached = Unattached::make();
@@ -181,7 +181,7 @@ fn a_loop_device_without_a_file_is_empty() {
 }
 
 #[test]
-fn broken_headers_are_corrupt_and_say_where() {
+fn broken_headers_are_reported_as_corrupt_with_their_offset() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -214,7 +214,7 @@ fn broken_headers_are_corrupt_and_say_where() {
 }
 
 #[test]
-fn a_device_smaller_than_its_payload_is_corrupt() {
+fn device_smaller_than_its_payload_is_corrupt() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -233,14 +233,14 @@ fn a_device_smaller_than_its_payload_is_corrupt() {
 }
 
 #[test]
-fn a_device_that_cannot_be_read_is_unreadable_and_stops_nothing() {
+fn probe_continues_after_a_device_that_fails_to_read() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let bytes = Image::new(&[("a", &noise(1, 100_000))]).bytes();
     let bad = disk(dir.path(), "bad", &bytes, 512);
     let good = disk(dir.path(), "good", &bytes, 512);
-    // What the loop device shows is gone from beneath it: every read is EIO.
+    // The backing file of the loop device is truncated: every read returns EIO.
     OpenOptions::new()
         .write(true)
         .open(dir.path().join("bad"))
@@ -254,7 +254,7 @@ fn a_device_that_cannot_be_read_is_unreadable_and_stops_nothing() {
 }
 
 #[test]
-fn a_device_that_cannot_be_opened_is_unreadable_and_stops_nothing() {
+fn probe_continues_after_a_device_that_fails_to_open() {
     needs_devices!();
     let _alone = alone();
     let Some(vda) = Some(Path::new("/dev/vda")).filter(|p| p.exists()) else {
@@ -290,7 +290,7 @@ fn a_device_that_cannot_be_opened_is_unreadable_and_stops_nothing() {
 }
 
 #[test]
-fn a_named_device_that_is_not_there_is_reported_and_stops_nothing() {
+fn probe_continues_after_a_named_device_that_does_not_exist() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -304,7 +304,7 @@ fn a_named_device_that_is_not_there_is_reported_and_stops_nothing() {
 }
 
 #[test]
-fn whoever_lists_the_devices_the_report_is_the_same() {
+fn report_is_the_same_from_sys_proc_and_dev() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();

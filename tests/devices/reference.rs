@@ -1,4 +1,5 @@
-//! The drop-in: called as `payload-import` it is the reference importer.
+//! The drop-in replacement: called as `payload-import`, the program behaves as the
+//! reference importer does.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +12,7 @@ use crate::mount_namespace::{Listing, View};
 use crate::support::{Image, Loop, Ran, TempDir, noise};
 use crate::{alone, needs_devices};
 
-/// A symbolic link of that name, and room for a test's files.
+/// A symbolic link `payload-import`, and a directory for a test's files.
 struct DropIn {
     dir: TempDir,
     program: PathBuf,
@@ -62,13 +63,13 @@ fn lines(device: &Path, model: &Model) -> String {
 }
 
 #[test]
-fn probe_is_silent_and_answers_with_its_status() {
+fn probe_prints_nothing_and_sets_the_exit_status() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
     let payload = drop_in.disk("payload", &model());
     let blank = disk(drop_in.dir.path(), "blank", &[], 512);
-    // It asks for the magic alone; whatever follows is another question.
+    // It checks only the magic and nothing after it.
     let broken = disk(
         drop_in.dir.path(),
         "broken",
@@ -110,7 +111,7 @@ fn device_copies_all_files_and_prints_them() {
         fs::metadata(&dest).unwrap().permissions().mode() & 0o7777,
         0o755
     );
-    // Again, over files that are there: the same lines.
+    // Again, over existing files: the same lines.
     let ran = drop_in
         .run([Path::new("--device"), &payload.path, &dest])
         .exits(0);
@@ -118,7 +119,7 @@ fn device_copies_all_files_and_prints_them() {
 }
 
 #[test]
-fn what_is_there_is_overwritten_and_the_lines_keep_the_payload_s_order() {
+fn existing_files_are_overwritten_and_lines_are_in_payload_order() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
@@ -136,7 +137,7 @@ fn what_is_there_is_overwritten_and_the_lines_keep_the_payload_s_order() {
 }
 
 #[test]
-fn device_fails_with_1_and_leaves_the_files_before_alone() {
+fn failing_device_import_exits_with_1_and_creates_no_parent_directory() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
@@ -155,7 +156,7 @@ fn device_fails_with_1_and_leaves_the_files_before_alone() {
     }
     assert!(
         !orphan.exists() && !drop_in.path("no").exists(),
-        "a parent was made"
+        "a parent directory was created"
     );
     let cut = Image::new(&[("a", b"b"), ("c", &noise(1, 100_000))]).bytes();
     fs::write(drop_in.path("cut"), &cut[..51_200]).unwrap();
@@ -167,7 +168,7 @@ fn device_fails_with_1_and_leaves_the_files_before_alone() {
 }
 
 #[test]
-fn a_wrong_call_is_1_with_the_usage_on_standard_error() {
+fn wrong_arguments_exit_with_1_and_print_the_usage_on_standard_error() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
@@ -189,14 +190,14 @@ fn a_wrong_call_is_1_with_the_usage_on_standard_error() {
 }
 
 #[test]
-fn from_proc_imports_the_first_that_is_listed() {
+fn from_proc_imports_the_first_payload_in_the_list() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
     let other: Model = [("other".into(), noise(9, 9))].into();
     let (low, high) = (drop_in.disk("low", &other), drop_in.disk("high", &model()));
     let blank = disk(drop_in.dir.path(), "blank", &[], 512);
-    // The second is listed first: the order is that of the list.
+    // The second device comes first in the list, and the order of the list counts.
     for call in [&["--from-proc"][..], &[]] {
         for nodes in [true, false] {
             let mut view = View::of(&[&blank.path, &high.path, &low.path], Listing::Proc);
@@ -213,7 +214,7 @@ fn from_proc_imports_the_first_that_is_listed() {
 }
 
 #[test]
-fn from_proc_makes_nodes_in_the_list_s_partitions_too() {
+fn from_proc_creates_missing_nodes_of_partitions() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
@@ -230,7 +231,7 @@ fn from_proc_makes_nodes_in_the_list_s_partitions_too() {
 }
 
 #[test]
-fn where_no_device_has_a_payload_the_status_is_2() {
+fn from_proc_exits_with_2_when_no_device_has_a_payload() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
@@ -249,13 +250,13 @@ fn where_no_device_has_a_payload_the_status_is_2() {
 }
 
 #[test]
-fn without_proc_the_nodes_in_dev_are_probed() {
+fn from_proc_probes_the_nodes_in_dev_without_proc() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
     let payload = drop_in.disk("payload", &model());
     let blank = disk(drop_in.dir.path(), "blank", &[], 512);
-    // Without the right to mount /proc.
+    // Without the capability to mount /proc.
     let view = View::of(&[&blank.path, &payload.path], Listing::Dev).without("sys_admin");
     let dest = drop_in.path("dest");
     let ran = view.run_program(&drop_in.program, [&dest]).exits(0);
@@ -268,12 +269,12 @@ fn without_proc_the_nodes_in_dev_are_probed() {
 }
 
 #[test]
-fn without_proc_it_is_mounted_first() {
+fn from_proc_mounts_proc_when_it_is_missing() {
     needs_devices!();
     let _alone = alone();
     let drop_in = DropIn::make();
     let payload = drop_in.disk("payload", &model());
-    // Devices of others are listed then, and have no node here.
+    // The list then has devices of other tests too, which have no node here.
     for call in [&["--from-proc"][..], &[]] {
         let view = View::of(&[&payload.path], Listing::Dev).without("mknod");
         let dest = drop_in.path(&format!("dest{}", call.len()));
@@ -293,7 +294,7 @@ fn mount_proc_mounts_it_once() {
     let script = "ls /proc; $1 --mount-proc && $1 --mount-proc && grep -c ' /proc ' /proc/mounts; \
                   head -n 1 /proc/partitions";
     let ran = view.script(script, [&drop_in.program]).exits(0);
-    // The tmpfs that hides it, and what is beneath: one more than before.
+    // The tmpfs that hides it, and the mount under it: one more than before.
     let beneath = fs::read_to_string("/proc/mounts")
         .unwrap()
         .matches(" /proc ")

@@ -1,4 +1,4 @@
-//! The same payload through two devices counts once; two payloads are two.
+//! The same payload on two devices counts once. Two copies of a payload count as two.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn model() -> Model {
 }
 
 #[test]
-fn two_loop_devices_of_one_file_count_once() {
+fn probe_counts_two_loop_devices_of_one_file_once() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn two_loop_devices_of_one_file_count_once() {
 }
 
 #[test]
-fn two_places_in_one_file_are_two_payloads() {
+fn probe_counts_two_offsets_in_one_file_as_two_payloads() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -66,7 +66,7 @@ fn two_places_in_one_file_are_two_payloads() {
 }
 
 #[test]
-fn of_a_loop_over_a_loop_the_upper_one_counts() {
+fn probe_counts_only_the_upper_of_two_stacked_loop_devices() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -82,7 +82,7 @@ fn of_a_loop_over_a_loop_the_upper_one_counts() {
 }
 
 #[test]
-fn copies_on_two_disks_are_two_payloads() {
+fn probe_counts_copies_on_two_disks_as_two_payloads() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -98,7 +98,7 @@ fn copies_on_two_disks_are_two_payloads() {
 }
 
 #[test]
-fn import_takes_the_only_payload_that_there_is() {
+fn import_uses_the_only_payload_it_finds() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +121,7 @@ fn import_takes_the_only_payload_that_there_is() {
 }
 
 #[test]
-fn import_refuses_to_choose_between_two_and_names_both() {
+fn import_refuses_two_payloads_and_names_both_devices() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -137,12 +137,12 @@ fn import_refuses_to_choose_between_two_and_names_both() {
             .exits(4);
         let names = format!("{}, {}", found[0].display(), found[1].display());
         ran.says(&names).says("--device").with_code("ambiguous");
-        assert!(!dest.exists(), "nothing was made");
+        assert!(!dest.exists(), "the destination was created");
     }
 }
 
 #[test]
-fn import_says_what_it_looked_at_where_there_is_none() {
+fn import_without_a_payload_lists_the_devices_it_probed() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
@@ -165,12 +165,12 @@ fn import_says_what_it_looked_at_where_there_is_none() {
             .says("corrupt")
             .says("--device")
             .with_code("not-found");
-        assert!(!dest.exists(), "nothing was made");
+        assert!(!dest.exists(), "the destination was created");
     }
 }
 
 #[test]
-fn a_device_is_held_as_long_as_somebody_has_it_for_itself() {
+fn is_device_held_while_opened_exclusively() {
     needs_devices!();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
