@@ -1,11 +1,12 @@
-//! The house is as ARCHITECTURE.md draws it: arrows point down, unsafe stays in
-//! the files that are named, and every room is in the picture.
+//! The code has the structure that ARCHITECTURE.md describes: rooms use only rooms
+//! below them, unsafe code is only in the files named there, and every room is
+//! listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What each room may know. `error`, `progress` and `sys` know nothing and are known to
-/// all but `format`.
+/// The rooms that each room may use. `error`, `progress` and `sys` use no other
+/// room, and all except `format` may use them.
 const ROOMS: &[(&str, &[&str])] = &[
     ("format", &[]),
     ("error", &[]),
@@ -63,13 +64,14 @@ fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut out = Vec::new();
     collect(&root, &mut out);
-    assert!(out.len() > 30, "the walk finds the sources");
+    assert!(out.len() > 30, "found too few source files");
     out.into_iter()
         .map(|(p, t)| (p.strip_prefix(&root).unwrap().to_path_buf(), t))
         .collect()
 }
 
-/// The room that a file is in; `None` for lib.rs and main.rs, which only join.
+/// The top-level module of a file. `None` for lib.rs and main.rs, which only combine
+/// the modules.
 fn room(path: &Path) -> Option<String> {
     let first = path.components().next()?.as_os_str().to_str()?;
     match first.strip_suffix(".rs").unwrap_or(first) {
@@ -78,7 +80,8 @@ fn room(path: &Path) -> Option<String> {
     }
 }
 
-/// Rooms that a text names as `crate::ROOM`, in `use` groups too; comments aside.
+/// The rooms that a text names as `crate::ROOM`, in `use` groups too. Comments do
+/// not count.
 fn known(text: &str) -> BTreeSet<String> {
     let code: String = text
         .lines()
@@ -98,7 +101,7 @@ fn known(text: &str) -> BTreeSet<String> {
             rooms.insert(word);
         }
     }
-    // What lib.rs gives out again at the top is the error room's.
+    // The names that lib.rs re-exports at the top belong to the error room.
     for again in ["Error", "Kind", "Result"] {
         if rooms.remove(again) {
             rooms.insert("error".into());
@@ -108,40 +111,37 @@ fn known(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn arrows_point_down_only() {
+fn rooms_use_only_rooms_below_them() {
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
     let mut bad = Vec::new();
     let mut arrows = 0;
     for (path, text) in sources() {
         let Some(room) = room(&path) else { continue };
         let Some(may) = allowed.get(room.as_str()) else {
-            bad.push(format!(
-                "{}: the room {room} is not in the picture",
-                path.display()
-            ));
+            bad.push(format!("{}: the room {room} is not listed", path.display()));
             continue;
         };
-        // A room's own tests may use anything.
+        // A module's own tests may use anything.
         for other in known(text.split("#[cfg(test)]").next().unwrap_or("")) {
             arrows += 1;
             if other != room && !may.contains(&other.as_str()) {
-                bad.push(format!("{}: {room} must not know {other}", path.display()));
+                bad.push(format!("{}: {room} must not use {other}", path.display()));
             }
         }
     }
-    assert!(arrows > 50, "the search finds the arrows: {arrows}");
+    assert!(arrows > 50, "found too few dependencies: {arrows}");
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
 #[test]
-fn the_search_for_arrows_sees_them_all() {
+fn dependency_search_finds_all_forms_of_use() {
     let text = "use crate::block::X;\nuse crate::{format::Y, payload};\nlet z = crate::cli::main();\n// crate::ghost\nuse crate::Result;";
     let rooms: Vec<_> = known(text).into_iter().collect();
     assert_eq!(rooms, ["block", "cli", "error", "format", "payload"]);
 }
 
 #[test]
-fn unsafe_is_only_in_the_files_that_architecture_md_names() {
+fn unsafe_code_is_only_in_files_named_in_architecture_md() {
     let document =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md"))
             .unwrap();
@@ -155,7 +155,7 @@ fn unsafe_is_only_in_the_files_that_architecture_md_names() {
     let section = document
         .split("## unsafe")
         .nth(1)
-        .expect("a section on unsafe");
+        .expect("no section on unsafe");
     let section = section.split("\n## ").next().unwrap();
     let mut named: Vec<String> = section
         .split('`')
@@ -168,7 +168,7 @@ fn unsafe_is_only_in_the_files_that_architecture_md_names() {
 }
 
 #[test]
-fn architecture_md_shows_every_room_and_what_it_knows() {
+fn architecture_md_lists_every_room_and_its_dependencies() {
     let document =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md"))
             .unwrap();
@@ -189,8 +189,7 @@ fn architecture_md_shows_every_room_and_what_it_knows() {
     }
 }
 
-/// A file of the library by the path of its module, and its code without comments and
-/// tests.
+/// The files of the library: module path, and code without comments and tests.
 type Modules = BTreeMap<Vec<String>, String>;
 
 fn modules() -> Modules {
@@ -206,7 +205,7 @@ fn modules() -> Modules {
         if module.last().is_some_and(|last| last == "mod") {
             module.pop();
         }
-        // They only join the rooms.
+        // These files only combine the modules.
         if !["lib", "main"].contains(&&*module[0]) {
             modules.insert(module, code);
         }
@@ -238,7 +237,7 @@ fn expand(prefix: &str, tree: &str, out: &mut Vec<Vec<String>>) {
     }
 }
 
-/// What a file names of the library: in `use`, and in paths in the code.
+/// The names of the library that a file uses, in `use` and in paths in the code.
 fn named_paths(code: &str, reexported: bool) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     for statement in code.split(';') {
@@ -265,7 +264,7 @@ fn named_paths(code: &str, reexported: bool) -> Vec<Vec<String>> {
     paths
 }
 
-/// The file that a path named in `module` leads to, through what others export again.
+/// The file that a path used in `module` leads to, including re-exports.
 fn file_of(
     modules: &Modules,
     module: &[String],
@@ -281,7 +280,7 @@ fn file_of(
         }
         "self" => drop(rest.next()),
         "super" => {}
-        // A crate, unless a module below this one has the name.
+        // An external crate, unless a submodule has the same name.
         first => {
             at.push(first.to_owned());
             modules.get(&at)?;
@@ -308,7 +307,7 @@ fn file_of(
     }
 }
 
-/// The files that each file knows.
+/// The files that each file uses.
 fn arrows() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
     let modules = modules();
     let mut knows: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
@@ -325,10 +324,10 @@ fn arrows() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
 }
 
 #[test]
-fn no_files_know_each_other_in_a_circle() {
+fn there_are_no_circular_dependencies_between_files() {
     let knows = arrows();
     let arrows: usize = knows.values().map(BTreeSet::len).sum();
-    assert!(arrows > 300, "the search finds the arrows: {arrows}");
+    assert!(arrows > 300, "found too few dependencies: {arrows}");
     let mut circles = Vec::new();
     for (module, firsts) in &knows {
         let mut seen = BTreeSet::new();
@@ -343,11 +342,15 @@ fn no_files_know_each_other_in_a_circle() {
             }
         }
     }
-    assert!(circles.is_empty(), "in a circle: {}", circles.join(", "));
+    assert!(
+        circles.is_empty(),
+        "circular dependencies: {}",
+        circles.join(", ")
+    );
 }
 
 #[test]
-fn sub_rooms_of_promote_know_only_those_above_them_in_the_table() {
+fn promote_submodules_use_only_those_above_them_in_the_table() {
     let document =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md"))
             .unwrap();
@@ -361,7 +364,7 @@ fn sub_rooms_of_promote_know_only_those_above_them_in_the_table() {
         .into_iter()
         .chain(names.map(|name| name.trim_end_matches('/')))
         .collect();
-    // The folder itself is the last row, `mod`.
+    // The module file itself is the last row, `mod`.
     let place = |module: &[String]| {
         let name = module.get(1).map_or("mod", String::as_str);
         let place = order.iter().position(|other| *other == name);
@@ -371,11 +374,11 @@ fn sub_rooms_of_promote_know_only_those_above_them_in_the_table() {
     for (module, others) in arrows().iter().filter(|(m, _)| m[0] == "promote") {
         for other in others.iter().filter(|other| other[0] == "promote") {
             let (here, there) = (place(module), place(other));
-            assert!(here >= there, "{module:?} knows {other:?}");
+            assert!(here >= there, "{module:?} uses {other:?}");
             let is_leaf = here < leaves.len() && here != there;
-            assert!(!is_leaf, "{module:?} knows {other:?}");
+            assert!(!is_leaf, "{module:?} uses {other:?}");
             found += 1;
         }
     }
-    assert!(found > 80, "the search finds the arrows: {found}");
+    assert!(found > 80, "found too few dependencies: {found}");
 }

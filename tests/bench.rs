@@ -1,4 +1,4 @@
-//! The pages with figures are those that the benches make of their raw runs.
+//! The benchmark pages match the raw results that they are generated from.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +7,9 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench")
 }
 
-/// Has `bench` make a page and its plot in `dir`, and compares.
-fn is_made_by(name: &str, bench: &str, dir: &Path, render: &[PathBuf]) {
+/// Generates a page and its plot in `dir` with `bench`, and compares them with the
+/// committed ones.
+fn assert_generated_by(name: &str, bench: &str, dir: &Path, render: &[PathBuf]) {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let mut command = Command::new(scripts.join(bench));
     command.arg("--out").arg(dir).arg("--render").args(render);
@@ -20,10 +21,10 @@ fn is_made_by(name: &str, bench: &str, dir: &Path, render: &[PathBuf]) {
         let kept = std::fs::read_to_string(docs().join(&file)).unwrap();
         assert!(
             made == kept,
-            "docs/bench/{file} differs from its raw runs: {bench} --render makes it anew"
+            "docs/bench/{file} does not match its raw results: regenerate it with {bench} --render"
         );
     }
-    // The answer comes first: one short table and the plot, before any section.
+    // The result comes first: one short table and the plot, before any section.
     let page = std::fs::read_to_string(docs().join(format!("{name}.md"))).unwrap();
     let answer = page.split("\n## ").next().unwrap();
     assert_eq!(answer.matches("\n| --- |").count(), 1, "{name}.md");
@@ -32,26 +33,27 @@ fn is_made_by(name: &str, bench: &str, dir: &Path, render: &[PathBuf]) {
 }
 
 #[test]
-fn the_page_of_import_says_what_its_raw_runs_say() {
+fn import_page_matches_its_raw_results() {
     let dir = tempfile::tempdir().unwrap();
     let runs = std::fs::read_dir(docs().join("import-runs")).unwrap();
     let mut raw: Vec<PathBuf> = runs.map(|entry| entry.unwrap().path()).collect();
     raw.sort();
-    is_made_by("import", "bench-import", dir.path(), &raw);
+    assert_generated_by("import", "bench-import", dir.path(), &raw);
 }
 
 #[test]
-fn the_page_of_mount_says_what_its_raw_runs_say() {
+fn mount_page_matches_its_raw_results() {
     let dir = tempfile::tempdir().unwrap();
     let raw = ["mount.json", "mount-disk.json"].map(|raw| docs().join(raw));
-    is_made_by("mount", "bench-mount", dir.path(), &raw);
+    assert_generated_by("mount", "bench-mount", dir.path(), &raw);
 }
 
 #[test]
-fn the_page_of_promote_says_what_its_raw_runs_say() {
+fn promote_page_matches_its_raw_results() {
     let dir = tempfile::tempdir().unwrap();
-    // It looks for them where it writes the page.
+    // The script looks for the raw results in the directory that it writes the page
+    // to.
     let raw = dir.path().join("promote.json");
     std::fs::copy(docs().join("promote.json"), raw).unwrap();
-    is_made_by("promote", "bench-promote", dir.path(), &[]);
+    assert_generated_by("promote", "bench-promote", dir.path(), &[]);
 }

@@ -1,4 +1,4 @@
-//! docs/errors.md lists every code that an error can have, and no other.
+//! docs/errors.md lists every code that an error can have, and no others.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn sources(dir: &Path, out: &mut Vec<String>) {
     }
 }
 
-/// The words in quotes behind each `before` in `text`.
+/// The quoted words after each `before` in `text`.
 fn quoted(text: &str, before: &str) -> Vec<String> {
     let behind = text.split(before).skip(1);
     behind
@@ -30,7 +30,7 @@ fn quoted(text: &str, before: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_table_of_codes_is_the_code_s() {
+fn error_code_table_matches_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = Vec::new();
     sources(&root.join("src"), &mut texts);
@@ -39,14 +39,14 @@ fn the_table_of_codes_is_the_code_s() {
         codes.extend(quoted(text, "with_code("));
         codes.extend(quoted(text, "code: "));
         codes.extend(quoted(text, " refuse("));
-        // The codes of the kinds and of what can be wrong with an image.
+        // The codes of the error kinds and of the problems of an image.
         for function in ["pub fn code(&self)", "pub fn slug(&self)"] {
             if let Some(body) = text.split(function).nth(1) {
                 codes.extend(quoted(body.split("\n    }\n").next().unwrap(), "=> "));
             }
         }
     }
-    assert!(codes.len() > 20, "the search finds the codes: {codes:?}");
+    assert!(codes.len() > 20, "found too few codes: {codes:?}");
     let page = read(&root.join("docs/errors.md"));
     let listed: BTreeSet<String> = page
         .lines()

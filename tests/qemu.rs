@@ -1,4 +1,4 @@
-//! docs/qemu.md tells of the cases that qemu/run has. (They run by scripts/test.)
+//! docs/qemu.md lists the cases of qemu/run. (scripts/test runs them.)
 
 #[path = "support/skip.rs"]
 mod skip;
@@ -9,7 +9,7 @@ use std::process::Command;
 use skip::{Lacks, skip};
 
 #[test]
-fn the_page_has_the_table_that_qemu_run_lists() {
+fn docs_page_contains_the_table_of_qemu_run() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = match Command::new(root.join("qemu/run")).arg("--list").output() {
         Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
@@ -22,6 +22,6 @@ fn the_page_has_the_table_that_qemu_run_lists() {
     let page = std::fs::read_to_string(root.join("docs/qemu.md")).unwrap();
     assert!(
         page.contains(&listed),
-        "put the output of `qemu/run --list` in place of the table in docs/qemu.md:\n{listed}"
+        "replace the table in docs/qemu.md with the output of `qemu/run --list`:\n{listed}"
     );
 }

@@ -1,5 +1,5 @@
-//! The README's examples run, its links lead somewhere, and its commands are those
-//! that CI runs.
+//! The README's examples run, its links lead to existing files, and its commands are
+//! those that CI runs.
 
 mod support;
 
@@ -17,7 +17,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The lines `$ lbpayload …` of the README, each as its words.
+/// The `$ lbpayload …` lines of the README, split into words.
 fn examples() -> Vec<Vec<String>> {
     readme()
         .lines()
@@ -47,7 +47,7 @@ fn stage(dir: &Path) {
     stage_workspace(dir);
 }
 
-/// A BSP workspace around it, whose overlay has two tags.
+/// A BSP workspace around it whose overlay has two tags.
 fn stage_workspace(dir: &Path) {
     let script = "mkdir -p target-platform Source/Linux_for_Tegra/bootloader Image/Linux_for_Tegra
         echo 'active: t.yaml' > target-platform/active_target.yml
@@ -63,7 +63,7 @@ fn stage_workspace(dir: &Path) {
 }
 
 #[test]
-fn every_example_works() {
+fn every_readme_example_runs() {
     let examples = examples();
     assert!(examples.len() >= 7, "{examples:?}");
     let dir = tempfile::tempdir().unwrap();
@@ -80,7 +80,7 @@ fn every_example_works() {
         let mut words: Vec<String> = words
             .into_iter()
             .map(|word| match word.as_str() {
-                // Disks that a reader has and a test must not touch.
+                // Disks that a reader has and that a test must not touch.
                 "/dev/sdX" => "disk.img".into(),
                 "/dev/sdb" => "external.img".into(),
                 "/external/distfiles" => "arrived".into(),
@@ -92,7 +92,7 @@ fn every_example_works() {
             words.push("--dry-run".into());
         }
         if words[0] == "probe" || (words[0] == "import" && words.len() == 2) {
-            // What this machine's disks hold is not the example's doing.
+            // The result depends on the disks of this machine and not on the example.
             may_exit.extend([3, 4]);
         }
         let ran = Ran::of(lbpayload().args(&words).current_dir(dir.path()));
@@ -105,10 +105,10 @@ fn every_example_works() {
     assert!(dir.path().join("arrived/gcc.tar.xz").exists());
 }
 
-/// A copy of the scripts, around a program that builds at once.
+/// A copy of the scripts, with a program that builds quickly.
 fn scratch() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    // What cargo's JSON escapes, among others.
+    // The path contains characters that cargo escapes in its JSON.
     let copy = dir.path().join("above").join("a \"copy\" \\ of it");
     std::fs::create_dir_all(copy.join("src")).unwrap();
     std::fs::create_dir(dir.path().join("cargo-home")).unwrap();
@@ -125,7 +125,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 #[test]
-fn scripts_find_what_was_built_wherever_cargo_puts_it() {
+fn scripts_find_the_built_program_in_any_target_directory() {
     let config = |text: &str, at: &Path| {
         std::fs::create_dir_all(at).unwrap();
         std::fs::write(at.join("config.toml"), text).unwrap();
@@ -173,10 +173,10 @@ fn scripts_find_what_was_built_wherever_cargo_puts_it() {
 }
 
 #[test]
-fn a_static_build_has_its_place_without_a_cargo_that_can_read_the_manifest() {
+fn static_build_works_with_a_cargo_too_old_for_the_manifest() {
     let dir = scratch();
     let copy = dir.path().join("above/a \"copy\" \\ of it");
-    // Debian 12's own cargo is too old for this package, and fails.
+    // The cargo of Debian 12 is too old for this package and fails.
     for cargo in ["no-such-cargo", "false"] {
         let built = |target: Option<&str>| {
             let mut command = Command::new(copy.join("scripts/built"));
@@ -190,7 +190,7 @@ fn a_static_build_has_its_place_without_a_cargo_that_can_read_the_manifest() {
 }
 
 #[test]
-fn every_link_to_a_file_leads_to_one() {
+fn every_file_link_leads_to_an_existing_file() {
     let mut links = 0;
     for document in [
         "README.md",
@@ -208,7 +208,10 @@ fn every_link_to_a_file_leads_to_one() {
         {
             if !link.contains("://") {
                 links += 1;
-                assert!(root().join(link).exists(), "{document} links to {link}");
+                assert!(
+                    root().join(link).exists(),
+                    "{document} links to {link}, which does not exist"
+                );
             }
         }
     }
@@ -216,11 +219,11 @@ fn every_link_to_a_file_leads_to_one() {
 }
 
 #[test]
-fn the_two_commands_are_there_and_ci_runs_the_second() {
+fn ci_runs_the_test_command_of_the_readme() {
     for script in ["scripts/demo", "scripts/test", "scripts/setup", ".ci/run"] {
         let path = root().join(script);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert!(mode & 0o111 != 0, "{script} can be run");
+        assert!(mode & 0o111 != 0, "{script} is not executable");
         let checked = Command::new("bash").arg("-n").arg(&path).status().unwrap();
         assert!(checked.success(), "{script}");
     }

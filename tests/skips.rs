@@ -1,4 +1,4 @@
-//! A test is skipped in one way, and not where it could have run.
+//! Tests are skipped in one way only, and never where they could have run.
 
 #[path = "support/skip.rs"]
 mod skip;
@@ -21,7 +21,7 @@ fn lacks_a_kernel_feature() {
 }
 
 #[test]
-fn a_skip_for_what_setup_provides_fails_where_skips_are_forbidden() {
+fn skip_for_an_installable_requirement_fails_when_skips_are_forbidden() {
     let passes = |test: &str, no_skips: &str| {
         let ran = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--ignored", test])
@@ -38,7 +38,7 @@ fn a_skip_for_what_setup_provides_fails_where_skips_are_forbidden() {
 }
 
 #[test]
-fn no_test_skips_by_itself() {
+fn tests_skip_only_through_the_support_module() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let mut dirs = vec![tests.clone()];
     let mut found: Vec<PathBuf> = Vec::new();
@@ -53,7 +53,7 @@ fn no_test_skips_by_itself() {
         }
     }
     found.sort();
-    // This file looks for it.
+    // This file contains the text that it searches for.
     assert_eq!(
         found,
         [Path::new("skips.rs"), Path::new("support/skip.rs")],

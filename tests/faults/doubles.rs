@@ -1,5 +1,5 @@
-//! Stand-ins: a store that fails or remembers, queues that hand things back in a
-//! chosen order.
+//! Test doubles: a store that fails or records its calls, and queues that complete
+//! operations in a chosen order.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,7 +23,7 @@ use lbpayload::progress::Silent;
 
 use crate::support::{Lacks, skip};
 
-/// What was done to a store, in order.
+/// The operations on a store, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     Create(u64),
@@ -36,7 +36,7 @@ pub enum Op {
     Publish(u64, String),
     FlushNamesStarts,
     FlushNames,
-    /// The caller was told that this file is done.
+    /// The caller was told that this file is complete.
     Told(u64),
 }
 
@@ -58,7 +58,7 @@ impl Op {
     }
 }
 
-/// The real store, with a log, and a failure at a place in it.
+/// The real store, with a log and a failure at one operation.
 pub struct Watched {
     inner: Staging,
     by_queue: bool,
@@ -73,7 +73,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// An operation is logged when it has ended well.
+    /// An operation is logged when it has succeeded.
     fn step<T>(&self, op: Op, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if let Some((kind, n)) = self.fail {
             if kind == op.kind() && self.seen.fetch_add(1, Ordering::SeqCst) == n {
@@ -106,7 +106,8 @@ impl Sink for WatchedSink {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        // With a descriptor the queue writes, and `Counting` watches that.
+        // With a descriptor the queue writes the data itself, and `Counting` logs
+        // that.
         if self.by_queue { self.inner.fd() } else { None }
     }
 
@@ -167,7 +168,7 @@ impl Store for Watched {
     }
 }
 
-/// Collects everything that is in flight, and gives it back last first.
+/// Collects all operations in flight and completes them in reverse order.
 pub struct LastFirst {
     inner: ThreadQueue<Done>,
     back: Vec<Completion<Done>>,
@@ -218,9 +219,9 @@ impl Queue<Done> for LastFirst {
     }
 }
 
-/// Does everything in the order in which it was submitted, each thing only when it
-/// is waited for: what is read ahead comes back as late as it can. One thread, so
-/// each run is like the last.
+/// Runs every operation in the order of submission, and only when the caller waits
+/// for it. Data that is read ahead thus arrives as late as possible. There is only
+/// one thread, so every run is the same.
 #[derive(Default)]
 pub struct FirstFirst(VecDeque<Box<dyn FnOnce() -> Completion<Done>>>);
 
@@ -282,8 +283,7 @@ impl Queue<Done> for FirstFirst {
     }
 }
 
-/// io_uring, with the writes that it is given logged as they come back, and the
-/// failure put in there.
+/// io_uring. Writes are logged when they complete, and the failure is injected there.
 struct Counting {
     inner: UringQueue<Done>,
     log: Arc<Log>,
@@ -291,12 +291,12 @@ struct Counting {
 
 impl Queue<Done> for Counting {
     fn read(&mut self, id: u64, source: &Arc<dyn Source>, buf: AlignedBuf, len: usize, at: u64) {
-        assert!(source.fd().is_some(), "this is about io_uring");
+        assert!(source.fd().is_some(), "this double is only for io_uring");
         self.inner.read(id, source, buf, len, at);
     }
 
     fn write(&mut self, id: u64, sink: &Arc<dyn Sink>, buf: AlignedBuf, len: usize, at: u64) {
-        assert!(sink.fd().is_some(), "this is about io_uring");
+        assert!(sink.fd().is_some(), "this double is only for io_uring");
         self.inner.write(id, sink, buf, len, at);
     }
 
@@ -330,7 +330,7 @@ impl Queue<Done> for Counting {
     }
 }
 
-/// What carries out a trial's reads, writes and jobs.
+/// The queue that runs a trial's reads, writes and jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Threads,
@@ -339,17 +339,17 @@ pub enum Engine {
     Uring,
 }
 
-/// A copy of `source` into `dest`, through stand-ins.
+/// A copy of `source` into `dest` that uses the test doubles.
 pub struct Trial<'a> {
     pub source: Arc<dyn Source>,
     pub dest: &'a Path,
-    /// Which files; all where it is empty.
+    /// The files to copy. Empty means all.
     pub files: &'a [&'a str],
     pub sums: &'a str,
     pub tuning: Tuning,
     pub fail: Option<(&'static str, usize)>,
     pub engine: Engine,
-    /// Called when the headers have been read and the copy starts.
+    /// Called after the headers are read and before the copy starts.
     pub before_copy: &'a dyn Fn(),
 }
 
@@ -367,7 +367,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// What came of it, and what was done.
+    /// Runs the copy, and returns its result and the operations.
     pub fn run(self) -> (Result<Copied, Error>, Vec<Op>) {
         let payload = Payload::open(self.source).unwrap();
         let index = Index::strict(&payload, &Silent).unwrap();
@@ -411,7 +411,7 @@ impl<'a> Trial<'a> {
         };
         let result = job.run(&mut |slot, _| log.ops.lock().unwrap().push(Op::Told(slot)));
         Arc::into_inner(store)
-            .expect("nobody holds the store any more")
+            .expect("the store is not in use any more")
             .inner
             .remove()
             .unwrap();
@@ -420,7 +420,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Small blocks and few buffers, so that a small payload meets every limit.
+/// Small blocks and few buffers, so that a small payload reaches every limit.
 pub fn tiny() -> Tuning {
     Tuning {
         block_bytes: 4096,
@@ -437,8 +437,9 @@ pub fn tiny() -> Tuning {
     }
 }
 
-/// A file of these bytes in `dir`, to be read with io_uring; `None` (said aloud)
-/// where this kernel has none, or the directory no direct I/O.
+/// A file with these bytes in `dir`, to be read with io_uring. `None` (with a skip
+/// message) where the kernel has no io_uring or the directory does not support direct
+/// I/O.
 pub fn direct_source(dir: &Path, bytes: &[u8]) -> Option<Arc<dyn Source>> {
     let path = dir.join("image");
     std::fs::write(&path, bytes).unwrap();

@@ -1,5 +1,5 @@
-//! The n-th read, write, sync or rename fails, completions come back in the worst
-//! order, the power goes: old or new, never in between.
+//! The n-th read, write, sync or rename fails, completions arrive in the worst order,
+//! the power is cut: every file is old or new, never a mix.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! Completions come back in the worst order, and buffers are scarce: no deadlock,
-//! and the same files.
+//! Completions arrive in the worst order and buffers are scarce: there is no
+//! deadlock, and the files are the same.
 
 use lbpayload::import::Tuning;
 
@@ -42,7 +42,7 @@ fn tunings() -> Vec<Tuning> {
 }
 
 #[test]
-fn hashing_that_holds_every_buffer_and_reordered_completions_do_not_deadlock() {
+fn reordered_completions_with_all_buffers_in_use_do_not_deadlock() {
     let (image, sums) = image();
     for engine in [Engine::Threads, Engine::LastFirst, Engine::FirstFirst] {
         for tuning in tunings() {

@@ -1,6 +1,6 @@
-//! The power goes at any moment. What the disk keeps of operations that were not
-//! flushed is anybody's guess, so the worst is assumed: names last at once, bytes
-//! only once they are flushed.
+//! The power is cut at any moment. Nothing is known about what the disk keeps of
+//! operations that were not flushed. So the tests assume the worst: names reach the
+//! disk at once, data only when it is flushed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,9 +8,9 @@ use crate::doubles::{Engine, Op, Trial, direct_source};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise};
 
-/// Walks through what was done, and checks each cut: a file that has its name by
-/// then had all its bytes written, finished, and flushed before; one that was told
-/// to be done had its name flushed before.
+/// Checks a power cut after every operation: a file that has its final name by then
+/// must have been written, finished and flushed before. The name of a file that was
+/// reported as complete must have been flushed before.
 fn assert_complete_at_every_cut(ops: &[Op], pieces: &HashMap<u64, usize>) {
     let mut written: HashMap<u64, usize> = HashMap::new();
     let mut finished: HashSet<u64> = HashSet::new();
@@ -34,21 +34,21 @@ fn assert_complete_at_every_cut(ops: &[Op], pieces: &HashMap<u64, usize>) {
                 assert_eq!(
                     written.get(slot),
                     pieces.get(slot),
-                    "cut {cut}: finished early"
+                    "cut {cut}: finished before everything was written"
                 );
                 finished.insert(*slot);
             }
             Op::Put(slot) => {
                 finished.insert(*slot);
             }
-            // A flush promises nothing of what ends while it runs.
+            // A flush does not cover operations that end while it runs.
             Op::FlushStarts => flushing.clone_from(&finished),
             Op::Flush => durable.extend(&flushing),
             Op::Publish(slot, name) => {
                 named.insert(*slot);
                 assert!(
                     durable.contains(slot),
-                    "cut {cut}: {name} has its name and may be torn"
+                    "cut {cut}: {name} has its final name and may be incomplete"
                 );
             }
             Op::FlushNamesStarts => names_flushing.clone_from(&named),
@@ -57,17 +57,21 @@ fn assert_complete_at_every_cut(ops: &[Op], pieces: &HashMap<u64, usize>) {
                 told += 1;
                 assert!(
                     lasting.contains(slot),
-                    "cut {cut}: file {slot} is called done, and its name may be lost"
+                    "cut {cut}: file {slot} is reported as complete, but its name may be lost"
                 );
             }
         }
     }
-    assert_eq!(named.len(), pieces.len(), "every file got its name");
-    assert_eq!(told, pieces.len(), "every file is told of");
+    assert_eq!(
+        named.len(),
+        pieces.len(),
+        "every file must get its final name"
+    );
+    assert_eq!(told, pieces.len(), "every file must be reported");
 }
 
 #[test]
-fn at_any_cut_every_file_under_its_final_name_is_complete() {
+fn files_under_their_final_names_are_complete_after_any_power_cut() {
     let files: Vec<(String, Vec<u8>)> = (0..40)
         .map(|n| {
             (
@@ -89,7 +93,10 @@ fn at_any_cut_every_file_under_its_final_name_is_complete() {
         let (result, ops) = trial.run();
         assert_eq!(result.unwrap().files, 40);
         let flushes = ops.iter().filter(|op| **op == Op::Flush).count();
-        assert!(flushes > 2, "several batches, {flushes} flushes");
+        assert!(
+            flushes > 2,
+            "expected several batches, got {flushes} flushes"
+        );
         assert_complete_at_every_cut(&ops, &pieces);
     }
     let elsewhere = tempfile::tempdir().unwrap();
@@ -106,7 +113,7 @@ fn at_any_cut_every_file_under_its_final_name_is_complete() {
 
 #[test]
 #[should_panic(expected = "may be torn")]
-fn the_check_notices_a_name_that_comes_before_the_flush() {
+fn check_detects_a_rename_before_the_data_is_flushed() {
     let ops = [
         Op::Put(0),
         Op::Publish(0, "x".into()),
@@ -118,7 +125,7 @@ fn the_check_notices_a_name_that_comes_before_the_flush() {
 
 #[test]
 #[should_panic(expected = "its name may be lost")]
-fn the_check_notices_a_file_that_is_called_done_before_its_name_is_flushed() {
+fn check_detects_a_file_reported_before_its_name_is_flushed() {
     let ops = [
         Op::Put(0),
         Op::FlushStarts,

@@ -1,5 +1,6 @@
-//! Random images with random bad sectors, compared with a plain model: what has no bad
-//! sector is read right, and what has one is named.
+//! Random images with random bad sectors, compared with a simple model: entries
+//! without a bad sector are read correctly, and entries with one are named in an
+//! error.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,17 +18,18 @@ use proptest::prelude::*;
 use crate::doubles::{Engine, Trial, tiny};
 use crate::support::{Image, noise, sha256sum, tree};
 
-/// A disk with bad sectors, which fail once it is armed. With an alignment of 1 it is
-/// read through the page cache: a read ends before a bad page, and fails in it.
+/// A disk with bad sectors that fail only after it is armed. An alignment of 1 means
+/// that it is read through the page cache: a read ends before a bad page, and the
+/// next one fails in that page.
 struct Disk {
     bytes: Vec<u8>,
     alignment: usize,
     sector: usize,
     bad: Vec<usize>,
-    /// Reads find its end here.
+    /// Reads end here.
     end: usize,
     armed: AtomicBool,
-    /// Reads since it was armed: a test fails rather than hangs.
+    /// Number of reads since it was armed. A limit makes a test fail instead of hang.
     reads: AtomicUsize,
 }
 
@@ -65,7 +67,7 @@ impl Source for Disk {
         let mut end = (start + buf.len()).min(end);
         if armed {
             let reads = self.reads.fetch_add(1, Ordering::SeqCst);
-            assert!(reads < 100_000, "it reads the same again and again");
+            assert!(reads < 100_000, "too many reads");
             if let Some(bad) = self.first_bad(start, end) {
                 if self.alignment > 1 || bad == start {
                     return Err(io::Error::from_raw_os_error(libc::EIO));
@@ -95,7 +97,7 @@ struct Case {
     sector: usize,
     /// In thousandths of the image.
     bad: Vec<usize>,
-    /// As well; all of it where it is larger.
+    /// The whole image if the value is larger.
     end: usize,
     reads: usize,
     held: usize,
@@ -148,7 +150,7 @@ impl Case {
         let mut bytes = image.bytes();
         bytes.resize(bytes.len().next_multiple_of(4096), 0);
         let sectors = bytes.len() / self.sector;
-        // A block device ends between two sectors.
+        // A block device ends at a sector boundary.
         let end = (bytes.len() * self.end / 1000).next_multiple_of(4096);
         Disk {
             bad: self.bad.iter().map(|n| n * sectors / 1000).collect(),
@@ -162,7 +164,7 @@ impl Case {
     }
 }
 
-/// What of each entry that is wanted is not readable: where its data starts to be so.
+/// For each wanted entry: where its data starts to be unreadable, if it does.
 fn model(case: &Case, image: &Image, disk: &Disk) -> Vec<Option<Option<usize>>> {
     let starts = image.header_offsets();
     let data = (0..).zip(starts).map(|(n, header): (usize, usize)| {
@@ -194,7 +196,7 @@ proptest! {
     })]
 
     #[test]
-    fn a_stream_gives_out_what_can_be_read_and_names_what_cannot(case in cases()) {
+    fn stream_returns_readable_data_and_names_unreadable_entries(case in cases()) {
         let image = case.image();
         let disk = Arc::new(case.disk(&image));
         let expected = model(&case, &image, &disk);
@@ -234,7 +236,8 @@ proptest! {
             let (name, data) = (n as u64, &image.files[n].1);
             match expected {
                 None => prop_assert!(!got.contains_key(&name) && !failed.contains_key(&name)),
-                // Behind the end of a source that shrank everything counts as missing.
+                // Everything after the end of a source that has shrunk counts as
+                // unreadable.
                 Some(None) if shrunk => prop_assert!(failed.contains_key(&name)),
                 Some(None) => {
                     prop_assert!(!failed.contains_key(&name), "{name} {:?}", failed.get(&name));
@@ -252,13 +255,13 @@ proptest! {
     }
 
     #[test]
-    fn an_import_fails_with_the_first_bad_file_and_has_those_before_it(case in cases()) {
+    fn import_fails_at_the_first_bad_file_and_keeps_the_files_before_it(case in cases()) {
         let image = case.image();
         let wanted: Vec<String> = (0..case.sizes.len())
             .filter(|&n| case.wanted[n])
             .map(|n| n.to_string())
             .collect();
-        // No names at all mean all of them.
+        // An empty list of names means all files.
         prop_assume!(!wanted.is_empty());
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
         let sums: String = image
@@ -292,11 +295,11 @@ proptest! {
     }
 
     #[test]
-    fn verify_finds_each_bad_file_and_no_other(case in cases()) {
+    fn verify_reports_exactly_the_bad_files(case in cases()) {
         let image = case.image();
         let mut disk = case.disk(&image);
         disk.end = disk.bytes.len();
-        // The headers stay readable: it reads them itself.
+        // The headers stay readable, because verify reads them itself.
         let starts = image.header_offsets();
         let of_a_header: Vec<usize> = starts
             .iter()

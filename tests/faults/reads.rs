@@ -40,7 +40,7 @@ struct Late {
     good: Arc<dyn Source>,
     bad: Arc<dyn Source>,
     armed: std::sync::atomic::AtomicBool,
-    /// Reads since it was armed: a test fails rather than hangs.
+    /// Number of reads since it was armed. A limit makes a test fail instead of hang.
     reads: std::sync::atomic::AtomicUsize,
 }
 
@@ -74,7 +74,7 @@ impl Source for Late {
             return self.good.read_at(buf, offset);
         }
         let reads = self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        assert!(reads < 10_000, "it reads the same again and again");
+        assert!(reads < 10_000, "too many reads");
         self.bad.read_at(buf, offset)
     }
     fn mode(&self) -> lbpayload::block::ReadMode {
@@ -86,14 +86,14 @@ impl Source for Late {
 }
 
 #[test]
-fn an_unreadable_sector_anywhere_leaves_only_complete_files() {
+fn import_with_an_unreadable_sector_leaves_only_complete_files() {
     let image = image();
     let len = image.bytes().len() as u64;
     let (mut failed, mut fine) = (0, 0);
     for sector in 0..len.div_ceil(512) {
         let bad = sector * 512..sector * 512 + 1;
         let source = device(bad.clone());
-        // A sector that holds a header fails the index already.
+        // If the sector holds a header, reading the index fails already.
         let Ok(payload) = Payload::open(Arc::clone(&source)) else {
             continue;
         };
@@ -130,8 +130,8 @@ fn an_unreadable_sector_anywhere_leaves_only_complete_files() {
 }
 
 #[test]
-fn a_sector_between_two_files_that_goes_bad_later_is_not_missed_by_anyone() {
-    // Header and data share sectors, and the header was readable a moment ago.
+fn sector_that_goes_bad_after_the_header_scan_is_reported() {
+    // Headers and data share sectors, and the header was readable a moment ago.
     let image = image();
     for header in image.header_offsets() {
         let at = header as u64 / 512 * 512;
@@ -140,8 +140,8 @@ fn a_sector_between_two_files_that_goes_bad_later_is_not_missed_by_anyone() {
         Index::strict(&payload, &Silent).unwrap();
         source.arm();
         let report = verify(&payload, Checksums::new(), &Silent, &mut |_, _| ());
-        // The headers are walked again and fail, or a file's data does: it ends,
-        // and it does not say that all is well.
+        // Either reading the headers again fails, or reading a file's data does. In
+        // both cases the command ends with an error.
         assert!(
             report.is_err() || !report.unwrap().is_ok(),
             "header at {header}"
@@ -149,7 +149,7 @@ fn a_sector_between_two_files_that_goes_bad_later_is_not_missed_by_anyone() {
     }
 }
 
-/// Two files, and between them one that the tests below do not ask for.
+/// Two files, and between them one that the tests below do not request.
 fn between() -> Image {
     Image::new(&[
         ("first", &noise(1, 9000)),
@@ -159,9 +159,9 @@ fn between() -> Image {
 }
 
 #[test]
-fn a_bad_sector_in_a_file_that_is_not_wanted_changes_no_byte_of_the_others() {
-    // Reads of what lies behind the sector are in flight when the copy goes on
-    // with the next file, and come back while it waits for that one.
+fn bad_sector_in_an_unselected_file_does_not_affect_the_selected_files() {
+    // Reads of the data after the bad sector are in flight when the copy continues
+    // with the next file. They complete while the copy waits for that file.
     let image = between();
     let start = image.header_offsets()[1] + 16 + "unwanted".len();
     let sectors = (start.div_ceil(512)..(start + 20_000) / 512).step_by(3);
@@ -187,11 +187,11 @@ fn a_bad_sector_in_a_file_that_is_not_wanted_changes_no_byte_of_the_others() {
 }
 
 #[test]
-fn a_bad_sector_that_starts_before_a_wanted_file_and_reaches_into_it_is_an_error() {
+fn bad_sector_that_extends_into_a_selected_file_is_an_error() {
     let image = between();
     let data = (image.header_offsets()[2] + 16 + "last".len()) as u64;
     let sector = data / 512 * 512;
-    assert!(sector < data, "the sector starts before the data");
+    assert!(sector < data, "the sector must start before the data");
     let source = Late::new(&image, sector..sector + 1);
     let dir = tempfile::tempdir().unwrap();
     let mut trial = Trial::new(Arc::clone(&source) as Arc<dyn Source>, dir.path());
@@ -206,7 +206,7 @@ fn a_bad_sector_that_starts_before_a_wanted_file_and_reaches_into_it_is_an_error
 }
 
 #[test]
-fn verify_names_each_file_that_cannot_be_read_and_reads_the_others() {
+fn verify_names_each_unreadable_file_and_reads_the_others() {
     let image = image();
     let starts = image.header_offsets();
     // In the middle of the data of file 7, far from any header.
@@ -238,10 +238,10 @@ fn verify_names_each_file_that_cannot_be_read_and_reads_the_others() {
     let expected: Vec<String> = (0..12)
         .map(|n| format!("file-{n:02} {}", if n == 7 { "Failed" } else { "Ok" }))
         .collect();
-    assert_eq!(told, expected, "in the order of the entries");
+    assert_eq!(told, expected, "the order must be that of the entries");
 }
 
-/// Ends early, once it is told to.
+/// Reports its full length, and ends early once it is told to.
 struct Shrinking {
     inner: Arc<dyn Source>,
     end: std::sync::atomic::AtomicU64,
@@ -271,7 +271,7 @@ impl Source for Shrinking {
 }
 
 #[test]
-fn a_source_that_shrinks_is_not_read_again_for_every_file_behind_its_end() {
+fn shrunken_source_is_not_read_again_for_every_file_after_its_end() {
     let files: Vec<String> = (0..20_000).map(|n| format!("{n}")).collect();
     let files: Vec<(&str, &[u8])> = files.iter().map(|n| (n.as_str(), &b"x"[..])).collect();
     let image = Image::new(&files).bytes();
@@ -284,7 +284,8 @@ fn a_source_that_shrinks_is_not_read_again_for_every_file_behind_its_end() {
     let index = Index::strict(&payload, &Silent).unwrap();
     assert_eq!(index.files(), 20_000);
     let before = source.reads.load(std::sync::atomic::Ordering::Relaxed);
-    // The first scan of verify reads it whole; from then on it ends early.
+    // The first scan of verify reads the whole source. After that the source ends
+    // early.
     let cut = ShrinksAfter {
         source: Arc::clone(&source),
         reads: before,
@@ -305,7 +306,7 @@ fn a_source_that_shrinks_is_not_read_again_for_every_file_behind_its_end() {
     );
 }
 
-/// Shrinks its source to a page once as many reads were made as a scan takes.
+/// Shrinks its source to one page after as many reads as a scan needs.
 struct ShrinksAfter {
     source: Arc<Shrinking>,
     reads: u64,
@@ -323,7 +324,7 @@ impl Source for ShrinksAfter {
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
         let reads = self.source.reads.load(std::sync::atomic::Ordering::Relaxed);
-        // Twice: `try_open` reads once more than the walk.
+        // Counted twice: `try_open` reads once more than the header scan.
         if reads >= 2 * self.reads {
             self.source
                 .end
@@ -337,10 +338,10 @@ impl Source for ShrinksAfter {
 }
 
 #[test]
-fn a_header_that_cannot_be_read_is_neither_there_nor_missing() {
+fn file_lookup_fails_when_a_header_cannot_be_read() {
     let image = Image::new(&[("a", &noise(1, 50_000)), ("b", b"x")]);
     let end = image.bytes().len() as u64;
-    // The second header, its name and its byte end the image.
+    // The second header, its name and its data byte are at the end of the image.
     let payload = Payload::open(device_with(&image, end - 18..end)).unwrap();
     assert!(payload.has_header(0, 16 + 16 + 1, b"a", 50_000).unwrap());
     assert!(!payload.has_header(0, 16 + 16 + 1, b"c", 50_000).unwrap());

@@ -1,6 +1,6 @@
-//! What the program asks of the kernel, and in which order, as strace sees it. A
-//! sync that is missing shows nowhere else, unless the power goes on a file system
-//! that needed it.
+//! The system calls of the program and their order, as strace shows them. No other
+//! test would notice a missing sync, except after a power cut on a file system that
+//! needs the sync.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,17 +8,17 @@ use std::process::Command;
 
 use crate::support::{Image, Lacks, Ran, lbpayload, noise, skip};
 
-/// Calls that succeeded, in the order in which they ended.
+/// Successful calls, in the order in which they ended.
 struct Calls(Vec<String>);
 
 impl Calls {
-    /// Runs the program with these arguments, which must succeed. `None` (said aloud)
-    /// where programs cannot be traced.
+    /// Runs the program with these arguments and expects success. `None` (with a skip
+    /// message) where programs cannot be traced.
     fn of(args: &[&Path]) -> Option<Self> {
         Self::of_program(Path::new(lbpayload().get_program()), args)
     }
 
-    /// As [`Calls::of`], through another name of the program.
+    /// Like [`Calls::of`], with another name for the program.
     fn of_program(program: &Path, args: &[&Path]) -> Option<Self> {
         let mut attempt = Command::new("strace");
         let why = match attempt.args(["-o", "/dev/null", "true"]).output() {
@@ -43,8 +43,9 @@ impl Calls {
         Some(Self::parse(&std::fs::read_to_string(&trace).unwrap()))
     }
 
-    /// Lines are `PID call(...) = result`. Where threads mix, a call takes two of them:
-    /// `PID call(... <unfinished ...>` and `PID <... call resumed>...) = result`.
+    /// Lines have the form `PID call(...) = result`. With several threads, one call
+    /// may need two lines: `PID call(... <unfinished ...>` and `PID <... call
+    /// resumed>...) = result`.
     fn parse(trace: &str) -> Self {
         let mut calls = Vec::new();
         let mut unfinished: HashMap<&str, &str> = HashMap::new();
@@ -69,8 +70,8 @@ impl Calls {
         Self(calls)
     }
 
-    /// The places of the calls that have one of these names and this text in them;
-    /// there is one at least.
+    /// The positions of the calls that have one of these names and contain this text.
+    /// There must be at least one.
     #[track_caller]
     fn find(&self, names: &[&str], text: &str) -> Vec<usize> {
         let is = |call: &str| {
@@ -82,7 +83,8 @@ impl Calls {
         found
     }
 
-    /// Asserts that one of `between` lies behind all of `first` and before all of `last`.
+    /// Asserts that one of `between` comes after all of `first` and before all of
+    /// `last`.
     #[track_caller]
     fn assert_order(&self, first: &[usize], between: &[usize], last: &[usize]) {
         let (after, before) = (first.iter().max().unwrap(), last.iter().min().unwrap());
@@ -98,13 +100,13 @@ const WRITES: &[&str] = &["write", "pwrite64", "pwritev2"];
 const SYNCS: &[&str] = &["fsync", "fdatasync"];
 const NAMINGS: &[&str] = &["rename", "renameat", "renameat2", "link", "linkat"];
 
-/// `path` as strace shows what a descriptor is open on.
+/// `path` as strace shows it for an open descriptor.
 fn open_on(path: &Path) -> String {
     format!("<{}>", path.canonicalize().unwrap().display())
 }
 
 #[test]
-fn a_packed_image_is_synced_before_it_has_its_name_and_its_name_afterwards() {
+fn packed_image_is_synced_before_its_rename_and_its_directory_after_it() {
     let temp = tempfile::tempdir().unwrap();
     let (input, out) = (temp.path().join("input"), temp.path().join("out"));
     std::fs::create_dir(&out).unwrap();
@@ -123,7 +125,7 @@ fn a_packed_image_is_synced_before_it_has_its_name_and_its_name_afterwards() {
 }
 
 #[test]
-fn imported_files_are_synced_before_they_have_their_names_and_the_names_afterwards() {
+fn imported_files_are_synced_before_their_rename_and_the_directory_after_it() {
     let temp = tempfile::tempdir().unwrap();
     let (image, dest) = (temp.path().join("image"), temp.path().join("dest"));
     let files: &[(&str, &[u8])] = &[("large", &noise(1, 300_000)), ("small", b"x")];
@@ -135,7 +137,7 @@ fn imported_files_are_synced_before_they_have_their_names_and_the_names_afterwar
     };
     let dest = dest.canonicalize().unwrap();
     let staging = dest.join(lbpayload::durable::STAGING_NAME);
-    // What io_uring writes is not seen here.
+    // strace does not show what io_uring writes.
     let written = calls.find(WRITES, &format!("<{}/", staging.display()));
     let staging_synced = calls.find(SYNCS, &format!("<{}>", staging.display()));
     let named = calls.find(NAMINGS, &format!("{}, \"", open_on(&dest)));
@@ -148,12 +150,12 @@ fn imported_files_are_synced_before_they_have_their_names_and_the_names_afterwar
 }
 
 #[test]
-fn files_that_are_there_already_are_synced_before_they_are_told() {
+fn existing_files_are_synced_before_they_are_reported() {
     let temp = tempfile::tempdir().unwrap();
     let (image, dest) = (temp.path().join("image"), temp.path().join("dest"));
     std::fs::create_dir(&dest).unwrap();
-    // As of a run that was cut off before it had synced the names. More of them than are
-    // told in one write.
+    // As a run leaves them that was interrupted before it had synced the names. There
+    // are more files than fit into one write to standard output.
     let names: Vec<String> = (0..600).map(|n| format!("{n:0200}")).collect();
     for name in &names {
         std::fs::write(dest.join(name), "kept").unwrap();

@@ -21,7 +21,8 @@ fn image() -> Image {
     Image::new(&files)
 }
 
-/// Every name has its old content, its new one, or nothing where nothing was.
+/// Every name has its old content, its new content, or is absent if it was absent
+/// before.
 fn assert_old_or_new(dest: &Path, image: &Image, old: &[(&str, &[u8])], when: &str) {
     for (name, content) in tree(dest) {
         let new = image
@@ -35,7 +36,7 @@ fn assert_old_or_new(dest: &Path, image: &Image, old: &[(&str, &[u8])], when: &s
             .map(|(_, d)| d.to_vec());
         assert!(
             new == Some(&content) || old == Some(content),
-            "{when}: {name} is in between"
+            "{when}: {name} is neither old nor new"
         );
     }
     for (name, _) in old {
@@ -44,7 +45,7 @@ fn assert_old_or_new(dest: &Path, image: &Image, old: &[(&str, &[u8])], when: &s
 }
 
 #[test]
-fn whichever_operation_fails_every_name_is_old_or_new() {
+fn every_file_is_old_or_new_after_any_failed_operation() {
     let old: &[(&str, &[u8])] = &[
         ("b-large", b"old"),
         ("f-large", b"older"),
@@ -72,7 +73,11 @@ fn whichever_operation_fails_every_name_is_old_or_new() {
             let (result, _) = trial.run();
             assert_old_or_new(dir.path(), &image, old, &format!("{kind} {n}"));
             let Err(error) = result else {
-                assert_eq!(tree(dir.path()).len(), 7, "the copy is whole: {kind} {n}");
+                assert_eq!(
+                    tree(dir.path()).len(),
+                    7,
+                    "the copy must be complete: {kind} {n}"
+                );
                 break;
             };
             let errno = if kind == "flush" {
@@ -89,7 +94,7 @@ fn whichever_operation_fails_every_name_is_old_or_new() {
 }
 
 #[test]
-fn io_uring_leaves_old_or_new_too_whichever_operation_fails() {
+fn every_file_is_old_or_new_after_any_failed_io_uring_operation() {
     let old: &[(&str, &[u8])] = &[
         ("b-large", b"old"),
         ("f-large", b"older"),
@@ -112,7 +117,11 @@ fn io_uring_leaves_old_or_new_too_whichever_operation_fails() {
             let (result, _) = trial.run();
             assert_old_or_new(dir.path(), &image, old, &format!("{kind} {n}"));
             if result.is_ok() {
-                assert_eq!(tree(dir.path()).len(), 7, "the copy is whole: {kind} {n}");
+                assert_eq!(
+                    tree(dir.path()).len(),
+                    7,
+                    "the copy must be complete: {kind} {n}"
+                );
                 break;
             }
             failures += 1;
@@ -122,7 +131,7 @@ fn io_uring_leaves_old_or_new_too_whichever_operation_fails() {
 }
 
 #[test]
-fn an_error_of_the_destination_names_the_file() {
+fn write_error_names_the_file() {
     for kind in ["create", "write", "finish", "put", "publish"] {
         let dir = tempfile::tempdir().unwrap();
         let mut trial = Trial::new(Memory::new(image().bytes()).shared(), dir.path());
@@ -134,7 +143,7 @@ fn an_error_of_the_destination_names_the_file() {
 }
 
 #[test]
-fn nothing_gets_a_name_after_a_flush_has_failed() {
+fn no_file_is_renamed_after_a_failed_flush() {
     let dir = tempfile::tempdir().unwrap();
     let mut trial = Trial::new(Memory::new(image().bytes()).shared(), dir.path());
     trial.fail = Some(("flush", 0));
@@ -145,7 +154,7 @@ fn nothing_gets_a_name_after_a_flush_has_failed() {
 }
 
 #[test]
-fn a_wrong_checksum_keeps_one_file_out_and_lets_the_others_in() {
+fn wrong_checksum_excludes_only_the_file_it_belongs_to() {
     let image = image();
     let wrong = "0".repeat(64);
     for (name, _) in &image.files {
@@ -164,7 +173,7 @@ fn a_wrong_checksum_keeps_one_file_out_and_lets_the_others_in() {
 }
 
 #[test]
-fn a_file_that_cannot_have_its_name_keeps_no_other_from_having_its_own() {
+fn failed_rename_of_one_file_does_not_affect_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let mut trial = Trial::new(Memory::new(image().bytes()).shared(), dir.path());
     trial.fail = Some(("publish", 1));
@@ -174,7 +183,7 @@ fn a_file_that_cannot_have_its_name_keeps_no_other_from_having_its_own() {
 }
 
 #[test]
-fn a_batch_is_flushed_when_its_files_are_large_enough_together() {
+fn batch_is_flushed_when_its_total_size_reaches_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let image = image();
     let mut trial = Trial::new(Memory::new(image.bytes()).shared(), dir.path());
@@ -183,6 +192,7 @@ fn a_batch_is_flushed_when_its_files_are_large_enough_together() {
     let (copied, ops) = trial.run();
     assert_eq!(copied.unwrap().files, 6);
     let flushes = ops.iter().filter(|op| op.kind() == "flush").count();
-    // b and d are each enough. What comes while b's batch is flushed may share the last one.
+    // b and d are each large enough alone. Files that arrive while b's batch is
+    // flushed may be in the last batch.
     assert!(flushes >= 2, "{ops:?}");
 }

@@ -1,5 +1,5 @@
-//! Every truncation and every flipped bit of a small image: an error or the right
-//! answer, never a panic, a hang, or a byte outside the destination.
+//! Every truncation and every flipped bit of a small image: each gives an error or
+//! the right answer, never a panic, a hang, or data outside the destination.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn options(dest: &Path) -> Options {
     options
 }
 
-/// Runs every reader over `bytes`; true when all say that it is a payload.
+/// Runs every reader over `bytes`. True when all of them accept the payload.
 fn survives(bytes: Vec<u8>, dest: &Path) -> bool {
     let source = Memory::new(bytes).shared();
     let Ok(payload) = Payload::open(source) else {
@@ -38,13 +38,13 @@ fn survives(bytes: Vec<u8>, dest: &Path) -> bool {
     let report = verify(&payload, Checksums::new(), &Silent, &mut |_, _| ());
     let verified = report.as_ref().is_ok_and(|report| report.is_ok());
     let imported = import(&payload, options(dest), &Silent, None).is_ok();
-    assert_eq!(strict, imported, "the index and the import agree");
-    assert!(strict || !verified, "verify finds what the index finds");
+    assert_eq!(strict, imported, "the index and the import must agree");
+    assert!(strict || !verified, "verify must find what the index finds");
     strict
 }
 
 #[test]
-fn an_image_cut_off_anywhere_is_refused_and_leaves_nothing() {
+fn truncated_image_is_refused_and_no_file_is_written() {
     for image in [small_image(), small_image().narrow()] {
         let whole = image.bytes();
         for len in 0..whole.len() {
@@ -62,7 +62,7 @@ fn an_image_cut_off_anywhere_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn a_flipped_bit_in_any_header_is_refused_or_gives_another_sound_payload() {
+fn flipped_header_bit_is_refused_or_gives_another_valid_payload() {
     for image in [small_image(), small_image().narrow()] {
         let whole = image.bytes();
         let mut starts: Vec<usize> = vec![0];
@@ -83,24 +83,24 @@ fn a_flipped_bit_in_any_header_is_refused_or_gives_another_sound_payload() {
                     assert_eq!(
                         tree(parent.path()).len(),
                         1,
-                        "nothing beside the destination"
+                        "nothing may be written outside the destination"
                     );
                 }
             }
         }
-        assert!(refused > 300, "{refused} flips were refused");
+        assert!(refused > 300, "only {refused} flips were refused");
     }
 }
 
 #[test]
-fn counts_and_sizes_of_any_magnitude_are_refused_without_memory() {
+fn huge_counts_and_sizes_are_refused_without_allocating_memory() {
     for shift in 0..64 {
         let value = 1_u64 << shift;
         for at in [8, 16, 24] {
             let mut bytes = small_image().bytes();
             bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
             let dir = tempfile::tempdir().unwrap();
-            // Whatever it answers, it answers.
+            // Any answer is fine, as long as it does not panic.
             survives(bytes, dir.path());
         }
     }
@@ -112,7 +112,7 @@ fn counts_and_sizes_of_any_magnitude_are_refused_without_memory() {
 }
 
 #[test]
-fn random_bytes_behind_the_magic_are_survived() {
+fn random_bytes_after_the_magic_cause_no_panic() {
     for seed in 0..300 {
         let mut bytes = b"LBPAYLD1".to_vec();
         bytes.extend(crate::support::noise(seed, 200));

@@ -1,4 +1,4 @@
-//! Laws that hold for every payload, and for every damage to one.
+//! Properties that hold for every payload and for every damaged payload.
 
 #[path = "../support/mod.rs"]
 mod support;

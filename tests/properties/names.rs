@@ -1,4 +1,4 @@
-//! Names that repeat are found in any number of passes over the headers.
+//! Duplicate names are found in any number of passes over the headers.
 
 use lbpayload::format::Fault;
 use lbpayload::payload::{Cause, Index, Payload};
@@ -8,9 +8,10 @@ use crate::support::Image;
 use crate::support::memory::Memory;
 
 #[test]
-fn every_name_that_repeats_is_found_with_little_memory_for_the_index() {
-    // A pass takes 65,536 names with the least memory, so these take four. Which
-    // name is looked at in which pass is random: the repeated ones are in all.
+fn all_duplicate_names_are_found_with_a_low_memory_limit() {
+    // With the smallest memory limit one pass handles 65,536 names, so these names
+    // need four passes. The pass of each name is random, so duplicate names occur in
+    // all of them.
     const FILES: usize = 200_000;
     const REPEATED: u64 = 100;
     let mut names: Vec<String> = (0..FILES).map(|n| n.to_string()).collect();
@@ -21,7 +22,7 @@ fn every_name_that_repeats_is_found_with_little_memory_for_the_index() {
     let mut found = Vec::new();
     let index = Index::scan(&payload, &Silent, &mut |problem| {
         let Cause::Fault(Fault::Repeated { first }) = problem.cause else {
-            panic!("another problem: {problem:?}");
+            panic!("unexpected problem: {problem:?}");
         };
         found.push((problem.index.unwrap() - FILES as u64, first));
         Ok(())

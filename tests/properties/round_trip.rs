@@ -1,4 +1,5 @@
-//! What is packed comes back, against a plain model: a map of names to bytes.
+//! Packing and unpacking returns the same files, compared with a simple model: a map
+//! of names to bytes.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -67,7 +68,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn what_is_packed_is_listed_read_verified_and_imported(
+    fn packed_files_can_be_listed_read_verified_and_imported(
         model in model(),
         narrow in any::<bool>(),
         embed in any::<bool>(),
@@ -76,7 +77,7 @@ proptest! {
         engine in prop_oneof![Just(IoEngine::Auto), Just(IoEngine::Threads)],
         small_max in prop_oneof![Just(0_u64), Just(100), Just(65536)],
     ) {
-        // A u32 payload without files is one only where nothing follows it.
+        // A u32 payload without files is valid only if nothing follows it.
         let narrow = narrow && (embed || !model.is_empty());
         let dialect = if narrow { Dialect::U32 } else { Dialect::U64 };
         let (dir, mut bytes) = pack_model(&model, dialect, embed);
@@ -122,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn packing_twice_gives_the_same_bytes(model in model(), embed in any::<bool>()) {
+    fn packing_twice_gives_identical_images(model in model(), embed in any::<bool>()) {
         prop_assert_eq!(
             pack_model(&model, Dialect::U64, embed).1,
             pack_model(&model, Dialect::U64, embed).1
@@ -131,7 +132,7 @@ proptest! {
 }
 
 #[test]
-fn a_destination_is_never_left_locked() {
+fn destination_is_unlocked_after_an_import() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..3 {
         let dest = Directory::open(dir.path()).unwrap();

@@ -1,11 +1,11 @@
-//! What a failing command with `--json` says of its error.
+//! The JSON error of a failing command with `--json`.
 
 use serde_json::Value;
 
 use super::Ran;
 
 impl Ran {
-    /// The error, from the only document on standard output.
+    /// The error from the only JSON document on standard output.
     #[track_caller]
     pub fn json_error(&self) -> Value {
         let document: Value = serde_json::from_str(&self.stdout).expect(&self.stdout);

@@ -1,4 +1,4 @@
-//! A source in memory, which can be told to fail.
+//! A source in memory that can be told to fail.
 
 use std::io;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lbpayload::block::{ReadMode, Source};
 
-/// Bytes in memory that demand aligned reads as a device would.
+/// Bytes in memory that require aligned reads, as a device does.
 pub struct Memory {
     pub bytes: Vec<u8>,
     pub alignment: usize,

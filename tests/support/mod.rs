@@ -1,5 +1,5 @@
-//! What the tests share: images made by hand, damage, loop devices that detach on
-//! drop, and running the program.
+//! Code that the tests share: hand-made images, damaged images, loop devices that
+//! detach on drop, and running the program.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part of it
 
 mod failure;
@@ -15,7 +15,7 @@ pub use skip::{Lacks, skip};
 #[allow(unused_imports)]
 pub use tempfile::TempDir;
 
-/// An image made from the specification, by no code of ours.
+/// An image built from the specification without using code of the library.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub wide: bool,
@@ -75,7 +75,7 @@ impl Image {
     }
 }
 
-/// Bytes that no two seeds share and nothing compresses away.
+/// Pseudo-random bytes that differ for each seed and cannot be compressed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
@@ -88,7 +88,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// The SHA-256 sum in hexadecimal, by sha256sum(1) and not by our code.
+/// The SHA-256 checksum in hexadecimal, from sha256sum(1) and not from the library.
 pub fn sha256sum(data: &[u8]) -> String {
     use std::io::Write;
     let mut child = Command::new("sha256sum")
@@ -101,7 +101,7 @@ pub fn sha256sum(data: &[u8]) -> String {
     String::from_utf8(out.stdout).unwrap()[..64].to_owned()
 }
 
-/// The program, ready to be given arguments.
+/// The command for the program, without arguments.
 pub fn lbpayload() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lbpayload"));
     command.env_remove("RUST_LOG").stdin(Stdio::null());
@@ -113,7 +113,7 @@ pub fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
     Ran::of(lbpayload().args(args))
 }
 
-/// What a run printed, and how it ended.
+/// The output of a run and its exit status.
 pub struct Ran {
     pub status: Option<i32>,
     pub stdout: String,
@@ -127,7 +127,7 @@ impl Ran {
             status,
             stdout,
             stderr,
-        } = command.output().expect("the program starts");
+        } = command.output().expect("could not start the program");
         Self {
             status: status.code(),
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
@@ -136,9 +136,9 @@ impl Ran {
         }
     }
 
-    /// As [`Ran::of`], for a command that unmounts what nobody uses. What another test
-    /// starts holds for a moment what any of us has open, so an answer of "busy" is
-    /// asked for again.
+    /// Like [`Ran::of`], for a command that unmounts an unused mount. A process that
+    /// another test starts inherits our open files for a moment, so the command is
+    /// repeated while it reports "busy".
     pub fn when_free(command: &mut Command) -> Self {
         let mut ran = Self::of(command);
         for _ in 0..40 {
@@ -152,7 +152,7 @@ impl Ran {
         ran
     }
 
-    /// Asserts the exit status, and that nothing panicked.
+    /// Asserts the exit status, and that the program did not panic.
     #[track_caller]
     pub fn exits(self, status: i32) -> Self {
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
@@ -166,7 +166,7 @@ impl Ran {
         self
     }
 
-    /// Asserts that standard error holds `text`.
+    /// Asserts that standard error contains `text`.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         assert!(
@@ -178,7 +178,7 @@ impl Ran {
     }
 }
 
-/// Everything in a directory, by name: the bytes of files, the kind of the rest.
+/// Everything in a directory, by name: the bytes of files, the type of other entries.
 pub fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
@@ -198,13 +198,14 @@ pub fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Whether device tests cannot run here, which is then a skip.
+/// Whether device tests cannot run here. If so, the skip is reported.
 #[track_caller]
 pub fn cannot_use_devices() -> bool {
     cannot_use("/dev/loop-control", "no loop devices")
 }
 
-/// Whether a test cannot run that needs root and `device`, which is then a skip.
+/// Whether a test that needs root and `device` cannot run here. If so, the skip is
+/// reported.
 #[track_caller]
 pub fn cannot_use(device: &str, without: &str) -> bool {
     let why = if !nix::unistd::geteuid().is_root() {
@@ -218,7 +219,7 @@ pub fn cannot_use(device: &str, without: &str) -> bool {
     true
 }
 
-/// Skips the rest of a test, visibly, where devices cannot be used.
+/// Skips the rest of a test with a message where devices cannot be used.
 #[macro_export]
 macro_rules! needs_devices {
     () => {
@@ -321,7 +322,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Runs a command that must succeed.
+/// Runs a command and expects success.
 #[track_caller]
 pub fn check(command: &mut Command) -> String {
     let ran = Ran::when_free(command);
