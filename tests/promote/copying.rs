@@ -1,4 +1,4 @@
-//! What a promote does when nothing is wrong.
+//! Promotes in which nothing goes wrong.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +9,7 @@ use crate::needs_root;
 use crate::workspace::{MODULES, Workspace, capability};
 
 #[test]
-fn both_channels_arrive_and_a_second_run_writes_nothing() {
+fn promote_copies_overlay_and_manifest_and_a_second_run_writes_nothing() {
     needs_root!();
     let it = Workspace::new();
     let ran = it.promote(&[]).exits(0);
@@ -67,7 +67,7 @@ fn both_channels_arrive_and_a_second_run_writes_nothing() {
 }
 
 #[test]
-fn a_dry_run_shows_the_plan_and_writes_nothing() {
+fn dry_run_prints_the_plan_and_writes_nothing() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("kernel/dtb/board.dtb", "overlay dtb\n");
@@ -99,11 +99,11 @@ fn a_dry_run_shows_the_plan_and_writes_nothing() {
 }
 
 #[test]
-fn a_destination_in_both_channels_settles() {
+fn manifest_wins_over_overlay_for_the_same_destination() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("kernel/dtb/board.dtb", "overlay dtb\n");
-    // The same file by its other name.
+    // The same file under its other path.
     it.write_overlay(
         "rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko",
         "overlay nv\n",
@@ -123,7 +123,7 @@ fn a_destination_in_both_channels_settles() {
 }
 
 #[test]
-fn what_is_under_rootfs_keeps_owner_mode_and_capabilities_and_what_is_new_is_roots() {
+fn files_in_rootfs_keep_owner_mode_and_capabilities_and_new_files_belong_to_root() {
     needs_root!();
     let it = Workspace::new();
     for name in ["usr/bin/sudo", "usr/bin/ping", "etc/shadow", "opt/new/tool"] {
@@ -161,7 +161,7 @@ fn what_is_under_rootfs_keeps_owner_mode_and_capabilities_and_what_is_new_is_roo
 }
 
 #[test]
-fn ownership_source_is_cp_p_to_the_letter() {
+fn ownership_source_keeps_owner_and_time_like_cp_p() {
     needs_root!();
     let it = Workspace::new();
     let built = it.path("Source/bsp_sources/out");
@@ -180,7 +180,7 @@ fn ownership_source_is_cp_p_to_the_letter() {
 }
 
 #[test]
-fn a_symlink_arrives_as_one_and_an_executable_stays_one() {
+fn symlinks_are_copied_as_symlinks_and_executables_stay_executable() {
     needs_root!();
     let it = Workspace::new();
     let script = it.write_overlay("tools/flash-helper.sh", "#!/bin/sh\n");
@@ -192,7 +192,7 @@ fn a_symlink_arrives_as_one_and_an_executable_stays_one() {
         it.overlay().join("rootfs/etc/localtime"),
     )
     .unwrap();
-    // In place of a symlink that leads elsewhere, and of a file.
+    // These replace a symlink with another target, and a file.
     fs::create_dir_all(it.overlay().join("rootfs/etc/alternatives")).unwrap();
     symlink(
         "/usr/bin/vim",
@@ -221,7 +221,7 @@ fn a_symlink_arrives_as_one_and_an_executable_stays_one() {
 }
 
 #[test]
-fn an_absolute_symlink_leads_into_rootfs_and_never_to_the_host() {
+fn absolute_symlinks_are_resolved_inside_rootfs() {
     needs_root!();
     let it = Workspace::new();
     let outside = tempfile::tempdir().unwrap();
@@ -249,7 +249,7 @@ fn an_absolute_symlink_leads_into_rootfs_and_never_to_the_host() {
 }
 
 #[test]
-fn names_of_any_bytes_arrive() {
+fn file_names_may_contain_any_bytes() {
     needs_root!();
     let it = Workspace::new();
     let names: [&[u8]; 6] = [
@@ -278,7 +278,7 @@ fn names_of_any_bytes_arrive() {
 }
 
 #[test]
-fn only_the_mirror_and_the_initramfs_are_made_good_when_nothing_else_differs() {
+fn edited_kernel_mirror_is_restored_and_the_initramfs_rebuilt() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -294,7 +294,7 @@ fn only_the_mirror_and_the_initramfs_are_made_good_when_nothing_else_differs() {
 }
 
 #[test]
-fn what_the_initramfs_does_not_hold_leaves_it_alone() {
+fn files_outside_the_initramfs_do_not_cause_a_rebuild() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -310,7 +310,7 @@ fn what_the_initramfs_does_not_hold_leaves_it_alone() {
 }
 
 #[test]
-fn a_kernel_without_openat2_makes_no_difference() {
+fn promote_works_on_a_kernel_without_openat2() {
     needs_root!();
     let (it, other) = (Workspace::new(), Workspace::new());
     other.promote(&[]).exits(0);
@@ -332,7 +332,7 @@ fn a_kernel_without_openat2_makes_no_difference() {
 }
 
 #[test]
-fn what_should_be_known_besides_is_noted() {
+fn promote_notes_version_mismatch_dirty_and_unknown_repositories() {
     needs_root!();
     let it = Workspace::new();
     let manifest = it.path("Source/.build-manifest.yaml");

@@ -1,4 +1,4 @@
-//! What directories hand down to what is made in them is not what was promised.
+//! Default ACLs and setgid of a directory do not change what promote creates in it.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -8,7 +8,8 @@ use crate::needs_root;
 use crate::support::check;
 use crate::workspace::Workspace;
 
-/// u::rwx, u:1000:rwx, g::r-x, m::rwx, o::r-x, as the kernel takes it: linux/posix_acl_xattr.h
+/// u::rwx, u:1000:rwx, g::r-x, m::rwx, o::r-x in the kernel's binary form:
+/// linux/posix_acl_xattr.h
 const ACL: &str = "0x02000000\
     01000700ffffffff\
     02000700e8030000\
@@ -17,7 +18,7 @@ const ACL: &str = "0x02000000\
     20000500ffffffff";
 
 #[test]
-fn a_default_acl_of_the_tree_does_not_reach_files_that_had_none() {
+fn new_files_do_not_inherit_the_default_acl_of_their_directory() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("rootfs/opt/new/tool", "tool\n");
@@ -47,12 +48,12 @@ fn a_default_acl_of_the_tree_does_not_reach_files_that_had_none() {
 }
 
 #[test]
-fn a_directory_that_is_made_in_one_with_setgid_is_roots_all_the_same() {
+fn directory_created_in_a_setgid_directory_belongs_to_root() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("rootfs/usr/local/new/tool", "tool\n");
     it.commit("a tool");
-    // As Debian has it.
+    // Debian has this directory with setgid and the group staff.
     let local = it.l4t("rootfs/usr/local");
     fs::create_dir(&local).unwrap();
     chown(&local, Some(0), Some(50)).unwrap();

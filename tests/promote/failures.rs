@@ -1,4 +1,4 @@
-//! Bad input, bad destinations, bad moments.
+//! Bad input, bad destinations, and failures during a run.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::support::{Mounted, Ran, check};
 use crate::workspace::Workspace;
 
 #[test]
-fn a_yaml_bomb_is_a_syntax_error() {
+fn yaml_bomb_is_reported_as_a_syntax_error() {
     needs_root!();
     let it = Workspace::new();
     let mut bomb = String::from("mode: full\na0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
@@ -24,7 +24,7 @@ fn a_yaml_bomb_is_a_syntax_error() {
     it.put("Source/.build-manifest.yaml", &bomb);
     refused(&it, &[], "syntax", ".build-manifest.yaml");
     fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
-    // In a block of the profile that nobody asks for it does not go off.
+    // In a block of the profile that nothing reads, it has no effect.
     let profile = bomb.replace("mode: full", "bsp_image: {}\nsource: {}");
     it.put("target-platform/thor.yaml", profile);
     it.promote(&["--dry-run"]).exits(0);
@@ -41,7 +41,7 @@ fn a_yaml_bomb_is_a_syntax_error() {
 }
 
 #[test]
-fn a_device_node_or_a_fifo_in_the_way_is_refused() {
+fn destination_that_is_a_device_node_or_fifo_is_refused() {
     needs_root!();
     let it = Workspace::new();
     let fifo = it.l4t("bootloader/board.conf");
@@ -55,7 +55,7 @@ fn a_device_node_or_a_fifo_in_the_way_is_refused() {
 }
 
 #[test]
-fn a_directory_in_the_way_is_refused() {
+fn destination_that_is_a_directory_is_refused() {
     needs_root!();
     let it = Workspace::new();
     fs::create_dir(it.l4t("bootloader/board.conf")).unwrap();
@@ -63,7 +63,7 @@ fn a_directory_in_the_way_is_refused() {
 }
 
 #[test]
-fn a_second_promote_at_once_is_refused_by_name() {
+fn concurrent_promote_is_refused_and_names_the_running_one() {
     needs_root!();
     let it = Workspace::new();
     let image = fs::File::open(it.l4t("")).unwrap();
@@ -71,7 +71,7 @@ fn a_second_promote_at_once_is_refused_by_name() {
     let holder = format!("(process {})", std::process::id());
     refused(&it, &[], "busy", &holder);
     failed(it.action(&["rollback", "--json"]), "busy", &holder);
-    // Looking is free.
+    // Commands that only read still work.
     it.promote(&["--dry-run"]).exits(0);
     it.action(&["status"]).exits(0);
     drop(lock);
@@ -79,7 +79,7 @@ fn a_second_promote_at_once_is_refused_by_name() {
 }
 
 #[test]
-fn too_little_room_is_told_before_anything_is_written() {
+fn too_little_free_space_is_reported_before_writing() {
     needs_root!();
     let it = Workspace::new();
     let disk = Mounted::tmpfs(&it.path(""), 4 << 20);
@@ -92,7 +92,7 @@ fn too_little_room_is_told_before_anything_is_written() {
 }
 
 #[test]
-fn a_write_that_fails_names_the_path_and_keeps_what_was_copied() {
+fn failing_write_names_the_path_and_keeps_the_files_copied_before() {
     needs_root!();
     let it = Workspace::new();
     it.manifest(&[
@@ -101,7 +101,7 @@ fn a_write_that_fails_names_the_path_and_keeps_what_was_copied() {
         ("kernel/c.dtb", "dtb", "fits too\n"),
     ]);
     let before = it.image_now();
-    // A limit on the size of files fails as a full disk does, in the middle of one.
+    // Like a full disk, a file size limit makes a write fail in the middle of a file.
     let mut command = Command::new("sh");
     command
         .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""])
@@ -128,7 +128,7 @@ fn a_write_that_fails_names_the_path_and_keeps_what_was_copied() {
 }
 
 #[test]
-fn a_source_that_changes_while_it_is_copied_gets_no_name() {
+fn source_that_changes_during_the_copy_is_not_promoted() {
     needs_root!();
     let it = Workspace::new();
     let src = it.put("Source/built", vec![7; 64 << 20]);
@@ -160,12 +160,12 @@ fn a_source_that_changes_while_it_is_copied_gets_no_name() {
 }
 
 #[test]
-fn quiet_says_nothing_and_progress_is_told_when_asked() {
+fn quiet_prints_only_requested_output_and_progress_json_reports_the_phases() {
     needs_root!();
     let it = Workspace::new();
     let ran = it.promote(&["-q"]).exits(0);
     assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
-    // What was asked for is printed all the same, and nothing else.
+    // Requested output is still printed, and nothing else.
     for (words, same) in [
         (&["status"][..], true),
         (&["history"], true),

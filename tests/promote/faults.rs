@@ -1,4 +1,5 @@
-//! The run ends where it should not: killed before each of its system calls in turn.
+//! The run ends unexpectedly: it is killed before each of its system calls, or a call
+//! fails.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use crate::needs_root;
 use crate::support::check;
 use crate::workspace::{MODULES, Workspace};
 
-/// A workspace whose overlay replaces, adds and links.
+/// A workspace whose overlay replaces files, adds files and adds symlinks.
 fn workspace() -> Workspace {
     let it = Workspace::new();
     it.write_overlay("rootfs/usr/bin/ping", "overlay ping\n");
@@ -31,15 +32,15 @@ fn image(it: &Workspace) -> BTreeMap<PathBuf, String> {
     it.image_now()
 }
 
-/// Runs until the `n`th `call` of the main thread and dies there. False where there
-/// were not as many.
+/// Runs until the `n`th `call` of the main thread and is killed there. False if there
+/// are fewer calls.
 pub(crate) fn killed_at(it: &Workspace, call: &str, n: u32) -> bool {
     let out = injected(it, &[], call, &format!("signal=KILL:when={n}"));
     !out.status.success()
 }
 
-/// Runs with `fault` in `call`s of the main thread, see strace(1), and a umask that lets
-/// nobody else in.
+/// Runs with `fault` injected into `call`s of the main thread, see strace(1), and a
+/// umask that gives group and others no access.
 fn injected(it: &Workspace, args: &[&str], call: &str, fault: &str) -> Output {
     let command = it.command();
     Command::new("sh")
@@ -55,7 +56,7 @@ fn injected(it: &Workspace, args: &[&str], call: &str, fault: &str) -> Output {
 }
 
 #[test]
-fn a_run_that_is_killed_anywhere_and_run_again_is_as_one_clean_run() {
+fn run_killed_at_any_call_and_repeated_gives_the_same_image_as_a_clean_run() {
     needs_root!();
     let clean = workspace();
     clean.promote(&[]).exits(0);
@@ -84,7 +85,7 @@ fn a_run_that_is_killed_anywhere_and_run_again_is_as_one_clean_run() {
                 break;
             }
             kills += 1;
-            // Every file is what it was, or what it will be.
+            // Every file has its old or its new state.
             for (path, now) in image(&it) {
                 if path.to_string_lossy().contains(".lbpayload-") {
                     continue;
@@ -103,11 +104,11 @@ fn a_run_that_is_killed_anywhere_and_run_again_is_as_one_clean_run() {
             );
         }
     }
-    assert!(kills > 40, "{kills} places to be killed at");
+    assert!(kills > 40, "only {kills} places were tried");
 }
 
 #[test]
-fn the_refresh_is_due_before_the_first_module_is_written() {
+fn initramfs_is_marked_as_due_before_the_first_module_is_written() {
     needs_root!();
     for n in 1.. {
         let it = Workspace::new();
@@ -128,12 +129,12 @@ fn the_refresh_is_due_before_the_first_module_is_written() {
 }
 
 #[test]
-fn an_interrupted_run_keeps_what_is_complete_and_dies_of_the_signal() {
+fn interrupted_run_keeps_complete_files_and_is_ended_by_the_signal() {
     needs_root!();
     let it = workspace();
     let command = it.command();
     let out = Command::new("strace")
-        // On i686 their names end in _time64.
+        // On i686 these calls have names that end in _time64.
         .args(["-qq", "-o", "/dev/null", "-e", "trace=/^(futex|utimensat)"])
         .args(["-e", "inject=/^utimensat:signal=INT:when=2"])
         .arg(command.get_program())
@@ -153,7 +154,7 @@ fn an_interrupted_run_keeps_what_is_complete_and_dies_of_the_signal() {
         "{}",
         ran.stdout
     );
-    // The overlay comes first: its symlinks, and then its files in the order of their paths.
+    // The overlay is copied first: its symlinks, then its files sorted by path.
     assert!(it.l4t("rootfs/opt/link").is_symlink());
     assert_eq!(it.read("bootloader/board.conf"), "overlay board\n");
     assert_eq!(it.read("kernel/Image"), "old kernel\n");
@@ -163,7 +164,7 @@ fn an_interrupted_run_keeps_what_is_complete_and_dies_of_the_signal() {
     assert_eq!(image(&it), image(&clean));
 }
 
-/// What `history` and `status` say.
+/// The output of `history` and `status`.
 fn told(it: &Workspace) -> (String, String) {
     let history = it.action(&["history"]).exits(0).stdout;
     let status = it.action(&["status"]).stdout;
@@ -171,14 +172,14 @@ fn told(it: &Workspace) -> (String, String) {
 }
 
 #[test]
-fn what_a_failed_run_did_not_come_to_is_not_counted() {
+fn files_that_a_failed_run_did_not_reach_are_not_counted() {
     needs_root!();
     let it = Workspace::new();
     let out = injected(&it, &[], "renameat", "error=EIO:when=3");
     let said = String::from_utf8_lossy(&out.stderr);
     let path = it.l4t("kernel/dtb/custom.dtbo");
     assert_eq!(out.status.code(), Some(1), "{said}");
-    // Once, and what to do.
+    // The file is named once, with advice.
     assert_eq!(said.matches("custom.dtbo").count(), 1, "{said}");
     assert!(
         said.contains(&format!("`{}`: Input/output", path.display()))
@@ -191,7 +192,7 @@ fn what_a_failed_run_did_not_come_to_is_not_counted() {
         status.contains("files: 1 intact, 0 edited, 0 missing, 0 unreadable\n"),
         "{status}"
     );
-    // What it did not touch is nobody's business.
+    // Files that the run did not change are not checked.
     std::fs::write(it.l4t("kernel/Image"), "by hand\n").unwrap();
     assert_eq!(told(&it).1, status);
     it.action(&["rollback", "0"]).exits(0);
@@ -199,7 +200,7 @@ fn what_a_failed_run_did_not_come_to_is_not_counted() {
 }
 
 #[test]
-fn what_a_run_that_was_cut_off_may_have_done_is_looked_at() {
+fn status_checks_files_that_a_killed_run_may_have_changed() {
     needs_root!();
     for (n, intact, done) in [(1, 8, 0), (2, 8, 1), (3, 9, 2)] {
         let it = Workspace::new();
@@ -226,7 +227,7 @@ fn what_a_run_that_was_cut_off_may_have_done_is_looked_at() {
 }
 
 #[test]
-fn what_failed_first_is_told_where_the_record_fails_too() {
+fn first_error_is_reported_when_writing_the_journal_fails_too() {
     needs_root!();
     let mut told = Vec::new();
     for n in 1.. {
@@ -242,7 +243,7 @@ fn what_failed_first_is_told_where_the_record_fails_too() {
 }
 
 #[test]
-fn a_run_in_which_any_one_call_fails_and_run_again_is_as_one_clean_run() {
+fn run_with_any_failing_call_and_repeated_gives_the_same_image_as_a_clean_run() {
     needs_root!();
     let clean = workspace();
     clean.promote(&[]).exits(0);
@@ -263,7 +264,8 @@ fn a_run_in_which_any_one_call_fails_and_run_again_is_as_one_clean_run() {
             assert!(!said.contains("panicked"), "{call} {n}: {said}");
             if out.status.success() {
                 assert_eq!(image(&it), expected, "{call} {n}");
-                // A note for next time may fail, and is only warned of.
+                // Saving the list of unchanged files may fail. That causes only a
+                // warning.
                 if said.is_empty() {
                     break;
                 }
@@ -284,11 +286,11 @@ fn a_run_in_which_any_one_call_fails_and_run_again_is_as_one_clean_run() {
             it.action(&["status"]).exits(0);
         }
     }
-    assert!(failed > 10, "{failed} calls failed");
+    assert!(failed > 10, "only {failed} calls failed");
 }
 
 #[test]
-fn a_rollback_that_is_killed_and_run_again_is_as_one_clean_rollback() {
+fn killed_and_repeated_rollback_gives_the_same_image_as_a_clean_one() {
     needs_root!();
     let promoted = || {
         let it = workspace();

@@ -1,4 +1,4 @@
-//! The gate that keeps an outdated build out, with real repositories.
+//! The check that refuses an outdated build, with real repositories.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 const CODE: &str = "stale-build";
 
 #[test]
-fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
+fn uncommitted_edits_new_commits_and_missing_states_are_all_listed() {
     needs_root!();
     let it = Workspace::new();
     let oot = it.path("Source/bsp_sources/nvidia-oot");
@@ -38,7 +38,7 @@ fn an_edit_a_new_commit_and_a_missing_state_are_each_listed() {
 }
 
 #[test]
-fn an_edit_that_git_was_told_to_overlook_is_found() {
+fn edits_hidden_by_assume_unchanged_or_skip_worktree_are_found() {
     needs_root!();
     let it = Workspace::new();
     let oot = it.path("Source/bsp_sources/nvidia-oot");
@@ -74,7 +74,7 @@ fn an_edit_that_git_was_told_to_overlook_is_found() {
 }
 
 #[test]
-fn what_a_build_leaves_untracked_is_no_edit() {
+fn untracked_build_output_is_not_an_edit() {
     needs_root!();
     let it = Workspace::new();
     it.put("Source/bsp_sources/nvidia-oot/built.o", "x");
@@ -82,7 +82,7 @@ fn what_a_build_leaves_untracked_is_no_edit() {
 }
 
 #[test]
-fn a_repository_with_a_git_file_counts_and_one_too_deep_does_not() {
+fn worktrees_are_checked_up_to_the_depth_limit() {
     needs_root!();
     let it = Workspace::new();
     let oot = it.path("Source/bsp_sources/nvidia-oot");
@@ -112,7 +112,7 @@ fn a_repository_with_a_git_file_counts_and_one_too_deep_does_not() {
 }
 
 #[test]
-fn a_path_of_the_state_that_is_no_repository_does_not_pass_in_silence() {
+fn state_entry_without_a_repository_is_reported() {
     needs_root!();
     let it = Workspace::new();
     let path = it.path("Source/.build-state.yaml");
@@ -122,7 +122,7 @@ fn a_path_of_the_state_that_is_no_repository_does_not_pass_in_silence() {
 }
 
 #[test]
-fn the_mono_repository_is_held_to_its_watermark() {
+fn mono_repository_is_compared_with_its_watermark() {
     needs_root!();
     let it = Workspace::new();
     let sources = it.path("Source/bsp_sources");
@@ -148,13 +148,13 @@ fn the_mono_repository_is_held_to_its_watermark() {
     refused(&it, &[], CODE, ". has uncommitted edits");
     it.git(&sources, &["commit", "-qam", "two"]);
     refused(&it, &[], CODE, "kernel/kernel-noble is at ");
-    // Without a state the mono-repository has nothing to be held to.
+    // Without a state file there is nothing to compare the mono-repository with.
     fs::remove_file(it.path("Source/.build-state.yaml")).unwrap();
     it.promote(&["--dry-run"]).exits(0);
 }
 
 #[test]
-fn no_kernel_side_repository_at_all_is_said() {
+fn missing_kernel_repositories_are_reported() {
     needs_root!();
     let it = Workspace::new();
     for repo in ["kernel/kernel-noble", "nvidia-oot"] {
@@ -170,18 +170,18 @@ fn no_kernel_side_repository_at_all_is_said() {
 }
 
 #[test]
-fn a_repository_behind_a_symlink_counts_wherever_it_lies() {
+fn repositories_behind_symlinks_are_checked() {
     needs_root!();
     let it = Workspace::new();
     let sources = it.path("Source/bsp_sources");
     let elsewhere = it.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    // One repository, and a folder with another.
+    // One symlink to a repository, and one to a folder that contains another.
     for name in ["nvidia-oot", "kernel"] {
         fs::rename(sources.join(name), elsewhere.join(name)).unwrap();
         symlink(elsewhere.join(name), sources.join(name)).unwrap();
     }
-    // These lead nowhere new, or nowhere.
+    // These lead to a known repository, or nowhere.
     symlink(".", sources.join("round")).unwrap();
     symlink("/", elsewhere.join("kernel/kernel-noble/host")).unwrap();
     symlink("gone", sources.join("gone")).unwrap();

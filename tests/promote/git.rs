@@ -1,4 +1,4 @@
-//! The overlay as git has it: upstreams, worktrees, other commits, other users.
+//! The overlay as a git repository: upstreams, worktrees, other commits, other users.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use crate::support::{Mounted, Ran};
 use crate::user::User;
 use crate::workspace::Workspace;
 
-/// Gives the overlay an upstream, a bare repository beside it.
+/// Gives the overlay an upstream: a bare repository next to it.
 fn upstream(it: &Workspace) -> std::path::PathBuf {
     let bare = it.path("upstream.git");
     it.git(
@@ -25,7 +25,7 @@ fn upstream(it: &Workspace) -> std::path::PathBuf {
     bare
 }
 
-/// Somebody else pushes a commit.
+/// Another clone pushes a commit.
 fn push_from_elsewhere(it: &Workspace) {
     let bare = it.path("upstream.git");
     it.git(
@@ -40,7 +40,7 @@ fn push_from_elsewhere(it: &Workspace) {
 }
 
 #[test]
-fn commits_that_were_not_pulled_are_a_collision() {
+fn upstream_commits_that_were_not_pulled_are_a_collision() {
     needs_root!();
     let it = Workspace::new();
     upstream(&it);
@@ -51,7 +51,7 @@ fn commits_that_were_not_pulled_are_a_collision() {
         "{}",
         ran.stdout
     );
-    // One whose name only ends the same is another branch.
+    // A ref whose name only ends the same way is another branch.
     let overlay = it.overlay();
     it.git(
         &overlay,
@@ -62,7 +62,7 @@ fn commits_that_were_not_pulled_are_a_collision() {
     it.git(&overlay, &["push", "-q", "origin", &to]);
     it.promote(&["--dry-run"]).exits(0);
     push_from_elsewhere(&it);
-    // What the last fetch saw is all that --offline knows.
+    // With --offline only the result of the last fetch is known.
     it.promote(&["--dry-run", "--offline"]).exits(0);
     let refs = it.git(&it.overlay(), &["for-each-ref"]);
     refused(&it, &["--dry-run"], "behind-upstream", "origin/main");
@@ -76,7 +76,7 @@ fn commits_that_were_not_pulled_are_a_collision() {
 }
 
 #[test]
-fn an_upstream_that_cannot_be_reached_stops_unless_offline() {
+fn unreachable_upstream_is_an_error_without_offline() {
     needs_root!();
     let it = Workspace::new();
     let bare = upstream(&it);
@@ -93,7 +93,7 @@ fn an_upstream_that_cannot_be_reached_stops_unless_offline() {
 }
 
 #[test]
-fn a_branch_without_an_upstream_is_said() {
+fn branch_without_an_upstream_is_reported() {
     needs_root!();
     let it = Workspace::new();
     upstream(&it);
@@ -108,7 +108,7 @@ fn a_branch_without_an_upstream_is_said() {
 }
 
 #[test]
-fn the_tracker_may_be_a_symlink_or_a_worktree() {
+fn overlay_repository_may_be_a_symlink_or_a_worktree() {
     needs_root!();
     let it = Workspace::new();
     let real = it.path("elsewhere");
@@ -134,14 +134,14 @@ fn the_tracker_may_be_a_symlink_or_a_worktree() {
 }
 
 #[test]
-fn git_s_own_environment_does_not_lead_astray_and_nothing_is_written_to_the_overlay() {
+fn git_environment_variables_are_ignored_and_the_overlay_is_not_changed() {
     needs_root!();
     let it = Workspace::new();
     let decoy = it.path("decoy");
     fs::create_dir(&decoy).unwrap();
     it.git(&decoy, &["init", "-q"]);
     let index = it.overlay().join(".git/index");
-    // A stale index is what git would refresh.
+    // git would refresh a stale index.
     let file = fs::File::open(it.overlay().join("bootloader/board.conf")).unwrap();
     file.set_modified(std::time::SystemTime::UNIX_EPOCH)
         .unwrap();
@@ -163,12 +163,12 @@ fn git_s_own_environment_does_not_lead_astray_and_nothing_is_written_to_the_over
 }
 
 #[test]
-fn root_asks_a_users_repository_as_that_user() {
+fn root_runs_git_as_the_owner_of_the_repository() {
     needs_root!();
     let it = Workspace::new();
     let trap = it.put("trap", "#!/bin/sh\nid -u >> \"$(dirname \"$0\")/ran-as\"\n");
     crate::support::check(std::process::Command::new("chmod").arg("755").arg(&trap));
-    // git status runs a clean filter, which the repository's owner names.
+    // git status runs a clean filter that the repository's owner chooses.
     it.git(
         &it.overlay(),
         &["config", "filter.trap.clean", trap.to_str().unwrap()],
@@ -181,18 +181,19 @@ fn root_asks_a_users_repository_as_that_user() {
     file.set_modified(std::time::SystemTime::UNIX_EPOCH)
         .unwrap();
     it.give_to(4711);
-    // Whatever the filter makes of the file: it must not run as root.
+    // The result of the filter does not matter, but it must not run as root.
     it.promote(&["--dry-run"]);
     let ran_as = fs::read_to_string(it.path("ran-as")).unwrap();
     assert!(ran_as.lines().all(|uid| uid == "4711"), "{ran_as}");
 }
 
 #[test]
-fn a_user_promotes_an_overlay_that_belongs_to_somebody_else() {
+fn user_can_promote_an_overlay_owned_by_another_user() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: ALL"));
-    // Which git calls dubious, unless it is told that it is meant.
+    // git refuses such a repository ("dubious ownership") unless it is configured as
+    // safe.
     for repo in [it.overlay(), it.path("Source/bsp_sources/nvidia-oot")] {
         crate::support::check(
             std::process::Command::new("chown")
@@ -209,7 +210,7 @@ fn a_user_promotes_an_overlay_that_belongs_to_somebody_else() {
 }
 
 #[test]
-fn a_named_commit_and_a_range_come_from_gits_objects() {
+fn overlay_ref_reads_a_commit_or_range_from_git_objects() {
     needs_root!();
     let it = Workspace::new();
     let first = it.git(&it.overlay(), &["rev-parse", "HEAD"]);
@@ -220,7 +221,7 @@ fn a_named_commit_and_a_range_come_from_gits_objects() {
     symlink("new.sh", it.overlay().join("tools/link")).unwrap();
     fs::remove_file(it.overlay().join("kernel/dtb/custom.dtbo")).unwrap();
     let second = it.commit("second");
-    // The checkout may be in any state: it is not looked at.
+    // The state of the checkout does not matter, because it is not read.
     it.write_overlay("bootloader/board.conf", "being edited\n");
     it.write_overlay("untracked", "x");
     let status = it.git(&it.overlay(), &["status", "--porcelain"]);
@@ -246,7 +247,7 @@ fn a_named_commit_and_a_range_come_from_gits_objects() {
     assert_eq!(it.read("tools/link"), "#!/bin/sh\n");
     assert!(it.l4t("tools/link").is_symlink());
     assert_eq!(it.read("kernel/dtb/custom.dtbo"), "overlay dtbo\n");
-    // Not in the range, so not touched.
+    // Not in the range, so not changed.
     assert_eq!(it.read("rootfs/etc/nvpmodel/nvpmodel.conf"), "by hand\n");
     let ran = it.promote(&["--overlay-ref", &second]).exits(0);
     assert!(
@@ -261,7 +262,7 @@ fn a_named_commit_and_a_range_come_from_gits_objects() {
 }
 
 #[test]
-fn a_reference_that_is_none_is_refused() {
+fn invalid_overlay_ref_is_refused() {
     needs_root!();
     let it = Workspace::new();
     for name in [
@@ -279,7 +280,7 @@ fn a_reference_that_is_none_is_refused() {
 }
 
 #[test]
-fn what_git_was_told_to_overlook_does_not_reach_the_image() {
+fn edits_hidden_by_assume_unchanged_or_skip_worktree_are_not_promoted() {
     needs_root!();
     let name = "bootloader/board.conf";
     for flag in ["--assume-unchanged", "--skip-worktree"] {
@@ -295,7 +296,7 @@ fn what_git_was_told_to_overlook_does_not_reach_the_image() {
         fs::set_permissions(overlay.join(name), mode).unwrap();
         fs::remove_file(overlay.join("bootloader/link")).unwrap();
         symlink("elsewhere", overlay.join("bootloader/link")).unwrap();
-        // One that is not checked out is promoted all the same.
+        // A file that is missing from the checkout is promoted anyway.
         fs::remove_file(overlay.join("kernel/dtb/custom.dtbo")).unwrap();
         it.promote(&[]).exits(0);
         assert_eq!(it.read(name), "overlay board\n");
@@ -307,7 +308,7 @@ fn what_git_was_told_to_overlook_does_not_reach_the_image() {
 }
 
 #[test]
-fn a_file_has_gits_mode_and_the_time_that_it_has_where_it_is_checked_out() {
+fn files_get_the_mode_from_git_and_the_time_of_the_checkout() {
     needs_root!();
     let it = Workspace::new();
     let new = it.write_overlay("rootfs/opt/new", "new\n");
@@ -348,7 +349,7 @@ fn filtered() -> Workspace {
 }
 
 #[test]
-fn a_file_that_a_filter_of_git_changes_arrives_as_it_is_checked_out() {
+fn filtered_file_is_promoted_with_its_checked_out_content() {
     needs_root!();
     let it = filtered();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -363,7 +364,7 @@ fn a_file_that_a_filter_of_git_changes_arrives_as_it_is_checked_out() {
 }
 
 #[test]
-fn a_filtered_file_is_refused_where_its_checkout_is_not_what_was_committed() {
+fn filtered_file_with_a_modified_checkout_is_refused() {
     needs_root!();
     for flag in ["--assume-unchanged", "--skip-worktree"] {
         let it = filtered();
@@ -371,14 +372,14 @@ fn a_filtered_file_is_refused_where_its_checkout_is_not_what_was_committed() {
         it.git(&it.overlay(), &["update-index", flag, name]);
         it.write_overlay(name, "EDITED\n");
         refused(&it, &[], "uncommitted-changes", name);
-        // Its object is not what belongs into the image.
+        // Its git object does not have the content that belongs in the image.
         fs::remove_file(it.overlay().join(name)).unwrap();
         refused(&it, &[], "bad-overlay", name);
     }
 }
 
 #[test]
-fn a_file_that_git_checks_out_in_another_encoding_arrives_in_that() {
+fn file_with_a_working_tree_encoding_is_promoted_in_that_encoding() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay(
@@ -392,7 +393,7 @@ fn a_file_that_git_checks_out_in_another_encoding_arrives_in_that() {
 }
 
 #[test]
-fn an_overlay_may_be_larger_than_the_room_for_temporary_files() {
+fn overlay_may_be_larger_than_the_temporary_directory() {
     needs_root!();
     let it = Workspace::new();
     for n in 0..64 {
@@ -409,7 +410,7 @@ fn an_overlay_may_be_larger_than_the_room_for_temporary_files() {
 }
 
 #[test]
-fn a_missing_object_is_refused_before_anything_is_written() {
+fn missing_git_object_is_refused_before_writing() {
     needs_root!();
     let it = Workspace::new();
     let overlay = it.overlay();

@@ -1,4 +1,4 @@
-//! A run whose helper is killed at its work.
+//! A run whose helper is killed during its work.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,23 +10,23 @@ use crate::support::Ran;
 use crate::user::User;
 use crate::workspace::Workspace;
 
-/// From now on the helper dies at its `n`th `call`, before that is done.
-fn dies_at(it: &Workspace, call: &str, n: u32) {
+/// From now on the helper is killed at its `n`th `call`, before the call runs.
+fn kill_helper_at(it: &Workspace, call: &str, n: u32) {
     let wrapper = format!(
         "#!/bin/sh\ncase \"$*\" in *promote-helper*)\nshift\n\
          exec /usr/bin/sudo -- strace -qq -o /dev/null -e trace={call} \
          -e inject={call}:signal=KILL:when={n} \"$@\"\nesac\nexec /usr/bin/sudo \"$@\"\n"
     );
-    lives_on(it, &wrapper);
+    replace_sudo(it, &wrapper);
 }
 
-fn lives_on(it: &Workspace, wrapper: &str) {
+fn replace_sudo(it: &Workspace, wrapper: &str) {
     let path = it.path("bin/sudo");
     fs::write(&path, wrapper).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The image, whichever number the user has.
+/// The image, with the user's number replaced.
 fn image(it: &Workspace, user: &User) -> BTreeMap<PathBuf, String> {
     let mut all = it.image_now();
     all.retain(|path, _| !path.ends_with(".lbpayload-staging"));
@@ -37,14 +37,14 @@ fn image(it: &Workspace, user: &User) -> BTreeMap<PathBuf, String> {
 }
 
 #[test]
-fn a_helper_that_is_killed_anywhere_fails_the_run_which_can_be_taken_back_or_run_again() {
+fn run_with_a_helper_killed_at_any_call_fails_and_can_be_rolled_back_or_repeated() {
     needs_root!();
     let clean = Workspace::new();
     let user = User::new(&clean, Some("NOPASSWD: ALL"));
     Ran::of(&mut user.promote(&clean)).exits(0);
     let expected = image(&clean, &user);
     let mut kills = 0;
-    // It answers with sendmsg: by then it has done what it was asked for.
+    // The helper replies with sendmsg. By then it has done what the request said.
     for (call, step) in [
         ("sendmsg", 3),
         ("renameat", 1),
@@ -55,7 +55,7 @@ fn a_helper_that_is_killed_anywhere_fails_the_run_which_can_be_taken_back_or_run
             let it = Workspace::new();
             let user = User::new(&it, Some("NOPASSWD: ALL"));
             let before = image(&it, &user);
-            dies_at(&it, call, n);
+            kill_helper_at(&it, call, n);
             let ran = Ran::of(&mut user.promote(&it));
             if image(&it, &user) == expected {
                 break;
@@ -64,8 +64,8 @@ fn a_helper_that_is_killed_anywhere_fails_the_run_which_can_be_taken_back_or_run
             let ran = ran.exits(1);
             let errors = ran.stderr.matches("lbpayload: error: ").count();
             assert_eq!(errors, 1, "{call} {n}: {}", ran.stderr);
-            lives_on(&it, "#!/bin/sh\nexec /usr/bin/sudo \"$@\"\n");
-            // Then there is a record, of all that was done.
+            replace_sudo(&it, "#!/bin/sh\nexec /usr/bin/sudo \"$@\"\n");
+            // Then there is a record of all changes.
             if image(&it, &user) != before {
                 it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
                 assert_eq!(image(&it, &user), before, "{call} {n}");
@@ -76,5 +76,5 @@ fn a_helper_that_is_killed_anywhere_fails_the_run_which_can_be_taken_back_or_run
             assert!(!user.is_running());
         }
     }
-    assert!(kills > 15, "{kills} places to be killed at");
+    assert!(kills > 15, "only {kills} places were tried");
 }

@@ -1,4 +1,4 @@
-//! The initramfs tool, when the run that started it is gone.
+//! The initramfs tool continues after the run that started it was killed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,8 +14,9 @@ use crate::support::{Ran, check};
 use crate::user::User;
 use crate::workspace::{MODULES, Workspace};
 
-/// Reads the modules, tells that it has begun, and writes what it read only when it is
-/// let; in a child, as NVIDIA's tool works in a chroot. It keeps its output to itself.
+/// Reads the modules, reports that it has begun, and writes what it read only after a
+/// signal from the test. It works in a child process, as NVIDIA's tool works in a
+/// chroot. It does not write to the caller's output.
 const SLOW_TOOL: &str = r#"#!/bin/sh
 echo run >> ../../initramfs-runs
 exec > /dev/null 2>&1
@@ -44,8 +45,13 @@ fn workspace() -> Workspace {
     it
 }
 
-/// Kills the run while its tool is at work, and tries again at once and later.
-fn outlived(it: &Workspace, run: &mut Command, again: impl Fn() -> Command, newer: impl Fn()) {
+/// Kills the run while its tool is working, and promotes again at once and later.
+fn assert_next_run_waits_for_the_tool(
+    it: &Workspace,
+    run: &mut Command,
+    again: impl Fn() -> Command,
+    newer: impl Fn(),
+) {
     let mut child: Child = run
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -62,7 +68,7 @@ fn outlived(it: &Workspace, run: &mut Command, again: impl Fn() -> Command, newe
     let before = it.everything_and_when();
     failed(Ran::of(again().arg("--json")), "busy", "initramfs tool");
     assert_eq!(it.everything_and_when(), before);
-    // Looking is free.
+    // A dry run still works.
     Ran::of(again().arg("--dry-run")).exits(0);
     check(
         Command::new("timeout")
@@ -90,20 +96,25 @@ fn build_newer(it: &Workspace) {
 }
 
 #[test]
-fn a_tool_that_outlives_a_killed_run_keeps_the_next_one_out_until_it_has_ended() {
+fn next_run_is_refused_until_the_tool_of_a_killed_run_has_ended() {
     needs_root!();
     let it = workspace();
-    outlived(&it, &mut it.command(), || it.command(), || build_newer(&it));
+    assert_next_run_waits_for_the_tool(
+        &it,
+        &mut it.command(),
+        || it.command(),
+        || build_newer(&it),
+    );
 }
 
 #[test]
-fn so_does_one_that_sudo_runs_with_a_terminal_of_its_own_or_without() {
+fn next_run_is_refused_until_the_tool_started_with_sudo_has_ended() {
     needs_root!();
     for pty in ["use_pty", "!use_pty"] {
         let it = workspace();
         let user = User::new(&it, Some("NOPASSWD: ALL"));
         user.sudo_option(pty);
-        outlived(
+        assert_next_run_waits_for_the_tool(
             &it,
             &mut user.promote(&it),
             || user.promote(&it),
@@ -116,7 +127,7 @@ fn so_does_one_that_sudo_runs_with_a_terminal_of_its_own_or_without() {
 }
 
 #[test]
-fn what_the_initramfs_tool_writes_over_is_noted() {
+fn overlay_file_that_the_initramfs_tool_overwrites_is_noted() {
     needs_root!();
     let it = Workspace::new();
     let line = "note: the initramfs tool overwrites rootfs/boot/initrd";

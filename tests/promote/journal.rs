@@ -1,4 +1,4 @@
-//! The record that stays in the image: history, status, going back.
+//! The journal that stays in the image: history, status, rollback.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,10 +13,10 @@ fn json(text: &str) -> serde_json::Value {
 }
 
 #[test]
-fn the_image_tells_what_it_holds_without_the_workspace() {
+fn history_and_status_work_without_the_workspace() {
     needs_root!();
     let it = Workspace::new();
-    // One that is there already is held, too.
+    // An existing identical file counts too.
     it.put(
         "Image/Linux_for_Tegra/kernel/dtb/custom.dtbo",
         "overlay dtbo\n",
@@ -69,7 +69,7 @@ fn the_image_tells_what_it_holds_without_the_workspace() {
 }
 
 #[test]
-fn an_image_into_which_nothing_was_promoted_says_so() {
+fn image_without_promotes_is_reported_as_such() {
     needs_root!();
     let it = Workspace::new();
     let before = it.everything_and_when();
@@ -85,7 +85,7 @@ fn an_image_into_which_nothing_was_promoted_says_so() {
 }
 
 #[test]
-fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
+fn rollback_restores_everything_and_can_be_undone() {
     needs_root!();
     let it = Workspace::new();
     for name in [
@@ -100,7 +100,7 @@ fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
     fs::create_dir_all(it.overlay().join("rootfs/etc/alternatives")).unwrap();
     std::os::unix::fs::symlink("/x", it.overlay().join("rootfs/etc/alternatives/editor")).unwrap();
     it.commit("more");
-    // The initramfs that NVIDIA ships is of what it ships.
+    // The initramfs that NVIDIA ships matches the modules that it ships.
     crate::support::check(std::process::Command::new("sh").args([
         "-c",
         "cd \"$0\" && tools/l4t_update_initrd.sh && rm ../../initramfs-runs",
@@ -140,7 +140,7 @@ fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
     it.action(&["status"]).exits(0);
     it.action(&["rollback", "2"]).exits(0);
     assert_eq!(it.image_now(), second);
-    // The last one was a rollback; without a number it is that which is taken back.
+    // The last action was a rollback. Rollback without a number undoes it.
     it.action(&["rollback"]).exits(0);
     assert_eq!(it.image_now(), shipped);
     let history = json(&it.action(&["history", "--json"]).exits(0).stdout);
@@ -160,7 +160,7 @@ fn rollback_puts_everything_back_as_it_was_and_can_be_taken_back() {
 }
 
 #[test]
-fn rollback_keeps_what_was_edited_by_hand_for_going_back() {
+fn undoing_a_rollback_restores_files_edited_by_hand() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -174,7 +174,7 @@ fn rollback_keeps_what_was_edited_by_hand_for_going_back() {
 }
 
 #[test]
-fn rollback_to_what_there_was_not_or_is_not_kept_is_refused() {
+fn rollback_to_an_unknown_or_pruned_promote_is_refused() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -192,7 +192,7 @@ fn rollback_to_what_there_was_not_or_is_not_kept_is_refused() {
 }
 
 #[test]
-fn a_symlink_to_the_text_of_a_promoted_file_is_an_edit() {
+fn symlink_whose_target_equals_the_file_content_counts_as_edited() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -208,7 +208,7 @@ fn a_symlink_to_the_text_of_a_promoted_file_is_an_edit() {
 }
 
 #[test]
-fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
+fn failed_initramfs_rebuild_is_repeated_by_the_next_run() {
     needs_root!();
     let it = Workspace::new();
     it.put("tool-fails", "");
@@ -247,7 +247,7 @@ fn a_refresh_that_failed_stays_due_and_the_next_run_makes_it() {
 }
 
 #[test]
-fn no_initramfs_leaves_it_due() {
+fn no_initramfs_option_leaves_the_rebuild_due() {
     needs_root!();
     let it = Workspace::new();
     let ran = it.promote(&["--no-initramfs"]).exits(0);
@@ -266,7 +266,7 @@ fn no_initramfs_leaves_it_due() {
 }
 
 #[test]
-fn the_journal_belongs_to_whom_the_image_belongs_to() {
+fn journal_belongs_to_the_owner_of_the_image() {
     needs_root!();
     let it = Workspace::new();
     it.give_to(4711);
@@ -279,7 +279,7 @@ fn the_journal_belongs_to_whom_the_image_belongs_to() {
 }
 
 #[test]
-fn options_may_come_before_the_action_or_behind_it() {
+fn options_may_come_before_or_after_the_action() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -304,7 +304,7 @@ fn options_may_come_before_the_action_or_behind_it() {
 }
 
 #[test]
-fn the_record_has_the_sums_of_what_was_and_of_what_is() {
+fn record_has_checksums_of_old_and_new_files() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -327,7 +327,7 @@ fn the_record_has_the_sums_of_what_was_and_of_what_is() {
 }
 
 #[test]
-fn a_rollback_as_json_tells_what_it_puts_back() {
+fn rollback_json_lists_the_restored_files() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);

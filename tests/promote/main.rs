@@ -1,5 +1,6 @@
-//! `lbpayload promote` on a made-up workspace of realistic shape, as root and as a
-//! user with sudo. Needs root, git, sudo and setcap, and says aloud when it skips.
+//! `lbpayload promote` on a generated workspace with a realistic structure, as root
+//! and as a user with sudo. Needs root, git, sudo and setcap. Without them the tests
+//! are skipped with a message.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Symlinks of the overlay that change where other destinations lie.
+//! Symlinks in the overlay that redirect other destinations.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +17,7 @@ fn link(it: &Workspace, rel: &str, target: &str) {
 }
 
 /// Promotes twice; the second run writes nothing.
-fn settles(it: &Workspace) {
+fn assert_second_promote_writes_nothing(it: &Workspace) {
     it.promote(&[]).exits(0);
     let once = it.everything_and_when();
     it.promote(&[]).exits(0);
@@ -25,7 +25,7 @@ fn settles(it: &Workspace) {
 }
 
 #[test]
-fn a_file_behind_a_symlink_of_the_same_run_lies_where_that_will_lead() {
+fn destination_behind_a_symlink_of_the_same_run_follows_the_new_symlink() {
     needs_root!();
     let it = Workspace::new();
     for dir in ["opt/v1", "opt/v2"] {
@@ -34,8 +34,8 @@ fn a_file_behind_a_symlink_of_the_same_run_lies_where_that_will_lead() {
     symlink("v1", it.l4t("rootfs/opt/now")).unwrap();
     symlink("dtb", it.l4t("kernel/trees")).unwrap();
     link(&it, "rootfs/opt/now", "v2");
-    // A symlink that itself lies behind another, one to what is not there yet, and one
-    // outside rootfs.
+    // A symlink that itself lies behind another one, one to a missing directory, and
+    // one to a path outside rootfs.
     link(&it, "rootfs/usr/lib64", "lib");
     link(&it, "rootfs/lib", "usr/lib64");
     link(&it, "rootfs/srv/data", "/var/data");
@@ -47,7 +47,7 @@ fn a_file_behind_a_symlink_of_the_same_run_lies_where_that_will_lead() {
         ("rootfs/srv/data/x", "oot_module", "data\n"),
         ("kernel/trees/a.dtb", "dtb", "tree\n"),
     ]);
-    settles(&it);
+    assert_second_promote_writes_nothing(&it);
     assert_eq!(it.read("rootfs/opt/v2/tool"), "tool\n");
     assert!(!it.l4t("rootfs/opt/v1/tool").exists());
     assert_eq!(it.read("rootfs/usr/lib/modules/a.ko"), "module\n");
@@ -62,7 +62,7 @@ fn a_file_behind_a_symlink_of_the_same_run_lies_where_that_will_lead() {
 }
 
 #[test]
-fn so_it_does_where_only_root_may_look() {
+fn destination_behind_a_new_symlink_works_where_only_root_has_access() {
     needs_root!();
     let it = Workspace::new();
     fs::create_dir_all(it.l4t("rootfs/root/v1")).unwrap();
@@ -80,7 +80,7 @@ fn so_it_does_where_only_root_may_look() {
 }
 
 #[test]
-fn a_destination_that_is_a_symlink_of_the_overlay_and_built_is_what_was_built() {
+fn built_file_wins_over_an_overlay_symlink_at_the_same_destination() {
     needs_root!();
     let it = Workspace::new();
     link(&it, "rootfs/etc/both", "hostname");
@@ -89,13 +89,13 @@ fn a_destination_that_is_a_symlink_of_the_overlay_and_built_is_what_was_built() 
     let ran = it.promote(&["--dry-run"]).exits(0);
     let line = "copy rootfs/etc/both (manifest), shadows the overlay's, as root\n";
     assert!(ran.stdout.contains(line), "{}", ran.stdout);
-    settles(&it);
+    assert_second_promote_writes_nothing(&it);
     assert_eq!(it.read("rootfs/etc/both"), "built\n");
     assert_eq!(it.read("rootfs/etc/hostname"), "tegra\n");
 }
 
 #[test]
-fn what_lies_behind_a_symlink_of_the_overlay_that_leads_nowhere_is_refused() {
+fn destination_behind_a_dangling_overlay_symlink_is_refused() {
     needs_root!();
     for (links, built) in [
         (&[("kernel/out", "/tmp")][..], "kernel/out/x"),
@@ -112,7 +112,7 @@ fn what_lies_behind_a_symlink_of_the_overlay_that_leads_nowhere_is_refused() {
         it.commit("links");
         it.manifest(&[(built, "dtb", "x")]);
         failed(it.promote(&["--json"]), "bad-symlink", built);
-        // The symlinks are there, and nothing else; and they can be taken back.
+        // The symlinks were created and nothing else, and a rollback removes them.
         let mut now = it.image_now();
         for (rel, target) in links {
             assert_eq!(fs::read_link(it.l4t(rel)).unwrap(), Path::new(target));
@@ -126,7 +126,7 @@ fn what_lies_behind_a_symlink_of_the_overlay_that_leads_nowhere_is_refused() {
 }
 
 #[test]
-fn a_kernel_image_that_is_a_symlink_of_the_overlay_is_refused() {
+fn kernel_image_that_is_an_overlay_symlink_is_refused() {
     needs_root!();
     let it = Workspace::new();
     fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();

@@ -1,4 +1,4 @@
-//! What is root's in the image, and whoever may write it.
+//! Files of root in the image, and which users may write them.
 
 use std::fs;
 use std::io::IoSlice;
@@ -24,7 +24,7 @@ const MAY_RUN: &str = "-l -- TOOL";
 const TOOL: &str = "-- TOOL";
 
 #[test]
-fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
+fn promote_by_a_user_starts_one_helper_and_gives_the_same_rootfs_as_root() {
     needs_root!();
     let (mine, roots) = (Workspace::new(), Workspace::new());
     for it in [&mine, &roots] {
@@ -55,7 +55,7 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
     let rootfs = |it: &Workspace| {
         let mut image = it.image_now();
         image.retain(|path, _| path.starts_with("rootfs"));
-        // Made at the time of the commit, which differs.
+        // Created at the time of the commit, which differs.
         image.remove(Path::new("rootfs/etc/link"));
         image
     };
@@ -73,18 +73,19 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
     ] {
         assert_eq!(mine.l4t(name).metadata().unwrap().uid(), user.uid, "{name}");
     }
-    // A second run writes nothing; some of it only root can compare.
+    // A second run writes nothing. Only root can compare some of the files.
     let once = mine.everything_and_when();
     Ran::of(&mut user.promote(&mine)).exits(0);
     assert_eq!(mine.everything_and_when(), once);
     assert_eq!(user.asked(&mine), [HELPER]);
-    // And back again.
+    // Then a rollback.
     Ran::of(user.promote(&mine).args(["rollback", "0"])).exits(0);
     let fresh = Workspace::new();
     let mut before = rootfs(&fresh);
     let mut after = rootfs(&mine);
     for image in [&mut before, &mut after] {
-        // Made anew, of what is there again; and files that only differ in age.
+        // The initramfs was rebuilt from the restored files. Other files differ only
+        // in their times.
         image.remove(Path::new("rootfs/boot/initrd"));
         for what in image.values_mut() {
             let at = what.find(" mtime ").unwrap_or(what.len());
@@ -99,7 +100,7 @@ fn a_user_promotes_with_one_helper_and_the_image_is_as_roots() {
 }
 
 #[test]
-fn a_rule_for_these_commands_only_is_enough() {
+fn sudo_rule_for_helper_and_tool_is_sufficient() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper ROOTFS, TOOL"));
@@ -112,7 +113,7 @@ fn a_rule_for_these_commands_only_is_enough() {
 }
 
 #[test]
-fn a_rule_for_the_helper_alone_cannot_make_the_initramfs_and_says_so_first() {
+fn sudo_rule_without_the_initramfs_tool_is_refused_before_writing() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: PROGRAM promote-helper ROOTFS"));
@@ -126,7 +127,7 @@ fn a_rule_for_the_helper_alone_cannot_make_the_initramfs_and_says_so_first() {
 }
 
 #[test]
-fn a_user_without_a_rule_is_refused_before_anything_is_written() {
+fn user_without_a_sudo_rule_is_refused_before_writing() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, None);
@@ -139,7 +140,7 @@ fn a_user_without_a_rule_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn the_password_is_asked_for_by_sudo() {
+fn sudo_asks_for_the_password_once() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("ALL"));
@@ -162,11 +163,15 @@ fn the_password_is_asked_for_by_sudo() {
     fs::remove_file(it.path("asked")).unwrap();
     Ran::of(user.promote(&it).env("SUDO_ASKPASS", askpass(PASSWORD))).exits(0);
     let asked = fs::read_to_string(it.path("asked")).unwrap();
-    assert_eq!(asked.lines().count(), 1, "once for the whole run");
+    assert_eq!(
+        asked.lines().count(),
+        1,
+        "the password must be asked for once in the whole run"
+    );
 }
 
 #[test]
-fn a_machine_without_sudo_is_told() {
+fn missing_sudo_is_reported() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: ALL"));
@@ -175,7 +180,7 @@ fn a_machine_without_sudo_is_told() {
     let git = crate::support::check(Command::new("sh").args(["-c", "command -v git"]));
     symlink(git.trim(), bin.join("git")).unwrap();
     let before = it.everything_and_when();
-    // setsid itself is looked up in the tests' own PATH.
+    // setsid itself is found through the PATH of the tests.
     let mut command = user.promote(&it);
     command.arg("--json").env("PATH", &bin);
     let setsid = crate::support::check(Command::new("sh").args(["-c", "command -v setsid"]));
@@ -195,19 +200,19 @@ fn a_machine_without_sudo_is_told() {
 }
 
 #[test]
-fn what_is_not_under_rootfs_never_sees_sudo() {
+fn sudo_is_not_called_for_files_outside_rootfs() {
     needs_root!();
     let it = Workspace::new();
     fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
     fs::remove_dir_all(it.overlay().join("rootfs")).unwrap();
     it.commit("nothing for rootfs");
     let user = User::new(&it, None);
-    // The mirror is root's.
+    // The kernel mirror belongs to root.
     fs::copy(it.l4t("kernel/Image"), it.l4t("rootfs/boot/Image")).unwrap();
     Ran::of(&mut user.promote(&it)).exits(0);
     assert_eq!(it.read("bootloader/board.conf"), "overlay board\n");
     assert!(user.asked(&it).is_empty());
-    // A dry run of the rest does not either.
+    // A dry run of files for rootfs does not call sudo either.
     it.write_overlay("rootfs/root/.profile", "x");
     it.commit("for root");
     it.give_to(user.uid);
@@ -222,7 +227,7 @@ fn what_is_not_under_rootfs_never_sees_sudo() {
 }
 
 #[test]
-fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
+fn image_of_another_owner_is_reported_before_writing() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: ALL"));
@@ -242,7 +247,7 @@ fn an_image_that_is_not_the_users_is_told_before_anything_is_written() {
 }
 
 #[test]
-fn the_helper_goes_with_a_user_s_run_that_is_killed_and_the_next_one_makes_it_good() {
+fn helper_ends_with_a_killed_run_and_the_next_run_completes_the_image() {
     needs_root!();
     let clean = Workspace::new();
     clean.promote(&[]).exits(0);
@@ -259,7 +264,7 @@ fn the_helper_goes_with_a_user_s_run_that_is_killed_and_the_next_one_makes_it_go
         while user.is_running() {
             assert!(
                 began.elapsed().as_secs() < 60,
-                "the helper outlives its run"
+                "the helper did not end with its run"
             );
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
@@ -273,7 +278,7 @@ fn the_helper_goes_with_a_user_s_run_that_is_killed_and_the_next_one_makes_it_go
     assert!(kills > 5, "{kills}");
 }
 
-/// The helper as promote starts it, only that this test is at the other end.
+/// The helper as promote starts it, with this test in place of promote.
 struct Helper {
     socket: Option<OwnedFd>,
     child: Child,
@@ -325,7 +330,7 @@ impl Drop for Helper {
 }
 
 #[test]
-fn the_helper_is_confined_and_ends_with_who_asked() {
+fn helper_is_confined_and_ends_with_its_caller() {
     needs_root!();
     let it = Workspace::new();
     let mut helper = Helper::start(&it.l4t("rootfs"));
@@ -352,14 +357,14 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     }
     assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     assert_eq!(fs::read_link(proc.join("root")).unwrap(), it.l4t("rootfs"));
-    // Nor has it a directory of the host open, from which a path would lead there.
+    // It also has no directory of the host open from which a path could be resolved.
     for fd in fs::read_dir(proc.join("fd")).unwrap() {
         let open = fs::read_link(fd.unwrap().path()).unwrap();
         let inside = open.starts_with(it.l4t("rootfs"));
         assert!(inside || !open.is_dir(), "{}", open.display());
     }
 
-    // Nothing outside can be named.
+    // No path outside can be named.
     let outside = it.put("outside", "precious");
     symlink(it.path(""), it.l4t("rootfs/etc/leak")).unwrap();
     let source = fs::File::open(it.put("source", "evil")).unwrap();
@@ -380,7 +385,7 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     for (slot, name) in (2..).zip(names) {
         let publish = format!("{{\"Publish\":{{\"slot\":1,\"place\":\"{name}\"}}}}");
         assert!(helper.ask(&publish, None).contains("Failed"), "{name}");
-        // Nor is a directory made there.
+        // No directory can be created there either.
         helper.ask(&stage(slot, &format!("{name}-dir/new")), Some(&source));
         let look = format!("{{\"Look\":\"{name}\"}}");
         assert!(!helper.ask(&look, None).contains("file"), "{name}");
@@ -389,19 +394,19 @@ fn the_helper_is_confined_and_ends_with_who_asked() {
     }
     assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
     assert!(!it.path("outside-dir").exists());
-    // What it does not know ends it.
+    // Closing the connection ends the helper.
     helper.socket = None;
     assert!(helper.child.wait().unwrap().success());
     assert!(
         it.l4t("rootfs/.lbpayload-staging").exists(),
-        "cut off, so it left that"
+        "the staging directory must stay after the connection was closed"
     );
     it.promote(&[]).exits(0);
     assert!(!it.l4t("rootfs/.lbpayload-staging").exists());
 }
 
 #[test]
-fn the_helper_writes_to_no_other_directory_than_its_argument_names() {
+fn helper_writes_only_to_the_directory_of_its_argument() {
     needs_root!();
     let it = Workspace::new();
     let (rootfs, etc) = (it.l4t("rootfs"), it.l4t("rootfs/etc"));
@@ -411,7 +416,7 @@ fn the_helper_writes_to_no_other_directory_than_its_argument_names() {
     for (named, given) in [
         (&rootfs, &etc),
         (&etc, &rootfs),
-        // A symlink would let whoever owns it choose.
+        // With a symlink, the owner of the symlink could choose the directory.
         (&link.join("rootfs"), &rootfs),
         (&rootfs.join("../rootfs"), &rootfs),
         (&relative, &rootfs),
@@ -428,7 +433,7 @@ fn the_helper_writes_to_no_other_directory_than_its_argument_names() {
 }
 
 #[test]
-fn a_rule_for_one_rootfs_is_none_for_another() {
+fn sudo_rule_for_one_rootfs_does_not_allow_another() {
     needs_root!();
     let (it, other) = (Workspace::new(), Workspace::new());
     let rule = "NOPASSWD: PROGRAM promote-helper ROOTFS, TOOL";
@@ -439,7 +444,7 @@ fn a_rule_for_one_rootfs_is_none_for_another() {
     let command = format!("promote-helper {}\n", other.l4t("rootfs").display());
     failed(ran.says(&command), "no-privilege", "rootfs");
     assert_eq!(other.everything_and_when(), before);
-    // Not by a symlink in place of the one that the rule names, either.
+    // A symlink in place of the directory that the rule names does not help either.
     fs::rename(it.l4t("rootfs"), it.path("aside")).unwrap();
     symlink(other.l4t("rootfs"), it.l4t("rootfs")).unwrap();
     Ran::of(&mut user.promote(&it)).exits(1);
@@ -447,7 +452,7 @@ fn a_rule_for_one_rootfs_is_none_for_another() {
 }
 
 #[test]
-fn the_helper_started_by_hand_says_whom_it_is_for() {
+fn helper_started_by_hand_explains_its_purpose() {
     needs_root!();
     let ran = Ran::of(lbpayload().args(["promote-helper", "/srv/rootfs"])).exits(1);
     ran.says("lbpayload promote starts this helper itself");

@@ -1,5 +1,5 @@
-//! Every row of the refusal table: status 1, an error with its code and help, and nothing
-//! changed.
+//! Every row of the table of refusals: exit status 1, an error with its code and
+//! help, and no change.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,7 +10,7 @@ use crate::needs_root;
 use crate::support::{Ran, lbpayload};
 use crate::workspace::Workspace;
 
-/// Promotes, and is refused with `code` because of what `fact` names.
+/// Promotes, and expects a refusal with `code` and a message that contains `fact`.
 #[track_caller]
 pub(crate) fn refused(it: &Workspace, args: &[&str], code: &str, fact: &str) {
     let before = it.everything_and_when();
@@ -19,8 +19,8 @@ pub(crate) fn refused(it: &Workspace, args: &[&str], code: &str, fact: &str) {
     assert_eq!(it.refreshes(), 0);
 }
 
-/// A run with `--json` that failed with `code`, names `fact`, and says what to do. What it
-/// writes to standard error are the same lines, labelled, one for each.
+/// Checks a run with `--json` that failed with `code`: the message contains `fact`,
+/// and there is help. Standard error has the same lines, each with its label.
 #[track_caller]
 pub(crate) fn failed(ran: Ran, code: &str, fact: &str) {
     let ran = ran.exits(1);
@@ -29,7 +29,7 @@ pub(crate) fn failed(ran: Ran, code: &str, fact: &str) {
     assert_eq!(error["code"], code, "{}", ran.stderr);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(fact), "no {fact:?} in: {message}");
-    let help = error["help"][0].as_str().expect("it says what to do");
+    let help = error["help"][0].as_str().expect("the error has no help");
     for (label, text) in [("error", message), ("help", help)] {
         let line = format!("lbpayload: {label}: {text}\n");
         assert!(ran.stderr.contains(&line), "no {line:?} in: {}", ran.stderr);
@@ -59,7 +59,7 @@ fn resolve_without_a_workspace() {
 }
 
 #[test]
-fn resolve_finds_the_workspace_from_below() {
+fn resolve_finds_the_workspace_from_a_subdirectory() {
     needs_root!();
     let it = Workspace::new();
     let below = it.path("Source/bsp_sources/nvidia-oot");
@@ -114,7 +114,7 @@ fn resolve_without_the_image() {
 }
 
 #[test]
-fn an_image_without_rootfs_or_with_the_hosts() {
+fn resolve_image_without_rootfs_or_with_the_root_of_the_host() {
     needs_root!();
     let it = Workspace::new();
     fs::rename(it.l4t("rootfs"), it.path("rootfs")).unwrap();
@@ -122,7 +122,7 @@ fn an_image_without_rootfs_or_with_the_hosts() {
     symlink("/", it.l4t("rootfs")).unwrap();
     failed(it.promote(&["--json"]), "no-image", "this machine");
     fs::remove_file(it.l4t("rootfs")).unwrap();
-    // One that lies elsewhere is as good.
+    // A rootfs in another place works too.
     symlink(it.path("rootfs"), it.l4t("rootfs")).unwrap();
     it.promote(&[]).exits(0);
     assert!(
@@ -137,7 +137,7 @@ fn resolve_without_the_source() {
     let it = Workspace::new();
     remove(it.overlay().join(".git"));
     refused(&it, &[], "no-source", "not a git repository");
-    // Inside another repository it is none either.
+    // Inside another repository it is still not a repository of its own.
     it.git(&it.path(""), &["init", "-q"]);
     refused(&it, &[], "no-source", "not a git repository");
     remove(it.overlay());
@@ -148,7 +148,7 @@ fn resolve_without_the_source() {
 }
 
 #[test]
-fn a_profile_without_a_source_block_uses_the_default_tree_and_bare_blocks_the_defaults() {
+fn profile_with_missing_or_empty_blocks_uses_the_defaults() {
     needs_root!();
     let it = Workspace::new();
     it.put("target-platform/thor.yaml", "bsp_image:\nsource:\n");
@@ -158,7 +158,7 @@ fn a_profile_without_a_source_block_uses_the_default_tree_and_bare_blocks_the_de
 }
 
 #[test]
-fn validate_a_changed_overlay() {
+fn validate_an_overlay_with_uncommitted_changes() {
     const CODE: &str = "uncommitted-changes";
     needs_root!();
     let it = Workspace::new();
@@ -169,7 +169,7 @@ fn validate_a_changed_overlay() {
     refused(&it, &[], CODE, "bootloader/board.conf");
     it.git(&it.overlay(), &["add", "-A"]);
     refused(&it, &[], CODE, "bootloader/board.conf");
-    // Neither does a setting hide what is untracked.
+    // A git setting that hides untracked files does not change this.
     it.git(&it.overlay(), &["reset", "-q", "--hard"]);
     it.git(
         &it.overlay(),
@@ -180,7 +180,7 @@ fn validate_a_changed_overlay() {
 }
 
 #[test]
-fn validate_a_manifest_that_is_none() {
+fn validate_an_invalid_manifest() {
     needs_root!();
     let it = Workspace::new();
     let good = fs::read_to_string(it.path("Source/.build-manifest.yaml")).unwrap();
@@ -202,7 +202,7 @@ fn validate_a_manifest_that_is_none() {
         good.replace("dirty_repos: []", "dirty_repos: 7"),
         good.replace("artifacts:", "artifacts: 7\nother:"),
     ];
-    // What YAML takes for something else than a text is not taken for one.
+    // Values that YAML does not parse as text are not accepted as text.
     for value in ["", "null", "~", "5", "0x1f", "1.5", "true", "[a]", "{a: b}"] {
         for key in ["src", "dst", "source_repo"] {
             let with = format!("    {key}: {value}");
@@ -247,7 +247,7 @@ fn validate_a_manifest_that_is_none() {
         fs::write(&state, text).unwrap();
         refused(&it, &[], "syntax", ".build-state.yaml");
     }
-    // One of digits only is an id, and a number to YAML.
+    // A commit id of digits only is a number in YAML.
     fs::write(&state, format!("{good}  x: {}\n", "1".repeat(40))).unwrap();
     refused(&it, &[], "stale-build", "x was built");
 }
@@ -260,7 +260,7 @@ fn validate_with_nothing_to_promote() {
 }
 
 #[test]
-fn one_channel_is_enough() {
+fn overlay_or_manifest_alone_is_sufficient() {
     needs_root!();
     let it = Workspace::empty();
     it.write_overlay("bootloader/board.conf", "x");
@@ -280,7 +280,7 @@ fn one_channel_is_enough() {
 }
 
 #[test]
-fn enumerate_a_source_that_is_not_there_or_no_file() {
+fn enumerate_a_source_that_is_missing_or_not_a_file() {
     needs_root!();
     let it = Workspace::new();
     let dir = it
@@ -302,7 +302,7 @@ fn enumerate_a_source_that_is_not_there_or_no_file() {
 }
 
 #[test]
-fn enumerate_a_destination_that_is_none() {
+fn enumerate_an_invalid_destination() {
     needs_root!();
     let it = Workspace::new();
     let src = it.put("Source/built", "x").display().to_string();
@@ -336,7 +336,7 @@ fn enumerate_a_destination_that_is_none() {
 }
 
 #[test]
-fn a_missing_initramfs_tool_is_told_before_anything_is_written() {
+fn missing_initramfs_tool_is_reported_before_writing() {
     const CODE: &str = "no-initramfs-tool";
     needs_root!();
     let it = Workspace::new();
@@ -350,12 +350,12 @@ fn a_missing_initramfs_tool_is_told_before_anything_is_written() {
         ran.stdout
             .contains("initramfs: skipped (--no-initramfs; it is still due)")
     );
-    // It stays due, so the next one needs the tool, and says so.
+    // The rebuild stays due, so the next run needs the tool too and reports it.
     failed(it.promote(&["--json"]), CODE, "no such file");
 }
 
 #[test]
-fn a_symlink_that_leads_out_of_the_image_is_refused() {
+fn symlink_that_leads_out_of_the_image_is_refused() {
     needs_root!();
     let it = Workspace::new();
     symlink("/tmp", it.l4t("bootloader/out")).unwrap();
@@ -380,7 +380,7 @@ fn a_symlink_that_leads_out_of_the_image_is_refused() {
 }
 
 #[test]
-fn a_submodule_is_refused_by_name() {
+fn submodule_is_refused_and_named() {
     needs_root!();
     let it = Workspace::new();
     let other = it.path("Source/bsp_sources/nvidia-oot");
@@ -391,7 +391,7 @@ fn a_submodule_is_refused_by_name() {
 }
 
 #[test]
-fn a_machine_without_git_is_told() {
+fn missing_git_is_reported() {
     needs_root!();
     let it = Workspace::new();
     let before = it.everything_and_when();

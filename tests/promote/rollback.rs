@@ -1,4 +1,4 @@
-//! What the journal keeps for going back, and what stands in the way.
+//! The backups that the journal keeps for a rollback, and what can prevent one.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, lchown, symlink};
@@ -12,19 +12,19 @@ use crate::support::{Ran, check};
 use crate::user::User;
 use crate::workspace::Workspace;
 
-/// Changes a byte of a file, which stays the same file.
+/// Changes a byte of a file without replacing the file.
 fn edit_in_place(path: &Path) {
     let file = fs::File::options().write(true).open(path).unwrap();
     file.write_all_at(b"X", 0).unwrap();
 }
 
 #[test]
-fn an_edit_of_a_file_that_a_cut_off_run_did_not_replace_leaves_its_backup_alone() {
+fn backup_is_a_copy_even_if_the_killed_run_did_not_replace_the_file() {
     needs_root!();
     let name = "rootfs/etc/nvpmodel/nvpmodel.conf";
     for n in 1.. {
         let it = Workspace::new();
-        assert!(killed_at(&it, "renameat", n), "it never kept anything");
+        assert!(killed_at(&it, "renameat", n), "no backup was made");
         let kept = it.l4t(".lbpayload/backups/1");
         if !kept.exists() {
             continue;
@@ -42,7 +42,7 @@ fn an_edit_of_a_file_that_a_cut_off_run_did_not_replace_leaves_its_backup_alone(
 }
 
 #[test]
-fn a_backup_that_is_not_what_was_replaced_is_found_before_anything_is_written() {
+fn changed_backup_is_refused_before_writing() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -59,7 +59,7 @@ fn a_backup_that_is_not_what_was_replaced_is_found_before_anything_is_written() 
 }
 
 #[test]
-fn an_extended_attribute_that_the_record_spoils_is_refused_and_not_dropped() {
+fn invalid_extended_attribute_in_a_record_is_refused() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("rootfs/usr/bin/ping", "overlay ping\n");
@@ -76,7 +76,7 @@ fn an_extended_attribute_that_the_record_spoils_is_refused_and_not_dropped() {
 }
 
 #[test]
-fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_it() {
+fn rollback_works_when_a_file_or_symlink_replaced_a_created_directory() {
     needs_root!();
     for by_link in [false, true] {
         let it = Workspace::new();
@@ -99,7 +99,7 @@ fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_i
         assert!(ran.stdout.contains(line), "{}", ran.stdout);
         assert!(it.l4t("rootfs/opt/new").symlink_metadata().is_ok());
         it.action(&["status"]).exits(0);
-        // To promote it again takes the directory.
+        // Promoting again needs the directory.
         if !by_link {
             failed(it.promote(&["--json"]), "bad-destination", "deep/tool");
         }
@@ -107,7 +107,7 @@ fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_i
         it.promote(&[]).exits(0);
         it.action(&["rollback", "0"]).exits(0);
         obstacle();
-        // And so does the way back.
+        // Undoing the rollback needs the directory too.
         let before = it.everything_and_when();
         let ran = it.action(&["rollback", "--json"]);
         failed(ran, "bad-destination", "deep/tool");
@@ -119,7 +119,7 @@ fn a_file_where_a_directory_was_made_is_no_obstacle_to_taking_away_what_was_in_i
 }
 
 #[test]
-fn what_was_taken_back_by_hand_is_not_missing_after_the_rollback() {
+fn files_reverted_by_hand_are_not_missing_after_the_rollback() {
     needs_root!();
     let it = Workspace::new();
     fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
@@ -133,14 +133,14 @@ fn what_was_taken_back_by_hand_is_not_missing_after_the_rollback() {
     it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
     let ran = it.action(&["status"]);
     assert!(ran.stdout.contains("0 edited, 0 missing"), "{}", ran.stdout);
-    // Which is told once.
+    // A second rollback to the same state changes nothing.
     let once = it.everything_and_when();
     it.action(&["rollback", "0", "--no-initramfs"]).exits(0);
     assert_eq!(it.everything_and_when(), once);
 }
 
 #[test]
-fn a_symlink_comes_back_with_its_owner_and_its_time() {
+fn rollback_restores_symlinks_with_owner_and_time() {
     needs_root!();
     let it = Workspace::new();
     let links = ["rootfs/etc/resolv.conf", "bootloader/link"];
@@ -172,7 +172,7 @@ fn a_symlink_comes_back_with_its_owner_and_its_time() {
 }
 
 #[test]
-fn a_directory_where_a_file_was_new_is_no_obstacle_to_going_back_before_it() {
+fn rollback_works_when_a_directory_replaced_a_new_file() {
     needs_root!();
     let it = Workspace::new();
     let before = it.image_now();
@@ -194,7 +194,7 @@ fn a_directory_where_a_file_was_new_is_no_obstacle_to_going_back_before_it() {
 }
 
 #[test]
-fn a_record_that_was_moved_away_leaves_its_number_and_its_backups_alone() {
+fn number_and_backups_of_a_moved_record_are_not_reused() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
@@ -207,7 +207,7 @@ fn a_record_that_was_moved_away_leaves_its_number_and_its_backups_alone() {
     it.promote(&[]).exits(0);
     let ran = it.action(&["history"]).exits(0);
     assert!(ran.stdout.starts_with("2 "), "{}", ran.stdout);
-    // One that nobody can count on from.
+    // A record number after which no other can follow.
     let last = it.l4t(format!(".lbpayload/journal/{}.jsonl", u64::MAX));
     fs::copy(it.l4t(".lbpayload/journal/000002.jsonl"), &last).unwrap();
     it.write_overlay("bootloader/board.conf", "third board\n");
@@ -216,13 +216,13 @@ fn a_record_that_was_moved_away_leaves_its_number_and_its_backups_alone() {
 }
 
 #[test]
-fn folders_of_the_journal_that_are_symlinks_are_not_followed() {
+fn symlinked_journal_folders_are_not_followed() {
     needs_root!();
     for folder in ["", "journal", "backups"] {
         let it = Workspace::new();
         let path = it.l4t(".lbpayload").join(folder);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // What is pruned goes with all that is in it.
+        // Pruning deletes a folder with everything in it.
         it.put("elsewhere/0/precious", "precious\n");
         symlink(it.path("elsewhere"), path.components().as_path()).unwrap();
         let before = it.everything_and_when();
@@ -233,7 +233,7 @@ fn folders_of_the_journal_that_are_symlinks_are_not_followed() {
 }
 
 #[test]
-fn a_rollback_that_has_only_directories_to_take_from_root_asks_for_privilege_first() {
+fn rollback_that_removes_only_directories_of_root_needs_privilege() {
     needs_root!();
     let it = Workspace::new();
     fs::remove_file(it.path("Source/.build-manifest.yaml")).unwrap();
@@ -247,7 +247,7 @@ fn a_rollback_that_has_only_directories_to_take_from_root_asks_for_privilege_fir
     let ran = Ran::of(user.promote(&it).args(["rollback", "0", "--json"]));
     failed(ran, "no-privilege", "rootfs");
     assert_eq!(it.everything_and_when(), before);
-    // Nor is anything asked for where they are gone already.
+    // If the directories are already gone, no privilege is needed.
     fs::remove_dir_all(it.l4t("rootfs/opt")).unwrap();
     Ran::of(user.promote(&it).args(["rollback", "0"])).exits(0);
     assert!(!it.l4t("bootloader/board.conf").exists());

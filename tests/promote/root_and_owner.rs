@@ -1,4 +1,5 @@
-//! An image that root and its owner both work on, and what the owner may not read.
+//! An image that both root and its owner work on, and files that the owner may not
+//! read.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +10,7 @@ use crate::user::User;
 use crate::workspace::Workspace;
 
 #[test]
-fn the_owner_reads_the_journal_whatever_roots_umask_was() {
+fn owner_can_read_the_journal_for_any_umask_of_root() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: ALL"));
@@ -25,7 +26,7 @@ fn the_owner_reads_the_journal_whatever_roots_umask_was() {
         let ran = Ran::of(user.promote(&it).arg(action)).exits(0);
         assert!(ran.stdout.contains("by root"), "{}", ran.stdout);
     }
-    // What root kept can be put back by the owner, and promoted over.
+    // The owner can roll back backups that root made, and promote over them.
     Ran::of(user.promote(&it).args(["rollback", "0"])).exits(0);
     assert_eq!(it.read("rootfs/etc/nvpmodel/nvpmodel.conf"), "as shipped\n");
     Ran::of(&mut user.promote(&it)).exits(0);
@@ -33,10 +34,10 @@ fn the_owner_reads_the_journal_whatever_roots_umask_was() {
 }
 
 #[test]
-fn status_tells_a_user_of_files_that_only_root_may_read() {
+fn status_lists_files_that_only_root_can_read() {
     needs_root!();
     let it = Workspace::new();
-    // One whose folder can be looked into, and one in a folder of root's own.
+    // One file in a folder that the user can list, and one in a folder of root.
     it.write_overlay("rootfs/root/.profile", "overlay\n");
     it.commit("for root");
     let user = User::new(&it, Some("NOPASSWD: ALL"));
@@ -55,7 +56,7 @@ fn status_tells_a_user_of_files_that_only_root_may_read() {
         fs::write(it.l4t("rootfs/root/.profile"), "not yet\n").unwrap();
     }
     Ran::of(&mut user.promote(&it)).exits(0);
-    // Touched, so only root can tell; and root does.
+    // The file has a new time, so only root can check it. As root, status does.
     fs::write(it.l4t(conf), "by hand\n").unwrap();
     let ran = Ran::of(user.promote(&it).arg("status")).exits(0);
     let line = format!("unreadable: {conf} (promote 1), only root can tell\n");
@@ -66,7 +67,7 @@ fn status_tells_a_user_of_files_that_only_root_may_read() {
 }
 
 #[test]
-fn what_was_edited_into_what_is_promoted_next_is_no_edit() {
+fn hand_edit_that_equals_the_next_promoted_content_is_not_an_edit() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);

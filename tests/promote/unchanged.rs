@@ -1,4 +1,4 @@
-//! What is known to be the same is neither read nor flushed again.
+//! Files that are known to be unchanged are neither read nor flushed again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::needs_root;
 use crate::workspace::Workspace;
 
-/// Waits until every source is so old that it is noted as the same: older than a tick
-/// of the clock for files.
+/// Waits until every source is old enough to be recorded as unchanged: older than one
+/// tick of the file system clock.
 fn let_age(it: &Workspace) {
     let tick = std::time::Duration::from_millis(25);
     let out = it.path("Source/bsp_sources/out");
@@ -28,8 +28,8 @@ fn let_age(it: &Workspace) {
     }
 }
 
-/// Changes a byte and nothing that `ls -l` would show.
-fn edit_behind_the_back(path: &Path) {
+/// Changes a byte of a file but not its size or modification time.
+fn edit_keeping_size_and_time(path: &Path) {
     let meta = path.metadata().unwrap();
     let mut text = fs::read(path).unwrap();
     text[0] ^= 1;
@@ -44,13 +44,13 @@ fn edit_behind_the_back(path: &Path) {
 }
 
 #[test]
-fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
+fn edit_that_keeps_size_and_time_is_detected_in_source_and_destination() {
     needs_root!();
     let it = Workspace::new();
     it.promote(&[]).exits(0);
     assert!(it.l4t(".lbpayload/stamps.json").exists());
-    edit_behind_the_back(&it.l4t("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"));
-    edit_behind_the_back(&it.l4t("kernel/dtb/board.dtb"));
+    edit_keeping_size_and_time(&it.l4t("rootfs/usr/lib/modules/6.8.12-tegra/updates/nv.ko"));
+    edit_keeping_size_and_time(&it.l4t("kernel/dtb/board.dtb"));
     let ran = it.promote(&[]).exits(0);
     assert!(
         ran.stdout.contains("manifest files: 2 copied, 2 identical"),
@@ -60,7 +60,7 @@ fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
     assert_eq!(it.read("kernel/dtb/board.dtb"), "new dtb\n");
     let built = fs::read_dir(it.path("Source/bsp_sources/out")).unwrap();
     for entry in built {
-        edit_behind_the_back(&entry.unwrap().path());
+        edit_keeping_size_and_time(&entry.unwrap().path());
     }
     let ran = it.promote(&[]).exits(0);
     assert!(
@@ -72,7 +72,7 @@ fn an_edit_that_keeps_size_and_time_is_noticed_on_either_side() {
 }
 
 #[test]
-fn what_is_the_same_already_is_flushed_once_whoever_wrote_it() {
+fn identical_files_are_flushed_once() {
     needs_root!();
     let it = Workspace::new();
     let_age(&it);
@@ -92,21 +92,21 @@ fn what_is_the_same_already_is_flushed_once_whoever_wrote_it() {
         let text = fs::read_to_string(log).unwrap();
         text.lines().filter(|l| l.starts_with("syncfs")).count()
     };
-    // All of it is known to have been flushed by the run that wrote it.
+    // The run that wrote the files recorded that they were flushed.
     assert_eq!(flushes(), 0);
-    // As a run leaves it that was cut off right behind its last rename.
+    // This is the state after a run that was killed right after its last rename.
     fs::remove_file(it.l4t(".lbpayload/stamps.json")).unwrap();
     assert_eq!(flushes(), 2);
 }
 
 #[test]
-fn recheck_reads_everything_and_a_broken_note_of_what_is_the_same_is_no_failure() {
+fn recheck_reads_everything_and_a_broken_stamps_file_is_not_an_error() {
     needs_root!();
     let it = Workspace::new();
     let_age(&it);
     it.promote(&[]).exits(0);
     let once = it.everything_and_when();
-    // strace sees which modules are opened for reading.
+    // strace shows which modules are opened for reading.
     let opened = |args: &[&str]| {
         let command = it.command();
         let log = it.path("opened");

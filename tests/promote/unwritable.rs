@@ -1,4 +1,4 @@
-//! An image that cannot be written to is told before anything is.
+//! An image that cannot be written to is reported before anything is written.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use crate::support::{Mounted, Ran, check};
 use crate::user::User;
 use crate::workspace::{MODULES, Workspace};
 
-/// A mount that is gone on drop.
+/// A mount that is removed on drop.
 struct Bound(PathBuf);
 
 impl Bound {
-    /// Mounts `dir` on itself, with `options`.
+    /// Bind-mounts `dir` on itself, with `options`.
     fn new(dir: PathBuf, options: &str) -> Self {
         check(Command::new("mount").arg("--bind").args([&dir, &dir]));
         let options = format!("remount,bind,{options}");
@@ -29,7 +29,7 @@ impl Drop for Bound {
     }
 }
 
-/// An attribute that is gone on drop.
+/// A file attribute that is removed on drop.
 struct Attribute<'a>(&'a Path, char);
 
 impl<'a> Attribute<'a> {
@@ -47,7 +47,7 @@ impl Drop for Attribute<'_> {
 }
 
 #[test]
-fn a_rootfs_that_is_mounted_read_only() {
+fn read_only_rootfs_is_refused() {
     needs_root!();
     let it = Workspace::new();
     let mount = Bound::new(it.l4t("rootfs"), "ro");
@@ -55,7 +55,7 @@ fn a_rootfs_that_is_mounted_read_only() {
         refused(&it, args, "refused", "read-only");
     }
     drop(mount);
-    // So is a part of it, or all.
+    // The same for a part of it, or for the whole image.
     for dir in ["rootfs/etc", ""] {
         let _mount = Bound::new(it.l4t(dir), "ro");
         refused(&it, &[], "refused", "read-only");
@@ -64,7 +64,7 @@ fn a_rootfs_that_is_mounted_read_only() {
 }
 
 #[test]
-fn a_file_or_a_directory_that_is_immutable() {
+fn immutable_file_or_directory_is_refused() {
     needs_root!();
     let it = Workspace::new();
     let disk = Mounted::make("ext4", &it.path(""), 64 << 20);
@@ -94,7 +94,7 @@ fn a_file_or_a_directory_that_is_immutable() {
 }
 
 #[test]
-fn a_place_where_something_else_is_mounted() {
+fn destination_that_is_a_mount_point_is_refused() {
     needs_root!();
     let it = Workspace::new();
     let name = "rootfs/etc/nvpmodel";
@@ -106,7 +106,7 @@ fn a_place_where_something_else_is_mounted() {
 }
 
 #[test]
-fn a_user_is_told_too_also_of_what_only_the_helper_sees() {
+fn user_gets_the_same_refusals_for_files_that_only_the_helper_can_see() {
     needs_root!();
     let it = Workspace::new();
     it.write_overlay("rootfs/root/deep/.profile", "mine");

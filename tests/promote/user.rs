@@ -1,4 +1,4 @@
-//! A user with a rule in sudoers, gone on drop.
+//! A user with a rule in sudoers, removed on drop.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 
 pub(crate) const PASSWORD: &str = "correct horse";
 
-/// useradd(8) takes a lock that it does not wait for.
+/// useradd(8) needs a lock and does not wait for it.
 static ACCOUNTS: Mutex<()> = Mutex::new(());
 
 pub(crate) struct User {
@@ -25,14 +25,14 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// A user who owns the workspace but its rootfs. In `rule`, `PROGRAM` stands for the
-    /// copy of the program that [`User::promote`] runs, `TOOL` for the initramfs tool,
-    /// `ROOTFS` for the image's rootfs.
+    /// A user who owns the workspace except its rootfs. In `rule`, `PROGRAM` stands
+    /// for the copy of the program that [`User::promote`] runs, `TOOL` for the
+    /// initramfs tool, `ROOTFS` for the image's rootfs.
     pub(crate) fn new(it: &Workspace, rule: Option<&str>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("lbp{}x{number}", std::process::id());
-        // Where every user may run it.
+        // In a directory where every user may run it.
         let program = it.path("lbpayload");
         fs::copy(env!("CARGO_BIN_EXE_lbpayload"), &program).unwrap();
         let _guard = ACCOUNTS.lock().unwrap_or_else(|e| e.into_inner());
@@ -58,7 +58,7 @@ impl User {
             fs::write(&user.rule, format!("{} ALL=(root) {rule}\n", user.name)).unwrap();
             fs::set_permissions(&user.rule, fs::Permissions::from_mode(0o440)).unwrap();
         }
-        // A sudo that tells what it was asked for.
+        // A sudo that logs its arguments.
         fs::create_dir(&user.bin).unwrap();
         let log = it.path("sudo.log");
         fs::write(&log, "").unwrap();
@@ -80,7 +80,7 @@ impl User {
         fs::write(&self.rule, text).unwrap();
     }
 
-    /// `lbpayload promote …` as this user, without a terminal to be asked on.
+    /// `lbpayload promote …` as this user, without a terminal for a password prompt.
     pub(crate) fn promote(&self, it: &Workspace) -> Command {
         let mut command = Command::new("setsid");
         command
@@ -101,8 +101,9 @@ impl User {
         command
     }
 
-    /// The same, killed at the `n`th `call` of its main thread. False where it does not
-    /// come to that. strace(1) is root and starts it as the user, so sudo works.
+    /// The same, killed at the `n`th `call` of its main thread. False if there are
+    /// fewer calls. strace(1) runs as root and starts the program as the user, so
+    /// sudo works.
     pub(crate) fn promote_killed_at(&self, it: &Workspace, call: &str, n: u32) -> bool {
         let mut command = Command::new("setsid");
         command
@@ -128,7 +129,7 @@ impl User {
         !command.output().unwrap().status.success()
     }
 
-    /// Whether a process of the program is still there, the helper for example.
+    /// Whether a process of the program is still running, for example the helper.
     pub(crate) fn is_running(&self) -> bool {
         let processes = fs::read_dir("/proc").unwrap().flatten();
         processes
@@ -136,7 +137,7 @@ impl User {
             .any(|exe| fs::read_link(exe).is_ok_and(|program| program == self.program))
     }
 
-    /// What sudo was asked for since the last time.
+    /// The sudo calls since the last time.
     pub(crate) fn asked(&self, it: &Workspace) -> Vec<String> {
         let log = it.path("sudo.log");
         let text = fs::read_to_string(&log).unwrap();

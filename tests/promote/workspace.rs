@@ -1,5 +1,6 @@
-//! A workspace as BSP engineers have it, small: merged-usr rootfs, absolute symlinks,
-//! root's files, setuid and capability bits, an overlay, kernel-side repositories.
+//! A small workspace like those of BSP engineers: merged-usr rootfs, absolute
+//! symlinks, files of root, setuid and capability bits, an overlay, kernel
+//! repositories.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,13 +10,13 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Ran, check, lbpayload, sha256sum};
 
-/// A workspace that is gone on drop.
+/// A workspace that is removed on drop.
 pub(crate) struct Workspace {
     dir: tempfile::TempDir,
 }
 
-/// The tool as NVIDIA ships it does more; that it depends on the modules and writes
-/// these two files is what matters.
+/// NVIDIA's tool does more. What matters here is that it depends on the modules and
+/// writes these two files.
 const TOOL: &str = r#"#!/bin/sh
 [ "$(id -u)" = 0 ] || { echo "not root"; exit 1; }
 [ -d rootfs ] || { echo "started elsewhere"; exit 1; }
@@ -31,7 +32,8 @@ touch -d @1700000000 bootloader/l4t_initrd.img rootfs/boot/initrd
 pub(crate) const MODULES: &str = "rootfs/lib/modules/6.8.12-tegra";
 
 impl Workspace {
-    /// With an overlay of one commit and a manifest of four artifacts, fresh.
+    /// A workspace with an overlay of one commit and a manifest of four artifacts,
+    /// all up to date.
     pub(crate) fn new() -> Self {
         let this = Self::empty();
         this.write_overlay("bootloader/board.conf", "overlay board\n");
@@ -57,7 +59,7 @@ impl Workspace {
         this
     }
 
-    /// Everything but an overlay commit and a manifest.
+    /// The workspace without overlay commit and manifest.
     pub(crate) fn empty() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("promote-")
@@ -139,7 +141,7 @@ impl Workspace {
         }
         let tool = self.put(format!("{l4t}tools/l4t_update_initrd.sh"), TOOL);
         fs::set_permissions(tool, fs::Permissions::from_mode(0o755)).unwrap();
-        // So that two of them are the same.
+        // So that two workspaces are identical.
         check(Command::new("find").arg(self.l4t("")).args([
             "-exec",
             "touch",
@@ -189,19 +191,19 @@ impl Workspace {
                 .current_dir(dir)
                 .stdin(Stdio::null())
                 .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                // So that two of them are the same.
+                // So that two workspaces are identical.
                 .env("GIT_COMMITTER_DATE", "1650000000 +0000")
                 .env("LC_ALL", "C"),
         );
         out.trim().to_owned()
     }
 
-    /// Commits everything in the overlay, and says the commit.
+    /// Commits everything in the overlay and returns the commit.
     pub(crate) fn commit(&self, message: &str) -> String {
         let overlay = self.overlay();
         self.git(&overlay, &["add", "-A"]);
         self.git(&overlay, &["commit", "-qm", message]);
-        // So that two of them are the same.
+        // So that two workspaces are identical.
         check(
             Command::new("find")
                 .arg(&overlay)
@@ -211,7 +213,7 @@ impl Workspace {
         self.git(&overlay, &["rev-parse", "HEAD"])
     }
 
-    /// Builds: files under `bsp_sources/out`, and a manifest of them.
+    /// Simulates a build: files under `bsp_sources/out`, and a manifest of them.
     pub(crate) fn manifest(&self, built: &[(&str, &str, &str)]) {
         let artifacts: Vec<_> = built
             .iter()
@@ -243,7 +245,7 @@ impl Workspace {
         self.put("Source/.build-manifest.yaml", text);
     }
 
-    /// Notes that everything was built as it is.
+    /// Records that everything was built in its present state.
     pub(crate) fn state(&self) {
         let mut text =
             String::from("toolchain: /opt/x-\nbsp_version: \"38.2.0\"\nmode: full\nrepos:\n");
@@ -279,20 +281,21 @@ impl Workspace {
         )
     }
 
-    /// How often the initramfs was made.
+    /// The number of initramfs rebuilds.
     pub(crate) fn refreshes(&self) -> usize {
         fs::read_to_string(self.path("initramfs-runs")).map_or(0, |text| text.lines().count())
     }
 
     /// The image as a device would get it: every path with type, mode, owner, content
-    /// and capability. Our own folder aside.
+    /// and capability, without the `.lbpayload` folder.
     pub(crate) fn image_now(&self) -> BTreeMap<PathBuf, String> {
         let mut all = self.everything();
         all.retain(|path, _| !path.starts_with(".lbpayload"));
         all
     }
 
-    /// The same with our folder, and with the times that tell of every write.
+    /// The same with the `.lbpayload` folder, and with the times that change with
+    /// every write.
     pub(crate) fn everything_and_when(&self) -> BTreeMap<PathBuf, String> {
         let mut all = self.everything();
         for (path, what) in &mut all {
@@ -335,7 +338,7 @@ impl Workspace {
         found
     }
 
-    /// Gives everything but `rootfs/` to a user.
+    /// Gives everything except `rootfs/` to a user.
     pub(crate) fn give_to(&self, uid: u32) {
         let mut dirs = vec![self.dir.path().to_path_buf()];
         lchown(self.dir.path(), Some(uid), Some(uid)).unwrap();
@@ -365,7 +368,7 @@ pub(crate) fn capability(path: &Path) -> String {
         .to_owned()
 }
 
-/// Skips the rest of a test, visibly, where it cannot run.
+/// Skips the rest of a test with a message where it cannot run.
 #[macro_export]
 macro_rules! needs_root {
     () => {
