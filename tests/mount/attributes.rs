@@ -1,4 +1,4 @@
-//! Extended attributes: what leads from a file to its bytes on the disk.
+//! Extended attributes: they tell where a file's data is on the disk.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn names(path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Reads the image where the attribute says that the file's data is.
+/// Reads the image at the offset that the attribute gives for the file's data.
 #[track_caller]
 fn assert_offsets_lead_to_the_data(fixture: &Fixture, image: &Image) {
     let disk = std::fs::File::open(&fixture.image).unwrap();
@@ -30,7 +30,7 @@ fn assert_offsets_lead_to_the_data(fixture: &Fixture, image: &Image) {
 }
 
 #[test]
-fn index_and_data_offset_lead_to_the_bytes_in_the_image() {
+fn data_offset_attribute_is_the_position_in_the_image() {
     needs_fuse!();
     for image in [sample(), sample().narrow()] {
         let fixture = Fixture::new(&image);
@@ -40,7 +40,7 @@ fn index_and_data_offset_lead_to_the_bytes_in_the_image() {
 }
 
 #[test]
-fn with_an_offset_they_count_from_the_start_of_the_image_too() {
+fn with_an_offset_option_data_offset_counts_from_the_start_of_the_image() {
     needs_fuse!();
     let image = sample();
     for offset in [512, 4097, 1 << 20] {
@@ -57,7 +57,7 @@ fn with_an_offset_they_count_from_the_start_of_the_image_too() {
 }
 
 #[test]
-fn a_problem_of_an_unreadable_file_names_its_place_in_the_whole_image() {
+fn problem_attribute_has_the_offset_in_the_whole_image() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::with_bytes(&[&noise(9, 1000)[..], &image.bytes()].concat());
@@ -75,7 +75,7 @@ fn a_problem_of_an_unreadable_file_names_its_place_in_the_whole_image() {
 }
 
 #[test]
-fn the_checksum_comes_when_asked_and_is_listed_once_known() {
+fn checksum_is_computed_on_request_and_listed_afterwards() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -91,7 +91,7 @@ fn the_checksum_comes_when_asked_and_is_listed_once_known() {
 }
 
 #[test]
-fn many_ask_for_checksums_at_once_and_each_gets_its_own() {
+fn concurrent_checksum_requests_get_correct_results() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -106,7 +106,7 @@ fn many_ask_for_checksums_at_once_and_each_gets_its_own() {
 }
 
 #[test]
-fn the_directory_tells_of_the_whole() {
+fn root_directory_has_attributes_of_the_whole_payload() {
     needs_fuse!();
     let fixture = Fixture::new(&sample().narrow());
     fixture.mounted(&[]);
@@ -123,7 +123,7 @@ fn the_directory_tells_of_the_whole() {
 }
 
 #[test]
-fn attributes_that_are_not_there_are_not_there() {
+fn unknown_attributes_give_enodata() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -153,7 +153,7 @@ fn attributes_that_are_not_there_are_not_there() {
 }
 
 #[test]
-fn a_buffer_that_is_too_small_is_told_the_size() {
+fn too_small_buffer_gives_erange_and_the_size_can_be_queried() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -170,7 +170,7 @@ fn a_buffer_that_is_too_small_is_told_the_size() {
 }
 
 #[test]
-fn a_broken_image_says_what_is_wrong_with_which_file() {
+fn problem_attribute_describes_the_damage_of_each_file() {
     needs_fuse!();
     let image = Image::new(&[
         ("good", b"fine"),

@@ -38,7 +38,7 @@ fn help_names_every_option_and_exits_with_0() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_exits_with_2_and_names_it() {
+fn invalid_arguments_exit_with_2_and_are_named() {
     let fixture = Fixture::new(&sample());
     let (image, point) = (
         fixture.image.to_str().unwrap(),
@@ -90,7 +90,7 @@ fn a_command_line_that_makes_no_sense_exits_with_2_and_names_it() {
 }
 
 #[test]
-fn a_source_that_is_none_is_refused_with_a_reason() {
+fn invalid_source_is_refused_with_a_reason() {
     let fixture = Fixture::new(&sample());
     let dir = fixture.dir().to_path_buf();
     let write = |name: &str, bytes: &[u8]| {
@@ -117,7 +117,7 @@ fn a_source_that_is_none_is_refused_with_a_reason() {
 }
 
 #[test]
-fn an_offset_behind_the_end_or_beside_the_payload_is_refused() {
+fn offset_after_the_end_or_not_at_a_payload_is_refused() {
     let image = sample();
     let fixture = Fixture::new(&image);
     let len = image.bytes().len();
@@ -131,7 +131,7 @@ fn an_offset_behind_the_end_or_beside_the_payload_is_refused() {
     assert!(!is_mounted(&fixture.point));
 }
 
-/// One of everything that can be wrong.
+/// One image for each kind of problem.
 fn broken() -> Vec<(&'static str, Vec<u8>)> {
     let cut = Image::new(&[("a", &[1; 100]), ("b", &[2; 5000])]).bytes();
     let mut oversized = Image::new(&[("a", b"1"), ("b", b"2")]);
@@ -157,7 +157,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn a_broken_payload_is_refused_in_the_words_of_list_and_shown_where_asked() {
+fn broken_payload_is_refused_as_list_does_and_shown_with_lenient() {
     needs_fuse!();
     for (what, bytes) in broken() {
         let fixture = Fixture::with_bytes(&bytes);
@@ -186,7 +186,7 @@ fn a_broken_payload_is_refused_in_the_words_of_list_and_shown_where_asked() {
 }
 
 #[test]
-fn with_an_offset_errors_and_warnings_name_places_in_the_whole_image() {
+fn with_an_offset_option_messages_have_offsets_in_the_whole_image() {
     needs_fuse!();
     let image = Image::new(&[("a", b"1"), ("b/c", b"2")]);
     let fixture = Fixture::with_bytes(&[&noise(3, 1000)[..], &image.bytes()].concat());
@@ -206,7 +206,7 @@ fn with_an_offset_errors_and_warnings_name_places_in_the_whole_image() {
 }
 
 #[test]
-fn a_thousand_problems_are_counted_and_ten_are_named() {
+fn first_ten_of_a_thousand_problems_are_listed() {
     needs_fuse!();
     let files = (0..1000).map(|n| (format!("a/{n}").into_bytes(), Vec::new()));
     let fixture = Fixture::new(&Image {
@@ -228,7 +228,7 @@ fn a_thousand_problems_are_counted_and_ten_are_named() {
 }
 
 #[test]
-fn options_without_an_effect_are_warned_of() {
+fn options_without_an_effect_cause_warnings() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let ran = fixture.mount(&["-o", "suid,dev"]).exits(0);
@@ -236,10 +236,10 @@ fn options_without_an_effect_are_warned_of() {
 }
 
 #[test]
-fn a_warning_names_the_entry_though_its_name_cannot_be_read() {
+fn warning_has_the_entry_number_when_the_name_is_unreadable() {
     needs_fuse!();
     let mut image = sample().bytes();
-    // The second entry's name has no length.
+    // The name length of the second entry is zero.
     let second = sample().header_offsets()[1];
     image[second..second + 8].fill(0);
     let fixture = Fixture::with_bytes(&image);

@@ -1,5 +1,5 @@
-//! Block devices of 512 and of 4096 byte sectors, read through their page cache or
-//! past it, and payloads inside of larger ones.
+//! Block devices with sectors of 512 and 4096 bytes, read with and without their page
+//! cache, and payloads inside larger devices.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::fixture::{Fixture, attribute, data, sample};
 use crate::support::{Image, Loop, Ran, check, lbpayload, noise, tree};
 
-/// The image on a loop device, behind `before` bytes.
+/// The image on a loop device, after `before` bytes.
 fn attached(fixture: &Fixture, image: &Image, sector: u32, before: usize) -> (Loop, PathBuf) {
     let backing = fixture.dir().join("backing");
     let mut bytes = noise(8, before);
@@ -28,7 +28,7 @@ fn assert_serves(fixture: &Fixture, image: &Image) {
         .collect();
     expected.sort();
     assert!(tree(&fixture.point) == expected);
-    // At odd places and sizes too.
+    // Also at unaligned offsets and sizes.
     let file = std::fs::File::open(fixture.file("large")).unwrap();
     let large = data(image, "large");
     for (at, size) in [
@@ -48,7 +48,7 @@ fn assert_serves(fixture: &Fixture, image: &Image) {
 }
 
 #[test]
-fn a_device_is_served_however_it_is_read() {
+fn device_can_be_mounted_in_every_read_mode() {
     needs_fuse!();
     for sector in [512, 4096] {
         for image in [sample(), sample().narrow()] {
@@ -66,7 +66,7 @@ fn a_device_is_served_however_it_is_read() {
                 assert_serves(&fixture, &image);
                 fixture.unmount(&[]).exits(0);
             }
-            // Nobody holds the device any more.
+            // No process has the device open any more.
             check(
                 Command::new("blockdev")
                     .arg("--flushbufs")
@@ -78,13 +78,14 @@ fn a_device_is_served_however_it_is_read() {
 }
 
 #[test]
-fn past_the_page_cache_is_past_it_and_through_it_is_through_it() {
+fn direct_mode_bypasses_the_page_cache_and_cached_mode_uses_it() {
     needs_fuse!();
     for (how, cached) in [("--direct", false), ("--direct=never", true)] {
         let image = sample();
         let fixture = Fixture::new(&image);
         let (device, backing) = attached(&fixture, &image, 512, 0);
-        // Fills the device's page cache; then the bytes change behind its back.
+        // Fills the device's page cache. Then the backing file changes without the
+        // cache being updated.
         let mut all = vec![0; image.bytes().len() / 512 * 512];
         let disk = std::fs::File::open(&device.path).unwrap();
         disk.read_exact_at(&mut all, 0).unwrap();
@@ -108,7 +109,7 @@ fn past_the_page_cache_is_past_it_and_through_it_is_through_it() {
 }
 
 #[test]
-fn a_payload_inside_of_a_larger_device_or_image_is_served() {
+fn payload_inside_a_larger_device_or_image_can_be_mounted() {
     needs_fuse!();
     let image = sample();
     for (sector, before, how) in [
@@ -143,7 +144,7 @@ fn a_payload_inside_of_a_larger_device_or_image_is_served() {
 }
 
 #[test]
-fn an_offset_that_direct_reads_cannot_start_at_is_refused_with_what_to_do() {
+fn unaligned_offset_with_direct_reads_is_refused_with_advice() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -158,7 +159,7 @@ fn an_offset_that_direct_reads_cannot_start_at_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_device_can_be_mounted_while_it_is_mounted_and_imported_from() {
+fn device_can_be_mounted_twice_and_imported_from_meanwhile() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -179,7 +180,7 @@ fn a_device_can_be_mounted_while_it_is_mounted_and_imported_from() {
 }
 
 #[test]
-fn root_mounts_and_unmounts_without_any_other_program() {
+fn root_needs_no_other_program_to_mount_and_unmount() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);

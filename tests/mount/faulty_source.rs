@@ -1,4 +1,4 @@
-//! A filesystem whose source cannot be read, or shrinks.
+//! A filesystem whose source has unreadable sectors or shrinks.
 
 use std::sync::atomic::Ordering;
 
@@ -9,12 +9,12 @@ use crate::memory_filesystem::{Shrinking, over};
 use crate::support::memory::Memory;
 use crate::support::{Image, noise};
 
-/// Two files, with everything of interest in the second.
+/// Two files. The tests read the second one.
 fn image() -> Image {
     Image::new(&[("first", &noise(1, 9_000)), ("second", &noise(2, 40_000))])
 }
 
-/// The image in sectors, and where the second file's data starts.
+/// The image padded to whole sectors, and the offset of the second file's data.
 fn disk(alignment: usize) -> (Vec<u8>, u64) {
     let image = image();
     let mut bytes = image.bytes();
@@ -23,7 +23,7 @@ fn disk(alignment: usize) -> (Vec<u8>, u64) {
     (bytes, start as u64)
 }
 
-/// Reads, where a refusal may only be that it is unreadable.
+/// Reads. If the read is refused, the error must be EIO.
 fn read(filesystem: &Filesystem, offset: u64, size: usize) -> Option<Vec<u8>> {
     match filesystem.read(3, offset, size, <[u8]>::to_vec) {
         Ok(bytes) => Some(bytes),
@@ -36,7 +36,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn a_bad_sector_fails_exactly_the_reads_that_need_it(
+    fn bad_sector_fails_exactly_the_reads_that_include_it(
         alignment in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         sector in 0_u64..90,
         offset in 0_u64..41_000,
@@ -44,7 +44,7 @@ proptest! {
     ) {
         let (bytes, start) = disk(alignment);
         let unit = alignment.max(512) as u64;
-        // Somewhere in the second file, so that the walk has not met it.
+        // Somewhere in the second file, so that the header scan does not read it.
         let bad = (start + 700 + sector * 400) / unit * unit;
         let bad = bad.max((start + 100).next_multiple_of(unit));
         let bad = bad..bad + unit;
@@ -54,7 +54,7 @@ proptest! {
         let from = (offset as usize).min(data.len());
         let to = (from + size).min(data.len());
         let needed = start + (from as u64)..start + to as u64;
-        // With direct reads whole sectors are read: those are the ones that count.
+        // Direct reads read whole sectors, so every touched sector counts.
         let touched = needed.start / unit * unit..needed.end.next_multiple_of(unit);
         let touched = if alignment == 1 { needed.clone() } else { touched };
         let hit = from < to && touched.start < bad.end && touched.end > bad.start;
@@ -64,7 +64,7 @@ proptest! {
     }
 
     #[test]
-    fn a_source_that_shrinks_fails_what_lies_behind_its_end(
+    fn shrunken_source_fails_only_reads_after_its_end(
         alignment in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         lost in 0_u64..41_000,
         offset in 0_u64..41_000,
@@ -82,14 +82,14 @@ proptest! {
         let given = read(&filesystem, offset, size);
         let whole = from == to || to <= left;
         prop_assert_eq!(given.as_deref(), whole.then_some(&data[from..to]));
-        // And the other file is as it was.
+        // The other file is unchanged.
         let first = filesystem.read(2, 0, 9_000, <[u8]>::to_vec).unwrap();
         prop_assert_eq!(&first, &image().files[0].1);
     }
 }
 
 #[test]
-fn a_read_that_failed_is_told_by_the_attribute_and_forgotten_by_nobody_else() {
+fn failed_read_sets_the_problem_attribute() {
     let (bytes, start) = disk(512);
     let bad = (start + 5_000).next_multiple_of(512);
     let memory = Memory {
@@ -106,7 +106,7 @@ fn a_read_that_failed_is_told_by_the_attribute_and_forgotten_by_nobody_else() {
     let problem = attribute(&filesystem, 3, b"user.lbpayload.problem").unwrap();
     let problem = String::from_utf8(problem).unwrap();
     assert!(problem.contains("Input/output error"), "{problem}");
-    // The place that is named lies in the read that failed, at or before the fault.
+    // The reported offset is inside the failed read, at or before the bad sector.
     let place = problem.split("at offset ").nth(1).unwrap();
     let place: u64 = place.split(')').next().unwrap().parse().unwrap();
     assert!((start..=bad).contains(&place), "{problem}");
@@ -114,7 +114,7 @@ fn a_read_that_failed_is_told_by_the_attribute_and_forgotten_by_nobody_else() {
 }
 
 #[test]
-fn a_checksum_of_what_cannot_be_read_is_an_error_and_not_kept() {
+fn checksum_of_an_unreadable_file_is_an_error_and_not_cached() {
     let (bytes, start) = disk(1);
     let source = Shrinking::new(bytes, 1);
     let (filesystem, _) = over(source.clone(), Strictness::Strict).unwrap();

@@ -1,4 +1,4 @@
-//! The filesystem, without a kernel, against a plain model: a list of files.
+//! The filesystem without a kernel, compared with a simple model: a list of files.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::support::Image;
 
 const ROOT: u64 = 1;
 
-/// Names, in an order that is not theirs, and bytes at all sorts of alignments.
+/// Names in unsorted order, and data at all kinds of alignments.
 fn image() -> impl Strategy<Value = Image> {
     let name = "[a-d]{1,3}|[ -.0-\\[\\]-~]{3,40}|é{100}";
     let data = prop_oneof![
@@ -33,7 +33,7 @@ fn image() -> impl Strategy<Value = Image> {
     })
 }
 
-/// What a list of files says to a listing from `offset` on.
+/// The expected rows of a listing from `offset` on.
 fn rows(image: &Image, offset: u64) -> Vec<(u64, NodeKind, Vec<u8>, u64)> {
     let dots = [b".".to_vec(), b"..".to_vec()];
     let mut rows: Vec<_> = dots
@@ -62,7 +62,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
-    fn names_and_numbers_lead_where_a_list_of_files_says(
+    fn lookup_by_name_and_inode_matches_the_model(
         image in image(),
         asked in "[a-d]{1,3}",
         far in any::<u64>(),
@@ -100,14 +100,15 @@ proptest! {
     }
 
     #[test]
-    fn a_listing_goes_on_from_any_offset(image in image(), far in any::<u64>()) {
+    fn listing_continues_from_any_offset(image in image(), far in any::<u64>()) {
         let filesystem = filesystem(image.bytes(), 1);
         let files = image.files.len() as u64;
         for offset in (0..files + 5).chain([far.max(1000), u64::MAX]) {
             let listed: Vec<_> = filesystem.list(ROOT, offset).unwrap().map(own).collect();
             prop_assert_eq!(listed, rows(&image, offset));
         }
-        // As the kernel does: from where the last row said, one row at a time.
+        // As the kernel does: continue at the offset of the last row, one row at a
+        // time.
         let mut walked = Vec::new();
         let mut offset = 0;
         while let Some(row) = filesystem.list(ROOT, offset).unwrap().next().map(own) {
@@ -118,14 +119,15 @@ proptest! {
     }
 
     #[test]
-    fn a_read_gives_what_a_slice_of_the_file_holds(
+    fn read_returns_the_requested_slice(
         image in image(),
         alignment in prop_oneof![Just(1_usize), Just(512), Just(4096)],
         places in prop::collection::vec((any::<u64>(), 0_u64..21_000, 0_usize..21_000), 1..20),
         far in any::<u64>(),
     ) {
         let mut bytes = image.bytes();
-        // Behind an empty u32 payload, other bytes would be the upper half of a u64 count.
+        // After an empty u32 payload, other bytes would be read as the upper half of
+        // a u64 count.
         let padding = if image.files.is_empty() { 0 } else { 0xee };
         bytes.resize(bytes.len().next_multiple_of(alignment), padding);
         let filesystem = filesystem(bytes, alignment);
@@ -146,7 +148,7 @@ proptest! {
 }
 
 #[test]
-fn a_read_larger_than_any_kept_buffer_is_answered_whole() {
+fn read_larger_than_the_cached_buffers_is_complete() {
     let data = crate::support::noise(5, 5 << 20);
     for alignment in [1, 512, 4096] {
         let mut bytes = Image::new(&[("a", b"x"), ("big", &data)]).bytes();

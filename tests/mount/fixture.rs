@@ -1,5 +1,5 @@
-//! A directory with an image and a mount point. What a test leaves mounted there is
-//! unmounted on drop.
+//! A directory with an image and a mount point. Whatever a test leaves mounted there
+//! is unmounted on drop.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Image, Ran, TempDir, lbpayload, noise};
 
-/// Whether nothing can be mounted here, which is then a skip.
+/// Whether nothing can be mounted here. If so, the skip is reported.
 #[track_caller]
 pub(crate) fn cannot_mount() -> bool {
     crate::support::cannot_use("/dev/fuse", "no /dev/fuse")
@@ -52,7 +52,7 @@ impl Fixture {
         Ran::of(lbpayload().arg("mount").args(args).arg(source).arg(point))
     }
 
-    /// As [`Fixture::mount`], which must succeed and say nothing.
+    /// Like [`Fixture::mount`], which must succeed without output.
     #[track_caller]
     pub(crate) fn mounted(&self, args: &[&str]) -> &Path {
         let ran = self.mount(args).exits(0);
@@ -68,7 +68,7 @@ impl Fixture {
         Foreground::start(command.arg(&self.image).arg(&self.point), &self.point)
     }
 
-    /// Nobody may use the mount.
+    /// The mount must not be in use.
     pub(crate) fn unmount(&self, args: &[&str]) -> Ran {
         Ran::when_free(lbpayload().arg("unmount").args(args).arg(&self.point))
     }
@@ -85,8 +85,8 @@ impl Fixture {
         self.point.join(name)
     }
 
-    /// Asserts that nothing is mounted here any more, nobody serves it, and the
-    /// image is nobody's.
+    /// Asserts that nothing is mounted here any more, no server runs for it, and no
+    /// process uses the image.
     #[track_caller]
     pub(crate) fn is_clean(&self) {
         assert_eq!(mounts_below(self.dir()), [] as [PathBuf; 0]);
@@ -103,7 +103,7 @@ impl Drop for Fixture {
     }
 }
 
-/// A server that is a child of the test's: killed on drop.
+/// A server that is a child process of the test. It is killed on drop.
 pub(crate) struct Foreground(pub(crate) Child);
 
 impl Foreground {
@@ -115,7 +115,7 @@ impl Foreground {
             .unwrap();
         let this = Self(child);
         until("it is mounted", || is_mounted(point));
-        // Signals are heeded once the mount has answered.
+        // The server handles signals from its first reply on.
         let pid = this.pid();
         until("it listens for signals", || catches(pid, Signal::TERM));
         this
@@ -129,7 +129,7 @@ impl Foreground {
         kill(self.pid(), signal);
     }
 
-    /// Waits for its end: the exit status, or -1 where a signal ended it.
+    /// Waits for the process to end: its exit status, or -1 if a signal ended it.
     pub(crate) fn ends(&mut self) -> i32 {
         until("the server ends", || self.0.try_wait().unwrap().is_some());
         self.0.wait().unwrap().code().unwrap_or(-1)
@@ -151,7 +151,7 @@ pub(crate) fn catches(pid: i32, signal: Signal) -> bool {
     caught & (1 << (signal.as_raw() - 1)) != 0
 }
 
-/// The server's process, as the mount itself says.
+/// The server's process, from the attribute of the mount.
 pub(crate) fn server_of(point: &Path) -> i32 {
     attribute(point, "pid").unwrap().parse().unwrap()
 }
@@ -160,7 +160,7 @@ pub(crate) fn kill(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
-/// An extended attribute of ours, or the errno.
+/// A `user.lbpayload` attribute, or the errno.
 pub(crate) fn attribute(path: &Path, name: &str) -> Result<String, i32> {
     let mut value = vec![0; 65536];
     let name = format!("user.lbpayload.{name}");
@@ -170,7 +170,7 @@ pub(crate) fn attribute(path: &Path, name: &str) -> Result<String, i32> {
     }
 }
 
-/// Waits for something that must come; fails only where it never does.
+/// Waits for a condition that must become true. Fails only after a very long time.
 #[track_caller]
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -211,7 +211,8 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     points.filter(|point| point.starts_with(dir)).collect()
 }
 
-/// Other processes that have something below `dir` open, or it among their arguments.
+/// Other processes that have something below `dir` open, or have it in their
+/// arguments.
 pub(crate) fn users_of(dir: &Path) -> Vec<String> {
     let mut users = Vec::new();
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -233,20 +234,20 @@ pub(crate) fn users_of(dir: &Path) -> Vec<String> {
     users
 }
 
-/// The program under another name.
+/// The program called by another name.
 pub(crate) fn called(name: &str) -> Command {
     let mut command = lbpayload();
     command.arg0(name);
     command
 }
 
-/// Runs a program that must succeed, and returns what it prints.
+/// Runs a program that must succeed, and returns its output.
 #[track_caller]
 pub(crate) fn sh(program: &str, args: &[&dyn AsRef<OsStr>]) -> String {
     crate::support::check(Command::new(program).args(args.iter().map(|a| a.as_ref())))
 }
 
-/// Files of every interesting size, at odd offsets.
+/// Files of many different sizes, at unaligned offsets.
 pub(crate) fn sample() -> Image {
     Image::new(&[
         ("z-first", b"hello"),
@@ -257,14 +258,14 @@ pub(crate) fn sample() -> Image {
     ])
 }
 
-/// What `image` holds of the file called `name`.
+/// The data of the file `name` in `image`.
 pub(crate) fn data<'a>(image: &'a Image, name: &str) -> &'a [u8] {
     let files = image.files.iter();
     let mut named = files.filter(|(have, _)| have == name.as_bytes());
     &named.next().unwrap().1
 }
 
-/// Where its data starts.
+/// The offset of its data.
 pub(crate) fn data_offset(image: &Image, name: &str) -> u64 {
     let files = image.files.iter();
     let number = files.take_while(|(n, _)| n != name.as_bytes()).count();

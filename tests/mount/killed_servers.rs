@@ -1,4 +1,4 @@
-//! Servers that are killed, and the mounts that they leave.
+//! Servers that are killed, and the mounts that they leave behind.
 
 use std::fs::File;
 use std::process::Command;
@@ -10,7 +10,8 @@ use crate::fixture::{
 };
 use crate::support::{check, tree};
 
-/// A mount whose server was killed, having answered all that the kernel keeps.
+/// A mount whose server was killed. Before that, the server had answered every
+/// request whose result the kernel caches.
 fn killed(options: &[&str]) -> Fixture {
     let fixture = Fixture::new(&sample());
     fixture.mounted(options);
@@ -22,7 +23,7 @@ fn killed(options: &[&str]) -> Fixture {
 }
 
 #[test]
-fn a_dead_mount_is_cleared_away_by_unmount_and_the_place_is_used_again() {
+fn unmount_removes_a_dead_mount_and_the_mount_point_can_be_reused() {
     needs_fuse!();
     for options in [&[][..], &["-o", "direct_io"]] {
         for lazy in [&[][..], &["--lazy"]] {
@@ -39,13 +40,13 @@ fn a_dead_mount_is_cleared_away_by_unmount_and_the_place_is_used_again() {
 }
 
 #[test]
-fn a_server_killed_a_moment_ago_is_as_dead_as_any() {
+fn unmount_removes_the_mount_of_a_server_killed_just_before() {
     needs_fuse!();
     for _ in 0..10 {
         let fixture = Fixture::new(&sample());
         fixture.mounted(&[]);
         kill(fixture.server(), Signal::KILL);
-        // It may not have let go of /dev/fuse yet, but answers nobody any more.
+        // It may still have /dev/fuse open, but it answers no requests any more.
         let asked = attribute(&fixture.point, "pid").unwrap_err();
         assert!(
             [libc::ENOTCONN, libc::ECONNABORTED].contains(&asked),
@@ -57,7 +58,7 @@ fn a_server_killed_a_moment_ago_is_as_dead_as_any() {
 }
 
 #[test]
-fn a_dead_mount_in_use_is_cleared_away_too() {
+fn unmount_removes_a_dead_mount_that_is_in_use() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -71,7 +72,7 @@ fn a_dead_mount_in_use_is_cleared_away_too() {
 }
 
 #[test]
-fn umount_and_fusermount_clear_it_away() {
+fn umount_and_fusermount_remove_a_dead_mount() {
     needs_fuse!();
     for (program, args) in [("umount", &[][..]), ("fusermount3", &["-u"])] {
         let fixture = killed(&[]);
@@ -81,7 +82,7 @@ fn umount_and_fusermount_clear_it_away() {
 }
 
 #[test]
-fn mounting_over_a_dead_mount_is_refused_with_what_to_do() {
+fn mounting_over_a_dead_mount_is_refused_with_advice() {
     needs_fuse!();
     let fixture = killed(&[]);
     for background in [&[][..], &["-f"]] {
@@ -95,7 +96,7 @@ fn mounting_over_a_dead_mount_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn auto_unmount_clears_it_away_even_when_the_server_is_killed() {
+fn auto_unmount_removes_the_mount_of_a_killed_server() {
     needs_fuse!();
     for options in ["auto_unmount", "auto_unmount,direct_io,allow_other"] {
         let mut fixture = Fixture::new(&sample());
@@ -107,7 +108,7 @@ fn auto_unmount_clears_it_away_even_when_the_server_is_killed() {
         until("it is unmounted", || !is_mounted(&fixture.point));
         until("the directory is removed", || !fixture.point.exists());
         fixture.is_clean();
-        // And once more on the same place.
+        // And again on the same mount point.
         fixture.mounted(&["-o", options]);
         fixture.unmount(&[]).exits(0);
         assert!(!fixture.point.exists());
@@ -116,7 +117,7 @@ fn auto_unmount_clears_it_away_even_when_the_server_is_killed() {
 }
 
 #[test]
-fn auto_unmount_in_the_foreground_does_the_same() {
+fn auto_unmount_removes_the_mount_of_a_killed_foreground_server() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let mut server = fixture.foreground(&["-o", "auto_unmount"]);
@@ -130,7 +131,7 @@ fn auto_unmount_in_the_foreground_does_the_same() {
 }
 
 #[test]
-fn auto_unmount_leaves_alone_what_came_there_after_it() {
+fn auto_unmount_does_not_remove_a_later_mount() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&["-o", "auto_unmount"]);
@@ -138,7 +139,7 @@ fn auto_unmount_leaves_alone_what_came_there_after_it() {
     check(Command::new("umount").arg("-l").arg(&fixture.point));
     fixture.mounted(&["-o", "fsname=second"]);
     until("the first one ends", || !is_running(first));
-    // Its other process is gone too, with nothing unmounted.
+    // Its second process has ended too, and nothing was unmounted.
     until("only the second one's processes are left", || {
         crate::fixture::users_of(fixture.dir()).len() == 1
     });
@@ -147,7 +148,7 @@ fn auto_unmount_leaves_alone_what_came_there_after_it() {
 }
 
 #[test]
-fn the_process_that_waits_to_unmount_holds_nothing_open() {
+fn auto_unmount_process_keeps_no_files_open() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&["-o", "auto_unmount"]);

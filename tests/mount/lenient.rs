@@ -1,5 +1,5 @@
-//! Broken images: refused as `list` and `verify` refuse them, and what is intact of
-//! them shown when that is asked for.
+//! Broken images: refused as `list` and `verify` refuse them. With `--lenient` the
+//! intact parts are shown.
 
 use std::collections::BTreeSet;
 
@@ -41,7 +41,7 @@ fn content(filesystem: &Filesystem, ino: u64) -> Vec<u8> {
 }
 
 #[test]
-fn names_that_no_file_system_holds_are_shown_in_another_form() {
+fn names_that_no_file_system_supports_are_shown_escaped() {
     let long = vec![b'x'; 300];
     let cases: [(&[u8], Vec<u8>, bool); 11] = [
         (b"a/b", b"a%2Fb".to_vec(), true),
@@ -73,7 +73,7 @@ fn names_that_no_file_system_holds_are_shown_in_another_form() {
 }
 
 #[test]
-fn of_many_small_files_those_before_the_cut_are_shown() {
+fn files_before_the_cut_are_shown() {
     for wide in [true, false] {
         let image = Image {
             wide,
@@ -82,7 +82,8 @@ fn of_many_small_files_those_before_the_cut_are_shown() {
                 .collect(),
         };
         let mut bytes = image.bytes();
-        // So short that its header counts more files than there could be.
+        // So short that the header's count is larger than the possible number of
+        // files.
         bytes.truncate(if wide { 16 + 19 * 7 } else { 12 + 11 * 7 });
         assert_eq!(strict(bytes.clone()).kind(), Kind::Format);
         let (filesystem, told) = lenient(bytes);
@@ -98,7 +99,7 @@ fn of_many_small_files_those_before_the_cut_are_shown() {
 }
 
 #[test]
-fn of_a_count_that_is_a_multiple_of_2_to_the_32_all_files_are_shown() {
+fn all_files_are_shown_when_the_count_is_a_multiple_of_2_to_the_32() {
     let mut bytes = named(&[b"a", b"b"]).bytes();
     bytes[8..16].copy_from_slice(&(3_u64 << 32).to_le_bytes());
     assert_eq!(strict(bytes.clone()).kind(), Kind::Format);
@@ -109,7 +110,7 @@ fn of_a_count_that_is_a_multiple_of_2_to_the_32_all_files_are_shown() {
 }
 
 #[test]
-fn a_name_that_stands_twice_is_shown_twice_under_two_names() {
+fn duplicate_names_are_shown_under_different_names() {
     let (filesystem, told) = lenient(named(&[b"a", b"b", b"a", b"a"]).bytes());
     assert_eq!(names(&filesystem), [&b"a"[..], b"b", b"a%2", b"a%3"]);
     assert_eq!(told, ["name-repeated"; 2]);
@@ -123,9 +124,9 @@ fn a_name_that_stands_twice_is_shown_twice_under_two_names() {
 }
 
 #[test]
-fn names_made_to_collide_with_every_escape_end_all_the_same() {
+fn names_that_collide_with_generated_names_still_get_unique_ones() {
     let full = |suffix: &str| [&vec![b'x'; 255 - suffix.len()][..], suffix.as_bytes()].concat();
-    // Each is what the next one would be called.
+    // Each is the name that would be generated for the next one.
     let first = full("%1");
     let image = named(&[
         &first, &first, b"a%2Fb", b"a/b", b"a/b%3", b"a%2Fb%3", b"a%2Fb",
@@ -145,7 +146,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
-    fn whatever_the_names_each_file_has_one_that_a_file_system_holds(
+    fn every_file_gets_a_valid_unique_name(
         names in prop::collection::vec(
             prop_oneof![
                 prop::collection::vec(prop::sample::select(b"/%.2F01\0a".to_vec()), 1..6),
@@ -176,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn strict_refuses_what_the_index_refuses_and_with_the_same_words(
+    fn strict_refuses_the_same_images_as_the_index_with_the_same_message(
         names in prop::collection::vec("[ab]|\\.|a/b|x{256}", 1..5),
         lost in 0_usize..30,
         wide in any::<bool>(),
@@ -188,7 +189,7 @@ proptest! {
         let source = Memory::new(bytes.clone()).shared();
         let index = Payload::open(source).and_then(|payload| Index::strict(&payload, &Silent).map(drop));
         let mount = over(Memory::new(bytes).shared(), Strictness::Strict).map(drop);
-        // Of two problems the index looks for names that stand twice last.
+        // If there are two problems, the index reports duplicate names last.
         let all_differ = names.iter().collect::<BTreeSet<_>>().len() == names.len();
         let said = |e: Error| (e.kind(), all_differ.then(|| e.to_string()));
         prop_assert_eq!(mount.map_err(said), index.map_err(said));
@@ -196,7 +197,7 @@ proptest! {
 }
 
 #[test]
-fn a_file_that_is_cut_off_is_shown_as_far_as_it_goes() {
+fn truncated_file_is_shown_up_to_the_cut() {
     let image = || Image::new(&[("whole", &[7; 99]), ("cut", b"abcdefghij"), ("lost", b"!")]);
     for image in [image(), image().narrow()] {
         let whole = image.bytes();
@@ -213,7 +214,8 @@ fn a_file_that_is_cut_off_is_shown_as_far_as_it_goes() {
             assert!(problem(&filesystem, 1).is_some());
             assert_eq!(strict(cut).kind(), Kind::Format);
         }
-        // In the third header and its name: nothing of it can be told.
+        // The cut is in the third header and its name: nothing is known about that
+        // file.
         for end in third..third + if image.wide { 20 } else { 12 } {
             let (filesystem, told) = lenient(whole[..end].to_vec());
             assert_eq!(told, ["cut-off"], "{end}");
@@ -224,7 +226,7 @@ fn a_file_that_is_cut_off_is_shown_as_far_as_it_goes() {
 }
 
 #[test]
-fn an_absurd_size_or_count_shows_the_rest_and_allocates_nothing_for_it() {
+fn huge_size_or_count_shows_the_other_files_without_large_allocations() {
     let image = Image::new(&[("a", b"one"), ("b", b"two")]);
     let mut bytes = image.bytes();
     let size_at = image.header_offsets()[1] + 8;
@@ -242,7 +244,7 @@ fn an_absurd_size_or_count_shows_the_rest_and_allocates_nothing_for_it() {
 }
 
 #[test]
-fn a_bad_sector_among_the_headers_ends_what_is_shown() {
+fn files_before_an_unreadable_header_are_shown() {
     let image = Image::new(&[("a", &[1; 5000]), ("b", &[2; 5000]), ("c", &[3; 5000])]);
     let header = image.header_offsets()[2] as u64;
     let memory = || Memory {

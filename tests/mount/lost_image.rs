@@ -1,4 +1,4 @@
-//! The image, or the disk that holds it, disappears while it is mounted.
+//! The image, or the disk it is on, disappears while it is mounted.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -20,7 +20,7 @@ fn assert_eio<T: std::fmt::Debug>(result: io::Result<T>) {
 }
 
 #[test]
-fn an_image_that_is_cut_off_gives_eio_for_what_is_gone_and_serves_the_rest() {
+fn truncated_image_gives_eio_for_lost_data_and_serves_the_rest() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
@@ -35,12 +35,13 @@ fn an_image_that_is_cut_off_gives_eio_for_what_is_gone_and_serves_the_rest() {
         assert_eio(read(&fixture, "größe"));
         let large = File::open(fixture.file("large")).unwrap();
         let mut page = [0; 4096];
-        // The page that holds the end is gone as a whole; the ones before are there.
+        // The page that contains the end is lost as a whole. The pages before it can
+        // be read.
         large.read_exact_at(&mut page, 1_224_704).unwrap();
         assert!(page == data(&image, "large")[1_224_704..][..4096]);
         assert_eio(large.read_at(&mut page, 1_232_896));
         assert_eio(large.read_at(&mut page, 2_000_000));
-        // The size stays what it was, and so does the server.
+        // The reported size stays the same, and the server keeps running.
         assert_eq!(large.metadata().unwrap().len(), 2_500_001);
         assert_eq!(fixture.server(), server);
         let problem = attribute(&fixture.file("medium"), "problem").unwrap();
@@ -60,7 +61,7 @@ fn an_image_that_is_cut_off_gives_eio_for_what_is_gone_and_serves_the_rest() {
 }
 
 #[test]
-fn an_image_that_grows_back_is_read_again() {
+fn image_that_is_restored_is_readable_again() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -73,7 +74,7 @@ fn an_image_that_grows_back_is_read_again() {
 }
 
 #[test]
-fn an_image_that_is_deleted_or_replaced_goes_on_being_served() {
+fn deleted_or_replaced_image_is_still_served() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
@@ -91,7 +92,7 @@ fn an_image_that_is_deleted_or_replaced_goes_on_being_served() {
 }
 
 #[test]
-fn a_loop_device_detached_under_it_serves_until_it_is_unmounted() {
+fn detached_loop_device_is_served_until_the_unmount() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -101,18 +102,18 @@ fn a_loop_device_detached_under_it_serves_until_it_is_unmounted() {
     std::fs::write(&backing, bytes).unwrap();
     let device = Loop::attach(&backing, 512);
     fixture.mount_on(&[], &device.path, &fixture.point).exits(0);
-    // The kernel lets go of it once nobody has it open.
+    // The kernel detaches it once no process has it open.
     check(Command::new("losetup").arg("--detach").arg(&device.path));
     assert!(read(&fixture, "large").unwrap() == data(&image, "large"));
     fixture.unmount(&[]).exits(0);
     let held = || check(Command::new("losetup").arg("--associated").arg(&backing));
     until("nothing holds the file", || held().is_empty());
-    // Its number may be another's by now.
+    // Another device may have its number by now.
     std::mem::forget(device);
 }
 
 #[test]
-fn a_disk_that_dies_under_it_gives_eio() {
+fn failing_disk_gives_eio() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
@@ -123,7 +124,7 @@ fn a_disk_that_dies_under_it_gives_eio() {
         std::fs::write(&backing, bytes).unwrap();
         let device = Loop::attach(&backing, 512);
         fixture.mount_on(how, &device.path, &fixture.point).exits(0);
-        // What it read while it looked at the headers is in the device's cache.
+        // Data that it read together with the headers is in the device's page cache.
         let file = OpenOptions::new().write(true).open(&backing).unwrap();
         file.set_len(8192).unwrap();
         check(
@@ -143,7 +144,7 @@ fn a_disk_that_dies_under_it_gives_eio() {
 }
 
 #[test]
-fn the_directory_under_it_can_be_renamed() {
+fn parent_directory_of_the_mount_point_can_be_renamed() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let parent = fixture.dir().join("parent");

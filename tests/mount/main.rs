@@ -1,10 +1,10 @@
-//! A payload as a directory: the filesystem without a kernel, and real mounts. Those need
-//! root and /dev/fuse, and print a line when they skip for that.
+//! A payload as a directory: the filesystem without a kernel, and real mounts. Mounts
+//! need root and /dev/fuse. Without them the tests are skipped with a message.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-/// Skips the rest of a test, visibly, where nothing can be mounted.
+/// Skips the rest of a test with a message where nothing can be mounted.
 macro_rules! needs_fuse {
     () => {
         if $crate::fixture::cannot_mount() {

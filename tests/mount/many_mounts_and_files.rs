@@ -1,5 +1,5 @@
-//! Many mounts in a row, many files, few open files allowed: nothing is left behind, and memory
-//! is small.
+//! Many mounts in a row, many files, and few open files allowed: nothing is left
+//! behind, and memory use is low.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::fixture::{Fixture, is_mounted, sample, until};
 use crate::support::Image;
 
-/// Bytes of memory of its own that a process holds.
+/// The private memory of a process in bytes.
 fn own_memory(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -17,9 +17,10 @@ fn own_memory(pid: i32) -> u64 {
     kib.trim().parse::<u64>().unwrap() * 1024
 }
 
-/// LBPAYLOAD_MOUNTS asks for more than the usual 100; the measure is 1000.
+/// LBPAYLOAD_MOUNTS sets another number of mounts than 100. The required number is
+/// 1000.
 #[test]
-fn mounts_and_unmounts_in_a_row_leave_nothing() {
+fn many_mounts_and_unmounts_leave_nothing_behind() {
     needs_fuse!();
     let asked = std::env::var("LBPAYLOAD_MOUNTS").ok();
     let times: u32 = asked.map_or(100, |text| text.parse().unwrap());
@@ -41,7 +42,7 @@ fn mounts_and_unmounts_in_a_row_leave_nothing() {
     fixture.is_clean();
 }
 
-/// A payload of `count` files of 2 bytes, under names of 20.
+/// A payload with `count` files of 2 bytes, with names of 20 bytes.
 fn numerous(count: u32) -> Image {
     let file = |n: u32| (format!("package-{n:08}.tgz").into_bytes(), b"xy".to_vec());
     Image {
@@ -62,7 +63,7 @@ fn touch_all(fixture: &Fixture, count: u32) {
 }
 
 #[test]
-fn twenty_thousand_files_take_at_most_5_mib() {
+fn twenty_thousand_files_need_at_most_5_mib() {
     needs_fuse!();
     let fixture = Fixture::new(&numerous(20_000));
     for options in ["exec", "direct_io"] {
@@ -75,7 +76,7 @@ fn twenty_thousand_files_take_at_most_5_mib() {
 }
 
 #[test]
-fn large_reads_of_many_at_once_leave_memory_at_most_5_mib() {
+fn memory_is_at_most_5_mib_after_many_large_parallel_reads() {
     needs_fuse!();
     for options in ["exec", "direct_io"] {
         let fixture = Fixture::new(&sample());
@@ -91,7 +92,7 @@ fn large_reads_of_many_at_once_leave_memory_at_most_5_mib() {
 }
 
 #[test]
-fn a_million_files_take_less_than_200_bytes_each() {
+fn a_million_files_need_less_than_200_bytes_each() {
     needs_fuse!();
     let fixture = Fixture::new(&numerous(1_000_000));
     fixture.mounted(&[]);
@@ -103,7 +104,7 @@ fn a_million_files_take_less_than_200_bytes_each() {
 }
 
 #[test]
-fn with_hardly_any_open_files_allowed_the_output_ends_with_the_command() {
+fn output_is_closed_when_the_command_ends_with_few_open_files_allowed() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     for files in 4..16 {

@@ -1,4 +1,4 @@
-//! Filesystems without a kernel, over memory, and a source that shrinks.
+//! Filesystems without a kernel, in memory, and a source that shrinks.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use lbpayload::progress::Silent;
 
 use crate::support::memory::Memory;
 
-/// A filesystem over `bytes`, which are read in multiples of `alignment`.
+/// A filesystem over `bytes`, which is read in multiples of `alignment`.
 pub(crate) fn filesystem(bytes: Vec<u8>, alignment: usize) -> Filesystem {
     let memory = Memory {
         alignment,
@@ -46,10 +46,10 @@ pub(crate) fn strict_filesystem(bytes: Vec<u8>) -> Filesystem {
 
 pub(crate) fn strict(bytes: Vec<u8>) -> Error {
     let refused = over(Memory::new(bytes).shared(), Strictness::Strict);
-    refused.err().expect("strict refuses it")
+    refused.err().expect("strict mode must refuse it")
 }
 
-/// A source that says it is as long as it was, and ends where it is told to.
+/// A source that reports its original length but ends at a given offset.
 pub(crate) struct Shrinking {
     pub(crate) memory: Memory,
     pub(crate) end: AtomicU64,

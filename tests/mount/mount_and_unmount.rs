@@ -12,7 +12,7 @@ use crate::fixture::{
 use crate::support::{Ran, check, lbpayload, noise, tree};
 
 #[test]
-fn the_command_returns_when_the_mount_answers_and_leaves_one_process() {
+fn mount_returns_when_the_mount_is_ready_and_leaves_one_process() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -21,7 +21,7 @@ fn the_command_returns_when_the_mount_answers_and_leaves_one_process() {
     let users = crate::fixture::users_of(fixture.dir());
     assert_eq!(users.len(), 1, "{users:?}");
     assert!(users[0].starts_with(&format!("{server}: ")), "{users:?}");
-    // It has let go of the terminal, the working directory and the streams.
+    // It has released the terminal, the working directory and the standard streams.
     let cwd = std::fs::read_link(format!("/proc/{server}/cwd")).unwrap();
     assert_eq!(cwd.to_str(), Some("/"));
     for fd in 0..3 {
@@ -33,12 +33,12 @@ fn the_command_returns_when_the_mount_answers_and_leaves_one_process() {
 }
 
 #[test]
-fn whoever_reads_the_command_s_output_sees_its_end() {
+fn output_is_closed_when_the_mount_command_returns() {
     needs_fuse!();
     for options in ["exec", "auto_unmount"] {
         let fixture = Fixture::new(&sample());
-        // output() waits for the end of both pipes: nothing in the background may
-        // hold them.
+        // output() waits for the end of both pipes: no background process may hold
+        // them.
         fixture.mounted(&["-o", options]);
         fixture.unmount(&[]).exits(0);
         fixture.is_clean();
@@ -46,7 +46,7 @@ fn whoever_reads_the_command_s_output_sees_its_end() {
 }
 
 #[test]
-fn the_server_holds_nothing_that_its_caller_had_open() {
+fn server_keeps_no_files_of_its_caller_open() {
     needs_fuse!();
     for without_proc in ["", "mount -t tmpfs none /proc && "] {
         let fixture = Fixture::new(&sample());
@@ -60,16 +60,16 @@ fn the_server_holds_nothing_that_its_caller_had_open() {
         command.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_lbpayload")]);
         let lock = fixture.dir().join("lock");
         let ran = Ran::of(command.arg(&fixture.image).arg(&fixture.point).arg(lock));
-        // The line feed of --ready-fd comes when it comes.
+        // The line feed of --ready-fd may come at any time.
         assert_eq!(ran.exits(0).stdout.trim(), "free", "{without_proc}");
     }
 }
 
 #[test]
-fn it_sees_that_end_without_dev_null_too() {
+fn output_is_closed_when_the_mount_command_returns_without_dev_null() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
-    // In a mount namespace of its own, with nothing but /dev/fuse in /dev.
+    // In a mount namespace of its own, with only /dev/fuse in /dev.
     let script = "mount -t tmpfs none /dev && mknod /dev/fuse c 10 229 && \
                   \"$1\" mount \"$2\" \"$3\" | cat && \"$1\" unmount \"$3\"";
     let mut command = Command::new("timeout");
@@ -80,7 +80,7 @@ fn it_sees_that_end_without_dev_null_too() {
 }
 
 #[test]
-fn unmount_returns_once_the_server_is_gone() {
+fn unmount_returns_after_the_server_has_ended() {
     needs_fuse!();
     for options in ["exec", "auto_unmount"] {
         let fixture = Fixture::new(&sample());
@@ -96,7 +96,7 @@ fn unmount_returns_once_the_server_is_gone() {
 }
 
 #[test]
-fn a_mount_point_that_is_missing_is_made_and_removed_again() {
+fn missing_mount_point_is_created_and_removed_again() {
     needs_fuse!();
     type Way = fn(&std::path::Path);
     let ways: [Way; 3] = [
@@ -112,7 +112,7 @@ fn a_mount_point_that_is_missing_is_made_and_removed_again() {
         until("it is removed", || !fixture.point.exists());
         fixture.is_clean();
     }
-    // One that was there stays.
+    // An existing mount point is not removed.
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
     fixture.unmount(&[]).exits(0);
@@ -120,7 +120,7 @@ fn a_mount_point_that_is_missing_is_made_and_removed_again() {
 }
 
 #[test]
-fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
+fn mount_point_may_be_relative_or_behind_a_symbolic_link() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let link = fixture.dir().join("link");
@@ -144,7 +144,7 @@ fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
         run(&["unmount", unmount]);
         assert!(!is_mounted(&fixture.point), "{mount} {unmount}");
     }
-    // Who reads of it elsewhere finds the image all the same.
+    // A user who reads this path in another directory can find the image.
     let mut command = lbpayload();
     command.args(["mount", "external.img", "point"]);
     Ran::of(command.current_dir(fixture.dir())).exits(0);
@@ -158,7 +158,7 @@ fn a_mount_point_can_be_relative_and_reached_through_a_symbolic_link() {
 }
 
 #[test]
-fn what_cannot_be_mounted_fails_with_a_reason_and_leaves_nothing() {
+fn failing_mount_gives_a_reason_and_leaves_nothing_behind() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let file = fixture.dir().join("file");
@@ -197,11 +197,11 @@ fn what_cannot_be_mounted_fails_with_a_reason_and_leaves_nothing() {
 }
 
 #[test]
-fn a_mount_that_the_kernel_refuses_leaves_no_directory_and_no_process() {
+fn mount_refused_by_the_kernel_leaves_no_directory_and_no_process() {
     needs_fuse!();
     let mut fixture = Fixture::new(&sample());
     fixture.point = fixture.dir().join("made");
-    // A name as long as mount(2) takes none.
+    // A name that is too long for mount(2).
     let name = format!("fsname={}", "x".repeat(5000));
     for options in [name.clone(), format!("auto_unmount,{name}")] {
         for foreground in [&[][..], &["-f"]] {
@@ -215,11 +215,11 @@ fn a_mount_that_the_kernel_refuses_leaves_no_directory_and_no_process() {
 }
 
 #[test]
-fn without_dev_fuse_it_says_what_to_do() {
+fn missing_dev_fuse_is_reported_with_advice() {
     needs_fuse!();
     let mut fixture = Fixture::new(&sample());
     fixture.point = fixture.dir().join("made");
-    // In a mount namespace of its own, where an empty /dev lies over the real one.
+    // In a mount namespace of its own, where an empty /dev covers the real one.
     let script = "mount -t tmpfs none /dev && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script, "sh"]);
@@ -232,12 +232,12 @@ fn without_dev_fuse_it_says_what_to_do() {
 }
 
 #[test]
-fn where_dev_fuse_is_there_nobody_is_told_to_make_it() {
+fn advice_for_too_many_open_files_does_not_mention_modprobe() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let whose = "`/dev/fuse`: Too many open files";
-    // The first of these numbers of open files with which it comes that far leaves none
-    // for /dev/fuse.
+    // Tries file limits from low to high. The first limit with which the program gets
+    // this far does not allow it to open /dev/fuse.
     let said = (4..20).find_map(|files| {
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -n $0; exec \"$@\""]);
@@ -253,7 +253,7 @@ fn where_dev_fuse_is_there_nobody_is_told_to_make_it() {
 }
 
 #[test]
-fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
+fn unmount_refuses_a_busy_mount_and_lazy_waits_for_the_last_user() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -273,7 +273,7 @@ fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
     until("it is out of sight", || !is_mounted(&fixture.point));
     assert_eq!(tree(&fixture.point), []);
     assert!(lazy.try_wait().unwrap().is_none() && is_running(server));
-    // Who has it open still reads.
+    // A process that has the file open can still read it.
     let mut last = [0; 10];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut last, 2_400_000).unwrap();
     assert_eq!(last, noise(1, 2_500_001)[2_400_000..2_400_010]);
@@ -284,7 +284,7 @@ fn unmount_refuses_what_is_in_use_and_lazy_waits_for_the_last_user() {
 }
 
 #[test]
-fn unmount_leaves_alone_what_is_not_ours() {
+fn unmount_refuses_other_filesystems() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     std::fs::write(fixture.point.join("file"), b"mine").unwrap();
@@ -319,7 +319,7 @@ fn unmount_leaves_alone_what_is_not_ours() {
 }
 
 #[test]
-fn two_mounts_on_one_directory_come_off_in_turn() {
+fn two_mounts_on_one_directory_are_unmounted_one_by_one() {
     needs_fuse!();
     let mut fixture = Fixture::new(&sample());
     fixture.point = fixture.dir().join("made");
@@ -339,7 +339,7 @@ fn two_mounts_on_one_directory_come_off_in_turn() {
 }
 
 #[test]
-fn one_image_serves_several_mounts_and_one_mount_another() {
+fn image_can_be_mounted_several_times_and_a_mount_can_contain_an_image() {
     needs_fuse!();
     let inner = sample();
     let fixture = Fixture::new(&crate::support::Image::new(&[(
@@ -364,7 +364,7 @@ fn one_image_serves_several_mounts_and_one_mount_another() {
 }
 
 #[test]
-fn in_the_foreground_it_serves_until_it_is_unmounted() {
+fn foreground_server_runs_until_the_unmount() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let mut server = fixture.foreground(&[]);
@@ -376,11 +376,12 @@ fn in_the_foreground_it_serves_until_it_is_unmounted() {
 }
 
 #[test]
-fn ready_fd_is_told_once_the_mount_answers_and_then_closed() {
+fn ready_fd_gets_a_line_when_the_mount_is_ready_and_is_closed() {
     needs_fuse!();
     for how in ["", "-f", "-o auto_unmount", "-f -o auto_unmount"] {
         let fixture = Fixture::new(&sample());
-        // cat ends at the end of the pipe, so whoever keeps it open keeps us.
+        // cat ends at the end of the pipe. If a process kept the pipe open, the test
+        // would hang.
         let end = if how.contains("-f") { "&" } else { ";" };
         let script = format!(
             "{{ \"$0\" mount --ready-fd 7 $4 \"$1\" \"$2\" 7>&1 >/dev/null 2>&1 {end} }} | \
@@ -398,7 +399,7 @@ fn ready_fd_is_told_once_the_mount_answers_and_then_closed() {
 }
 
 #[test]
-fn ready_fd_is_told_nothing_where_the_mount_fails() {
+fn ready_fd_gets_nothing_when_the_mount_fails() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let script = "exec \"$0\" mount --ready-fd 7 \"$1\" \"$2\" 7>&1 >/dev/null";
@@ -422,7 +423,7 @@ fn ready_fd_is_told_nothing_where_the_mount_fails() {
 }
 
 #[test]
-fn it_mounts_on_a_terminal_with_progress_shown() {
+fn mount_works_on_a_terminal_with_progress() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let program = env!("CARGO_BIN_EXE_lbpayload");
@@ -442,7 +443,7 @@ fn it_mounts_on_a_terminal_with_progress_shown() {
 }
 
 #[test]
-fn a_signal_that_comes_once_the_command_has_returned_is_heeded() {
+fn signals_are_handled_as_soon_as_the_command_has_returned() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -462,10 +463,10 @@ fn a_signal_that_comes_once_the_command_has_returned_is_heeded() {
 }
 
 #[test]
-fn a_server_in_another_pid_namespace_is_unmounted_and_not_waited_for() {
+fn unmount_does_not_wait_for_a_server_in_another_pid_namespace() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
-    // Its first process stays, and with it the namespace.
+    // The first process of the namespace keeps running, and so does the namespace.
     let script = "\"$0\" mount \"$1\" \"$2\" && echo mounted && exec sleep 1000";
     let mut namespace = Command::new("unshare")
         .args(["--pid", "--fork", "--kill-child", "sh", "-c", script])
@@ -476,7 +477,8 @@ fn a_server_in_another_pid_namespace_is_unmounted_and_not_waited_for() {
         .unwrap();
     let mut said = [0; 8];
     std::io::Read::read_exact(&mut namespace.stdout.take().unwrap(), &mut said).unwrap();
-    // A number that is another process's here: it would be waited for without end.
+    // Here the number belongs to another process. Waiting for that process would
+    // never end.
     let mut unmount = Command::new("timeout");
     unmount.arg("60").arg(env!("CARGO_BIN_EXE_lbpayload"));
     let ran = Ran::when_free(unmount.arg("unmount").arg(&fixture.point)).exits(0);

@@ -8,8 +8,8 @@ use crate::support::{Lacks, Ran, check, skip, tree};
 
 const NAMES: [&str; 2] = ["mount.lbpayload", "mount.fuse.lbpayload"];
 
-/// A symbolic link in /sbin, where mount(8) looks for its helpers: made for as long
-/// as a test runs, and only where nothing has that name.
+/// A symbolic link in /sbin, where mount(8) looks for its helpers. It exists only
+/// while a test runs, and only if the name was free.
 struct Helper(PathBuf);
 
 impl Helper {
@@ -18,7 +18,8 @@ impl Helper {
         match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lbpayload"), &path) {
             Ok(()) => Some(Self(path)),
             Err(e) => {
-                // Installed on this machine, or another run of the tests is at it.
+                // It is installed on this machine, or another run of the tests uses
+                // it.
                 let reason = format!("a helper of mount(8): {}: {e}", path.display());
                 skip(Lacks::Machine, &reason);
                 None
@@ -33,7 +34,8 @@ impl Drop for Helper {
     }
 }
 
-/// Both names in turn: mount(8) finds them in one place for the whole machine.
+/// Both names, one after the other: mount(8) looks for them in one directory for the
+/// whole machine.
 fn with_helpers(test: impl Fn(&str)) {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _turn = ALONE.lock().unwrap_or_else(|e| e.into_inner());
@@ -50,7 +52,7 @@ fn helper(fixture: &Fixture, name: &str, args: &[&str]) -> Ran {
 }
 
 #[test]
-fn mount_finds_its_helper_and_passes_on_what_is_meant_for_it() {
+fn mount_finds_the_helper_and_passes_its_options() {
     needs_fuse!();
     with_helpers(|kind| {
         for options in [
@@ -78,7 +80,7 @@ fn mount_finds_its_helper_and_passes_on_what_is_meant_for_it() {
 }
 
 #[test]
-fn a_line_in_fstab_mounts_with_mount_a_and_only_once() {
+fn mount_a_mounts_an_fstab_line_only_once() {
     needs_fuse!();
     with_helpers(|kind| {
         let fixture = Fixture::new(&sample());
@@ -90,7 +92,7 @@ fn a_line_in_fstab_mounts_with_mount_a_and_only_once() {
             check(Command::new("mount").args(["-a", "-T"]).arg(&fstab));
             let lines = mount_lines(&fixture.point);
             if kind == "fuse.lbpayload" {
-                assert_eq!(lines.len(), 1, "mount -a sees that it is mounted");
+                assert_eq!(lines.len(), 1, "mount -a must not mount it again");
             }
             assert_eq!(tree(&fixture.point).len(), 5);
         }
@@ -109,7 +111,7 @@ fn a_line_in_fstab_mounts_with_mount_a_and_only_once() {
 }
 
 #[test]
-fn mount_tells_what_the_helper_says_and_fails_with_it() {
+fn mount_shows_the_error_of_the_helper_and_fails() {
     needs_fuse!();
     with_helpers(|kind| {
         let fixture = Fixture::new(&sample());
@@ -130,7 +132,7 @@ fn mount_tells_what_the_helper_says_and_fails_with_it() {
 }
 
 #[test]
-fn under_both_names_it_takes_what_mount_may_pass() {
+fn helper_accepts_all_options_of_mount_under_both_names() {
     needs_fuse!();
     for name in NAMES {
         for args in [
@@ -153,7 +155,7 @@ fn under_both_names_it_takes_what_mount_may_pass() {
 }
 
 #[test]
-fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() {
+fn unknown_options_are_refused_or_with_s_cause_a_warning() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     for (args, named) in [
@@ -169,18 +171,18 @@ fn what_it_does_not_know_is_refused_by_name_and_warned_of_where_that_is_asked() 
     ran.says("warning: ").says("`frobnicate`");
     let meta = fixture.file("empty").metadata().unwrap();
     let uid = std::os::unix::fs::MetadataExt::uid(&meta);
-    assert_eq!(uid, 7, "what stands behind an unknown option counts");
+    assert_eq!(uid, 7, "options after an unknown option must be used");
 }
 
 #[test]
-fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
+fn f_only_checks_and_w_warns_that_the_mount_is_read_only() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     helper(&fixture, NAMES[0], &["-f"]).exits(0);
     helper(&fixture, NAMES[0], &["-fnv", "-o", "ro"]).exits(0);
     assert!(!is_mounted(&fixture.point));
     helper(&fixture, NAMES[0], &["-f", "-o", "nope"]).exits(2);
-    // What would fail fails.
+    // -f fails where a real mount would fail.
     std::fs::write(&fixture.image, b"no payload").unwrap();
     helper(&fixture, NAMES[0], &["-f"])
         .exits(1)
@@ -188,14 +190,18 @@ fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
     let mut fixture = Fixture::new(&sample());
     fixture.point = fixture.dir().join("missing");
     helper(&fixture, NAMES[0], &["-f"]).exits(0);
-    assert!(!fixture.point.exists(), "it could be made, and is not");
+    assert!(
+        !fixture.point.exists(),
+        "-f must not create the mount point"
+    );
     for point in [fixture.dir().join("missing/too"), fixture.image.clone()] {
         fixture.point = point;
         helper(&fixture, NAMES[0], &["-f"])
             .exits(1)
             .says(&format!("`{}`", fixture.point.display()));
     }
-    // Nobody would see it, and to unmount it would be to unmount the system.
+    // The mount would be invisible, and its unmount would unmount the root
+    // filesystem.
     for root in ["/", "/proc/.."] {
         fixture.point = root.into();
         helper(&fixture, NAMES[0], &["-f"])
@@ -211,11 +217,12 @@ fn f_mounts_nothing_and_w_says_that_it_cannot_be() {
 }
 
 #[test]
-fn with_a_namespace_it_mounts_there_and_not_here() {
+fn namespace_option_mounts_only_in_that_namespace() {
     needs_fuse!();
     with_helpers(|kind| {
         let fixture = Fixture::new(&sample());
-        // It begins with a copy of every mount, which would keep other tests' servers.
+        // The namespace starts with a copy of every mount, which would keep the
+        // servers of other tests busy.
         let mut other = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c"])
             .args(["umount -a -t fuse.lbpayload; echo there; exec sleep 1000"])

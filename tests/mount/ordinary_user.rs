@@ -1,8 +1,8 @@
 //! As an ordinary user: with fusermount3, and within what /etc/fuse.conf allows.
 //!
-//! Each test runs a script in a mount namespace of its own, in which /dev/fuse is
-//! everybody's, as udev makes it, and /etc/fuse.conf is the test's: nothing of the
-//! machine is changed, and no user made.
+//! Each test runs a script in a mount namespace of its own. There every user may open
+//! /dev/fuse (as udev sets it up), and /etc/fuse.conf belongs to the test. The
+//! machine is not changed, and no user is created.
 
 use std::path::Path;
 use std::process::Command;
@@ -54,7 +54,7 @@ fn unavailable() -> bool {
     missing.is_some()
 }
 
-/// Runs `script`, which must exit with 0, and returns what it printed.
+/// Runs `script`, which must exit with 0, and returns its output.
 #[track_caller]
 fn script(fixture: &Fixture, conf: &str, script: &str) -> String {
     let mut command = Command::new("timeout");
@@ -78,7 +78,7 @@ fn script(fixture: &Fixture, conf: &str, script: &str) -> String {
 }
 
 #[test]
-fn a_user_mounts_reads_and_unmounts_and_others_cannot_look_inside() {
+fn user_can_mount_read_and_unmount_and_other_users_have_no_access() {
     if unavailable() {
         return;
     }
@@ -110,7 +110,7 @@ fn a_user_mounts_reads_and_unmounts_and_others_cannot_look_inside() {
 }
 
 #[test]
-fn a_user_who_may_not_open_dev_fuse_is_told_who_may() {
+fn user_without_access_to_dev_fuse_is_told_its_permissions() {
     if unavailable() {
         return;
     }
@@ -148,7 +148,7 @@ fn allow_other_is_refused_unless_fuse_conf_allows_it() {
 }
 
 #[test]
-fn where_fuse_conf_allows_it_others_or_root_may_look_inside() {
+fn allow_other_and_allow_root_work_when_fuse_conf_permits_them() {
     if unavailable() {
         return;
     }
@@ -176,7 +176,7 @@ fn where_fuse_conf_allows_it_others_or_root_may_look_inside() {
 }
 
 #[test]
-fn auto_unmount_works_for_a_user_and_needs_no_allow_other() {
+fn auto_unmount_works_for_a_user_without_allow_other() {
     if unavailable() {
         return;
     }
@@ -199,7 +199,7 @@ fn auto_unmount_works_for_a_user_and_needs_no_allow_other() {
 }
 
 #[test]
-fn a_user_s_dead_mount_is_cleared_away_and_a_busy_one_is_not() {
+fn user_can_unmount_a_dead_mount_but_not_a_busy_one() {
     if unavailable() {
         return;
     }
@@ -230,7 +230,7 @@ fn a_user_s_dead_mount_is_cleared_away_and_a_busy_one_is_not() {
 }
 
 #[test]
-fn signals_and_idleness_end_a_user_s_mount_too() {
+fn signals_and_timeout_end_the_mount_of_a_user() {
     if unavailable() {
         return;
     }
@@ -257,7 +257,7 @@ fn signals_and_idleness_end_a_user_s_mount_too() {
 }
 
 #[test]
-fn a_user_s_directory_is_made_and_removed_and_anothers_is_refused() {
+fn mount_point_of_a_user_is_created_and_removed_and_a_foreign_one_refused() {
     if unavailable() {
         return;
     }
@@ -281,7 +281,7 @@ fn a_user_s_directory_is_made_and_removed_and_anothers_is_refused() {
 }
 
 #[test]
-fn an_fsname_of_a_user_s_injects_nothing() {
+fn fsname_of_a_user_cannot_inject_options() {
     if unavailable() {
         return;
     }
@@ -301,7 +301,7 @@ fn an_fsname_of_a_user_s_injects_nothing() {
 }
 
 #[test]
-fn without_fusermount3_a_user_is_told_to_install_it() {
+fn missing_fusermount3_is_reported_with_the_package_to_install() {
     if unavailable() {
         return;
     }
@@ -319,10 +319,10 @@ fn without_fusermount3_a_user_is_told_to_install_it() {
     assert_eq!(out, "package fuse3\n0\npackage fuse3\n");
 }
 
-/// What is on the mount point when the server dies before it has mounted is somebody
-/// else's.
+/// If the server dies before it has mounted, whatever is on the mount point belongs
+/// to another program.
 #[test]
-fn a_server_that_dies_before_it_mounts_takes_nothing_else_away() {
+fn server_that_dies_before_mounting_unmounts_nothing() {
     if unavailable() {
         return;
     }
@@ -346,6 +346,6 @@ END
         "#,
     );
     assert!(out.contains("the server died"), "{out}");
-    // It was asked to mount, and never to unmount.
+    // fusermount3 was called to mount, and never to unmount.
     assert!(out.ends_with("\n1\n0\n"), "{out}");
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::fixture::{Fixture, mount_lines, sample};
 use crate::support::{check, tree};
 
-/// Tries every change, and asserts that none is made.
+/// Tries every kind of change, and asserts that each one fails.
 #[track_caller]
 fn assert_nothing_can_be_changed(fixture: &Fixture) {
     let before = tree(&fixture.point);
@@ -86,7 +86,7 @@ fn assert_nothing_can_be_changed(fixture: &Fixture) {
 }
 
 #[test]
-fn every_change_is_refused_as_read_only() {
+fn every_change_fails_with_erofs() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -94,7 +94,7 @@ fn every_change_is_refused_as_read_only() {
 }
 
 #[test]
-fn every_way_to_open_for_writing_is_refused_as_read_only() {
+fn every_way_to_open_for_writing_fails_with_erofs() {
     needs_fuse!();
     for how in [&[][..], &["-o", "direct_io"]] {
         let fixture = Fixture::new(&sample());
@@ -132,17 +132,18 @@ fn every_way_to_open_for_writing_is_refused_as_read_only() {
 }
 
 #[test]
-fn remounting_it_writable_changes_nothing_that_is_served() {
+fn files_cannot_be_changed_after_a_writable_remount() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
-    // Root may ask the kernel for that; then it is the server that refuses.
+    // Root may request this from the kernel. Then the server refuses the changes.
     let mut remount = std::process::Command::new("mount");
     check(remount.args(["-i", "-o", "remount,rw"]).arg(&fixture.point));
     let line = mount_lines(&fixture.point).concat();
     assert!(line[5].starts_with("rw,"), "{line:?}");
     assert_nothing_can_be_changed(&fixture);
-    // Opening for writing asks no server (see ENOSYS to open), so writing must fail.
+    // The kernel opens files for writing without asking the server (see ENOSYS to
+    // open), so the write itself must fail.
     let mut opened = OpenOptions::new()
         .write(true)
         .open(fixture.file("medium"))

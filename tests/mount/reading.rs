@@ -1,4 +1,4 @@
-//! Every way to read a file gives its bytes.
+//! Every way to read a file returns its data.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -26,7 +26,7 @@ fn map(file: &File, shared: bool) -> std::io::Result<MmapRead> {
         return options.map_raw_read_only(file).map(MmapRead);
     }
     #[allow(unsafe_code)] // the only way there is to map a file privately
-    // SAFETY: as a raw mapping it is only looked at by `get`, below.
+    // SAFETY: as a raw mapping it is only accessed by `get`, below.
     let map = unsafe { options.map_copy_read_only(file) };
     map.map(|map| MmapRead(map.into()))
 }
@@ -34,11 +34,11 @@ fn map(file: &File, shared: bool) -> std::io::Result<MmapRead> {
 struct MmapRead(memmap2::MmapRaw);
 
 impl MmapRead {
-    /// The bytes at `start`, unless touching them would raise SIGBUS.
+    /// The bytes at `start`, unless access to them would raise SIGBUS.
     #[allow(unsafe_code)] // reads the mapping
     fn get(&self, start: usize, len: usize) -> std::io::Result<Vec<u8>> {
         self.0.advise_range(Advice::PopulateRead, start, len)?;
-        // SAFETY: in bounds, as advise_range has checked, and in memory; nobody
+        // SAFETY: in bounds, as advise_range has checked, and in memory. Nothing
         // changes it, since the file is read-only.
         let bytes = unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(start), len) };
         Ok(bytes.to_vec())
@@ -46,7 +46,7 @@ impl MmapRead {
 }
 
 #[test]
-fn reads_at_any_place_and_of_any_size_give_the_bytes() {
+fn reads_of_any_offset_and_size_return_the_data() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
@@ -75,7 +75,7 @@ fn reads_at_any_place_and_of_any_size_give_the_bytes() {
 }
 
 #[test]
-fn a_mapping_private_or_shared_holds_the_bytes() {
+fn private_and_shared_mappings_return_the_data() {
     needs_fuse!();
     for how in [HOWS[0], HOWS[1]] {
         let image = sample();
@@ -90,7 +90,7 @@ fn a_mapping_private_or_shared_holds_the_bytes() {
 }
 
 #[test]
-fn a_mapping_of_what_is_gone_fails_and_holds_no_zeros() {
+fn mapping_of_lost_data_fails_instead_of_returning_zeros() {
     needs_fuse!();
     for how in [HOWS[0], HOWS[1]] {
         let image = sample();
@@ -123,7 +123,7 @@ fn a_mapping_of_what_is_gone_fails_and_holds_no_zeros() {
 }
 
 #[test]
-fn o_direct_reads_give_the_bytes() {
+fn o_direct_reads_return_the_data() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
@@ -137,7 +137,7 @@ fn o_direct_reads_give_the_bytes() {
         let mut buf = AlignedBuf::new(3 << 20).unwrap();
         let mut done = 0;
         while done < 2_500_001 {
-            // From the next page on, as O_DIRECT has it elsewhere.
+            // From the next page on, as with O_DIRECT on other filesystems.
             let n = file.read_at(&mut buf[done..], done as u64).unwrap();
             assert!(n > 0, "{how:?} ends at {done}");
             done += n;
@@ -147,14 +147,14 @@ fn o_direct_reads_give_the_bytes() {
 }
 
 #[test]
-fn sendfile_splice_and_copy_file_range_give_the_bytes() {
+fn sendfile_splice_and_copy_file_range_return_the_data() {
     needs_fuse!();
     for how in HOWS {
         let image = sample();
         let fixture = Fixture::new(&image);
         fixture.mounted(how);
         let out = fixture.dir().join("out");
-        // std's copy uses copy_file_range and sendfile where it can.
+        // std's copy uses copy_file_range and sendfile where possible.
         std::fs::copy(fixture.file("large"), &out).unwrap();
         assert!(
             std::fs::read(&out).unwrap() == data(&image, "large"),
@@ -176,7 +176,7 @@ fn sendfile_splice_and_copy_file_range_give_the_bytes() {
 }
 
 #[test]
-fn seeking_knows_the_size_and_reads_nothing_behind_it() {
+fn seek_knows_the_file_size_and_reads_after_the_end_return_nothing() {
     needs_fuse!();
     for how in HOWS {
         let fixture = Fixture::new(&sample());
@@ -199,11 +199,11 @@ fn seeking_knows_the_size_and_reads_nothing_behind_it() {
 }
 
 #[test]
-fn a_program_runs_where_its_mode_lets_it_and_noexec_stops_it() {
+fn program_runs_with_an_executable_mode_and_not_with_noexec() {
     needs_fuse!();
     let script = b"#!/bin/sh\necho it runs\n";
     let fixture = Fixture::new(&Image::new(&[("script", script)]));
-    // Files have no x bit of their own, so it is /bin/sh that runs it.
+    // Files in a payload are not executable, so the test runs /bin/sh.
     fixture.mounted(&[]);
     assert_eq!(sh("/bin/sh", &[&fixture.file("script")]), "it runs\n");
     let mode = fixture
@@ -215,7 +215,7 @@ fn a_program_runs_where_its_mode_lets_it_and_noexec_stops_it() {
     assert_eq!(mode & 0o111, 0);
     let refused = Command::new(fixture.file("script")).output().unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
-    // The loader maps a program that it is given, unless the mount is noexec.
+    // The loader maps the program that it is given, unless the mount is noexec.
     let program = std::fs::read("/bin/true").unwrap();
     for (options, runs) in [("exec", true), ("noexec", false)] {
         let fixture = Fixture::new(&Image::new(&[("pad", b"123"), ("true", &program)]));
@@ -232,14 +232,14 @@ fn loader() -> Option<&'static str> {
     if found.is_none() {
         skip(
             Lacks::Machine,
-            "running the loader: it is none of those known here",
+            "running the loader: its path is not known on this machine",
         );
     }
     found
 }
 
 #[test]
-fn sixty_four_readers_at_once_each_get_the_bytes() {
+fn sixty_four_parallel_readers_get_the_data() {
     needs_fuse!();
     for how in [HOWS[0], HOWS[1]] {
         let image = sample();
@@ -262,7 +262,7 @@ fn sixty_four_readers_at_once_each_get_the_bytes() {
 }
 
 #[test]
-fn sixty_four_processes_read_while_it_serves_in_the_foreground() {
+fn sixty_four_processes_can_read_from_a_foreground_server() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);

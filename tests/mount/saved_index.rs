@@ -1,4 +1,5 @@
-//! `--index`: the headers, saved for the next mount, and checked when they are read.
+//! `--index`: the headers are saved for the next mount, and checked when they are
+//! used.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::support::{Image, Ran, noise, tree};
 
 const CHANGED: SystemTime = SystemTime::UNIX_EPOCH;
 
-/// More files than are compared beforehand.
+/// More files than are compared with the image at mount time.
 fn many() -> Image {
     let file = |n: u64| {
         (
@@ -51,7 +52,7 @@ fn files(filesystem: &Filesystem) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-/// With the right sum behind it, as whoever means us ill would make it.
+/// With a correct checksum at the end, as an attacker would create it.
 fn sealed(mut index: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     index.truncate(index.len() - 32);
     change(&mut index);
@@ -59,11 +60,11 @@ fn sealed(mut index: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     [index, sum.to_vec()].concat()
 }
 
-/// Where the first file of an index starts.
+/// The offset of the first file in an index.
 const FILES: usize = 8 + 8 + 12 + 1 + 8;
 
 #[test]
-fn by_an_index_the_files_are_those_of_the_image() {
+fn files_from_an_index_match_the_image() {
     let empty = Image::new(&[]);
     for image in [many(), many().narrow(), empty, sample()] {
         let filesystem = by_index(Memory::new(image.bytes()), CHANGED, &index_of(&image)).unwrap();
@@ -77,7 +78,7 @@ fn by_an_index_the_files_are_those_of_the_image() {
 }
 
 #[test]
-fn an_index_that_is_cut_off_or_has_a_wrong_bit_is_not_used() {
+fn truncated_or_corrupt_index_is_not_used() {
     let image = many();
     let index = index_of(&image);
     let refused = |index: &[u8]| by_index(Memory::new(image.bytes()), CHANGED, index).is_err();
@@ -92,7 +93,7 @@ fn an_index_that_is_cut_off_or_has_a_wrong_bit_is_not_used() {
 }
 
 #[test]
-fn an_index_of_another_image_is_not_used() {
+fn index_of_another_image_is_not_used() {
     let index = index_of(&many());
     let refused =
         |image: &Image, changed| by_index(Memory::new(image.bytes()), changed, &index).is_err();
@@ -107,7 +108,7 @@ fn an_index_of_another_image_is_not_used() {
         other.files[place].0[0] = b'F';
         assert!(refused(&other, CHANGED), "another name at {place}");
     }
-    // As long as it, with other sizes.
+    // An image of the same length, with other file sizes.
     let mut other = many();
     (other.files[100].1, other.files[101].1) = (vec![], vec![0; 5]);
     assert_eq!(other.bytes().len(), many().bytes().len());
@@ -115,15 +116,16 @@ fn an_index_of_another_image_is_not_used() {
 }
 
 #[test]
-fn a_file_whose_header_is_not_as_the_index_says_cannot_be_read_and_the_others_can() {
+fn only_files_whose_header_differs_from_the_index_are_unreadable() {
     let index = index_of(&many());
     let mut other = many();
-    // None of those that are compared beforehand: each fourth is, and the last.
+    // A file that is not compared at mount time: every fourth file and the last one
+    // are.
     other.files[101].0[0] = b'F';
     let filesystem = by_index(Memory::new(other.bytes()), CHANGED, &index).unwrap();
     for (n, (_, data)) in other.files.iter().enumerate() {
         let read = filesystem.read(n as u64 + 2, 0, 100, <[u8]>::to_vec);
-        // Nothing is read of an empty one.
+        // An empty file needs no read.
         if n == 101 && !data.is_empty() {
             assert!(read.is_err());
             assert!(filesystem.sum(103).is_err());
@@ -136,7 +138,7 @@ fn a_file_whose_header_is_not_as_the_index_says_cannot_be_read_and_the_others_ca
             assert_eq!(read.unwrap(), *data, "{n}");
         }
     }
-    // Where a header cannot be read, so cannot its file.
+    // If a header cannot be read, its file cannot be read either.
     let at = many().header_offsets()[101] as u64;
     let source = Memory {
         bad: at..at + 1,
@@ -148,7 +150,7 @@ fn a_file_whose_header_is_not_as_the_index_says_cannot_be_read_and_the_others_ca
 }
 
 #[test]
-fn an_index_that_means_ill_leads_nowhere() {
+fn malicious_index_is_refused() {
     type Change = fn(&mut Vec<u8>);
     let index = index_of(&many());
     let changes: [(&str, Change); 7] = [
@@ -160,7 +162,7 @@ fn an_index_that_means_ill_leads_nowhere() {
         ("a size past the end", |index| index[FILES + 3] = 1),
         ("a name twice", |index| {
             let first = index[FILES..FILES + 17].to_vec();
-            // The second has one byte; the size is its own.
+            // The second file has one byte. The size is its own field.
             let second = FILES + 17;
             index[second + 9..second + 17].copy_from_slice(&first[9..]);
         }),
@@ -178,7 +180,7 @@ fn an_index_that_means_ill_leads_nowhere() {
 }
 
 #[test]
-fn a_count_that_the_image_only_claims_takes_neither_memory_nor_time() {
+fn false_file_count_needs_no_memory_or_time() {
     let mut bytes = many().bytes();
     bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
     bytes[12..16].fill(0);
@@ -188,9 +190,9 @@ fn a_count_that_the_image_only_claims_takes_neither_memory_nor_time() {
     assert!(by_index(Memory::new(bytes), CHANGED, &index).is_err());
 }
 
-/// Whether the mount goes by an index: one that walks meets the header that was damaged
-/// since.
-fn damaged_behind_its_back(fixture: &Fixture, image: &Image) {
+/// Damages a header and keeps the time of the image. Only a mount that uses the index
+/// works after that, because it does not read that header.
+fn damage_a_header_and_keep_the_time(fixture: &Fixture, image: &Image) {
     let time = fixture.image.metadata().unwrap().modified().unwrap();
     let mut bytes = image.bytes();
     bytes[image.header_offsets()[101]..][..8].fill(0xff);
@@ -200,7 +202,7 @@ fn damaged_behind_its_back(fixture: &Fixture, image: &Image) {
 }
 
 #[test]
-fn the_second_mount_reads_the_index_that_the_first_has_left() {
+fn second_mount_uses_the_index_of_the_first() {
     needs_fuse!();
     let image = many();
     let fixture = Fixture::new(&image);
@@ -209,7 +211,7 @@ fn the_second_mount_reads_the_index_that_the_first_has_left() {
     fixture.mounted(&["--index", arg]);
     let seen = tree(&fixture.point);
     fixture.unmount(&[]).exits(0);
-    damaged_behind_its_back(&fixture, &image);
+    damage_a_header_and_keep_the_time(&fixture, &image);
     fixture.mount(&[]).exits(1).says("entry 101");
     fixture.mounted(&["-o", &format!("index={arg}")]);
     let (name, _) = &image.files[101];
@@ -222,7 +224,8 @@ fn the_second_mount_reads_the_index_that_the_first_has_left() {
         assert_eq!(std::fs::read(fixture.file(name)).unwrap(), *data);
     }
     fixture.unmount(&[]).exits(0);
-    // The image has changed, and says so: its index is made anew, if it can be.
+    // Size and time of the image have changed. So a new index is written, if
+    // possible.
     let before = std::fs::read(&index).unwrap();
     std::fs::write(&fixture.image, sample().bytes()).unwrap();
     fixture.mounted(&["--index", arg]);
@@ -233,7 +236,7 @@ fn the_second_mount_reads_the_index_that_the_first_has_left() {
 }
 
 #[test]
-fn an_image_with_a_problem_leaves_no_index() {
+fn no_index_is_saved_for_an_image_with_problems() {
     needs_fuse!();
     let mut image = many();
     image.files[7].0 = b"a/b".to_vec();
@@ -247,7 +250,7 @@ fn an_image_with_a_problem_leaves_no_index() {
 }
 
 #[test]
-fn a_file_that_is_no_index_is_refused_and_stays() {
+fn file_that_is_not_an_index_is_refused_and_kept() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let mine = fixture.dir().join("mine");
@@ -260,7 +263,7 @@ fn a_file_that_is_no_index_is_refused_and_stays() {
         assert!(!crate::fixture::is_mounted(&fixture.point));
     }
     assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
-    // As mktemp makes it.
+    // A file as mktemp creates it.
     std::fs::write(&mine, "").unwrap();
     fixture.mounted(&["--index", mine.to_str().unwrap()]);
     assert!(std::fs::read(&mine).unwrap().starts_with(b"LBPINDX1"));
@@ -268,7 +271,7 @@ fn a_file_that_is_no_index_is_refused_and_stays() {
 }
 
 #[test]
-fn where_no_index_can_be_written_the_mount_says_so_and_goes_on() {
+fn mount_continues_with_a_warning_when_no_index_can_be_written() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let ran: Ran = fixture.mount(&["--index", "/proc/no/index"]).exits(0);

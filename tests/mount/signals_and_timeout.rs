@@ -1,4 +1,4 @@
-//! Mounts that end by a signal, by `-o timeout=`, or by another program.
+//! Mounts that end because of a signal, `-o timeout=`, or another program.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use crate::fixture::{Fixture, is_mounted, is_running, kill, sample, until};
 use crate::support::check;
 
 #[test]
-fn each_signal_ends_it_and_nothing_is_left() {
+fn each_signal_ends_the_mount_and_nothing_is_left() {
     needs_fuse!();
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut fixture = Fixture::new(&sample());
@@ -24,7 +24,7 @@ fn each_signal_ends_it_and_nothing_is_left() {
 }
 
 #[test]
-fn a_signal_waits_for_the_last_user_and_a_second_one_does_not() {
+fn first_signal_waits_for_the_last_user_and_a_second_one_does_not() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let mut server = fixture.foreground(&[]);
@@ -52,7 +52,7 @@ fn a_signal_waits_for_the_last_user_and_a_second_one_does_not() {
 }
 
 #[test]
-fn a_signal_that_comes_while_something_is_mounted_over_it_is_not_forgotten() {
+fn signal_received_while_covered_by_another_mount_takes_effect_later() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let mut server = fixture.foreground(&[]);
@@ -73,7 +73,7 @@ fn a_signal_that_comes_while_something_is_mounted_over_it_is_not_forgotten() {
 }
 
 #[test]
-fn it_ends_when_asked_to_though_a_directory_above_it_has_got_another_name() {
+fn mount_ends_after_a_parent_directory_was_renamed() {
     needs_fuse!();
     for (options, signal) in [
         (&[][..], Some(Signal::TERM)),
@@ -95,7 +95,7 @@ fn it_ends_when_asked_to_though_a_directory_above_it_has_got_another_name() {
 }
 
 #[test]
-fn the_last_user_s_end_is_the_server_s() {
+fn server_ends_when_the_last_user_closes_the_file() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let mut server = fixture.foreground(&[]);
@@ -108,7 +108,7 @@ fn the_last_user_s_end_is_the_server_s() {
 }
 
 #[test]
-fn umount_and_fusermount_end_it() {
+fn umount_and_fusermount_end_the_server() {
     needs_fuse!();
     for (program, args) in [
         ("umount", &[][..]),
@@ -127,7 +127,7 @@ fn umount_and_fusermount_end_it() {
 }
 
 #[test]
-fn an_idle_mount_ends_by_itself() {
+fn idle_mount_ends_after_the_timeout() {
     needs_fuse!();
     let mut fixture = Fixture::new(&sample());
     fixture.point = fixture.dir().join("made");
@@ -139,14 +139,15 @@ fn an_idle_mount_ends_by_itself() {
 }
 
 #[test]
-fn a_mount_with_an_open_file_is_not_idle() {
+fn mount_with_an_open_file_is_not_idle() {
     needs_fuse!();
     for how in ["timeout=1", "timeout=1,direct_io"] {
         let fixture = Fixture::new(&sample());
         fixture.mounted(&["-o", how]);
         let server = fixture.server();
         let file = File::open(fixture.file("z-first")).unwrap();
-        // As long as it takes another one, begun later, to end by itself.
+        // Wait until another mount that started later has ended because of its
+        // timeout.
         let other = Fixture::new(&sample());
         other.mounted(&["-o", "timeout=2"]);
         let its = other.server();
@@ -159,7 +160,7 @@ fn a_mount_with_an_open_file_is_not_idle() {
 }
 
 #[test]
-fn a_timeout_of_0_is_none() {
+fn timeout_of_0_means_no_timeout() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&["-o", "timeout=0"]);
@@ -172,7 +173,7 @@ fn a_timeout_of_0_is_none() {
 }
 
 #[test]
-fn what_lies_over_it_is_not_unmounted_in_its_place() {
+fn server_does_not_unmount_another_mount_that_covers_its_own() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     let mut server = fixture.foreground(&["-o", "timeout=1"]);
@@ -196,10 +197,10 @@ fn what_lies_over_it_is_not_unmounted_in_its_place() {
     fixture.is_clean();
 }
 
-/// The server had taken what covered its mount from the first moment for its own mount,
-/// and later whatever got the same device number.
+/// Earlier the server treated a mount that covered its own from the first moment as
+/// its own, and later any mount that got the same device number.
 #[test]
-fn what_covers_it_as_soon_as_it_appears_is_not_unmounted_either() {
+fn server_does_not_unmount_another_mount_that_covers_its_own_at_once() {
     needs_fuse!();
     for _ in 0..5 {
         let fixture = Fixture::new(&sample());
@@ -214,7 +215,7 @@ fn what_covers_it_as_soon_as_it_appears_is_not_unmounted_either() {
         let (none, no_flags) = (None::<&str>, nix::mount::MsFlags::empty());
         nix::mount::mount(none, &fixture.point, Some("tmpfs"), no_flags, none).unwrap();
         server.signal(Signal::TERM);
-        // Time enough to try again.
+        // Enough time for another attempt.
         std::thread::sleep(std::time::Duration::from_millis(400));
         assert_eq!(crate::fixture::mount_lines(&fixture.point).len(), 2);
         check(Command::new("umount").arg(&fixture.point));
@@ -223,10 +224,10 @@ fn what_covers_it_as_soon_as_it_appears_is_not_unmounted_either() {
     }
 }
 
-/// From the moment on that it is seen, a mount is not left behind by a server that
-/// was asked to stop.
+/// Once the mount is visible, a server that gets a signal to stop does not leave it
+/// behind.
 #[test]
-fn a_signal_right_after_the_mount_appears_is_heard_too() {
+fn signal_right_after_the_mount_appears_ends_the_server() {
     needs_fuse!();
     for _ in 0..10 {
         let fixture = Fixture::new(&sample());

@@ -1,4 +1,4 @@
-//! A mount as the system's tools see it: /proc/mounts, stat, statfs, the listing.
+//! A mount as system tools show it: /proc/mounts, stat, statfs, directory listings.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -7,14 +7,17 @@ use crate::fixture::{Fixture, data, is_mounted, mount_lines, sample, sh};
 use crate::support::{Image, tree};
 
 #[test]
-fn proc_mounts_says_what_it_is_and_that_nothing_can_be_changed() {
+fn proc_mounts_shows_the_type_and_read_only() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let (image, point) = (fixture.image.display(), fixture.point.display());
     let line = format!("{image} {point} fuse.lbpayload ro,nosuid,nodev,relatime,user_id=0,");
-    let line = mounts.lines().find(|l| l.starts_with(&line)).expect("it");
+    let line = mounts
+        .lines()
+        .find(|l| l.starts_with(&line))
+        .expect("the mount");
     assert!(line.contains("default_permissions"), "{line}");
     assert!(
         !line.contains("allow_other") && !line.contains("noexec"),
@@ -23,7 +26,7 @@ fn proc_mounts_says_what_it_is_and_that_nothing_can_be_changed() {
 }
 
 #[test]
-fn the_options_that_the_kernel_holds_are_in_proc_mounts() {
+fn kernel_mount_options_are_shown_in_proc_mounts() {
     needs_fuse!();
     for (option, shown) in [
         ("allow_other", "allow_other"),
@@ -46,7 +49,7 @@ fn the_options_that_the_kernel_holds_are_in_proc_mounts() {
 }
 
 #[test]
-fn an_fsname_of_any_kind_stays_a_name() {
+fn fsname_with_special_characters_is_only_a_name() {
     needs_fuse!();
     for (given, shown) in [
         ("plain", "plain"),
@@ -70,7 +73,7 @@ fn an_fsname_of_any_kind_stays_a_name() {
 }
 
 #[test]
-fn an_image_of_an_awkward_name_is_named_and_injects_nothing() {
+fn image_name_with_special_characters_cannot_inject_options() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     for name in ["a,allow_other,b", r"a\,b", "two words", "x=y"] {
@@ -85,7 +88,7 @@ fn an_image_of_an_awkward_name_is_named_and_injects_nothing() {
 }
 
 #[test]
-fn every_file_is_there_with_its_bytes_and_nothing_else() {
+fn listing_has_exactly_the_files_with_their_data() {
     needs_fuse!();
     for image in [sample(), sample().narrow(), Image::new(&[])] {
         let fixture = Fixture::new(&image);
@@ -101,7 +104,7 @@ fn every_file_is_there_with_its_bytes_and_nothing_else() {
 }
 
 #[test]
-fn stat_shows_sizes_modes_owner_and_the_time_of_the_image() {
+fn stat_shows_sizes_modes_owner_and_image_time() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     sh("touch", &[&"-d", &"@1234567890.123456789", &fixture.image]);
@@ -123,14 +126,14 @@ fn stat_shows_sizes_modes_owner_and_the_time_of_the_image() {
 }
 
 #[test]
-fn unless_told_files_are_root_s_and_readable_by_all() {
+fn by_default_files_belong_to_root_and_are_readable_by_all() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     sh("touch", &[&"-d", &"1960-01-01", &fixture.image]);
     fixture.mounted(&[]);
     let meta = fixture.file("empty").metadata().unwrap();
     assert_eq!((meta.uid(), meta.gid(), meta.mode()), (0, 0, 0o100_444));
-    assert_eq!(meta.mtime(), 0, "the kernel has no time before 1970 for it");
+    assert_eq!(meta.mtime(), 0, "the kernel shows times before 1970 as 0");
     assert!(!meta.file_type().is_fifo() && meta.is_file());
     assert_eq!(fixture.point.metadata().unwrap().mode(), 0o040_555);
 }
@@ -147,7 +150,7 @@ fn numbers(point: &Path) -> Vec<(String, u64, u64)> {
 }
 
 #[test]
-fn inode_numbers_and_the_order_stay_the_same_from_mount_to_mount() {
+fn inode_numbers_and_order_are_the_same_for_every_mount() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -169,7 +172,7 @@ fn inode_numbers_and_the_order_stay_the_same_from_mount_to_mount() {
 }
 
 #[test]
-fn df_shows_the_bytes_and_files_that_are_there_and_no_room() {
+fn df_shows_used_bytes_and_files_and_no_free_space() {
     needs_fuse!();
     let image = sample();
     let fixture = Fixture::new(&image);
@@ -179,7 +182,7 @@ fn df_shows_the_bytes_and_files_that_are_there_and_no_room() {
     #[allow(clippy::useless_conversion)] // both have 32 bits on i686
     let shown = u64::from(stat.blocks()) * u64::from(stat.fragment_size());
     assert_eq!(shown, bytes.next_multiple_of(512) as u64);
-    // What statfs(2) counts blocks in, and what statvfs(3) does.
+    // The unit that statfs(2) counts blocks in, and the one of statvfs(3).
     assert_eq!(stat.block_size(), stat.fragment_size());
     assert_eq!((stat.blocks_free(), stat.blocks_available()), (0, 0));
     assert_eq!((stat.files(), stat.files_free()), (6, 0));
@@ -189,7 +192,7 @@ fn df_shows_the_bytes_and_files_that_are_there_and_no_room() {
 }
 
 #[test]
-fn a_name_that_is_not_there_is_not_found_again_and_again() {
+fn missing_name_is_not_found_repeatedly() {
     needs_fuse!();
     let fixture = Fixture::new(&sample());
     fixture.mounted(&[]);
@@ -205,14 +208,14 @@ fn a_name_that_is_not_there_is_not_found_again_and_again() {
             assert_eq!(code, expected, "{name}");
         }
     }
-    // Newer kernels let FUSE have longer names, and ask.
+    // Newer kernels allow FUSE longer names and ask the server.
     let long = fixture.file(&"x".repeat(256)).metadata().unwrap_err();
     let code = long.raw_os_error().unwrap();
     assert!([libc::ENAMETOOLONG, libc::ENOENT].contains(&code), "{long}");
 }
 
 #[test]
-fn a_directory_of_20_000_files_lists_each_once_and_finds_any() {
+fn directory_of_20_000_files_lists_and_finds_each_file_once() {
     needs_fuse!();
     let files: Vec<(Vec<u8>, Vec<u8>)> = (0..20_000_u32)
         .map(|n| {
@@ -235,7 +238,7 @@ fn a_directory_of_20_000_files_lists_each_once_and_finds_any() {
         std::fs::read(fixture.file(name)).unwrap(),
         data(&image, name)
     );
-    // `find` takes another way than readdir(3) of Rust's.
+    // `find` lists directories in another way than Rust's read_dir.
     let found = sh("find", &[&fixture.point, &"-type", &"f", &"-size", &"4c"]);
     assert_eq!(found.lines().count(), 20_000);
     assert!(is_mounted(&fixture.point));
