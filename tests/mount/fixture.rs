@@ -91,7 +91,9 @@ impl Fixture {
     pub(crate) fn is_clean(&self) {
         assert_eq!(mounts_below(self.dir()), [] as [PathBuf; 0]);
         let dir = self.dir();
-        until("nobody has the place open", || users_of(dir).is_empty());
+        until("no process has the mount point open", || {
+            users_of(dir).is_empty()
+        });
     }
 }
 
@@ -117,7 +119,7 @@ impl Foreground {
         until("it is mounted", || is_mounted(point));
         // The server handles signals from its first reply on.
         let pid = this.pid();
-        until("it listens for signals", || catches(pid, Signal::TERM));
+        until("the server handles signals", || catches(pid, Signal::TERM));
         this
     }
 

@@ -18,7 +18,7 @@ fn killed(options: &[&str]) -> Fixture {
     assert_eq!(tree(&fixture.point).len(), 5);
     let server = fixture.server();
     kill(server, Signal::KILL);
-    until("it dies", || !is_running(server));
+    until("the server dies", || !is_running(server));
     fixture
 }
 
@@ -65,7 +65,7 @@ fn unmount_removes_a_dead_mount_that_is_in_use() {
     let file = File::open(fixture.file("large")).unwrap();
     let server = fixture.server();
     kill(server, Signal::KILL);
-    until("it dies", || !is_running(server));
+    until("the server dies", || !is_running(server));
     fixture.unmount(&[]).exits(0);
     assert!(!is_mounted(&fixture.point));
     assert!(std::os::unix::fs::FileExt::read_at(&file, &mut [0; 9], 2_000_000).is_err());

@@ -107,7 +107,7 @@ fn detached_loop_device_is_served_until_the_unmount() {
     assert!(read(&fixture, "large").unwrap() == data(&image, "large"));
     fixture.unmount(&[]).exits(0);
     let held = || check(Command::new("losetup").arg("--associated").arg(&backing));
-    until("nothing holds the file", || held().is_empty());
+    until("no loop device uses the file", || held().is_empty());
     // Another device may have its number by now.
     std::mem::forget(device);
 }

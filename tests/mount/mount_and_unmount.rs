@@ -270,7 +270,9 @@ fn unmount_refuses_a_busy_mount_and_lazy_waits_for_the_last_user() {
         .arg(&fixture.point)
         .spawn()
         .unwrap();
-    until("it is out of sight", || !is_mounted(&fixture.point));
+    until("the mount is not visible any more", || {
+        !is_mounted(&fixture.point)
+    });
     assert_eq!(tree(&fixture.point), []);
     assert!(lazy.try_wait().unwrap().is_none() && is_running(server));
     // A process that has the file open can still read it.
@@ -452,7 +454,7 @@ fn signals_are_handled_as_soon_as_the_command_has_returned() {
         assert!(catches(server, signal));
     }
     kill(server, Signal::TERM);
-    until("it ends", || !is_running(server));
+    until("the server ends", || !is_running(server));
     fixture.is_clean();
     let mut command = called("lbpayload");
     command

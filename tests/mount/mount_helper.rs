@@ -73,7 +73,7 @@ fn mount_finds_the_helper_and_passes_its_options() {
             assert_eq!(uid, if options.contains("uid=7") { 7 } else { 0 });
             let server = fixture.server();
             check(Command::new("umount").arg(&fixture.point));
-            until("it ends", || !crate::fixture::is_running(server));
+            until("the server ends", || !crate::fixture::is_running(server));
             fixture.is_clean();
         }
     });

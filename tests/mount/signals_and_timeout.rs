@@ -30,7 +30,9 @@ fn first_signal_waits_for_the_last_user_and_a_second_one_does_not() {
     let mut server = fixture.foreground(&[]);
     let file = File::open(fixture.file("large")).unwrap();
     server.signal(Signal::TERM);
-    until("it is out of sight", || !is_mounted(&fixture.point));
+    until("the mount is not visible any more", || {
+        !is_mounted(&fixture.point)
+    });
     let read = |at| {
         let mut byte = [0];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).map(|()| byte[0])
@@ -101,7 +103,9 @@ fn server_ends_when_the_last_user_closes_the_file() {
     let mut server = fixture.foreground(&[]);
     let file = File::open(fixture.file("large")).unwrap();
     server.signal(Signal::INT);
-    until("it is out of sight", || !is_mounted(&fixture.point));
+    until("the mount is not visible any more", || {
+        !is_mounted(&fixture.point)
+    });
     drop(file);
     assert_eq!(server.ends(), 0);
     fixture.is_clean();
@@ -133,7 +137,7 @@ fn idle_mount_ends_after_the_timeout() {
     fixture.point = fixture.dir().join("made");
     fixture.mounted(&["-o", "timeout=1"]);
     let server = fixture.server();
-    until("it ends", || !is_running(server));
+    until("the server ends", || !is_running(server));
     assert!(!fixture.point.exists());
     fixture.is_clean();
 }
@@ -154,7 +158,7 @@ fn mount_with_an_open_file_is_not_idle() {
         until("the other one ends", || !is_running(its));
         assert!(is_mounted(&fixture.point) && is_running(server));
         drop(file);
-        until("it ends", || !is_running(server));
+        until("the server ends", || !is_running(server));
         fixture.is_clean();
     }
 }
