@@ -1,11 +1,11 @@
-//! Every command that reads an image, against every way in which one can be broken.
+//! Every command that reads an image, with every kind of broken image.
 
 use crate::damage_table::{GOOD, all};
 use crate::fixture::{fails_with, json};
 use crate::support::{Ran, lbpayload, tree};
 
 #[test]
-fn verify_tells_each_fault_with_its_entry_and_offset() {
+fn verify_reports_each_problem_with_entry_and_offset() {
     for case in all() {
         let place = case.place();
         let ran = lb!["verify", &place.image].exits(1);
@@ -20,7 +20,7 @@ fn verify_tells_each_fault_with_its_entry_and_offset() {
 }
 
 #[test]
-fn verify_as_json_reports_each_fault_by_its_kind() {
+fn verify_json_reports_the_kind_of_each_problem() {
     for case in all() {
         let place = case.place();
         let report = json(&lb!["verify", "--json", &place.image].exits(1));
@@ -36,11 +36,11 @@ fn verify_as_json_reports_each_fault_by_its_kind() {
 }
 
 #[test]
-fn list_tells_each_fault_and_shows_the_files_before_it() {
+fn list_reports_each_problem_and_shows_the_files_before_it() {
     for case in all() {
         let place = case.place();
         if case.kind == "name-repeated" {
-            // Remembering every name is verify's; here both are seen.
+            // Only verify looks for duplicate names. list shows both entries.
             let ran = lb!["list", &place.image];
             assert_eq!(ran.stdout.matches(" good\n").count(), 2, "{}", ran.stdout);
             continue;
@@ -71,7 +71,7 @@ fn list_tells_each_fault_and_shows_the_files_before_it() {
 }
 
 #[test]
-fn import_of_a_broken_image_touches_nothing() {
+fn import_of_a_broken_image_creates_nothing() {
     for case in all() {
         let place = case.place();
         let ran = place.import().exits(1);
@@ -90,7 +90,7 @@ fn import_of_a_broken_image_touches_nothing() {
 }
 
 #[test]
-fn import_as_json_reports_each_fault_by_its_code_entry_and_offset() {
+fn import_json_reports_code_entry_and_offset_of_each_problem() {
     for case in all() {
         let place = case.place();
         let ran = lb!["import", "--json", "--device", &place.image, &place.dest];
@@ -108,7 +108,7 @@ fn import_as_json_reports_each_fault_by_its_code_entry_and_offset() {
 }
 
 #[test]
-fn import_of_a_broken_image_leaves_what_is_in_the_destination() {
+fn import_of_a_broken_image_keeps_existing_files_in_the_destination() {
     for case in all() {
         let place = case.place();
         place.fill_dest(&[("good", b"older"), ("mine", b"precious")]);
@@ -130,7 +130,7 @@ fn import_of_a_broken_image_leaves_what_is_in_the_destination() {
 }
 
 #[test]
-fn cat_gives_what_lies_before_a_fault_and_fails_behind_it() {
+fn cat_prints_files_before_a_problem_and_fails_for_files_after_it() {
     for case in all() {
         let place = case.place();
         let ran = lb!["cat", &place.image, "good"];
@@ -150,7 +150,7 @@ fn cat_gives_what_lies_before_a_fault_and_fails_behind_it() {
 }
 
 #[test]
-fn probe_calls_a_broken_image_corrupt_and_anything_else_no_payload() {
+fn probe_reports_a_broken_image_as_corrupt_and_other_data_as_no_payload() {
     for case in all() {
         let place = case.place();
         let ran = lb!["probe", "--json", &place.image].exits(3);
@@ -164,7 +164,7 @@ fn probe_calls_a_broken_image_corrupt_and_anything_else_no_payload() {
 }
 
 #[test]
-fn the_drop_in_s_probe_asks_for_the_magic_and_for_nothing_else() {
+fn drop_in_probe_checks_only_the_magic() {
     for case in all() {
         let place = case.place();
         let link = place.dir().join("payload-import");
@@ -177,7 +177,7 @@ fn the_drop_in_s_probe_asks_for_the_magic_and_for_nothing_else() {
 }
 
 #[test]
-fn the_drop_in_imports_nothing_of_a_broken_image() {
+fn drop_in_imports_nothing_from_a_broken_image() {
     for case in all() {
         let place = case.place();
         let link = place.dir().join("payload-import");

@@ -4,7 +4,7 @@ use crate::fixture::{Place, sample};
 use crate::support::Image;
 
 #[test]
-fn cat_prints_the_bytes_of_the_files_named_in_that_order() {
+fn cat_prints_the_named_files_in_the_given_order() {
     let image = sample();
     let place = Place::new(&image);
     let ran = lb!["cat", &place.image, "d-medium", "c-large", "b-small"].exits(0);
@@ -18,21 +18,21 @@ fn cat_prints_the_bytes_of_the_files_named_in_that_order() {
 }
 
 #[test]
-fn cat_prints_a_file_as_often_as_it_is_named() {
+fn cat_prints_a_file_named_twice_twice() {
     let place = Place::new(&sample());
     let ran = lb!["cat", &place.image, "b-small", "a-empty", "b-small"].exits(0);
     assert_eq!(ran.stdout, "hellohello");
 }
 
 #[test]
-fn cat_reads_the_early_dialect() {
+fn cat_reads_the_u32_dialect() {
     let place = Place::new(&sample().narrow());
     let ran = lb!["cat", &place.image, "e-last"].exits(0);
     assert_eq!(ran.stdout, "größe");
 }
 
 #[test]
-fn cat_of_a_name_that_is_not_there_prints_nothing_and_says_how_to_find_the_names() {
+fn cat_of_a_missing_name_prints_nothing_and_advises_how_to_list_names() {
     let place = Place::new(&sample());
     let ran = lb!["cat", &place.image, "b-small", "nope", "also\nnot"].exits(1);
     assert_eq!(ran.stdout, "");
@@ -41,14 +41,14 @@ fn cat_of_a_name_that_is_not_there_prints_nothing_and_says_how_to_find_the_names
 }
 
 #[test]
-fn cat_needs_a_name() {
+fn cat_requires_a_name() {
     let place = Place::new(&sample());
     let ran = lb!["cat", &place.image].exits(2).says("<NAME>...");
     assert_eq!(ran.stdout, "");
 }
 
 #[test]
-fn cat_is_not_held_up_by_what_is_broken_behind_its_file() {
+fn cat_ignores_damage_after_its_file() {
     let image = sample();
     let place = Place::with_bytes(&image.bytes()[..image.header_offsets()[3] + 5]);
     let ran = lb!["cat", &place.image, "b-small", "c-large"].exits(0);
@@ -65,7 +65,7 @@ fn cat_is_not_held_up_by_what_is_broken_behind_its_file() {
 }
 
 #[test]
-fn cat_saves_a_file_whose_name_the_import_refuses() {
+fn cat_prints_a_file_whose_name_import_refuses() {
     let place = Place::new(&Image::new(&[("ok", b"1"), ("../up", b"climbs")]));
     place.import().exits(1);
     assert_eq!(lb!["cat", &place.image, "../up"].exits(0).stdout, "climbs");

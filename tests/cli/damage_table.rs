@@ -1,11 +1,11 @@
-//! Every way in which an image can be broken.
+//! Every kind of broken image.
 
 use std::path::Path;
 
 use crate::fixture::Place;
 use crate::support::{Image, Ran};
 
-/// An image with something wrong, and what is to be said of it.
+/// A broken image and what must be reported about it.
 pub(crate) struct Broken {
     pub(crate) label: &'static str,
     pub(crate) bytes: Vec<u8>,
@@ -14,7 +14,7 @@ pub(crate) struct Broken {
     pub(crate) offset: usize,
 }
 
-/// The first entry, before whatever is wrong.
+/// The first entry, before the problem.
 pub(crate) const GOOD: (&str, &[u8]) = ("good", b"twenty bytes of data");
 
 /// The second of three entries has a name that is refused.
@@ -32,7 +32,8 @@ fn bad_name(label: &'static str, name: &[u8], kind: &'static str) -> Broken {
     }
 }
 
-/// The second of two entries, its header patched: name length, or size 8 behind.
+/// The second of two entries has a changed header field: the name length, or 8 bytes
+/// later the size.
 fn bad_number(label: &'static str, field: usize, value: u64, kind: &'static str) -> Broken {
     let image = Image::new(&[GOOD, ("bad", b"bytes")]);
     let offset = image.header_offsets()[1];
@@ -129,7 +130,8 @@ pub(crate) fn all() -> Vec<Broken> {
         bad_name("backslash", b"..\\evil", "name-refused"),
         bad_name("twice", b"good", "name-repeated"),
     ];
-    // Two entries more than there are: possible by their size, and not there.
+    // The count is two entries too high. The size of the image allows that many
+    // entries, but they are missing.
     let mut bytes = good.bytes();
     bytes.resize(end + 40, 0);
     bytes[8] = 4;
@@ -168,8 +170,8 @@ impl Broken {
         Place::with_bytes(&self.bytes)
     }
 
-    /// The message names the image in its first line, has the entry and the offset in a
-    /// note, says what to do next, and is clean.
+    /// The message names the image in its first line, has entry and offset in a note,
+    /// has advice, and contains no control characters.
     #[track_caller]
     pub(crate) fn is_told(&self, ran: &Ran, image: &Path) {
         let clean = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n');
@@ -190,7 +192,7 @@ impl Broken {
         assert!(told, "{}: {}", self.label, ran.stderr);
     }
 
-    /// Whether the walk can go on behind the fault.
+    /// Whether reading can continue after the problem.
     pub(crate) fn is_about_a_name(&self) -> bool {
         matches!(
             self.kind,

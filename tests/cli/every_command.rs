@@ -1,4 +1,4 @@
-//! What holds for every command.
+//! Properties that every command has.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -32,7 +32,7 @@ fn version_is_one_line_on_standard_output() {
 }
 
 #[test]
-fn help_names_every_command_and_the_exit_statuses() {
+fn help_lists_every_command_and_the_exit_statuses() {
     let ran = lb!["--help"].exits(0);
     for command in COMMANDS {
         assert!(
@@ -68,7 +68,7 @@ fn every_command_has_help_and_a_version() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_exits_with_2_and_shows_the_usage() {
+fn invalid_arguments_exit_with_2_and_show_the_usage() {
     for args in [
         &["--no-such-option"][..],
         &["no-such-command"],
@@ -103,7 +103,7 @@ fn a_command_line_that_makes_no_sense_exits_with_2_and_shows_the_usage() {
 }
 
 #[test]
-fn a_missing_input_fails_with_its_name_and_what_the_system_says() {
+fn missing_input_is_reported_with_its_name_and_the_system_error() {
     let place = Place::new(&sample());
     let missing = place.dir().join("missing.img");
     let said = format!("`{}`: No such file or directory", missing.display());
@@ -133,7 +133,7 @@ fn a_missing_input_fails_with_its_name_and_what_the_system_says() {
 }
 
 #[test]
-fn an_input_that_is_a_directory_or_a_device_of_characters_is_refused() {
+fn input_that_is_a_directory_or_character_device_is_refused() {
     let place = Place::new(&sample());
     let fifo = place.dir().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -165,8 +165,9 @@ fn an_input_that_is_a_directory_or_a_device_of_characters_is_refused() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_success() {
-    // More than a pipe holds, so that every command meets the closed end.
+fn closed_output_pipe_is_not_a_failure() {
+    // More output than fits into a pipe, so that every command writes to the closed
+    // pipe.
     let files: Vec<(String, Vec<u8>)> = (0..5000)
         .map(|i| (format!("a-rather-long-name-{i:05}"), vec![b'x'; 20]))
         .collect();
@@ -206,7 +207,7 @@ fn a_reader_that_goes_away_is_success() {
 }
 
 #[test]
-fn an_output_that_is_full_is_a_failure_that_names_it() {
+fn full_output_is_a_failure_that_names_the_output() {
     let place = Place::new(&sample());
     let image = place.image.as_os_str();
     for args in [
@@ -236,7 +237,7 @@ fn an_output_that_is_full_is_a_failure_that_names_it() {
 }
 
 #[test]
-fn off_a_terminal_nothing_is_shown_unless_asked() {
+fn progress_is_not_shown_without_a_terminal_unless_requested() {
     let place = Place::new(&sample());
     let copy = place.dir().join("copy.img");
     let pack = lb!["pack", "-o", &copy, &place.image].exits(0);
@@ -247,7 +248,7 @@ fn off_a_terminal_nothing_is_shown_unless_asked() {
 }
 
 #[test]
-fn progress_as_json_is_an_object_a_line_that_ends_with_everything_done() {
+fn progress_json_has_one_object_per_line_and_ends_complete() {
     let place = Place::new(&sample());
     let copy = place.dir().join("copy.img");
     let image_bytes = sample().bytes().len();
@@ -290,7 +291,7 @@ fn progress_as_json_is_an_object_a_line_that_ends_with_everything_done() {
 }
 
 #[test]
-fn plain_progress_is_lines_for_people() {
+fn plain_progress_prints_readable_lines() {
     let place = Place::new(&sample());
     let ran = lb![
         "import",
@@ -310,7 +311,7 @@ fn plain_progress_is_lines_for_people() {
 }
 
 #[test]
-fn verbose_logs_and_so_does_the_environment() {
+fn verbose_and_the_environment_variable_enable_the_log() {
     let place = Place::new(&sample());
     let copy = place.dir().join("copy.img");
     let ran = lb!["-v", "pack", "-o", &copy, &place.image].exits(0);
@@ -327,7 +328,7 @@ fn verbose_logs_and_so_does_the_environment() {
         .arg(&copy)
         .arg(&place.image);
     Ran::of(&mut command).exits(0).says("packed 1 files");
-    // Warnings show by default and not when quiet.
+    // Warnings are shown by default, and not with --quiet.
     std::fs::create_dir(&place.dest).unwrap();
     std::fs::write(place.dest.join("b-small"), "mine").unwrap();
     let keep = |quiet: &str| {
@@ -347,7 +348,7 @@ fn verbose_logs_and_so_does_the_environment() {
 }
 
 #[test]
-fn completions_come_for_every_shell() {
+fn completions_exist_for_every_shell() {
     for (shell, part) in [
         ("bash", "complete -F _lbpayload"),
         ("zsh", "#compdef lbpayload"),
@@ -365,7 +366,7 @@ fn completions_come_for_every_shell() {
 }
 
 #[test]
-fn the_manual_is_printed_or_written_a_page_for_each_command() {
+fn man_prints_or_writes_a_page_for_each_command() {
     let ran = lb!["man"].exits(0);
     assert!(ran.stdout.contains(".TH lbpayload 1"), "{}", ran.stdout);
     let dir = tempfile::tempdir().unwrap();
@@ -397,7 +398,7 @@ fn the_manual_is_printed_or_written_a_page_for_each_command() {
 }
 
 #[test]
-fn standard_output_may_be_closed() {
+fn import_works_with_closed_standard_output() {
     let place = Place::new(&sample());
     let script = "exec \"$0\" import --device \"$1\" \"$2\" >&-";
     let ran = Ran::of(
@@ -411,7 +412,7 @@ fn standard_output_may_be_closed() {
 }
 
 #[test]
-fn what_is_reported_as_json_is_not_mixed_with_messages() {
+fn json_report_is_not_mixed_with_messages() {
     let place = Place::new(&sample());
     std::fs::create_dir(&place.dest).unwrap();
     std::fs::write(place.dest.join("b-small"), "mine").unwrap();

@@ -1,10 +1,10 @@
-//! What the modules share: a payload in a directory of its own.
+//! Shared by the modules: a payload in a directory of its own.
 
 use std::path::{Path, PathBuf};
 
 use crate::support::{Image, Ran, TempDir, noise, sha256sum};
 
-/// An image and a destination that is not there yet, gone on drop.
+/// An image and a destination that does not exist yet. Both are removed on drop.
 pub(crate) struct Place {
     dir: TempDir,
     pub(crate) image: PathBuf,
@@ -28,14 +28,14 @@ impl Place {
         self.dir.path()
     }
 
-    /// Writes a file beside the image.
+    /// Writes a file next to the image.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::write(&path, content).unwrap();
         path
     }
 
-    /// Makes the destination, with files in it.
+    /// Creates the destination with files in it.
     pub(crate) fn fill_dest(&self, files: &[(&str, &[u8])]) {
         std::fs::create_dir(&self.dest).unwrap();
         for (name, content) in files {
@@ -43,7 +43,7 @@ impl Place {
         }
     }
 
-    /// The program, under the reference importer's name.
+    /// The program under the reference importer's name.
     pub(crate) fn link_drop_in(&self) -> PathBuf {
         let link = self.dir.path().join("payload-import");
         if !link.exists() {
@@ -57,8 +57,8 @@ impl Place {
     }
 }
 
-/// Files of every interesting size: none, few bytes, more than the small ones,
-/// and more than a block, at odd offsets.
+/// Files of many sizes, at unaligned offsets: empty, a few bytes, larger than a small
+/// file, and larger than a block.
 pub(crate) fn sample() -> Image {
     Image::new(&[
         ("a-empty", b""),
@@ -87,7 +87,7 @@ pub(crate) fn sums_of(image: &Image) -> String {
     image.files.iter().map(line).collect()
 }
 
-/// Another sum in the place of that of `name`.
+/// Replaces the checksum of `name` with a wrong one.
 pub(crate) fn spoil(sums: &str, name: &str) -> String {
     let wrong = sha256sum(b"something else");
     let spoiled = sums
@@ -108,7 +108,7 @@ pub(crate) fn json(ran: &Ran) -> serde_json::Value {
         .unwrap_or_else(|e| panic!("{e}\nstdout: {}\nstderr: {}", ran.stdout, ran.stderr))
 }
 
-/// Asserts that a command failed with this code, which it told as JSON, and gave help.
+/// Asserts that a command failed with this code in its JSON error, and gave advice.
 #[track_caller]
 pub(crate) fn fails_with(ran: Ran, code: &str) -> serde_json::Value {
     let ran = ran.exits(1);

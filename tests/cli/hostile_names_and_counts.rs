@@ -1,4 +1,4 @@
-//! Names, counts and lists that are made to mislead.
+//! Names, counts and lists made by an attacker.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -23,7 +23,7 @@ fn import(source: &Path, dest: &Path) -> crate::support::Ran {
 }
 
 #[test]
-fn an_import_never_replaces_the_image_that_it_reads() {
+fn import_never_replaces_the_image_it_reads() {
     let (_dir, source, dest) = place(&Image::new(&[("self.img", b"small"), ("b", b"2")]));
     std::fs::create_dir(&dest).unwrap();
     let inside = dest.join("self.img");
@@ -36,8 +36,9 @@ fn an_import_never_replaces_the_image_that_it_reads() {
 }
 
 #[test]
-fn a_hostile_count_costs_no_more_than_the_entries_that_are_there() {
-    // A count that a sparse 64 GB file makes possible, a few entries, then rubbish.
+fn false_count_takes_no_more_time_than_the_existing_entries() {
+    // A count that is possible in a sparse 64 GB file, a few entries, and then
+    // invalid data.
     let (_dir, source, _) = place(&Image::new(&[]));
     let mut bytes = b"LBPAYLD1".to_vec();
     bytes.extend_from_slice(&3_700_000_000_u64.to_le_bytes());
@@ -54,14 +55,14 @@ fn a_hostile_count_costs_no_more_than_the_entries_that_are_there() {
         .unwrap()
         .set_len(64_000_000_000)
         .unwrap();
-    // No time is asserted: by the claim, this took minutes.
+    // The test does not measure time. When the count was trusted, this took minutes.
     run([OsStr::new("probe"), source.as_os_str()])
         .exits(3)
         .says("the name length is 0");
 }
 
 #[test]
-fn every_repeated_name_is_counted() {
+fn all_duplicate_names_are_counted() {
     let files: Vec<(String, Vec<u8>)> = (0..3000)
         .map(|n| (format!("{}", n % 1500), vec![]))
         .collect();
@@ -76,7 +77,7 @@ fn every_repeated_name_is_counted() {
 }
 
 #[test]
-fn a_report_in_json_survives_a_path_that_is_not_utf8() {
+fn json_report_works_with_a_path_that_is_not_utf8() {
     let (dir, source, _) = place(&Image::new(&[("a", b"1")]));
     let dest = dir.path().join(OsStr::from_bytes(b"d\xff"));
     let args = ["import", "--json", "--device"].map(OsStr::new);
@@ -89,7 +90,7 @@ fn a_report_in_json_survives_a_path_that_is_not_utf8() {
 }
 
 #[test]
-fn cat_takes_a_name_that_is_not_utf8() {
+fn cat_accepts_a_name_that_is_not_utf8() {
     let mut image = Image::new(&[("x", b"bytes")]);
     image.files[0].0 = b"\xff\xfe".to_vec();
     let (_dir, source, _) = place(&image);
@@ -99,7 +100,7 @@ fn cat_takes_a_name_that_is_not_utf8() {
 }
 
 #[test]
-fn embedded_sums_in_another_format_stop_neither_verify_nor_an_import_that_has_others() {
+fn unreadable_embedded_checksums_do_not_stop_verify_or_import_with_checksums() {
     let text: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----\n";
     let (dir, source, dest) = place(&Image::new(&[
         ("a", b"1"),
@@ -139,7 +140,7 @@ fn embedded_sums_in_another_format_stop_neither_verify_nor_an_import_that_has_ot
 }
 
 #[test]
-fn what_a_killed_pack_left_is_not_packed() {
+fn temporary_file_of_a_killed_pack_is_not_packed() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(".lbpayload-AbCdEf.part"), "half").unwrap();
     let out = dir.path().with_extension("img");
@@ -155,7 +156,7 @@ fn what_a_killed_pack_left_is_not_packed() {
 }
 
 #[test]
-fn names_that_turn_the_text_around_are_shown_escaped() {
+fn names_with_bidirectional_control_characters_are_shown_escaped() {
     let (_dir, source, _) = place(&Image::new(&[("a\u{202e}gpj.exe", b"1")]));
     let ran = run([OsStr::new("list"), source.as_os_str()]).exits(0);
     assert_eq!(ran.stdout, "           1 a\\u{202e}gpj.exe\n");

@@ -1,4 +1,4 @@
-//! `lbpayload import`: what it copies, keeps and reports.
+//! `lbpayload import`: which files it copies, keeps and reports.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -8,7 +8,7 @@ use crate::fixture::{Place, as_tree, fails_with, json, sample};
 use crate::support::{Image, Lacks, check, skip, tree};
 
 #[test]
-fn import_copies_every_file_and_makes_the_destination() {
+fn import_copies_every_file_and_creates_the_destination() {
     for image in [sample(), sample().narrow()] {
         let place = Place::new(&image);
         let ran = place.import().exits(0);
@@ -26,7 +26,7 @@ fn import_copies_every_file_and_makes_the_destination() {
 }
 
 #[test]
-fn import_makes_missing_directories_above_the_destination() {
+fn import_creates_missing_parent_directories() {
     let place = Place::new(&sample());
     let dest = place.dir().join("external/distfiles");
     lb!["import", "--device", &place.image, &dest].exits(0);
@@ -34,7 +34,7 @@ fn import_makes_missing_directories_above_the_destination() {
 }
 
 #[test]
-fn import_goes_to_external_distfiles_by_default() {
+fn import_uses_external_distfiles_by_default() {
     let ran = lb!["import", "--help"].exits(0);
     assert!(
         ran.stdout.contains("[default: /external/distfiles]"),
@@ -44,7 +44,7 @@ fn import_goes_to_external_distfiles_by_default() {
 }
 
 #[test]
-fn import_takes_a_symlink_to_a_directory_as_the_destination() {
+fn import_accepts_a_symlink_to_a_directory_as_destination() {
     let place = Place::new(&sample());
     let real = place.dir().join("real");
     std::fs::create_dir(&real).unwrap();
@@ -54,7 +54,7 @@ fn import_takes_a_symlink_to_a_directory_as_the_destination() {
 }
 
 #[test]
-fn import_as_json_holds_the_promised_fields() {
+fn import_json_has_the_documented_fields() {
     let place = Place::new(&sample());
     place.fill_dest(&[("b-small", b"hello"), ("d-medium", b"another")]);
     let ran = lb!["import", "--json", "--device", &place.image, &place.dest].exits(0);
@@ -79,7 +79,7 @@ fn import_as_json_holds_the_promised_fields() {
 }
 
 #[test]
-fn a_second_import_keeps_every_file_and_writes_nothing() {
+fn second_import_keeps_every_file_and_writes_nothing() {
     let place = Place::new(&sample());
     place.import().exits(0);
     let inodes = || -> Vec<(u64, i64)> {
@@ -102,7 +102,7 @@ fn a_second_import_keeps_every_file_and_writes_nothing() {
 }
 
 #[test]
-fn import_replaces_a_file_that_differs_in_its_last_byte_and_leaves_strangers_alone() {
+fn import_replaces_a_file_that_differs_in_its_last_byte_and_keeps_unrelated_files() {
     let image = sample();
     let place = Place::new(&image);
     let mut nearly = image.files[2].1.clone();
@@ -116,7 +116,7 @@ fn import_replaces_a_file_that_differs_in_its_last_byte_and_leaves_strangers_alo
 }
 
 #[test]
-fn import_with_existing_keep_leaves_other_content_and_says_so() {
+fn import_with_existing_keep_keeps_different_files_and_reports_them() {
     let place = Place::new(&sample());
     place.fill_dest(&[("b-small", b"mine"), ("a-empty", b"")]);
     let ran = lb![
@@ -142,7 +142,7 @@ fn import_with_existing_keep_leaves_other_content_and_says_so() {
 }
 
 #[test]
-fn import_with_existing_error_writes_nothing_where_content_differs() {
+fn import_with_existing_error_writes_nothing_if_content_differs() {
     let place = Place::new(&sample());
     place.fill_dest(&[("e-last", b"mine"), ("b-small", b"hello")]);
     let before = tree(&place.dest);
@@ -159,7 +159,7 @@ fn import_with_existing_error_writes_nothing_where_content_differs() {
     let path = place.dest.join("e-last");
     assert_eq!(error["path"], path.to_str().unwrap());
     assert_eq!(tree(&place.dest), before);
-    // The same content is no reason to fail.
+    // Identical content does not cause a failure.
     std::fs::remove_file(place.dest.join("e-last")).unwrap();
     lb![
         "import",
@@ -190,7 +190,7 @@ fn import_with_existing_replace_is_the_default() {
 }
 
 #[test]
-fn a_dry_run_makes_no_directory_and_tells_the_plan() {
+fn dry_run_creates_no_directory_and_prints_the_plan() {
     let place = Place::new(&sample());
     let ran = lb!["import", "--dry-run", "--device", &place.image, &place.dest].exits(0);
     assert!(
@@ -217,7 +217,7 @@ fn a_dry_run_makes_no_directory_and_tells_the_plan() {
 }
 
 #[test]
-fn a_dry_run_writes_nothing_into_a_destination_that_is_there() {
+fn dry_run_writes_nothing_into_an_existing_destination() {
     let place = Place::new(&sample());
     place.fill_dest(&[("b-small", b"mine"), ("a-empty", b"")]);
     let before = tree(&place.dest);
@@ -252,7 +252,7 @@ fn a_dry_run_writes_nothing_into_a_destination_that_is_there() {
 }
 
 #[test]
-fn import_of_some_files_takes_only_those() {
+fn import_of_named_files_copies_only_these() {
     let place = Place::new(&sample());
     let ran = lb![
         "import",
@@ -277,7 +277,7 @@ fn import_of_some_files_takes_only_those() {
 }
 
 #[test]
-fn import_of_a_file_that_is_not_there_touches_nothing() {
+fn import_of_a_missing_name_changes_nothing() {
     let place = Place::new(&sample());
     let ran = lb![
         "import",
@@ -295,7 +295,7 @@ fn import_of_a_file_that_is_not_there_touches_nothing() {
 }
 
 #[test]
-fn import_without_direct_io_says_so() {
+fn import_without_direct_io_reports_it() {
     let place = Place::new(&sample());
     let ran = lb![
         "import",
@@ -313,7 +313,7 @@ fn import_without_direct_io_says_so() {
 }
 
 #[test]
-fn import_with_direct_always_is_direct_or_fails_with_advice() {
+fn import_with_direct_always_uses_direct_io_or_fails_with_advice() {
     let place = Place::new(&sample());
     let ran = lb![
         "import",
@@ -338,7 +338,7 @@ fn import_with_direct_always_is_direct_or_fails_with_advice() {
 }
 
 #[test]
-fn import_of_a_payload_without_files_makes_an_empty_directory() {
+fn import_of_a_payload_without_files_creates_an_empty_directory() {
     let place = Place::new(&Image::new(&[]));
     let ran = place.import().exits(0);
     assert!(ran.stdout.starts_with("imported 0 files"), "{}", ran.stdout);
@@ -346,7 +346,7 @@ fn import_of_a_payload_without_files_makes_an_empty_directory() {
 }
 
 #[test]
-fn imported_files_have_the_mode_that_the_umask_leaves() {
+fn modes_of_imported_files_depend_on_the_umask() {
     let place = Place::new(&sample());
     let script = "umask 027; exec \"$0\" import --device \"$1\" \"$2\"";
     let program = crate::support::lbpayload();
@@ -376,7 +376,7 @@ fn import_with_quiet_prints_nothing() {
 }
 
 #[test]
-fn either_engine_and_any_memory_give_the_same_files() {
+fn every_io_engine_and_memory_limit_gives_the_same_files() {
     for options in [
         &["--io", "uring"][..],
         &["--io", "threads"],

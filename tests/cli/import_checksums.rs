@@ -1,4 +1,4 @@
-//! `lbpayload import`: checksums, before a file gets its name.
+//! `lbpayload import`: checksums are checked before a file gets its final name.
 
 use crate::fixture::{Place, as_tree, checkout, fails_with, json, sample, spoil, sums_of};
 use crate::support::{Image, sha256sum, tree};
@@ -28,7 +28,7 @@ fn import_with_good_checksums_copies_everything() {
 }
 
 #[test]
-fn a_file_with_a_wrong_checksum_never_gets_its_name_and_the_others_do() {
+fn only_the_file_with_a_wrong_checksum_is_not_imported() {
     for wrong in ["a-empty", "b-small", "c-large", "d-medium"] {
         let place = Place::new(&sample());
         let sums = place.file("SUMS", spoil(&sums_of(&sample()), wrong));
@@ -57,7 +57,7 @@ fn a_file_with_a_wrong_checksum_never_gets_its_name_and_the_others_do() {
 }
 
 #[test]
-fn a_wrong_checksum_does_not_replace_the_file_that_is_there() {
+fn file_with_a_wrong_checksum_does_not_replace_an_existing_file() {
     let place = Place::new(&sample());
     place.fill_dest(&[("b-small", b"the older"), ("c-large", b"the older")]);
     let spoiled = spoil(&spoil(&sums_of(&sample()), "b-small"), "c-large");
@@ -83,7 +83,7 @@ fn a_wrong_checksum_does_not_replace_the_file_that_is_there() {
 }
 
 #[test]
-fn a_file_that_is_there_already_is_checked_too() {
+fn existing_files_are_checked_too() {
     let place = Place::new(&sample());
     place.import().exits(0);
     let sums = place.file("SUMS", spoil(&sums_of(&sample()), "c-large"));
@@ -101,7 +101,7 @@ fn a_file_that_is_there_already_is_checked_too() {
 }
 
 #[test]
-fn import_says_which_files_have_no_checksum_and_which_checksums_no_file() {
+fn import_reports_files_without_checksum_and_checksums_without_file() {
     let place = Place::new(&sample());
     let (first, _) = {
         let sums = sums_of(&sample());
@@ -126,7 +126,7 @@ fn import_says_which_files_have_no_checksum_and_which_checksums_no_file() {
 }
 
 #[test]
-fn garbage_for_checksums_stops_the_import_before_it_starts() {
+fn invalid_checksums_stop_the_import_before_it_starts() {
     let place = Place::new(&sample());
     let sums = place.file("SUMS", format!("{}rubbish\n", sums_of(&sample())));
     let ran = lb![
@@ -164,7 +164,7 @@ fn with_embedded(sums: &str) -> Image {
 }
 
 #[test]
-fn embedded_checksums_are_checked_by_themselves() {
+fn embedded_checksums_are_checked_by_default() {
     let image = with_embedded(&sums_of(&sample()));
     let place = Place::new(&image);
     let ran = lb!["import", "--json", "--device", &place.image, &place.dest].exits(0);
@@ -174,7 +174,7 @@ fn embedded_checksums_are_checked_by_themselves() {
 }
 
 #[test]
-fn an_embedded_checksum_that_contradicts_its_file_keeps_it_out() {
+fn file_that_does_not_match_its_embedded_checksum_is_not_imported() {
     for wrong in ["b-small", "c-large"] {
         let image = with_embedded(&spoil(&sums_of(&sample()), wrong));
         let place = Place::new(&image);
@@ -190,7 +190,7 @@ fn an_embedded_checksum_that_contradicts_its_file_keeps_it_out() {
 }
 
 #[test]
-fn checksums_that_contradict_the_embedded_ones_stop_the_import() {
+fn checksums_that_differ_from_the_embedded_ones_stop_the_import() {
     let place = Place::new(&with_embedded(&sums_of(&sample())));
     let sums = place.file("SUMS", spoil(&sums_of(&sample()), "b-small"));
     lb![
@@ -207,7 +207,7 @@ fn checksums_that_contradict_the_embedded_ones_stop_the_import() {
 }
 
 #[test]
-fn a_subset_is_checked_and_misses_no_checksums() {
+fn import_of_a_subset_is_checked_without_reporting_unused_checksums() {
     let place = Place::new(&sample());
     let sums = place.file("SUMS", spoil(&sums_of(&sample()), "b-small"));
     let ran = lb![
@@ -236,7 +236,7 @@ fn a_subset_is_checked_and_misses_no_checksums() {
 }
 
 #[test]
-fn import_takes_the_sums_from_a_checkout_of_live_bootstrap() {
+fn import_uses_checksums_from_a_live_bootstrap_checkout() {
     let place = Place::new(&Image::new(&[("gcc.tar", b"gcc"), ("musl.tar", b"musl")]));
     let manifest = "build: early\nimprove: get_network\nbuild: late\n";
     let late = format!(
@@ -259,7 +259,7 @@ fn import_takes_the_sums_from_a_checkout_of_live_bootstrap() {
 }
 
 #[test]
-fn a_dry_run_leaves_the_checking_to_the_run() {
+fn dry_run_does_not_check_checksums() {
     let place = Place::new(&sample());
     let sums = place.file("SUMS", sums_of(&sample()));
     lb![

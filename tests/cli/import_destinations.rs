@@ -1,4 +1,4 @@
-//! `lbpayload import`: destinations that are not what they should be.
+//! `lbpayload import`: unusual and invalid destinations.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
@@ -42,8 +42,8 @@ fn import_into_a_read_only_directory_fails_and_names_it() {
     place.fill_dest(&[("mine", b"precious")]);
     let program = lbpayload();
     let ran = if geteuid().is_root() {
-        // Permissions stop nobody here, so: a read-only mount, in a namespace of
-        // its own that goes with the process.
+        // Permissions do not stop root, so the test uses a read-only mount. It is in
+        // a mount namespace of its own that ends with the process.
         let script = "mount --bind \"$2\" \"$2\" && mount -o remount,bind,ro \"$2\" || exit 77
                       exec \"$0\" import --device \"$1\" \"$2\"";
         let mut command = Command::new("unshare");
@@ -80,7 +80,7 @@ fn import_into_a_read_only_directory_fails_and_names_it() {
 }
 
 #[test]
-fn import_refuses_where_a_directory_has_the_name_of_an_entry() {
+fn import_refuses_a_directory_with_the_name_of_an_entry() {
     let place = Place::new(&sample());
     place.fill_dest(&[]);
     let taken = place.dest.join("e-last");
@@ -125,7 +125,7 @@ fn import_replaces_a_symlink_and_never_writes_through_it() {
 }
 
 #[test]
-fn import_does_not_take_a_symlink_to_the_right_content_for_the_file() {
+fn import_replaces_a_symlink_to_identical_content_with_a_file() {
     let place = Place::new(&sample());
     let elsewhere = place.file("elsewhere", "hello");
     place.fill_dest(&[]);
@@ -142,7 +142,7 @@ fn import_does_not_take_a_symlink_to_the_right_content_for_the_file() {
 }
 
 #[test]
-fn import_with_existing_keep_or_error_minds_a_symlink_too() {
+fn import_with_existing_keep_or_error_treats_a_symlink_as_an_existing_file() {
     let place = Place::new(&sample());
     let victim = place.file("victim", "precious");
     place.fill_dest(&[]);
@@ -233,8 +233,8 @@ fn import_refuses_a_staging_directory_that_is_a_symlink_or_a_file() {
 }
 
 #[test]
-fn import_into_a_full_file_system_is_refused_before_anything_is_written() {
-    // No disk holds an entry of 8 EiB, and a sparse image does not take its word.
+fn import_into_a_full_file_system_is_refused_before_writing() {
+    // No disk can hold an entry of 8 EiB, and a sparse image does not prove its size.
     let place = Place::new(&Image::new(&[("a", b"1")]));
     let huge = place.dir().join("huge.img");
     let mut head = Image::new(&[("a", b"1"), ("huge", b"")]).bytes();
@@ -251,7 +251,7 @@ fn import_into_a_full_file_system_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn an_image_where_the_destination_belongs_is_a_wrong_command_line() {
+fn image_given_as_destination_is_a_usage_error() {
     let place = Place::new(&sample());
     let out = place.dir().join("out");
     for args in [
@@ -273,11 +273,11 @@ fn an_image_where_the_destination_belongs_is_a_wrong_command_line() {
 }
 
 #[test]
-fn an_import_that_cannot_start_leaves_no_staging_directory() {
+fn import_that_cannot_start_leaves_no_staging_directory() {
     let place = Place::new(&sample());
     let script = "ulimit -n \"$0\"; exec \"$@\"";
     let mut failed = 0;
-    // With each descriptor more, another step fails.
+    // With each additional file descriptor a later step fails.
     for descriptors in 4..16 {
         std::fs::create_dir(&place.dest).unwrap();
         let mut command = Command::new("sh");

@@ -1,4 +1,5 @@
-//! `lbpayload import`: cut off, twice at once, and what an earlier run left.
+//! `lbpayload import`: interrupted, run twice at once, and leftovers of an earlier
+//! run.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -28,7 +29,7 @@ fn lock(dir: &Path) -> Flock<File> {
     Flock::lock(File::open(dir).unwrap(), FlockArg::LockExclusiveNonblock).unwrap()
 }
 
-/// Reads lines of standard error up to one that holds `text`.
+/// Reads lines of standard error until one contains `text`.
 fn hear(child: &mut Child, text: &str) -> BufReader<std::process::ChildStderr> {
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut heard = String::new();
@@ -40,7 +41,7 @@ fn hear(child: &mut Child, text: &str) -> BufReader<std::process::ChildStderr> {
 }
 
 #[test]
-fn a_second_import_into_one_destination_waits_and_says_so() {
+fn second_import_into_the_same_destination_waits_and_reports_it() {
     let place = Place::new(&sample());
     place.fill_dest(&[("b-small", b"mine")]);
     let held = lock(&place.dest);
@@ -60,7 +61,7 @@ fn a_second_import_into_one_destination_waits_and_says_so() {
 }
 
 #[test]
-fn a_dry_run_does_not_wait_for_an_import() {
+fn dry_run_does_not_wait_for_an_import() {
     let place = Place::new(&sample());
     place.fill_dest(&[]);
     let _held = lock(&place.dest);
@@ -68,7 +69,7 @@ fn a_dry_run_does_not_wait_for_an_import() {
 }
 
 #[test]
-fn an_import_that_is_asked_to_stop_dies_of_the_signal_and_leaves_nothing() {
+fn import_stopped_by_a_signal_leaves_nothing_and_ends_with_that_signal() {
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
         let place = Place::new(&sample());
         place.fill_dest(&[("mine", b"precious")]);
@@ -89,17 +90,17 @@ fn an_import_that_is_asked_to_stop_dies_of_the_signal_and_leaves_nothing() {
 }
 
 #[test]
-fn what_an_interrupted_import_left_is_cleaned_up_by_the_next() {
+fn next_import_removes_leftovers_of_an_interrupted_one() {
     let place = Place::new(&sample());
     let staging = place.dest.join(STAGING);
     std::fs::create_dir_all(&staging).unwrap();
-    // Under names that this run uses as well, and others.
+    // Under names that this run uses too, and under others.
     for name in ["0", "2", "probe", "ffff"] {
         std::fs::write(staging.join(name), noise(5, 10_000)).unwrap();
     }
     place.import().exits(0);
     assert!(tree(&place.dest) == as_tree(&sample()));
-    // Where nothing is left to write, too.
+    // Also when there is nothing left to write.
     std::fs::create_dir(&staging).unwrap();
     std::fs::write(staging.join("3"), "half").unwrap();
     place.import().exits(0);
@@ -107,7 +108,7 @@ fn what_an_interrupted_import_left_is_cleaned_up_by_the_next() {
 }
 
 #[test]
-fn two_imports_at_once_both_succeed() {
+fn two_concurrent_imports_both_succeed() {
     let place = Place::new(&sample());
     let first = start(&place.image, &place.dest);
     let second = start(&place.image, &place.dest);
@@ -123,8 +124,8 @@ fn two_imports_at_once_both_succeed() {
     assert!(tree(&place.dest) == as_tree(&sample()));
 }
 
-/// A sparse image of files of many sizes, 300 MiB in all, each with a mark of its
-/// own at both ends.
+/// A sparse image with files of many sizes, 300 MiB in all. Each file has different
+/// bytes at its start and end.
 struct Sparse {
     path: std::path::PathBuf,
     files: Vec<(String, u64)>,
@@ -162,7 +163,8 @@ impl Sparse {
         Self { path, files }
     }
 
-    /// Every file in `dest` but the staging directory is complete; how many.
+    /// Asserts that every file in `dest` except the staging directory is complete.
+    /// Returns their number.
     fn complete(&self, dest: &Path) -> usize {
         use std::os::unix::fs::FileExt;
         let Ok(entries) = std::fs::read_dir(dest) else {
@@ -193,11 +195,11 @@ impl Sparse {
 }
 
 #[test]
-fn an_import_that_is_killed_leaves_complete_files_only_and_the_next_goes_on() {
+fn killed_import_leaves_only_complete_files_and_the_next_one_completes_it() {
     let place = Place::new(&Image::new(&[]));
     let sparse = Sparse::write(place.dir());
-    // At its start, in its midst, wherever that is on this machine, and then to
-    // the end.
+    // The import is killed at several moments, from its start on. The last one runs
+    // to its end.
     for files_staged in [0, 1, 5, 20] {
         let mut child = start(&sparse.path, &place.dest);
         while child.try_wait().unwrap().is_none() {

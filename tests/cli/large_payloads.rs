@@ -1,5 +1,5 @@
-//! Payloads that are large, or of very many files: right output, few reads, flat
-//! memory.
+//! Payloads that are large or have very many files: correct output, few reads, low
+//! and constant memory use.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -10,11 +10,11 @@ use std::process::{Child, Command, Stdio};
 use crate::fixture::{Place, json};
 use crate::support::{Image, lbpayload, sha256sum, tree};
 
-/// What issue 2 allows, whatever an image holds, in KiB.
+/// The memory limit for any image, in KiB.
 const MEMORY_MAX_KIB: u64 = 64 * 1024;
 const MANY: usize = 300_000;
 
-/// A number from a file of /proc/PID, by its label.
+/// A number from a file in /proc/PID, by its label.
 fn of_process(child: &Child, file: &str, label: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/{file}", child.id())).unwrap();
     let line = text
@@ -24,9 +24,9 @@ fn of_process(child: &Child, file: &str, label: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Runs to the end; returns standard output, and the most memory that was in use
-/// when all but the last 70,000 bytes of it had come. More than a pipe holds are
-/// still to be written then, so the process is there to be asked.
+/// Runs the program to its end. Returns standard output and the peak memory use up to
+/// its last 70,000 bytes. That is more than a pipe holds, so the program is still
+/// running and can be measured.
 fn peak_memory_kib(command: &mut Command, stdout_bytes: usize) -> (Vec<u8>, u64) {
     let mut child = command
         .stdout(Stdio::piped())
@@ -50,9 +50,9 @@ fn peak_memory_kib(command: &mut Command, stdout_bytes: usize) -> (Vec<u8>, u64)
     (text, peak)
 }
 
-/// Runs to the end; returns standard output and the bytes that were read by
-/// system calls. A process that has closed its standard output has read all it
-/// will, and is there to be asked until it is waited for.
+/// Runs the program to its end. Returns standard output and the number of bytes read
+/// by system calls. A process that has closed its standard output has finished
+/// reading, and /proc still has its numbers until the test waits for it.
 fn bytes_read(command: &mut Command) -> (Vec<u8>, u64) {
     let mut child = command
         .stdout(Stdio::piped())
@@ -75,7 +75,7 @@ fn bytes_read(command: &mut Command) -> (Vec<u8>, u64) {
 
 const GIB: u64 = 1 << 30;
 
-/// Headers by hand, and nothing between them: five files of 1 GiB and a small one.
+/// Hand-made headers without data between them: five files of 1 GiB and a small one.
 fn write_sparse(path: &Path) {
     let file = File::create(path).unwrap();
     file.write_all_at(b"LBPAYLD1\x06\0\0\0\0\0\0\0", 0).unwrap();
@@ -99,7 +99,7 @@ fn write_sparse(path: &Path) {
 }
 
 #[test]
-fn a_sparse_payload_of_5_gib_is_listed_and_catted_without_reading_its_data() {
+fn list_and_cat_of_a_sparse_5_gib_payload_do_not_read_its_data() {
     let place = Place::new(&Image::new(&[]));
     write_sparse(&place.image);
     let (text, read) = bytes_read(lbpayload().arg("list").arg(&place.image));
@@ -136,11 +136,11 @@ fn a_sparse_payload_of_5_gib_is_listed_and_catted_without_reading_its_data() {
     assert_eq!(tree(&place.dest), [("me".to_owned(), b"tiny".to_vec())]);
 }
 
-/// Where numbers of 31 and 32 bits end, in a file that goes on behind.
+/// The limits of 31-bit and 32-bit numbers, inside a file that is longer.
 const EDGES: [u64; 4] = [2 * GIB - 4, 2 * GIB, 4 * GIB - 4, 4 * GIB];
 
 #[test]
-fn a_file_of_more_than_4_gib_and_what_follows_it_arrive_whole() {
+fn file_over_4_gib_and_the_file_after_it_are_imported_completely() {
     let place = Place::new(&Image::new(&[]));
     let size = 4 * GIB + 12_293;
     let file = File::create(&place.image).unwrap();
@@ -184,7 +184,7 @@ fn a_file_of_more_than_4_gib_and_what_follows_it_arrive_whole() {
         assert_eq!(bytes, expected, "at {place}");
     }
     assert_eq!(std::fs::read(place.dest.join("far")).unwrap(), b"there");
-    // What is there is compared to its end.
+    // Existing files are compared up to their end.
     let big = File::options()
         .write(true)
         .open(place.dest.join("big"))
@@ -192,7 +192,7 @@ fn a_file_of_more_than_4_gib_and_what_follows_it_arrive_whole() {
     big.write_all_at(b"x", 4 * GIB + 9).unwrap();
     assert!(place.import().exits(0).stdout.contains("1 replaced"));
 
-    // The last byte is damaged on the way.
+    // The last byte of the image is damaged.
     file.write_all_at(b"X", at - 1).unwrap();
     let ran = lb!["verify", "--checksums", &sums, &place.image].exits(1);
     assert!(ran.stdout.contains("far: FAILED"), "{}", ran.stdout);
@@ -206,7 +206,7 @@ fn content(i: usize) -> String {
     (i % 1000).to_string()
 }
 
-/// A payload of very many tiny files, written as it is made.
+/// A payload of very many tiny files, written while it is generated.
 fn write_many(path: &Path) {
     let mut out = BufWriter::new(File::create(path).unwrap());
     out.write_all(b"LBPAYLD1").unwrap();
@@ -223,7 +223,7 @@ fn write_many(path: &Path) {
 }
 
 #[test]
-fn list_of_300_000_files_is_complete_in_little_memory_and_few_reads() {
+fn list_of_300_000_files_needs_little_memory_and_few_reads() {
     let place = Place::new(&Image::new(&[]));
     write_many(&place.image);
     let line = |i: usize| format!("{:>12} {}\n", content(i).len(), name(i));
@@ -250,7 +250,7 @@ fn list_of_300_000_files_is_complete_in_little_memory_and_few_reads() {
 }
 
 #[test]
-fn verify_of_300_000_files_checks_each_in_little_memory() {
+fn verify_of_300_000_files_needs_little_memory() {
     let place = Place::new(&Image::new(&[]));
     write_many(&place.image);
     let sums: Vec<String> = (0..1000)
@@ -275,7 +275,7 @@ fn verify_of_300_000_files_checks_each_in_little_memory() {
 }
 
 #[test]
-fn import_takes_one_of_300_000_files() {
+fn import_can_select_one_of_300_000_files() {
     let place = Place::new(&Image::new(&[]));
     write_many(&place.image);
     let wanted = name(287_654);
@@ -293,8 +293,8 @@ fn import_takes_one_of_300_000_files() {
 }
 
 #[test]
-fn the_drop_in_imports_300_000_files_in_little_memory() {
-    // Where a sync costs nothing, if there is such a place.
+fn drop_in_imports_300_000_files_with_little_memory() {
+    // On a file system where a sync is fast, if there is one.
     let shm = Path::new("/dev/shm");
     let dir = if shm.is_dir() {
         tempfile::tempdir_in(shm)
@@ -321,9 +321,9 @@ fn the_drop_in_imports_300_000_files_in_little_memory() {
 }
 
 #[test]
-fn a_header_that_claims_everything_costs_nothing() {
-    // A count and a name length as large as they come, on an image that is long
-    // enough (sparse) to make the count possible.
+fn maximum_counts_and_lengths_need_no_memory() {
+    // The largest possible count and name length, in an image that is large enough
+    // (sparse) for the count.
     let place = Place::new(&Image::new(&[]));
     let file = File::create(&place.image).unwrap();
     file.write_all_at(b"LBPAYLD1\xff\xff\xff\xff\0\0\0\0", 0)

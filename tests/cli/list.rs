@@ -6,7 +6,7 @@ use crate::fixture::{Place, json, sample};
 use crate::support::Image;
 
 #[test]
-fn list_prints_a_line_of_size_and_name_for_each_file() {
+fn list_prints_size_and_name_of_each_file() {
     let place = Place::new(&sample());
     let ran = lb!["list", &place.image].exits(0);
     assert_eq!(
@@ -17,7 +17,7 @@ fn list_prints_a_line_of_size_and_name_for_each_file() {
 }
 
 #[test]
-fn list_as_json_holds_the_promised_fields() {
+fn list_json_has_the_documented_fields() {
     let place = Place::new(&Image::new(&[("one", b"1"), ("two", b"22")]));
     let ran = lb!["list", "--json", &place.image].exits(0);
     let report = json(&ran);
@@ -36,7 +36,7 @@ fn list_as_json_holds_the_promised_fields() {
 }
 
 #[test]
-fn list_reads_the_early_dialect_by_itself() {
+fn list_detects_the_u32_dialect() {
     let place = Place::new(&Image::new(&[("one", b"1"), ("two", b"22")]).narrow());
     let ran = lb!["list", &place.image].exits(0);
     assert_eq!(ran.stdout, "           1 one\n           2 two\n");
@@ -47,7 +47,7 @@ fn list_reads_the_early_dialect_by_itself() {
 }
 
 #[test]
-fn list_does_not_mind_what_follows_the_last_entry() {
+fn list_ignores_data_after_the_last_entry() {
     let mut bytes = sample().bytes();
     let payload = bytes.len();
     bytes.resize(payload + 100_000, 0xA5);
@@ -71,7 +71,7 @@ fn list_of_a_payload_without_files_is_empty_in_both_dialects() {
 }
 
 #[test]
-fn list_shows_what_comes_before_a_break_and_then_fails() {
+fn list_shows_the_entries_before_damage_and_then_fails() {
     let image = sample();
     let cut = image.bytes().len() - 3;
     let place = Place::with_bytes(&image.bytes()[..cut]);

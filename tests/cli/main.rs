@@ -1,11 +1,11 @@
-//! The command line as scripts see it: exact output, exit statuses, messages.
+//! The command line as scripts use it: exact output, exit statuses, messages.
 //!
-//! Nothing here needs root or a device: images are regular files.
+//! No test here needs root or a device: images are regular files.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-/// Runs `lbpayload` with arguments of any kind.
+/// Runs `lbpayload` with arguments of any type.
 macro_rules! lb {
     ($($arg:expr),* $(,)?) => {
         $crate::support::run([$(std::ffi::OsStr::new($arg)),*])

@@ -1,11 +1,11 @@
-//! What an import does with little memory.
+//! Imports with little memory.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{Image, Lacks, Ran, sha256sum, skip};
 
-/// Runs the program with at most `kib` KiB of addresses.
+/// Runs the program with an address space of at most `kib` KiB.
 fn with_addresses(kib: u64, args: &[&Path]) -> Ran {
     let script = format!("ulimit -v {kib}; exec \"$0\" import \"$@\"");
     let mut command = Command::new("sh");
@@ -23,7 +23,7 @@ fn tiny_files(count: usize, path: &Path) {
     image.write(path);
 }
 
-/// A memory cgroup with a limit; removed on drop.
+/// A memory cgroup with a limit. It is removed on drop.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -84,7 +84,7 @@ fn tiny_files_are_imported_in_a_memory_cgroup_of_16_mib() {
 }
 
 #[test]
-fn many_files_are_imported_with_few_addresses() {
+fn many_files_are_imported_with_a_small_address_space() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let [image, sums, dest] = ["image", "sums", "dest"].map(|name| dir.path().join(name));
     tiny_files(20_000, &image);
@@ -96,7 +96,7 @@ fn many_files_are_imported_with_few_addresses() {
 }
 
 #[test]
-fn no_memory_for_the_checksums_is_an_error() {
+fn too_little_memory_for_the_checksums_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (image, sums) = (dir.path().join("image"), dir.path().join("sums"));
     tiny_files(1, &image);

@@ -1,6 +1,7 @@
-//! Nothing is created in /dev: a wrong device name must not become a file in memory.
+//! Nothing is created in /dev: a mistyped device name must not become a file in
+//! memory.
 //!
-//! Without root the system refuses all of this, and the tests show nothing.
+//! Without root the system refuses all of this, and the tests prove nothing.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -10,7 +11,8 @@ use std::process::Command;
 use crate::fixture::{Place, as_tree, sample};
 use crate::support::{Lacks, Ran, lbpayload, skip, tree};
 
-/// A name in /dev that does not exist; what a failing test leaves there is removed.
+/// A name in /dev that does not exist. Whatever a failing test leaves there is
+/// removed.
 struct Missing(PathBuf);
 
 impl Missing {
@@ -38,7 +40,7 @@ impl Drop for Missing {
 }
 
 #[test]
-fn import_makes_no_directory_in_dev() {
+fn import_creates_no_directory_in_dev() {
     let place = Place::new(&sample());
     let missing = Missing::new("import");
     let in_it = missing.0.join("below");
@@ -59,15 +61,15 @@ fn import_makes_no_directory_in_dev() {
         .arg(missing.0.file_name().unwrap())
         .current_dir("/dev");
     missing.refused(Ran::of(&mut relative));
-    // Names of entries would be new in /dev itself, too.
+    // Entries would create new names in /dev itself too.
     missing.refused(lb!["import", "--device", &place.image, "/dev"]);
     assert!(!Path::new("/dev/b-small").exists());
-    // Nothing was made on the way there.
+    // No directory was created on the path either.
     assert!(!place.dir().join("no").exists());
 }
 
 #[test]
-fn the_drop_in_makes_no_directory_in_dev() {
+fn drop_in_creates_no_directory_in_dev() {
     let place = Place::new(&sample());
     let missing = Missing::new("drop-in");
     let mut command = Command::new(place.link_drop_in());
@@ -76,7 +78,7 @@ fn the_drop_in_makes_no_directory_in_dev() {
 }
 
 #[test]
-fn pack_makes_no_file_in_dev() {
+fn pack_creates_no_file_in_dev() {
     let place = Place::new(&sample());
     let missing = Missing::new("pack");
     missing.refused(lb!["pack", "-o", &missing.0, &place.image]);
@@ -88,7 +90,7 @@ fn pack_makes_no_file_in_dev() {
 }
 
 #[test]
-fn mount_makes_no_directory_and_no_index_in_dev() {
+fn mount_creates_no_directory_and_no_index_in_dev() {
     let place = Place::new(&sample());
     let missing = Missing::new("mount");
     missing.refused(lb!["mount", &place.image, &missing.0]);
@@ -100,7 +102,7 @@ fn mount_makes_no_directory_and_no_index_in_dev() {
 }
 
 #[test]
-fn man_makes_no_pages_in_dev() {
+fn man_creates_no_pages_in_dev() {
     let ran = lb!["man", "--dir", "/dev"].exits(1);
     let page = Path::new("/dev/lbpayload.1");
     let made = page.exists();
@@ -109,7 +111,7 @@ fn man_makes_no_pages_in_dev() {
 }
 
 #[test]
-fn a_file_system_of_its_own_below_dev_is_a_destination() {
+fn file_system_mounted_below_dev_is_a_valid_destination() {
     let shm = Path::new("/dev/shm");
     let device = |path| fs::metadata(path).map(|meta| meta.dev()).ok();
     if device(shm).is_none() || device(shm) == device(Path::new("/dev")) {
@@ -130,7 +132,7 @@ fn a_file_system_of_its_own_below_dev_is_a_destination() {
 }
 
 #[test]
-fn pack_to_dev_stdout_is_pack_to_standard_output() {
+fn pack_to_dev_stdout_writes_to_standard_output() {
     let place = Place::new(&sample());
     let expected = lb!["pack", "-o", "-", &place.image].exits(0).stdout_bytes;
     let ran = lb!["pack", "-o", "/dev/stdout", &place.image].exits(0);

@@ -1,4 +1,4 @@
-//! `lbpayload pack`: what it writes.
+//! `lbpayload pack`: the images that it writes.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::fixture::{Place, as_tree, checkout, json, sample, sums_of};
 use crate::support::{Image, Ran, check, lbpayload, noise, sha256sum};
 
-/// The recipe of the project's users, with nothing of ours in it.
+/// The recipe of the project's users, without any code of ours.
 const RECIPE: &str = r#"
 le64() {
     n=$1 i=0
@@ -41,7 +41,7 @@ fn place() -> (Place, PathBuf) {
 }
 
 #[test]
-fn pack_of_a_directory_is_byte_equal_to_the_sorted_generator() {
+fn pack_of_a_directory_gives_the_same_image_as_the_sorted_generator() {
     let (place, dir) = place();
     let ran = lb!["pack", "-o", &place.image, &dir].exits(0);
     assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
@@ -71,7 +71,7 @@ fn pack_sorts_files_from_anywhere_by_the_bytes_of_their_names() {
 }
 
 #[test]
-fn pack_of_a_list_is_byte_equal_to_the_shell_recipe_in_the_order_of_the_list() {
+fn pack_of_a_list_gives_the_same_image_as_the_shell_recipe() {
     let (place, dir) = place();
     let odd = place.file("with blank in it", noise(9, 300));
     let text = format!(
@@ -101,14 +101,14 @@ fn pack_of_a_list_is_byte_equal_to_the_shell_recipe_in_the_order_of_the_list() {
         .map(|l| l.split_whitespace().nth(1).unwrap())
         .collect();
     assert_eq!(names, ["z-first", "a-second", "m", "odd"]);
-    // Lines of nothing but blanks are empty lines too.
+    // Lines with only blanks count as empty lines too.
     let blanks = place.file("blanks.list", &text);
     lb!["pack", "--list", &blanks, "-o", &place.image].exits(0);
     assert!(std::fs::read(&place.image).unwrap() == theirs);
 }
 
 #[test]
-fn pack_to_standard_output_writes_the_same_bytes() {
+fn pack_to_standard_output_gives_the_same_image() {
     let (_place, dir) = place();
     let ran = lb!["pack", "-o", "-", &dir].exits(0);
     assert!(
@@ -120,7 +120,7 @@ fn pack_to_standard_output_writes_the_same_bytes() {
 }
 
 #[test]
-fn pack_of_the_same_inputs_writes_the_same_bytes_whatever_their_order_and_times() {
+fn pack_does_not_depend_on_order_and_times_of_the_inputs() {
     let (place, dir) = place();
     let other = place.dir().join("other.img");
     let file = |name: &str| dir.join(name);
@@ -133,7 +133,7 @@ fn pack_of_the_same_inputs_writes_the_same_bytes_whatever_their_order_and_times(
 }
 
 #[test]
-fn pack_reports_as_json() {
+fn pack_prints_a_json_report() {
     let (place, dir) = place();
     let ran = lb!["pack", "--json", "--pad", "4K", "-o", &place.image, &dir].exits(0);
     let report = json(&ran);
@@ -146,7 +146,7 @@ fn pack_reports_as_json() {
 }
 
 #[test]
-fn pack_pads_with_zeros_to_a_multiple_and_only_when_asked() {
+fn pack_pads_with_zeros_only_on_request() {
     let (place, dir) = place();
     let payload = sample().bytes();
     for (pad, multiple) in [
@@ -175,7 +175,7 @@ fn pack_pads_with_zeros_to_a_multiple_and_only_when_asked() {
 }
 
 #[test]
-fn pack_writes_the_early_dialect_when_asked() {
+fn pack_writes_the_u32_dialect_on_request() {
     let (place, dir) = place();
     lb!["pack", "--dialect", "u32", "-o", &place.image, &dir].exits(0);
     assert!(std::fs::read(&place.image).unwrap() == sample().narrow().bytes());
@@ -196,9 +196,9 @@ fn pack_of_an_empty_directory_is_a_payload_without_files() {
 }
 
 #[test]
-fn pack_embeds_checksums_last_that_sha256sum_accepts() {
+fn embedded_checksums_are_the_last_file_and_sha256sum_accepts_them() {
     let (place, dir) = place();
-    // A name that sorts behind SHA256SUMS and one before it.
+    // A name that sorts after SHA256SUMS and one that sorts before it.
     lb!["pack", "--embed-checksums", "-o", &place.image, &dir].exits(0);
     let mut expected = sample();
     expected
@@ -224,7 +224,7 @@ fn pack_checks_its_inputs_against_checksums() {
 }
 
 #[test]
-fn pack_takes_what_a_checkout_of_live_bootstrap_needs_behind_its_import() {
+fn pack_includes_the_sources_that_live_bootstrap_needs_after_its_import() {
     let place = Place::with_bytes(b"");
     let sum = |name: &str| sha256sum(name.as_bytes());
     let manifest = "# first\nbuild: early\nimprove: get_network ( X == True )\n\
@@ -263,7 +263,7 @@ fn pack_takes_what_a_checkout_of_live_bootstrap_needs_behind_its_import() {
 }
 
 #[test]
-fn pack_warns_where_the_manifest_has_no_import() {
+fn pack_warns_if_the_manifest_has_no_import() {
     let place = Place::with_bytes(b"");
     let source = format!("f https://x/a.tar {}\n", sha256sum(b"a"));
     let root = checkout(place.dir(), "build: a\n", &[("a", &source)]);
@@ -278,7 +278,7 @@ fn pack_warns_where_the_manifest_has_no_import() {
 }
 
 #[test]
-fn checksums_that_disagree_with_the_sources_of_live_bootstrap_are_refused() {
+fn checksums_that_differ_from_the_live_bootstrap_sources_are_refused() {
     let place = Place::new(&Image::new(&[("a.tar", b"a")]));
     let before = std::fs::read(&place.image).unwrap();
     let source = format!("f https://x/a.tar {}\n", sha256sum(b"a"));

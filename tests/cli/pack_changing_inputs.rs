@@ -1,4 +1,5 @@
-//! Inputs that change under `pack`, through the library, where the moment is ours.
+//! Inputs that change during `pack`. Through the library, because there a test
+//! controls the moment.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,7 +13,7 @@ use lbpayload::{Error, Kind};
 use crate::fixture::Place;
 use crate::support::tree;
 
-/// Larger than what is read at a time, so that there is an in between.
+/// Larger than one read, so that the file can change between two reads.
 const LEN: usize = 5 << 20;
 
 struct Changing {
@@ -30,7 +31,7 @@ impl Changing {
         Self { place, input, plan }
     }
 
-    /// Packs, and fails, and the output is what it was.
+    /// Packs and expects a failure that leaves the output unchanged.
     #[track_caller]
     fn refuses(&self, progress: &dyn Progress, why: &str) {
         let error: Error = to_file(&self.plan, &self.place.image, progress).unwrap_err();
@@ -49,7 +50,7 @@ impl Changing {
     }
 }
 
-/// Does something once, when the first bytes have been read.
+/// Runs an action once, after the first bytes were read.
 struct Then<F: Fn(&Path)>(Mutex<bool>, PathBuf, F);
 
 impl<F: Fn(&Path) + Send + Sync> Progress for Then<F> {
@@ -87,7 +88,7 @@ fn shrink(path: &Path) {
 }
 
 #[test]
-fn pack_of_an_unchanged_file_is_fine() {
+fn pack_of_an_unchanged_file_succeeds() {
     let changing = Changing::new();
     to_file(&changing.plan, &changing.place.image, &Silent).unwrap();
     assert_eq!(
@@ -114,7 +115,7 @@ fn pack_refuses_a_file_that_was_rewritten_with_the_same_length() {
 }
 
 #[test]
-fn pack_refuses_a_fifo_that_took_the_file_s_place_without_waiting_for_it() {
+fn pack_refuses_a_fifo_in_place_of_the_file_without_waiting() {
     let changing = Changing::new();
     std::fs::remove_file(&changing.input).unwrap();
     nix::unistd::mkfifo(&changing.input, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -1,4 +1,4 @@
-//! `lbpayload pack`: what it refuses, and that the output is then what it was.
+//! `lbpayload pack`: what it refuses, and that the output stays unchanged then.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fixture::{Place, fails_with, json, spoil, sums_of};
 use crate::support::{Image, Ran, sha256sum, tree};
 
-/// An output that is there already, and two files to pack.
+/// An existing output, and two files to pack.
 struct Packing {
     place: Place,
     dir: PathBuf,
@@ -31,7 +31,8 @@ impl Packing {
         lb!["pack", "--json", "--list", &list, "-o", self.out()]
     }
 
-    /// The run failed with this code and said `parts`, and changed nothing.
+    /// Asserts that the run failed with this code, printed `parts`, and changed
+    /// nothing.
     #[track_caller]
     fn refused(&self, ran: Ran, code: &str, parts: &[&str]) {
         let error = fails_with(ran, code);
@@ -78,7 +79,7 @@ fn pack_refuses_a_list_with_a_missing_file() {
 }
 
 #[test]
-fn a_fault_in_a_list_names_the_list_and_the_line() {
+fn error_in_a_list_names_the_list_and_the_line() {
     let packing = Packing::new();
     let dir = packing.dir.display();
     for (text, code) in [
@@ -105,7 +106,7 @@ fn pack_refuses_a_list_with_a_name_given_twice() {
 }
 
 #[test]
-fn pack_refuses_a_list_with_a_name_that_no_payload_may_hold() {
+fn pack_refuses_a_list_with_an_invalid_name() {
     let packing = Packing::new();
     for (name, why) in [
         ("a/b", "contains '/'"),
@@ -121,7 +122,7 @@ fn pack_refuses_a_list_with_a_name_that_no_payload_may_hold() {
 }
 
 #[test]
-fn pack_refuses_a_list_with_dos_line_ends_in_a_way_that_shows_them() {
+fn pack_refuses_a_list_with_dos_line_ends_and_shows_them() {
     let packing = Packing::new();
     let ran = packing.list(&format!("one {}/one\r\n", packing.dir.display()));
     packing.refused(ran, "syntax", &["line 1: ", "carriage return"]);
@@ -164,7 +165,7 @@ fn pack_refuses_the_same_name_from_two_directories() {
 }
 
 #[test]
-fn pack_refuses_missing_inputs_and_inputs_that_are_no_files() {
+fn pack_refuses_missing_inputs_and_inputs_that_are_not_files() {
     let packing = Packing::new();
     let missing = packing.dir.join("gone");
     let ran = lb!["pack", "--json", "-o", packing.out(), &missing];
@@ -189,7 +190,7 @@ fn pack_refuses_an_output_that_is_also_an_input() {
         packing.out()
     ];
     packing.refused(ran, "output-is-input", &["external.img"]);
-    // The same file by another name.
+    // The same file under another name.
     let link = packing.dir.join("link");
     std::fs::hard_link(packing.out(), &link).unwrap();
     let ran = lb!["pack", "--json", "-o", &link, packing.out()];
@@ -197,7 +198,7 @@ fn pack_refuses_an_output_that_is_also_an_input() {
 }
 
 #[test]
-fn pack_refuses_outputs_that_are_no_file() {
+fn pack_refuses_outputs_that_are_not_files() {
     let packing = Packing::new();
     for out in [&packing.dir, Path::new("/dev/null")] {
         let ran = lb!["pack", "--json", "-o", out, &packing.dir.join("one")];
@@ -209,7 +210,7 @@ fn pack_refuses_outputs_that_are_no_file() {
 }
 
 #[test]
-fn pack_refuses_an_input_whose_checksum_is_wrong_missing_or_garbage() {
+fn pack_refuses_an_input_with_a_wrong_missing_or_invalid_checksum() {
     let packing = Packing::new();
     let good = sums_of(&Image::new(&[("one", b"1"), ("two", b"22")]));
     let pack = |text: &str| {
@@ -240,7 +241,7 @@ fn pack_refuses_an_input_whose_checksum_is_wrong_missing_or_garbage() {
 }
 
 #[test]
-fn pack_refuses_to_embed_checksums_beside_a_file_of_that_name() {
+fn pack_refuses_to_embed_checksums_if_a_file_has_that_name() {
     let packing = Packing::new();
     std::fs::write(packing.dir.join("SHA256SUMS"), "").unwrap();
     let ran = lb![
@@ -255,10 +256,10 @@ fn pack_refuses_to_embed_checksums_beside_a_file_of_that_name() {
 }
 
 #[test]
-fn pack_refuses_what_the_early_dialect_cannot_hold_without_reading_it() {
+fn pack_refuses_a_file_too_large_for_the_u32_dialect_without_reading_it() {
     let packing = Packing::new();
     let huge = packing.dir.join("huge");
-    // Nobody could read this within a test, or store it.
+    // The file is too large to read or store during a test.
     File::create(&huge).unwrap().set_len(1 << 42).unwrap();
     let ran = lb![
         "pack",
@@ -288,7 +289,7 @@ fn pack_refuses_what_the_early_dialect_cannot_hold_without_reading_it() {
 }
 
 #[test]
-fn pack_needs_inputs_and_one_kind_of_them() {
+fn pack_requires_inputs_of_exactly_one_kind() {
     let packing = Packing::new();
     let dir = &packing.dir;
     for ran in [

@@ -1,4 +1,5 @@
-//! `lbpayload probe` of what is named; scanning the machine is tested with devices.
+//! `lbpayload probe` of named files. The tests with devices cover a scan of the
+//! machine.
 
 use serde_json::json;
 
@@ -19,7 +20,7 @@ fn probe_prints_the_path_of_each_named_payload() {
 }
 
 #[test]
-fn probe_exits_with_3_where_nothing_is_found_and_says_what_it_looked_at() {
+fn probe_exits_with_3_if_nothing_is_found_and_lists_what_it_probed() {
     let place = Place::with_bytes(&[7; 4096]);
     let ran = lb!["probe", &place.image]
         .exits(3)
@@ -28,7 +29,7 @@ fn probe_exits_with_3_where_nothing_is_found_and_says_what_it_looked_at() {
 }
 
 #[test]
-fn probe_of_a_missing_device_is_a_verdict_that_names_it() {
+fn probe_of_a_missing_device_reports_it_by_name() {
     let place = Place::new(&sample());
     let missing = place.dir().join("nothing");
     let ran = lb!["probe", &missing]
@@ -44,7 +45,7 @@ fn probe_of_a_missing_device_is_a_verdict_that_names_it() {
 }
 
 #[test]
-fn probe_as_json_has_a_verdict_for_every_kind_of_content() {
+fn probe_json_has_a_verdict_for_every_kind_of_content() {
     let image = Image::new(&[("one", b"1")]);
     let place = Place::new(&image.narrow());
     let noise = place.file("noise", [7; 4096]);
@@ -90,14 +91,14 @@ fn probe_as_json_has_a_verdict_for_every_kind_of_content() {
 }
 
 #[test]
-fn probe_as_json_is_a_list_even_where_nothing_is_found() {
+fn probe_json_is_a_list_even_if_nothing_is_found() {
     let place = Place::with_bytes(b"");
     let ran = lb!["probe", "--json", &place.image].exits(3);
     assert_eq!(json(&ran)[0]["verdict"], "empty");
 }
 
 #[test]
-fn probe_with_all_prints_a_table_with_a_head() {
+fn probe_with_all_prints_a_table_with_a_header() {
     let place = Place::new(&sample());
     let noise = place.file("noise", [7; 4096]);
     let ran = lb!["probe", "--all", &place.image, &noise].exits(0);

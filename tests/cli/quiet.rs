@@ -1,15 +1,15 @@
-//! `-q`: no messages and no warnings; what was asked for, and errors, all the same.
+//! `-q`: no messages and no warnings. Requested output and errors are still printed.
 
 use std::path::Path;
 
 use crate::fixture::{Place, sample, spoil, sums_of};
 use crate::support::{Image, Ran};
 
-/// What a quiet command prints on standard output.
+/// The expected standard output of a quiet command.
 enum Prints<'a> {
     /// The same as without `-q`.
     Same,
-    /// This.
+    /// This text.
     Only(&'a str),
 }
 
@@ -29,7 +29,7 @@ fn check(args: &[&str], status: i32, prints: &Prints<'_>, prepare: &dyn Fn()) {
         !matches!(prints, Prints::Same) || !loud.stdout.is_empty(),
         "{args:?} shows nothing that could be missed"
     );
-    // Status 3, nothing found, is not an error.
+    // Status 3 (nothing found) is not an error.
     let errors = quiet.stderr.lines();
     let labels = ["error", "note", "help"].map(|label| format!("lbpayload: {label}: "));
     assert!(
@@ -48,7 +48,7 @@ fn check(args: &[&str], status: i32, prints: &Prints<'_>, prepare: &dyn Fn()) {
 }
 
 #[test]
-fn a_quiet_command_prints_what_was_asked_for_and_errors() {
+fn quiet_command_prints_only_requested_output_and_errors() {
     use Prints::{Only, Same};
     let place = Place::new(&sample());
     let sums = sums_of(&sample());
@@ -124,7 +124,7 @@ fn a_quiet_command_prints_what_was_asked_for_and_errors() {
     };
     for (args, status, prints) in rows {
         if matches!(prints, Only("json")) {
-            // It holds the time that it took.
+            // The output contains the elapsed time.
             let ran = crate::support::run([&["-q"], *args].concat()).exits(*status);
             assert_eq!(crate::fixture::json(&ran)["dry_run"], true);
             continue;
@@ -140,7 +140,7 @@ fn a_quiet_command_prints_what_was_asked_for_and_errors() {
 }
 
 #[test]
-fn a_quiet_import_keeps_silent_about_what_it_keeps() {
+fn quiet_import_does_not_report_kept_files() {
     let place = Place::new(&Image::new(&[("name", b"new")]));
     place.fill_dest(&[("name", b"mine")]);
     let args = ["import", "--existing", "keep", "--device"].map(Path::new);

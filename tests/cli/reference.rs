@@ -1,4 +1,4 @@
-//! Called as `payload-import`: the reference importer, option for option.
+//! Called as `payload-import`: the reference importer with all its options.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::fixture::{Place, as_tree, sample, spoil, sums_of};
 use crate::support::{Lacks, Ran, lbpayload, skip, tree};
 
-/// Runs the program through a symlink of the reference's name.
+/// Runs the program through a symlink with the reference's name.
 fn payload_import(place: &Place, args: &[&Path]) -> Ran {
     Ran::of(Command::new(place.link_drop_in()).args(args))
 }
@@ -30,7 +30,7 @@ fn lines(place: &Place) -> String {
 }
 
 #[test]
-fn the_drop_in_copies_all_files_and_prints_the_reference_s_lines() {
+fn drop_in_copies_all_files_and_prints_the_lines_of_the_reference() {
     for image in [sample(), sample().narrow()] {
         let place = Place::new(&image);
         let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
@@ -41,7 +41,7 @@ fn the_drop_in_copies_all_files_and_prints_the_reference_s_lines() {
 }
 
 #[test]
-fn the_drop_in_prints_every_file_in_order_again_on_a_second_run() {
+fn drop_in_prints_every_file_in_order_on_a_second_run_too() {
     let place = Place::new(&sample());
     payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
     let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
@@ -49,7 +49,7 @@ fn the_drop_in_prints_every_file_in_order_again_on_a_second_run() {
 }
 
 #[test]
-fn the_drop_in_prints_in_the_payload_s_order_where_some_files_are_there_already() {
+fn drop_in_prints_in_payload_order_if_some_files_exist() {
     let place = Place::new(&sample());
     place.fill_dest(&[("d-medium", &sample().files[3].1)]);
     let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
@@ -57,7 +57,7 @@ fn the_drop_in_prints_in_the_payload_s_order_where_some_files_are_there_already(
 }
 
 #[test]
-fn the_drop_in_overwrites_what_is_there() {
+fn drop_in_overwrites_existing_files() {
     let place = Place::new(&sample());
     place.fill_dest(&[("b-small", b"another"), ("stranger", b"mine")]);
     payload_import(&place, &[option("--device"), &place.image, &place.dest]).exits(0);
@@ -66,7 +66,7 @@ fn the_drop_in_overwrites_what_is_there() {
 }
 
 #[test]
-fn the_last_device_wins() {
+fn drop_in_uses_the_last_of_several_devices() {
     let place = Place::new(&sample());
     let missing = place.dir().join("missing");
     let (device, image, dest) = (option("--device"), &*place.image, &*place.dest);
@@ -85,14 +85,14 @@ fn the_last_device_wins() {
 }
 
 #[test]
-fn the_drop_in_replaces_a_file_whose_owner_a_container_does_not_know() {
+fn drop_in_replaces_a_file_whose_owner_is_not_mapped_in_a_container() {
     if !nix::unistd::geteuid().is_root() {
         return skip(Lacks::Setup, "only root gives files away");
     }
     let place = Place::new(&sample());
     place.fill_dest(&[("b-small", b"another")]);
     chown(place.dest.join("b-small"), Some(123), Some(456)).unwrap();
-    // Root alone has a number in there.
+    // The namespace maps only root.
     let mut command = Command::new("unshare");
     command.args(["-Ur", "--"]).arg(place.link_drop_in());
     let ran = Ran::of(command.arg("--device").args([&place.image, &place.dest]));
@@ -104,7 +104,7 @@ fn the_drop_in_replaces_a_file_whose_owner_a_container_does_not_know() {
 }
 
 #[test]
-fn the_drop_in_keeps_mode_and_owner_of_what_it_replaces_and_import_does_not() {
+fn drop_in_keeps_mode_and_owner_of_replaced_files_and_import_does_not() {
     let image = sample();
     let replaced = [("b-small", 0o600), ("c-large", 0o4755), ("e-last", 0o444)];
     let root = nix::unistd::geteuid().is_root();
@@ -142,7 +142,7 @@ fn the_drop_in_keeps_mode_and_owner_of_what_it_replaces_and_import_does_not() {
         };
         let theirs = if root { (123, 456) } else { ours };
         for (name, mode) in replaced {
-            // Other content does not become a program that runs as its owner.
+            // Different content must not become a program that runs as its owner.
             let expected = match keeps {
                 true => (mode & 0o777, theirs),
                 false => (0o640, ours),
@@ -159,7 +159,7 @@ fn the_drop_in_keeps_mode_and_owner_of_what_it_replaces_and_import_does_not() {
 }
 
 #[test]
-fn the_drop_in_replaces_a_symlink_and_leaves_what_it_leads_to() {
+fn drop_in_replaces_a_symlink_and_not_its_target() {
     let place = Place::new(&sample());
     place.fill_dest(&[]);
     let other = place.file("other", "precious");
@@ -175,12 +175,12 @@ fn the_drop_in_replaces_a_symlink_and_leaves_what_it_leads_to() {
 }
 
 #[test]
-fn the_drop_in_makes_the_destination_with_mode_0755_and_no_parents() {
+fn drop_in_creates_the_destination_with_mode_0755_but_no_parents() {
     let place = Place::new(&sample());
     let ran = payload_import(&place, &[option("--device"), &place.image, &place.dest]);
     ran.exits(0);
     let mode = place.dest.metadata().unwrap().permissions().mode();
-    // Less what the umask takes, which a test cannot set for itself alone.
+    // Minus the umask, which a test cannot change only for itself.
     assert_eq!(mode & 0o7000, 0);
     assert_eq!(mode & 0o700, 0o700);
     assert_eq!(mode & 0o022, 0);
@@ -195,11 +195,11 @@ fn the_drop_in_makes_the_destination_with_mode_0755_and_no_parents() {
 }
 
 #[test]
-fn the_drop_in_probes_in_silence() {
+fn drop_in_probe_prints_nothing() {
     let place = Place::new(&sample());
     let noise = place.file("noise", [7; 4096]);
     let empty = place.file("empty", "");
-    // The magic alone: what follows is not looked at.
+    // Only the magic: the data after it is not read.
     let corrupt = place.file("corrupt", "LBPAYLD1\u{7f}\u{7f}\u{7f}");
     let missing = place.dir().join("missing");
     for (device, status) in [
@@ -222,14 +222,14 @@ fn the_drop_in_probes_in_silence() {
 }
 
 #[test]
-fn the_drop_in_does_not_mind_that_proc_is_mounted() {
+fn drop_in_accepts_that_proc_is_already_mounted() {
     let place = Place::new(&sample());
     let ran = payload_import(&place, &[option("--mount-proc")]).exits(0);
     assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
 }
 
 #[test]
-fn the_drop_in_fails_with_1_and_a_message_under_its_own_name() {
+fn drop_in_fails_with_1_and_a_message_with_its_own_name() {
     let place = Place::new(&sample());
     let missing = place.dir().join("missing");
     let ran = payload_import(&place, &[option("--device"), &missing, &place.dest]).exits(1);
@@ -248,7 +248,7 @@ fn the_drop_in_fails_with_1_and_a_message_under_its_own_name() {
 }
 
 #[test]
-fn the_drop_in_knows_no_other_calls() {
+fn drop_in_refuses_other_arguments() {
     let place = Place::new(&sample());
     for args in [
         &[][..],
@@ -277,7 +277,7 @@ fn the_drop_in_knows_no_other_calls() {
 }
 
 #[test]
-fn the_drop_in_checks_nothing_as_the_reference_does() {
+fn drop_in_ignores_embedded_checksums_as_the_reference_does() {
     let mut image = sample();
     let sums = spoil(&sums_of(&image), "b-small");
     image
@@ -289,7 +289,7 @@ fn the_drop_in_checks_nothing_as_the_reference_does() {
 }
 
 #[test]
-fn the_drop_in_succeeds_where_nobody_reads_its_lines() {
+fn drop_in_succeeds_if_its_output_is_not_read() {
     let place = Place::new(&sample());
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(ours);

@@ -6,7 +6,7 @@ use crate::fixture::{Place, checkout, json, sample, spoil, sums_of};
 use crate::support::{Image, sha256sum};
 
 #[test]
-fn verify_of_a_sound_payload_says_so_and_counts_on_standard_error() {
+fn verify_of_an_intact_payload_prints_the_summary_on_standard_error() {
     let place = Place::new(&Image::new(&[("one", b"1"), ("two", b"22")]));
     let ran = lb!["verify", &place.image].exits(0);
     assert_eq!(ran.stdout, "");
@@ -22,7 +22,7 @@ fn verify_of_a_sound_payload_says_so_and_counts_on_standard_error() {
 }
 
 #[test]
-fn verify_as_json_holds_the_promised_fields() {
+fn verify_json_has_the_documented_fields() {
     let image = sample();
     let place = Place::new(&image);
     let report = json(&lb!["verify", "--json", &place.image].exits(0));
@@ -35,7 +35,7 @@ fn verify_as_json_holds_the_promised_fields() {
 }
 
 #[test]
-fn verify_prints_the_lines_of_sha256sum_in_the_order_of_the_entries() {
+fn verify_prints_sha256sum_lines_in_entry_order() {
     for image in [sample(), sample().narrow()] {
         let place = Place::new(&image);
         let sums = place.file("SUMS", sums_of(&image));
@@ -50,7 +50,7 @@ fn verify_prints_the_lines_of_sha256sum_in_the_order_of_the_entries() {
 }
 
 #[test]
-fn verify_names_each_file_that_does_not_match_and_goes_on() {
+fn verify_names_each_file_that_does_not_match_and_continues() {
     let image = sample();
     let place = Place::new(&image);
     let spoiled = spoil(&spoil(&sums_of(&image), "b-small"), "c-large");
@@ -129,7 +129,7 @@ fn verify_names_files_without_a_checksum_and_checksums_without_a_file() {
 }
 
 #[test]
-fn verify_takes_checksums_from_several_files() {
+fn verify_accepts_checksums_from_several_files() {
     let image = sample();
     let place = Place::new(&image);
     let sums = sums_of(&image);
@@ -148,7 +148,7 @@ fn verify_takes_checksums_from_several_files() {
 }
 
 #[test]
-fn verify_refuses_checksums_that_are_none_and_names_the_line() {
+fn verify_refuses_invalid_checksums_and_names_the_line() {
     let image = sample();
     let place = Place::new(&image);
     let good = sums_of(&image);
@@ -196,7 +196,7 @@ fn with_embedded(image: Image, sums: &str) -> Image {
 }
 
 #[test]
-fn verify_checks_embedded_checksums_by_itself() {
+fn verify_checks_embedded_checksums_by_default() {
     let sums = sums_of(&sample());
     let place = Place::new(&with_embedded(sample(), &sums));
     let ran = lb!["verify", &place.image]
@@ -215,7 +215,7 @@ fn verify_checks_embedded_checksums_by_itself() {
 }
 
 #[test]
-fn verify_refuses_checksums_that_contradict_the_embedded_ones() {
+fn verify_refuses_checksums_that_differ_from_the_embedded_ones() {
     let sums = sums_of(&sample());
     let place = Place::new(&with_embedded(sample(), &sums));
     let other = place.file("SUMS", spoil(&sums, "e-last"));
@@ -226,7 +226,7 @@ fn verify_refuses_checksums_that_contradict_the_embedded_ones() {
 }
 
 #[test]
-fn verify_refuses_embedded_checksums_that_are_garbage() {
+fn verify_refuses_invalid_embedded_checksums() {
     let place = Place::new(&with_embedded(sample(), "this is no checksum\n"));
     lb!["verify", &place.image]
         .exits(1)
@@ -235,7 +235,7 @@ fn verify_refuses_embedded_checksums_that_are_garbage() {
 }
 
 #[test]
-fn verify_takes_the_sums_from_a_checkout_of_live_bootstrap() {
+fn verify_uses_checksums_from_a_live_bootstrap_checkout() {
     let image = Image::new(&[("gcc.tar", b"gcc"), ("musl.tar", b"musl")]);
     let place = Place::new(&image);
     let sources = |wrong: &[u8]| {
@@ -259,7 +259,7 @@ fn verify_takes_the_sums_from_a_checkout_of_live_bootstrap() {
 }
 
 #[test]
-fn verify_never_reads_behind_the_payload() {
+fn verify_ignores_data_after_the_payload() {
     let image = Image::new(&[("one", b"1")]);
     let mut bytes = image.bytes();
     bytes.extend_from_slice(&[0xA5; 999]);
