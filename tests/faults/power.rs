@@ -112,7 +112,7 @@ fn files_under_their_final_names_are_complete_after_any_power_cut() {
 }
 
 #[test]
-#[should_panic(expected = "may be torn")]
+#[should_panic(expected = "may be incomplete")]
 fn check_detects_a_rename_before_the_data_is_flushed() {
     let ops = [
         Op::Put(0),
