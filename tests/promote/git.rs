@@ -417,6 +417,6 @@ fn missing_git_object_is_refused_before_writing() {
     let id = it.git(&overlay, &["rev-parse", "HEAD:kernel/dtb/custom.dtbo"]);
     let (dir, name) = id.split_at(2);
     fs::remove_file(overlay.join(".git/objects").join(dir).join(name)).unwrap();
-    refused(&it, &[], &id, "git fsck");
-    refused(&it, &["--overlay-ref", "HEAD"], &id, "git fsck");
+    refused(&it, &[], "git", &id);
+    refused(&it, &["--overlay-ref", "HEAD"], "git", &id);
 }
