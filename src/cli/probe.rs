@@ -6,14 +6,16 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::block::{DeviceKind, Devices, Properties, Roots};
-use crate::error::{Result, printable};
+use crate::error::{Error, Result, printable};
 use crate::format::Dialect;
-use crate::probe::{Finding, Verdict, ask_udev, payloads, probe_all, probe_path, summary};
+use crate::probe::{
+    Finding, Verdict, ask_udev, nothing_found, payloads, probe_all, probe_path, summary,
+};
 use crate::progress::Silent;
 
 use super::args::ProbeArgs;
-use super::exit::Outcome;
-use super::output::{Out, human_bytes, lossy};
+use super::exit::{self, Outcome};
+use super::output::{Level, Out, human_bytes, lossy};
 
 #[derive(Serialize)]
 struct JsonFinding<'a> {
@@ -28,7 +30,7 @@ struct JsonFinding<'a> {
     dialect: Option<Dialect>,
     files: Option<u64>,
     payload_bytes: Option<u64>,
-    error: Option<&'a str>,
+    error: Option<String>,
     /// The device that shows the same payload.
     #[serde(skip_serializing_if = "Option::is_none")]
     same_as: Option<Cow<'a, str>>,
@@ -50,6 +52,16 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
     };
     let any = findings.iter().any(|f| f.verdict == Verdict::Payload);
     let looked_at = summary(&findings, from);
+    let nothing = (!any).then(|| {
+        let error = nothing_found(&findings, from, "probe");
+        match error.help() {
+            // The table says why.
+            Some(help) if args.all && !args.json => {
+                Error::new(error.kind(), "no payload found").advice(help)
+            }
+            _ => error,
+        }
+    });
     let mut out = Out::new();
     if args.json || args.all {
         ask_udev(&mut findings);
@@ -79,13 +91,14 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
         }
     }
     out.end()?;
-    if any {
+    let Some(nothing) = nothing else {
         log::info!("{looked_at}");
-        Ok(Outcome::Done)
-    } else {
-        log::warn!("no payload found, {looked_at}");
-        Ok(Outcome::Nothing)
+        return Ok(Outcome::Done);
+    };
+    if log::log_enabled!(log::Level::Warn) {
+        exit::say("lbpayload", Level::Warning, &nothing);
     }
+    Ok(Outcome::Nothing)
 }
 
 fn json(finding: &Finding) -> JsonFinding<'_> {
@@ -101,7 +114,7 @@ fn json(finding: &Finding) -> JsonFinding<'_> {
         dialect: finding.dialect,
         files: finding.files,
         payload_bytes: finding.payload_bytes,
-        error: finding.error.as_deref(),
+        error: finding.error.as_ref().map(Error::one_line),
         same_as: finding.same_as.as_deref().map(Path::to_string_lossy),
         udev: finding.udev.as_ref(),
     }
@@ -140,7 +153,7 @@ fn row(finding: &Finding) -> [String; 6] {
                 same.map_or_else(String::new, |d| format!(", same as {}", printable(&d))),
             )
         }
-        (_, Some(error)) => error.clone(),
+        (_, Some(error)) => error.cause(),
         (_, None) => udev_words(finding.udev.as_ref()),
     };
     [

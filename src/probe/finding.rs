@@ -62,7 +62,7 @@ pub struct Finding {
     /// The length of the payload in bytes.
     pub payload_bytes: Option<u64>,
     /// The reason, if no intact payload was found.
-    pub error: Option<String>,
+    pub error: Option<Error>,
     /// The device that shows the same payload and counts instead of this one.
     pub same_as: Option<PathBuf>,
     /// The properties from udev, if it was asked.
@@ -101,9 +101,16 @@ impl Finding {
         }
     }
 
-    pub(super) fn failed(mut self, error: &Error) -> Self {
-        self.error = Some(error.one_line());
+    pub(super) fn failed(mut self, error: Error) -> Self {
+        self.error = Some(error);
         self
+    }
+
+    /// Whether the user may not read it.
+    pub(super) fn is_denied(&self) -> bool {
+        let said = self.error.as_ref().and_then(Error::io_error);
+        self.verdict == Verdict::Unreadable
+            && said.is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 
@@ -125,7 +132,7 @@ pub(super) fn probe_device(
                 Some(libc::ENOMEDIUM | libc::ENXIO) => Verdict::Empty,
                 _ => Verdict::Unreadable,
             };
-            return Ok(finding.failed(&e));
+            return Ok(finding.failed(e));
         }
     };
     finding.size_bytes = Some(source.len());
@@ -169,7 +176,7 @@ impl Finding {
             }
             Err(e) => {
                 self.verdict = Verdict::Unreadable;
-                self.error = Some(e.one_line());
+                self.error = Some(e);
             }
         }
         Ok(())
@@ -184,7 +191,7 @@ impl Finding {
             Cause::Io(_) => Verdict::Unreadable,
             _ => Verdict::Corrupt,
         };
-        self.error = Some(problem.into_error(source).one_line());
+        self.error = Some(problem.into_error(source));
     }
 }
 

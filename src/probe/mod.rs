@@ -2,6 +2,7 @@
 
 mod distinct;
 mod finding;
+mod nothing;
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use distinct::shown_by;
 use finding::probe_device;
 
 pub use finding::{Finding, Verdict};
+pub use nothing::{nothing_found, summary};
 
 /// Examines every block device that `devices` lists, one after the other. A device that
 /// cannot be examined is a finding too.
@@ -36,7 +38,7 @@ pub fn probe_all(devices: &Devices, progress: &dyn Progress) -> Result<Vec<Findi
             }
             Err(e) => {
                 let path = Path::new("/dev").join(&device.name);
-                Finding::new(device.clone(), path, Verdict::Unreadable).failed(&e)
+                Finding::new(device.clone(), path, Verdict::Unreadable).failed(e)
             }
         };
         log::debug!("{}: {}", finding.path.display(), finding.verdict);
@@ -97,14 +99,12 @@ pub fn payloads(findings: Vec<Finding>) -> Vec<Finding> {
 pub fn the_only_payload(roots: &Roots, progress: &dyn Progress) -> Result<Finding> {
     let devices = Devices::scan(roots)?;
     let findings = probe_all(&devices, progress)?;
-    let looked_at = summary(&findings, devices.from());
+    if !findings.iter().any(|f| f.verdict == Verdict::Payload) {
+        return Err(nothing_found(&findings, devices.from(), "import"));
+    }
     let mut found = payloads(findings);
     match found.len() {
         1 => Ok(found.remove(0)),
-        0 => Err(
-            Error::new(Kind::NotFound, format!("no payload found, {looked_at}"))
-                .advice("attach the disk, or name it or the image with --device"),
-        ),
         n => {
             let paths: Vec<String> = found.iter().map(|f| f.path.display().to_string()).collect();
             Err(Error::new(
@@ -125,24 +125,6 @@ pub fn has_magic(path: &Path) -> bool {
     let starts =
         ReadAhead::new(&source).and_then(|mut window| Ok(window.at(0, MAGIC.len())? == MAGIC));
     starts.unwrap_or(false)
-}
-
-/// Returns a summary of the findings in one line. It names the devices with problems.
-pub fn summary(findings: &[Finding], from: &str) -> String {
-    let bad: Vec<String> = findings
-        .iter()
-        .filter(|f| matches!(f.verdict, Verdict::Unreadable | Verdict::Corrupt))
-        .map(|f| match &f.error {
-            Some(error) => format!("{} ({}: {error})", f.path.display(), f.verdict),
-            None => format!("{} ({})", f.path.display(), f.verdict),
-        })
-        .collect();
-    let looked = format!("looked at {} devices from {from}", findings.len());
-    if bad.is_empty() {
-        looked
-    } else {
-        format!("{looked}; not to be had: {}", bad.join("; "))
-    }
 }
 
 /// Asks udev for the properties of each finding.

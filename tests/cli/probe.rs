@@ -120,3 +120,19 @@ fn probe_with_all_prints_a_table_with_a_header() {
     );
     assert!(rows[2].contains(&"no-magic"), "{}", ran.stdout);
 }
+
+#[test]
+fn a_damaged_payload_is_said_once_and_in_a_short_line() {
+    let place = Place::with_bytes(&sample().bytes()[..1_000_000]);
+    let ran = lb!["probe", &place.image].exits(3).says("is damaged");
+    let verify = format!("lbpayload verify {}", place.image.display());
+    let ran = ran.says(&verify);
+    assert_eq!(ran.stderr.lines().count(), 2, "{}", ran.stderr);
+    let ran = lb!["probe", "--all", &place.image].exits(3);
+    let row = ran.stdout.lines().nth(1).unwrap();
+    let path = place.image.to_str().unwrap();
+    assert_eq!(row.matches(path).count(), 1, "{row}");
+    assert!(row.len() < path.len() + 150, "{row}");
+    let why = row.split("corrupt").nth(1).unwrap().trim();
+    assert!(!ran.stderr.contains(why), "{}", ran.stderr);
+}

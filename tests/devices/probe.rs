@@ -229,7 +229,7 @@ fn device_smaller_than_its_payload_is_corrupt() {
         &["entry 1", "`large`", &needed, &found, "larger"],
     );
     let view = View::of(&[&device.path], Listing::Sys);
-    view.run(["probe"]).exits(3).says("corrupt");
+    view.run(["probe"]).exits(3).says("is damaged");
 }
 
 #[test]

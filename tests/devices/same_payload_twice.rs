@@ -161,10 +161,8 @@ fn import_without_a_payload_lists_the_devices_it_probed() {
             .run([Path::new("import"), Path::new("--json"), &dest])
             .exits(3);
         let ran = ran.says(&format!("2 devices from {from}"));
-        ran.says(cut.path.to_str().unwrap())
-            .says("corrupt")
-            .says("--device")
-            .with_code("not-found");
+        let error = ran.with_code("damaged-candidate").json_error();
+        assert_eq!(error["path"], cut.path.to_str().unwrap());
         assert!(!dest.exists(), "the destination was created");
     }
 }
