@@ -49,6 +49,12 @@ pub enum Kind {
 #[error(transparent)]
 pub struct Error(Box<Detail>);
 
+/// A limit that was reached: the code and the help that it gives to any error.
+struct Limit {
+    code: &'static str,
+    help: &'static str,
+}
+
 #[derive(Debug)]
 struct Detail {
     kind: Kind,
@@ -93,8 +99,6 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Space,
             _ => Kind::Io,
         };
-        let advice = (source.kind() == io::ErrorKind::OutOfMemory)
-            .then(|| "lower --memory, or raise the limit (ulimit -v, or the cgroup's)".into());
         Self(Box::new(Detail {
             kind,
             code: None,
@@ -105,7 +109,7 @@ impl Error {
             offset: None,
             message: None,
             source: Some(source),
-            advice,
+            advice: None,
             line: None,
             notes: Vec::new(),
         }))
@@ -226,6 +230,9 @@ impl Error {
 
     /// Returns a short word for programs, such as `cut-off` or `not-found`. It is never renamed.
     pub fn code(&self) -> &'static str {
+        if let Some(limit) = self.limit() {
+            return limit.code;
+        }
         self.0.code.unwrap_or(match self.0.kind {
             Kind::Usage => "usage",
             Kind::NotFound => "not-found",
@@ -272,7 +279,35 @@ impl Error {
 
     /// Returns the advice on what to do next, if the error has one.
     pub fn help(&self) -> Option<&str> {
-        self.0.advice.as_deref()
+        match self.limit() {
+            Some(limit) => Some(limit.help),
+            None => self.0.advice.as_deref(),
+        }
+    }
+
+    /// The limit of the process or the system that was reached, whatever was being done.
+    fn limit(&self) -> Option<Limit> {
+        let source = self.0.source.as_ref()?;
+        match source.raw_os_error() {
+            Some(libc::EMFILE) => Some(Limit {
+                code: "too-many-open-files",
+                help: "raise the limit of open files, for example `ulimit -n 1024`",
+            }),
+            Some(libc::ENFILE) => Some(Limit {
+                code: "too-many-open-files",
+                help: "raise the system's limit of open files (`sysctl fs.file-max`)",
+            }),
+            Some(libc::EFBIG) => Some(Limit {
+                code: "file-too-large",
+                help: "raise the file size limit (`ulimit -f unlimited`), or use a file system \
+                       that stores files of this size",
+            }),
+            _ if source.kind() == io::ErrorKind::OutOfMemory => Some(Limit {
+                code: "no-memory",
+                help: "lower --memory, or raise the limit (`ulimit -v`, or the cgroup's)",
+            }),
+            _ => None,
+        }
     }
 
     /// Returns the whole error as one line, for logs, tables and reports of many errors.
@@ -418,6 +453,23 @@ mod tests {
              copy the disk with ddrescue"
         );
         assert_eq!(error.kind(), Kind::Io);
+    }
+
+    #[test]
+    fn a_limit_that_was_reached_decides_the_code_and_the_help() {
+        for (errno, code, help) in [
+            (libc::EMFILE, "too-many-open-files", "ulimit -n"),
+            (libc::ENFILE, "too-many-open-files", "fs.file-max"),
+            (libc::ENOMEM, "no-memory", "--memory"),
+            (libc::EFBIG, "file-too-large", "ulimit -f"),
+        ] {
+            let error = Error::io("open", io::Error::from_raw_os_error(errno))
+                .with_code("format")
+                .advice("check the disk");
+            assert_eq!(error.code(), code);
+            assert!(error.help().is_some_and(|h| h.contains(help)), "{error:?}");
+        }
+        assert_eq!(Error::no_memory("read").code(), "no-memory");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A single file that replaces another one only when it is complete and synced.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -78,14 +78,20 @@ impl AtomicFile {
         let check = "check that the directory exists and is writable";
         let failed = |e: io::Error| Error::io("make a file in", e).with_path(dir).advice(check);
         std::fs::metadata(dir).map_err(failed)?;
+        // Keep the system's error: tempfile adds the temporary name, which does not help the
+        // user.
+        let mut errno = None;
         let temp = tempfile::Builder::new()
             .prefix(PREFIX)
             .suffix(SUFFIX)
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(dir)
-            // Keep only the kind of the error: tempfile adds the temporary name, which does
-            // not help the user.
-            .map_err(|e| failed(e.kind().into()))?;
+            .make_in(dir, |path| {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create_new(true).mode(0o666);
+                options.open(path).inspect_err(|e| errno = e.raw_os_error())
+            })
+            .map_err(|e| {
+                failed(errno.map_or_else(|| e.kind().into(), io::Error::from_raw_os_error))
+            })?;
         Ok(Self {
             temp,
             path,

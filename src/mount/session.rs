@@ -239,7 +239,6 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
                      `mknod /dev/fuse c 10 229`",
                     )
                 }
-                Some(libc::EMFILE) => error.advice("raise the limit of open files (`ulimit -n`)"),
                 _ => error,
             });
         }

@@ -23,6 +23,7 @@ mod import_checksums;
 mod import_destinations;
 mod import_interrupted;
 mod large_payloads;
+mod limits;
 mod list;
 mod memory;
 mod nothing_in_dev;
