@@ -75,8 +75,9 @@ pub(super) fn with(result: Result<Outcome>, json: bool) -> ExitCode {
 /// Prints an error: what is wrong, where exactly, and what to do next, on separate lines.
 pub(super) fn say(program: &str, level: Level, error: &Error) {
     let mut lines = output::labelled(program, level, &error.to_string());
-    for note in error.notes() {
-        lines.push_str(&output::labelled(program, Level::Note, &note));
+    let notes = error.notes();
+    if !notes.is_empty() {
+        lines.push_str(&output::labelled(program, Level::Note, &notes.join(", ")));
     }
     if let Some(help) = error.help() {
         lines.push_str(&output::labelled(program, Level::Help, help));

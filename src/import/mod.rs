@@ -285,23 +285,33 @@ fn remove(staging: Arc<Staging>) {
     }
 }
 
-/// Logs what was complete when the error happened, and adds advice to the error.
+/// Logs the files that failed, and adds to the error what is complete, and advice.
 fn explain(error: Error, copied: Copied, plan: &Plan, payload: &Payload, dest: &Path) -> Error {
     for problem in copied.failed {
         log::error!("{}", problem.into_error(&**payload.source()));
     }
-    log::error!(
-        "{} of {} files are complete in {}, run it again to continue",
-        copied.files + plan.kept,
+    // An error about the source already has a path and advice.
+    let error = error.or_path(dest);
+    let complete = copied.files + plan.kept;
+    if complete == 0 {
+        let advice = match error.kind() {
+            Kind::Space => "make room in the destination",
+            _ => "check that the destination exists and is writable",
+        };
+        return error.or_advice(advice);
+    }
+    let again = "run it again to go on from there";
+    let note = format!(
+        "{complete} of {} files are complete in `{}`",
         plan.files,
         dest.display()
     );
-    let advice = match error.kind() {
-        Kind::Space => "make room in the destination",
-        _ => "check that the destination exists and is writable",
-    };
-    // An error about the source already has a path and advice.
-    error.or_path(dest).or_advice(advice)
+    let error = error.note(note);
+    match error.kind() {
+        Kind::Interrupted => error.advice(again),
+        Kind::Space => error.or_advice("make room in the destination, then run it again"),
+        _ => error.or_advice(again),
+    }
 }
 
 fn missing(sums: &Checksums, selection: &Selection) -> (Vec<String>, u64) {

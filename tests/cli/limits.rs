@@ -62,11 +62,15 @@ fn a_file_above_the_size_limit_is_told_so() {
         &[place.image.as_os_str(), place.dest.as_os_str()],
     ]
     .concat();
-    fails_for(
-        &run_with("ulimit -f 200", &args),
-        "file-too-large",
-        "ulimit -f",
-    );
+    let ran = run_with("ulimit -f 200", &args);
+    fails_for(&ran, "file-too-large", "ulimit -f");
+    // Again, with files that are complete: a note of the error.
+    std::fs::write(place.dest.join("b-small"), "hello").unwrap();
+    let ran = run_with("ulimit -f 200", &args);
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert!(lines[0].contains("error: could not"), "{lines:?}");
+    assert!(lines[1].contains("files are complete in"), "{lines:?}");
+    assert!(lines.len() <= 3, "{lines:?}");
     let args = ["pack", "--json", "-o"].map(OsStr::new);
     let args = [&args[..], &[out.as_os_str(), place.image.as_os_str()]].concat();
     fails_for(
