@@ -154,7 +154,7 @@ impl Plan {
                 "its checksum does not match".to_owned(),
             )
             .note(format!("expected {expected}"))
-            .note(format!("found    {found}"))
+            .note(format!("found {found}"))
             .with_path(&input.path)
             .advice("get the file again")),
             None => Err(unlisted(input)),

@@ -230,7 +230,7 @@ impl Problem {
     fn note(&self) -> Vec<String> {
         match &self.cause {
             Cause::Checksum { expected, found } => {
-                vec![format!("expected {expected}"), format!("found    {found}")]
+                vec![format!("expected {expected}"), format!("found {found}")]
             }
             Cause::Fault(Fault::DataPastEnd { .. } | Fault::CutOff { .. }) => {
                 vec![self.message()]

@@ -31,11 +31,14 @@ pub fn nothing_found(findings: &[Finding], from: &str, command: &str) -> Error {
             "the only payload is damaged: {}",
             why.unwrap_or_else(|| path(only))
         );
+        // What mends it, where that is known.
+        let verify = format!("lbpayload verify {}", only.path.display());
+        let help = only.error.as_ref().and_then(Error::help);
         let error = Error::new(Kind::NotFound, "")
             .with_line(line)
             .with_path(&only.path)
             .with_code("damaged-candidate")
-            .advice(format!("lbpayload verify {}", only.path.display()));
+            .advice(help.map_or(verify, str::to_owned));
         return match findings.len() {
             1 => error,
             _ => error.note(looked_at(findings, from, &[Verdict::Unreadable])),

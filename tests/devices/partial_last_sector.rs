@@ -56,7 +56,7 @@ fn assert_lost_tail_is_reported(sector: usize, total: usize) {
     let device = Loop::attach(&file, sector as u32);
     run([Path::new("probe"), &device.path])
         .exits(3)
-        .says("corrupt")
+        .says("cut off")
         .says(PAD);
     let entry = format!("`{}`", String::from_utf8_lossy(&image.files[1].0));
     let (needed, found) = (total.to_string(), (total / sector * sector).to_string());
