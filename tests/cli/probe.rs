@@ -125,8 +125,7 @@ fn probe_with_all_prints_a_table_with_a_header() {
 fn a_damaged_payload_is_said_once_and_in_a_short_line() {
     let place = Place::with_bytes(&sample().bytes()[..1_000_000]);
     let ran = lb!["probe", &place.image].exits(3).says("is damaged");
-    let verify = format!("lbpayload verify {}", place.image.display());
-    let ran = ran.says(&verify);
+    let ran = ran.says("help: ").says("--lenient");
     assert_eq!(ran.stderr.lines().count(), 2, "{}", ran.stderr);
     let ran = lb!["probe", "--all", &place.image].exits(3);
     let row = ran.stdout.lines().nth(1).unwrap();
