@@ -9,13 +9,13 @@ use std::process::Command;
 use skip::{Lacks, skip};
 
 #[test]
-#[ignore = "the next test runs it"]
+#[ignore = "run by skip_for_an_installable_requirement_fails_when_skips_are_forbidden"]
 fn lacks_root() {
     skip(Lacks::Setup, "made up");
 }
 
 #[test]
-#[ignore = "the next test runs it"]
+#[ignore = "run by skip_for_an_installable_requirement_fails_when_skips_are_forbidden"]
 fn lacks_a_kernel_feature() {
     skip(Lacks::Machine, "made up");
 }

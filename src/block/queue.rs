@@ -123,7 +123,7 @@ pub(super) fn check(range: &Range<usize>, room: usize, offset: u64) -> io::Resul
 pub(super) fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(io::Error::other(
-            "the request panicked; this is a bug in lbpayload",
+            "the request panicked, this is a bug in lbpayload",
         ))
     })
 }
