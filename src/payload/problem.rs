@@ -200,7 +200,7 @@ impl Problem {
                 Some(format!("`{image}` is empty, expected a payload"))
             }
             Cause::Fault(Fault::WrongMagic { found }) if found.len() < 8 => Some(format!(
-                "`{image}` is not a payload: it has only {} bytes",
+                "`{image}` is not a payload: its length is {} of at least 8 bytes",
                 found.len()
             )),
             Cause::Fault(fault @ Fault::WrongMagic { .. }) => Some(format!("`{image}` is {fault}")),
