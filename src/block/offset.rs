@@ -49,6 +49,10 @@ impl Source for OffsetSource {
         self.inner.len() - self.start
     }
 
+    fn start(&self) -> u64 {
+        self.inner.start() + self.start
+    }
+
     fn alignment(&self) -> usize {
         self.inner.alignment()
     }
@@ -86,7 +90,7 @@ mod tests {
         std::fs::write(&path, b"beforebehind").unwrap();
         let open = || Arc::new(FileSource::open(&path, DirectPolicy::Never).unwrap());
         let rest = OffsetSource::new(open(), 6).unwrap();
-        assert_eq!(rest.len(), 6);
+        assert_eq!((rest.len(), rest.start()), (6, 6));
         let mut buf = AlignedBuf::new(4096).unwrap();
         assert_eq!(read_exact_at(&rest, &mut buf, 0).unwrap(), 6);
         assert_eq!(&buf[..6], b"behind");

@@ -53,6 +53,12 @@ pub trait Source: Send + Sync {
         self.len() == 0
     }
 
+    /// Returns where this source starts in its file or device, in bytes. Errors and reports count
+    /// offsets from the start of the file or device.
+    fn start(&self) -> u64 {
+        0
+    }
+
     /// Returns the alignment of the offsets and lengths of reads, in bytes. It is a power
     /// of two and at most [`super::PAGE`]. 1 means that there is no restriction.
     fn alignment(&self) -> usize;

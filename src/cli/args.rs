@@ -11,6 +11,8 @@ use crate::format::Dialect;
 use crate::import::ExistingPolicy;
 use crate::promote::Ownership;
 
+use super::source::SourceArgs;
+
 /// Store files on raw disks (LBPAYLD1 payloads) and read them back
 #[derive(Debug, Parser)]
 #[command(
@@ -154,6 +156,9 @@ pub(super) struct ListArgs {
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 
+    #[command(flatten)]
+    pub input: SourceArgs,
+
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
@@ -164,6 +169,9 @@ pub(super) struct VerifyArgs {
     /// The image file or block device
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
+
+    #[command(flatten)]
+    pub input: SourceArgs,
 
     /// Check the files against the checksums in FILE (sha256sum format; can be repeated)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -183,6 +191,9 @@ pub(super) struct CatArgs {
     /// The image file or block device
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
+
+    #[command(flatten)]
+    pub input: SourceArgs,
 
     /// Names of files in the payload
     #[arg(value_name = "NAME", required = true)]
@@ -218,6 +229,9 @@ pub(super) struct ImportArgs {
     /// The image file or block device (default: the only payload that probing finds)
     #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub device: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub input: SourceArgs,
 
     /// Copy only these files (put DEST before this option, or after --)
     #[arg(long, value_name = "NAME", num_args = 1..)]
@@ -268,6 +282,9 @@ pub(super) struct MountArgs {
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 
+    #[command(flatten)]
+    pub input: SourceArgs,
+
     /// The directory to mount on; if missing, it is created, and removed after the unmount
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
@@ -308,11 +325,10 @@ Mount options:
   uid=N, gid=N          owner and group of the files (default: those of the caller)
   umask=OCTAL           bits to remove from the modes 0444 (files) and 0555 (directory)
   fsname=NAME           the first field of /proc/mounts (default: SRC)
-  offset=BYTES          where the payload starts in SRC (suffixes K, M and G)
   timeout=SECONDS       unmount after this time without use
   direct_io             read past the mount's page cache: better for several readers of
                         large files that are read once, worse for everything else
-  lenient, direct=WHEN, index=FILE
+  lenient, direct=WHEN, index=FILE, offset=BYTES
                         the same as the command line options
   noexec                nothing on it can be executed
 It is always ro, nosuid and nodev. What mount(8) and fstab add is accepted.";

@@ -13,7 +13,7 @@ use super::list;
 use super::output::Out;
 
 pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
-    let payload = list::open(&args.source)?;
+    let payload = list::open(&args.source, &args.input)?;
     let found = find(&payload, &args.names)?;
     let mut out = Out::new();
     for name in &args.names {

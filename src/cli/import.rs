@@ -52,6 +52,11 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let device = match &args.device {
         Some(device) => device.as_path(),
         None => {
+            if args.input.offset.is_some() {
+                let message = "`--offset` needs the image or device that it is in";
+                return Err(Error::new(Kind::Usage, message)
+                    .advice("name it with --device, probing finds only payloads at offset 0"));
+            }
             finding = the_only_payload(&Roots::default(), &*progress)?;
             log::info!("found a payload on {}", finding.path.display());
             finding.path.as_path()
@@ -62,7 +67,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         ..SourceOptions::default()
     };
     let memory = args.memory.get();
-    let payload = Payload::open(source.open(device)?)?.with_index_memory(
+    let payload = Payload::open(args.input.open(device, source)?)?.with_index_memory(
         usize::try_from(memory / 2)
             .unwrap_or(usize::MAX)
             .min(24 << 20),

@@ -14,6 +14,7 @@ use crate::progress::Silent;
 use super::args::ListArgs;
 use super::exit::Outcome;
 use super::output::{Out, lossy};
+use super::source::SourceArgs;
 use super::verify::JsonProblem;
 
 #[derive(Serialize)]
@@ -48,7 +49,7 @@ impl Serialize for JsonEntries<'_> {
                 index: entry.index,
                 name: &entry.shown_name(),
                 size: entry.size,
-                data_offset: entry.data_offset,
+                data_offset: self.0.payload().source().start() + entry.data_offset,
             })?;
         }
         seq.end()
@@ -56,7 +57,7 @@ impl Serialize for JsonEntries<'_> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
-    let payload = open(&args.source)?;
+    let payload = open(&args.source, &args.input)?;
     let mut problems = Problems::default();
     let index = Index::scan(&payload, &Silent, &mut |problem| {
         problems.add(problem);
@@ -71,7 +72,7 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
             payload_bytes: index.payload_bytes(),
             source_bytes: payload.source().len(),
             entries: JsonEntries(&index),
-            problems: problems.iter().map(JsonProblem::new).collect(),
+            problems: JsonProblem::all(&problems, &**payload.source()),
         })?;
     } else {
         for entry in index.entries()? {
@@ -102,10 +103,10 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
 
 /// Opens the source of a command that reads headers. A device is read past the page cache; a
 /// regular file through the page cache, where skipping from header to header is cheapest.
-pub(super) fn open(path: &Path) -> Result<Payload> {
+pub(super) fn open(path: &Path, args: &SourceArgs) -> Result<Payload> {
     let options = SourceOptions {
         cached_files: true,
         ..SourceOptions::default()
     };
-    Payload::open(options.open(path)?)
+    Payload::open(args.open(path, options)?)
 }

@@ -18,6 +18,7 @@ mod progress;
 mod promote;
 mod reference;
 mod signals;
+mod source;
 mod sums;
 mod unmount;
 mod verify;

@@ -43,6 +43,7 @@ pub(super) fn run(
     }
     options.direct = args.direct.or(options.direct);
     options.index = args.index.clone().or(options.index);
+    options.source.offset = args.input.offset.or(options.source.offset);
     let way = Way {
         foreground: args.foreground,
         ready,
@@ -145,23 +146,18 @@ fn open_filesystem(
     options: &Options,
     form: Option<ProgressForm>,
 ) -> Result<Filesystem> {
-    // Offsets in the payload count from its start, those in messages from the start of the image.
-    let in_source = |e: Error| match e.offset() {
-        Some(at) => e.with_offset(options.offset.saturating_add(at)),
-        None => e,
-    };
     let opened = open(source, options)?;
     // The scan, not this function, decides whether the source can hold as many files as the
     // header claims.
     let payload = Payload::open_whatever_its_count(Arc::clone(&opened))
-        .map_err(|problem| in_source(problem.into_error(&*opened)))?;
+        .map_err(|problem| problem.into_error(&*opened))?;
     // The node of a device is only as old as the last boot.
     let changed = match opened.is_device() {
         true => SystemTime::UNIX_EPOCH,
         false => time,
     };
     if let Some(index) = &options.index {
-        if let Some(filesystem) = mount_index::read(index, &payload, options.offset, changed)? {
+        if let Some(filesystem) = mount_index::read(index, &payload, changed)? {
             return Ok(filesystem);
         }
     }
@@ -169,7 +165,7 @@ fn open_filesystem(
     let mut name = |problem: &crate::payload::Problem| {
         count += 1;
         if count <= NAMED_PROBLEMS {
-            let at = options.offset.saturating_add(problem.offset);
+            let at = opened.start().saturating_add(problem.offset);
             let of = match &problem.name {
                 Some(name) => format!("`{}` of ", printable(name)),
                 None => String::new(),
@@ -187,12 +183,10 @@ fn open_filesystem(
     };
     let filesystem = Filesystem::new(
         payload,
-        options.offset,
         options.strictness,
         &*progress::shown(form),
         &mut name,
     )
-    .map_err(in_source)
     .map_err(|e| match e.kind() {
         Kind::Format => e.advice(format!(
             "`lbpayload mount --lenient {} DIR` shows the files that are intact",
@@ -211,22 +205,21 @@ fn open_filesystem(
 
 /// Returns the source as arguments of a command in a help message.
 fn source_and_offset(source: &Path, options: &Options) -> String {
-    match options.offset {
-        0 => source.display().to_string(),
-        offset => format!("-o offset={offset} {}", source.display()),
+    match options.source.offset {
+        None => source.display().to_string(),
+        Some(offset) => format!("--offset {offset} {}", source.display()),
     }
 }
 
 /// Opens the source, by default through the page cache, since files of a mount are often read
 /// more than once.
 fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
-    SourceOptions {
+    let how = SourceOptions {
         direct: options.direct.unwrap_or(DirectPolicy::Never),
-        offset: options.offset,
         keep_cache: true,
         ..SourceOptions::default()
-    }
-    .open(path)
+    };
+    options.source.open(path, how)
 }
 
 /// Returns the modification time of the image file or of the device's node, because the image has

@@ -18,7 +18,6 @@ use crate::payload::Payload;
 pub(super) fn read(
     file: &Path,
     payload: &Payload,
-    base: u64,
     changed: SystemTime,
 ) -> Result<Option<Filesystem>> {
     let foreign = || {
@@ -46,7 +45,7 @@ pub(super) fn read(
             return Ok(None);
         }
     };
-    match Filesystem::from_index(payload.clone(), base, changed, BufReader::new(opened)) {
+    match Filesystem::from_index(payload.clone(), changed, BufReader::new(opened)) {
         Ok(filesystem) => Ok(Some(filesystem)),
         Err(Unfit::Foreign) => Err(foreign()),
         Err(unfit) => {

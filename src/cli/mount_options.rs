@@ -9,14 +9,15 @@ use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{Access, Settings, Strictness};
 
 use super::args::whole_bytes;
+use super::source::SourceArgs;
 
 /// The parsed options of `-o`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Options {
     /// The settings of the mount itself.
     pub settings: Settings,
-    /// `offset=`: the offset of the payload in bytes.
-    pub offset: u64,
+    /// `offset=`: how the source is read.
+    pub source: SourceArgs,
     /// `lenient`.
     pub strictness: Strictness,
     /// `direct`, `direct=auto|always|never`: how the source is read.
@@ -71,7 +72,7 @@ impl Options {
             ("exec", None) => self.settings.noexec = false,
             ("noexec", None) => self.settings.noexec = true,
             ("direct_io", None) => self.settings.direct_io = true,
-            ("offset", Some(value)) => self.offset = bytes(option, value)?,
+            ("offset", Some(value)) => self.source.offset = Some(bytes(option, value)?),
             ("timeout", Some(value)) => {
                 let seconds: u32 = number(option, value)?;
                 // In other programs, 0 means never.
@@ -248,7 +249,7 @@ mod tests {
                 ..Settings::default()
             }
         );
-        assert_eq!(options.offset, 4096);
+        assert_eq!(options.source.offset, Some(4096));
         assert!(!parsed("noexec,exec").settings.noexec);
         assert_eq!(parsed("timeout=5,timeout=0").settings.timeout, None);
         assert_eq!(parsed("lenient").strictness, Strictness::Lenient);

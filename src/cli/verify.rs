@@ -27,14 +27,19 @@ pub(super) struct JsonProblem {
 }
 
 impl JsonProblem {
-    pub(super) fn new(problem: &Problem) -> Self {
+    fn new(problem: &Problem, source: &dyn Source) -> Self {
         Self {
             index: problem.index,
             name: problem.name.clone(),
-            offset: problem.offset,
+            offset: source.start().saturating_add(problem.offset),
             kind: problem.slug(),
             message: problem.message(),
         }
+    }
+
+    pub(super) fn all(problems: &[Problem], source: &dyn Source) -> Vec<Self> {
+        let problems = problems.iter();
+        problems.map(|problem| Self::new(problem, source)).collect()
     }
 }
 
@@ -55,7 +60,7 @@ struct JsonReport<'a> {
 pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     let sums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
-    let source = SourceOptions::default().open(&args.source)?;
+    let source = args.input.open(&args.source, SourceOptions::default())?;
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
         Ok(payload) => payload,
@@ -67,7 +72,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
                     files: 0,
                     payload_bytes: 0,
                     ok: false,
-                    problems: vec![JsonProblem::new(&problem)],
+                    problems: vec![JsonProblem::new(&problem, &*source)],
                     more_problems: 0,
                     matched: 0,
                     unlisted: 0,
@@ -107,7 +112,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
             files: report.files,
             payload_bytes: report.payload_bytes,
             ok: report.is_ok(),
-            problems: report.problems.iter().map(JsonProblem::new).collect(),
+            problems: JsonProblem::all(&report.problems, &*source),
             more_problems: report.problems.more(),
             matched: report.matched,
             unlisted: report.unlisted,

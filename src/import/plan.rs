@@ -314,7 +314,7 @@ fn refuse_unusable(
             .with_code(code)
             .with_path(payload.source().path())
             .with_entry(entry.index, Some(name))
-            .with_offset(entry.header_offset)
+            .with_offset(payload.source().start() + entry.header_offset)
             .advice(advice))
     };
     if name == STAGING_NAME {

@@ -57,7 +57,6 @@ pub struct Row<'a> {
 pub struct Filesystem {
     payload: Payload,
     tree: Tree,
-    base: u64,
     strictness: Strictness,
     problems: (u64, Option<String>),
     /// For a tree from an index: the files whose headers have been compared with it.
@@ -69,14 +68,12 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// Reads all headers of `payload`, which starts `base` bytes into its disk or image. Problems
-    /// that are not errors are passed to `report`.
+    /// Reads all headers of `payload`. Problems that are not errors are passed to `report`.
     ///
     /// # Errors
     /// The first problem if strict; an interruption.
     pub fn new(
         payload: Payload,
-        base: u64,
         strictness: Strictness,
         progress: &dyn Progress,
         report: &mut dyn FnMut(&Problem),
@@ -90,7 +87,7 @@ impl Filesystem {
         Ok(Self {
             strictness,
             problems,
-            ..Self::over(payload, base, tree)
+            ..Self::over(payload, tree)
         })
     }
 
@@ -102,22 +99,20 @@ impl Filesystem {
     /// The index belongs to another image, or is damaged.
     pub fn from_index(
         payload: Payload,
-        base: u64,
         changed: SystemTime,
         index: impl Read,
     ) -> std::result::Result<Self, Unfit> {
         let (tree, confirmed) = read_index(&payload, changed, index)?;
         Ok(Self {
             confirmed: Some(confirmed),
-            ..Self::over(payload, base, tree)
+            ..Self::over(payload, tree)
         })
     }
 
-    fn over(payload: Payload, base: u64, tree: Tree) -> Self {
+    fn over(payload: Payload, tree: Tree) -> Self {
         Self {
             payload,
             tree,
-            base,
             strictness: Strictness::Strict,
             problems: (0, None),
             confirmed: None,
@@ -155,7 +150,7 @@ impl Filesystem {
 
     /// Returns the offset of the payload in its disk or image, in bytes.
     pub(super) fn base(&self) -> u64 {
-        self.base
+        self.payload.source().start()
     }
 
     /// Returns the number of problems of the image, and a description of the first one.
@@ -299,10 +294,7 @@ impl Filesystem {
             data_offset: node.data_offset,
             size: node.size,
         };
-        let sum = sum_of(&self.payload, &entry).map_err(|mut error| {
-            if let Some(at) = error.offset() {
-                error = error.with_offset(self.base + at);
-            }
+        let sum = sum_of(&self.payload, &entry).map_err(|error| {
             self.note_fault(ino, &error);
             Refusal::Unreadable
         })?;
@@ -372,7 +364,7 @@ impl Filesystem {
         error
             .with_path(self.payload.source().path())
             .with_entry(node.index, Some(&name))
-            .with_offset(self.base + at)
+            .with_offset(self.base() + at)
     }
 
     /// Keeps the error, as one line, for the attribute `problem`.

@@ -15,7 +15,8 @@ pub struct Problem {
     pub index: Option<u64>,
     /// The entry's name as far as it is known, with unprintable characters escaped.
     pub name: Option<String>,
-    /// The byte offset in the source.
+    /// The byte offset in the source. The error of [`Problem::into_error`] counts from the start
+    /// of the file or device instead.
     pub offset: u64,
     /// What is wrong.
     pub cause: Cause,
@@ -165,12 +166,11 @@ impl Problem {
         for note in note {
             error = error.note(note);
         }
+        let offset = source.start().saturating_add(self.offset);
         match (self.index, self.name) {
-            (Some(index), name) => error
-                .with_offset(self.offset)
-                .with_entry(index, name.as_deref()),
+            (Some(index), name) => error.with_offset(offset).with_entry(index, name.as_deref()),
             (None, Some(name)) => error.with_name(&name),
-            (None, None) => error.with_offset(self.offset),
+            (None, None) => error.with_offset(offset),
         }
     }
 

@@ -136,7 +136,7 @@ fn add_embedded(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Resul
             ),
         )
         .with_path(origin)
-        .with_offset(entry.data_offset)
+        .with_offset(payload.source().start() + entry.data_offset)
         .advice("get or pack the image again"));
     }
     sums.add_lines(EntryReader::new(payload, entry)?, &origin)

@@ -131,7 +131,7 @@ impl Payload {
         let mut window = ReadAhead::new(&*self.source).map_err(failed)?;
         let name = window
             .at(name_at, len as usize)
-            .map_err(|e| failed(e).with_offset(name_at))?;
+            .map_err(|e| failed(e).with_offset(self.source.start() + name_at))?;
         Ok(name.to_vec())
     }
 

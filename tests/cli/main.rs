@@ -27,6 +27,7 @@ mod limits;
 mod list;
 mod memory;
 mod nothing_in_dev;
+mod offset;
 mod pack;
 mod pack_changing_inputs;
 mod pack_refusals;

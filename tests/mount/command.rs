@@ -194,6 +194,10 @@ fn with_an_offset_option_messages_have_offsets_in_the_whole_image() {
         .exits(1)
         .says("not a payload")
         .says("at offset 1000");
+    fixture
+        .mount(&["-o", "offset=5", "--offset", "1000"])
+        .exits(1)
+        .says("at offset 1000");
 }
 
 #[test]

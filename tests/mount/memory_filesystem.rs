@@ -31,7 +31,7 @@ pub(crate) fn over(
     let mut tell = |problem: &Problem| told.push(problem.slug().to_owned());
     let payload = Payload::open_whatever_its_count(Arc::clone(&source))
         .map_err(|problem| problem.into_error(&*source))?;
-    let filesystem = Filesystem::new(payload, 0, strictness, &Silent, &mut tell)?;
+    let filesystem = Filesystem::new(payload, strictness, &Silent, &mut tell)?;
     Ok((filesystem, told))
 }
 

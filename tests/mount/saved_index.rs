@@ -41,7 +41,7 @@ fn index_of(image: &Image) -> Vec<u8> {
 fn by_index(source: Memory, changed: SystemTime, index: &[u8]) -> Result<Filesystem, Unfit> {
     let source: Arc<dyn Source> = Arc::new(source);
     let payload = Payload::open_whatever_its_count(source).unwrap();
-    Filesystem::from_index(payload, 0, changed, index)
+    Filesystem::from_index(payload, changed, index)
 }
 
 fn files(filesystem: &Filesystem) -> Vec<(Vec<u8>, Vec<u8>)> {
