@@ -66,7 +66,8 @@ impl Checksums {
                 Kind::Syntax,
                 "expected a file of checksums, found a directory",
             )
-            .with_path(path));
+            .with_path(path)
+            .advice("name a file that `sha256sum` wrote"));
         }
         let file = std::fs::File::open(path).map_err(failed)?;
         self.add_lines(std::io::BufReader::new(file), &path.to_string_lossy())
@@ -127,6 +128,12 @@ impl Checksums {
                 continue;
             }
             let (sum, name) = parse_line(text).ok_or_else(|| {
+                if let Some((algorithm, program)) = other_algorithm(text) {
+                    let why = format!("{algorithm} checksum, expected SHA-256");
+                    return bad(&why).advice(format!(
+                        "make the list with `sha256sum` in place of `{program}`"
+                    ));
+                }
                 let shown: String = text.chars().take(60).collect();
                 bad(&format!("not a checksum: \"{}\"", printable(&shown)))
             })?;
@@ -224,6 +231,26 @@ fn parse_line(line: &str) -> Option<(Sha256Sum, &str)> {
         return None;
     }
     Some((sum.parse().ok()?, name))
+}
+
+/// Returns the algorithm of a line with a checksum other than SHA-256, judged by its length in
+/// hexadecimal digits or its tag, and the program that writes such lines.
+fn other_algorithm(line: &str) -> Option<(&'static str, &'static str)> {
+    let sum = match line.rsplit_once(") = ") {
+        Some((_, sum)) => sum,
+        None => line.split_once(' ').map_or(line, |(sum, _)| sum),
+    };
+    if !sum.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    match sum.len() {
+        32 => Some(("MD5", "md5sum")),
+        40 => Some(("SHA-1", "sha1sum")),
+        56 => Some(("SHA-224", "sha224sum")),
+        96 => Some(("SHA-384", "sha384sum")),
+        128 => Some(("SHA-512", "sha512sum")),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

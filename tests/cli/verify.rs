@@ -162,6 +162,18 @@ fn verify_refuses_invalid_checksums_and_names_the_line() {
             "line 1: not a checksum: \"123  a-empty\"",
         ),
         (
+            format!("{}  a-empty\n", "0a".repeat(64)),
+            "line 1: SHA-512 checksum, expected SHA-256",
+        ),
+        (
+            format!("{}  a-empty\n", "0a".repeat(20)),
+            "line 1: SHA-1 checksum, expected SHA-256",
+        ),
+        (
+            format!("MD5 (a-empty) = {}\n", "0a".repeat(16)),
+            "line 1: MD5 checksum, expected SHA-256",
+        ),
+        (
             format!("{good}{}  b-small\n", sha256sum(b"other")),
             "\"b-small\" has two different checksums",
         ),
