@@ -8,6 +8,10 @@ pub trait Progress: Send + Sync {
     /// Called when that many more bytes have been processed.
     fn advance(&self, bytes: u64);
 
+    /// Called when that many bytes of the phase need no work. They count neither as done nor as
+    /// left, so that the rate and the time left are those of the bytes that are really moved.
+    fn skip(&self, _bytes: u64) {}
+
     /// Called when a file is complete under its name, or has been checked.
     fn file_done(&self, name: &str);
 

@@ -71,6 +71,10 @@ impl Progress for Bar {
         self.with(|bar| bar.inc(bytes));
     }
 
+    fn skip(&self, bytes: u64) {
+        self.with(|bar| bar.dec_length(bytes));
+    }
+
     fn file_done(&self, _name: &str) {}
 
     fn end(&self) {
@@ -174,6 +178,13 @@ impl Progress for Lines {
 
     fn advance(&self, bytes: u64) {
         self.update(|state| state.done += bytes, false);
+    }
+
+    fn skip(&self, bytes: u64) {
+        self.update(
+            |state| state.total = state.total.saturating_sub(bytes),
+            false,
+        );
     }
 
     fn file_done(&self, _name: &str) {

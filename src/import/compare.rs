@@ -39,6 +39,7 @@ pub(super) fn compare(
     progress: &dyn Progress,
 ) -> Result<Comparison> {
     if len != entry.size {
+        progress.skip(entry.size);
         return Ok(Comparison::Different);
     }
     if entry.size <= SMALL_MAX as u64 {
@@ -51,6 +52,7 @@ pub(super) fn compare(
                     .problem(entry.data_offset, Cause::Io(e))
                     .into_error(&**payload.source())
             })?;
+        progress.advance(entry.size);
         if bytes.len() as u64 != entry.size || !holds(file, bytes, 0, scratch).unwrap_or(false) {
             return Ok(Comparison::Different);
         }
@@ -63,8 +65,10 @@ pub(super) fn compare(
         if progress.cancelled() {
             return Err(Error::interrupted());
         }
+        progress.advance(bytes.len() as u64);
         // An existing file that cannot be read is replaced.
         if !holds(file, bytes, at, scratch).unwrap_or(false) {
+            progress.skip(entry.size - at - bytes.len() as u64);
             return Ok(Comparison::Different);
         }
         if let Some(hasher) = &mut hasher {

@@ -145,10 +145,10 @@ impl Plan {
                 return Err(Error::interrupted());
             }
             let entry = entry?;
-            progress.advance(entry.size);
             let name = entry.shown_name().into_owned();
             let sum = sums.take(&name);
             if !selection.holds(&entry) {
+                progress.skip(entry.size);
                 continue;
             }
             refuse_unusable(
@@ -168,6 +168,9 @@ impl Plan {
                 Some(dest) if !nothing_there => dest.lookup(&name)?,
                 _ => Lookup::Nothing,
             };
+            if !matches!(found, Lookup::File(..)) {
+                progress.skip(entry.size);
+            }
             let replaces = match found {
                 Lookup::Nothing => false,
                 Lookup::Directory => {

@@ -126,7 +126,7 @@ fn missing_input_is_reported_with_its_name_and_the_system_error() {
         lb!["verify", "--json", &missing],
         lb!["import", "--json", "--device", &missing, &place.dest],
     ] {
-        let error = fails_with(ran, "io");
+        let error = fails_with(ran, "source-missing");
         assert_eq!(error["path"], missing.to_str().unwrap());
     }
     assert!(!place.dest.exists());
@@ -288,6 +288,31 @@ fn progress_json_has_one_object_per_line_and_ends_complete() {
             (&total.into(), &total.into())
         );
     }
+}
+
+#[test]
+fn progress_counts_only_files_that_are_read() {
+    let place = Place::new(&sample());
+    place.import().exits(0);
+    std::fs::write(place.dest.join("c-large"), "shorter").unwrap();
+    std::fs::remove_file(place.dest.join("d-medium")).unwrap();
+    let ran = lb![
+        "import",
+        "--progress",
+        "json",
+        "--device",
+        &place.image,
+        &place.dest
+    ];
+    let lines = ran.exits(0).stderr;
+    let compared = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line))
+        .rfind(|line| line["phase"] == "comparing")
+        .unwrap();
+    let same = b"hello".len() + "größe".len();
+    assert_eq!(compared["bytes"], same, "{compared}");
+    assert_eq!(compared["total_bytes"], same, "{compared}");
 }
 
 #[test]
