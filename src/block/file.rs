@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::buffer::{AlignedBuf, PAGE};
+use super::file_type::file_type_name;
 use super::source::{DirectPolicy, ReadMode, Source};
 use crate::error::{Error, Kind, Result};
 use crate::sys;
@@ -39,40 +40,41 @@ impl FileSource {
         let failed = |e: io::Error| Error::io("open", e).with_path(path);
         // Check before opening it: opening a FIFO would wait for a writer.
         let kind = std::fs::metadata(path)
-            .map_err(|e| failed(e).advice("check the path, `lbpayload probe` finds disks"))?
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => failed(e).with_code("source-missing"),
+                _ => failed(e),
+            })
+            .map_err(|e| e.advice("check the path"))?
             .file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            let what = match kind {
-                kind if kind.is_dir() => "a directory",
-                kind if kind.is_char_device() => "a character device",
-                kind if kind.is_fifo() => "a FIFO",
-                _ => "a socket",
-            };
+            let found = file_type_name(kind);
             return Err(Error::new(
                 Kind::Refused,
-                format!("expected a file or a block device, found {what}"),
+                format!("expected a file or a block device, found {found}"),
             )
             .with_code("not-a-source")
             .doing("open")
             .with_path(path)
-            .advice("name the image file or the disk, `lbpayload probe` finds disks"));
+            .advice("name the image file or the disk"));
         }
         match policy {
             DirectPolicy::Never => Self::with_flags(path, 0),
-            DirectPolicy::Always => Self::with_flags(path, libc::O_DIRECT)
-                .map_err(|e| e.advice("read through the cache: leave out `--direct always`")),
-            DirectPolicy::Auto => Self::with_flags(path, libc::O_DIRECT).or_else(|e| {
-                // open(2) or the first read returns EINVAL if direct I/O is not supported.
-                match e.io_error().and_then(io::Error::raw_os_error) {
-                    Some(libc::EINVAL | libc::EOPNOTSUPP) => {
-                        log::debug!(
-                            "{}: no direct I/O here, reading through the cache",
-                            path.display()
-                        );
-                        Self::with_flags(path, 0)
-                    }
-                    _ => Err(e),
+            DirectPolicy::Always => Self::with_flags(path, libc::O_DIRECT).map_err(|e| {
+                if refuses_direct(&e) {
+                    e.with_code("no-direct-io")
+                } else {
+                    e
                 }
+            }),
+            DirectPolicy::Auto => Self::with_flags(path, libc::O_DIRECT).or_else(|e| {
+                if !refuses_direct(&e) {
+                    return Err(e);
+                }
+                log::debug!(
+                    "{}: no direct I/O here, reading through the cache",
+                    path.display()
+                );
+                Self::with_flags(path, 0)
             }),
         }
     }
@@ -276,6 +278,13 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
             )));
     }
     Ok((file, size - size % sector as u64, sector))
+}
+
+/// Returns whether `error` says that direct I/O is not supported: open(2) or the first read then
+/// fails with one of these.
+fn refuses_direct(error: &Error) -> bool {
+    let errno = error.io_error().and_then(io::Error::raw_os_error);
+    matches!(errno, Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 /// Returns whether the block device at `path` is in use: by a mount, as swap, or by a device

@@ -11,6 +11,7 @@ mod device;
 mod devices;
 mod engine;
 mod file;
+mod file_type;
 mod node;
 mod offset;
 mod open;
@@ -46,6 +47,7 @@ mod internals {
     pub use super::devices::{Devices, Roots, mount_proc};
     pub use super::engine::open_queue;
     pub use super::file::{is_held, open_exclusive_for_writing};
+    pub use super::file_type::file_type_name;
     pub use super::node::Node;
     #[cfg(any(test, feature = "internals"))]
     pub use super::queue::Job;

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, BufWriter};
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::block::refuse_new_in_dev;
+use crate::block::{file_type_name, refuse_new_in_dev};
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::mount::{Filesystem, Unfit};
@@ -20,15 +20,18 @@ pub(super) fn read(
     payload: &Payload,
     changed: SystemTime,
 ) -> Result<Option<Filesystem>> {
-    let foreign = || {
-        Error::new(Kind::Refused, Unfit::Foreign.to_string())
+    let foreign = |what: &str| {
+        Error::new(Kind::Refused, what)
             .with_code("not-an-index")
             .with_path(file)
             .advice("give --index a new file name, only an index is replaced")
     };
     // The type is checked first, because opening a FIFO would wait for a writer.
     let opened = match file.metadata() {
-        Ok(meta) if !meta.is_file() => return Err(foreign()),
+        Ok(meta) if !meta.is_file() => {
+            let found = file_type_name(meta.file_type());
+            return Err(foreign(&format!("expected a file, found {found}")));
+        }
         // mktemp(1) creates an empty file.
         Ok(meta) if meta.len() == 0 => return Ok(None),
         Ok(_) => File::open(file),
@@ -47,7 +50,7 @@ pub(super) fn read(
     };
     match Filesystem::from_index(payload.clone(), changed, BufReader::new(opened)) {
         Ok(filesystem) => Ok(Some(filesystem)),
-        Err(Unfit::Foreign) => Err(foreign()),
+        Err(unfit @ Unfit::Foreign) => Err(foreign(&unfit.to_string())),
         Err(unfit) => {
             log::info!("writing the index `{}` again: {unfit}", file.display());
             Ok(None)

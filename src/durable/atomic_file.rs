@@ -3,12 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::block::refuse_new_in_dev;
+use crate::block::{file_type_name, refuse_new_in_dev};
 use crate::error::{Error, Kind, Result};
 use crate::sys::{drop_cached, names_hold_sizes};
 
@@ -55,14 +55,9 @@ impl AtomicFile {
         };
         if let Ok(meta) = path.metadata() {
             if !meta.is_file() {
-                let what = match meta.file_type() {
-                    kind if kind.is_dir() => "a directory",
-                    kind if kind.is_char_device() => "a character device",
-                    kind if kind.is_fifo() => "a FIFO",
-                    _ => "a socket",
-                };
+                let found = file_type_name(meta.file_type());
                 return Err(
-                    Error::new(Kind::Refused, format!("expected a file, found {what}"))
+                    Error::new(Kind::Refused, format!("expected a file, found {found}"))
                         .with_code("not-a-file")
                         .doing("write")
                         .with_path(&path)

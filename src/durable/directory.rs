@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Dir, FlockOperation, flock, syncfs};
 use rustix::io::Errno;
 
-use crate::block::refuse_new_in_dev;
+use crate::block::{file_type_name, refuse_new_in_dev};
 use crate::error::{Error, Kind, Result};
 use crate::sys::{self, Room};
 
@@ -34,7 +34,10 @@ impl Directory {
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
             .open(path)
-            .map_err(|e| Error::io("open the directory", e).with_path(path))?;
+            .map_err(|e| {
+                not_a_directory(path)
+                    .unwrap_or_else(|| Error::io("open the directory", e).with_path(path))
+            })?;
         Ok(Self {
             file,
             path: path.to_path_buf(),
@@ -173,6 +176,24 @@ pub(super) fn single_component(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns the error for a destination that exists and is not a directory. It names what was found.
+fn not_a_directory(path: &Path) -> Option<Error> {
+    let found = match path.metadata() {
+        Ok(meta) if meta.is_dir() => return None,
+        Ok(meta) => file_type_name(meta.file_type()),
+        Err(_) if path.is_symlink() => "a symlink to a missing file",
+        Err(_) => return None,
+    };
+    let what = format!("expected a directory, found {found}");
+    Some(
+        Error::new(Kind::Refused, what)
+            .with_code("not-a-directory")
+            .doing("use the destination")
+            .with_path(path)
+            .advice("name another destination"),
+    )
+}
+
 fn make(path: &Path, parents: bool) -> Result<()> {
     let failed = |e: io::Error| Error::io("make the directory", e).with_path(path);
     match DirBuilder::new().mode(0o755).create(path) {
@@ -181,10 +202,7 @@ fn make(path: &Path, parents: bool) -> Result<()> {
             if path.is_dir() {
                 return Ok(());
             }
-            return Err(Error::new(Kind::Refused, "destination is not a directory")
-                .with_code("not-a-directory")
-                .with_path(path)
-                .advice("name another destination"));
+            return Err(not_a_directory(path).unwrap_or_else(|| failed(e)));
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound && parents => {
             let parent = path

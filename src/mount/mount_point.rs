@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, umount2};
 use rustix::fs::getxattr;
 use rustix::process::{Pid, getpid};
 
-use crate::block::refuse_new_in_dev;
+use crate::block::{file_type_name, refuse_new_in_dev};
 use crate::error::{Error, Kind, Result};
 
 use super::attributes::PID;
@@ -66,7 +66,15 @@ impl MountPoint {
             .doing("mount on")
             .with_path(dir)
             .advice("choose another directory as the mount point")),
-            Ok(_) => Err(not_seen(dir, Errno::ENOTDIR.into())),
+            Ok(meta) => {
+                let found = file_type_name(meta.file_type());
+                let what = format!("expected a directory, found {found}");
+                Err(Error::new(Kind::Refused, what)
+                    .with_code("not-a-directory")
+                    .doing("use the mount point")
+                    .with_path(dir)
+                    .advice("choose a directory as the mount point"))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let above = match dir.parent() {
                     Some(above) if above != Path::new("") => above,
@@ -212,13 +220,12 @@ fn not_seen(dir: &Path, e: io::Error) -> Error {
     let kind = e.kind();
     let error = Error::io("use the mount point", e).with_path(dir);
     if errno.is_some_and(means_dead) {
-        return error.with_code("dead-mount").advice(format!(
-            "`lbpayload unmount {}` removes the mount, its server has died",
-            dir.display()
-        ));
+        return error.with_code("dead-mount");
     }
     match kind {
-        io::ErrorKind::NotADirectory => error.advice("choose a directory as the mount point"),
+        io::ErrorKind::NotADirectory => error
+            .with_code("not-a-directory")
+            .advice("choose a directory as the mount point"),
         io::ErrorKind::NotFound if fs::symlink_metadata(dir).is_err() => {
             error.advice(format!("create it with `mkdir -p {}`", dir.display()))
         }
@@ -312,10 +319,8 @@ fn not_unmounted(dir: &Path, e: io::Error) -> Error {
     let busy = e.raw_os_error() == Some(libc::EBUSY);
     let error = Error::io("unmount", e).with_path(dir);
     if busy {
-        let dir = dir.display();
-        error.with_kind(Kind::Busy).advice(format!(
-            "end what uses it (see `fuser -vm {dir}`), or use `lbpayload unmount --lazy {dir}`"
-        ))
+        let advice = format!("end what uses it (see `fuser -vm {}`)", dir.display());
+        error.with_kind(Kind::Busy).advice(advice)
     } else {
         error
     }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::block::file_type_name;
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result, printable};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
@@ -216,10 +217,13 @@ fn unlisted(input: &Input) -> Error {
 fn input(name: Name, path: PathBuf) -> Result<Input> {
     let meta = look_at(&path)?;
     if !meta.is_file() {
-        return Err(Error::new(Kind::Refused, "not a regular file")
-            .with_code("not-a-file")
-            .with_path(&path)
-            .advice("only regular files can be packed, leave it out or name the files in it"));
+        let found = file_type_name(meta.file_type());
+        return Err(
+            Error::new(Kind::Refused, format!("expected a file, found {found}"))
+                .with_code("not-a-file")
+                .with_path(&path)
+                .advice("only regular files can be packed, leave it out or name the files in it"),
+        );
     }
     Ok(Input {
         name,

@@ -23,7 +23,30 @@ fn import_refuses_a_destination_that_is_a_file() {
     let dry = lb!["import", "--dry-run", "--device", &place.image, &place.dest];
     dry.exits(1)
         .says(&place.dest.to_string_lossy())
-        .says("Not a directory");
+        .says("expected a directory, found a regular file");
+}
+
+#[test]
+fn import_names_the_type_of_a_destination_that_is_not_a_directory() {
+    let place = Place::new(&sample());
+    let (fifo, link) = (place.dir().join("fifo"), place.dir().join("link"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("missing", &link).unwrap();
+    for (dest, found) in [
+        (fifo.as_path(), "found a FIFO"),
+        (&link, "found a symlink to a missing file"),
+        (std::path::Path::new("/dev/null"), "/dev"),
+    ] {
+        for dry in [&["import"][..], &["import", "--dry-run"]] {
+            let mut command = lbpayload();
+            command
+                .args(dry)
+                .arg("--device")
+                .arg(&place.image)
+                .arg(dest);
+            Ran::of(&mut command).exits(1).says(found);
+        }
+    }
 }
 
 #[test]

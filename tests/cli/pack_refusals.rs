@@ -171,11 +171,19 @@ fn pack_refuses_missing_inputs_and_inputs_that_are_not_files() {
     let ran = lb!["pack", "--json", "-o", packing.out(), &missing];
     packing.refused(ran, "io", &[&missing.to_string_lossy(), "No such file"]);
     let ran = lb!["pack", "--json", "-o", packing.out(), "/dev/null"];
-    packing.refused(ran, "not-a-file", &["/dev/null"]);
+    packing.refused(
+        ran,
+        "not-a-file",
+        &["/dev/null", "found a character device"],
+    );
     let fifo = packing.place.dir().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let ran = lb!["pack", "--json", "-o", packing.out(), &fifo];
-    packing.refused(ran, "not-a-file", &[&fifo.to_string_lossy()]);
+    packing.refused(
+        ran,
+        "not-a-file",
+        &[&fifo.to_string_lossy(), "found a FIFO"],
+    );
 }
 
 #[test]

@@ -174,7 +174,7 @@ fn failing_mount_gives_a_reason_and_leaves_nothing_behind() {
     let before = tree(fixture.dir());
     for background in [true, false] {
         for (source, point, reason) in [
-            (&fixture.image, &file, "Not a directory"),
+            (&fixture.image, &file, "found a regular file"),
             (&fixture.image, &under, "No such file or directory"),
             (&fixture.image, &long, "File name too long"),
             (&fixture.dir().to_path_buf(), &made, "directory"),

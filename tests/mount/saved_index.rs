@@ -257,9 +257,14 @@ fn file_that_is_not_an_index_is_refused_and_kept() {
     std::fs::write(&mine, "mine").unwrap();
     let fifo = fixture.dir().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    for file in [&mine, &fifo, &fixture.image, &fixture.point] {
+    for (file, why) in [
+        (&mine, "not an index"),
+        (&fifo, "found a FIFO"),
+        (&fixture.image, "not an index"),
+        (&fixture.point, "found a directory"),
+    ] {
         let ran = fixture.mount(&["--index", file.to_str().unwrap()]).exits(1);
-        ran.says(file.to_str().unwrap()).says("--index");
+        ran.says(file.to_str().unwrap()).says("--index").says(why);
         assert!(!crate::fixture::is_mounted(&fixture.point));
     }
     assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
