@@ -86,7 +86,7 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
     let kernel = Kernel::probe(&workspace.kernel_sources())?;
     freshness::check(&kernel, state.as_ref(), &workspace.kernel_sources())?;
     let collision = match options.overlay_ref {
-        Some(_) => Collision::Skipped("--overlay-ref names what is wanted"),
+        Some(_) => Collision::Skipped("a commit of the overlay was named"),
         None => collision::probe(&git, &status, options.offline, options.dry_run)?,
     };
 

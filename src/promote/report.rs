@@ -28,7 +28,7 @@ impl fmt::Display for InitramfsOutcome {
         f.write_str(match self {
             Self::NotNeeded => "skipped (nothing that it holds was written)",
             Self::Rebuilt => "rebuilt",
-            Self::Postponed => "skipped (--no-initramfs; it is still due)",
+            Self::Postponed => "skipped as requested, still due",
             Self::StillDue => "still due",
             Self::Due => "to be rebuilt",
         })

@@ -15,14 +15,14 @@ use crate::promote::path::{Place, RelPath};
 use crate::promote::plan::union::{Channel, Item};
 use crate::promote::record::history::{self, Put, Record};
 use crate::promote::record::journal::{Begin, Entry, KEPT, Sidecar};
-use crate::promote::refused::{refused, shell_word};
+use crate::promote::refused::refused;
 use crate::promote::report::InitramfsOutcome;
 use crate::promote::status::{self, HeldState};
 use crate::promote::tree::bytes;
 use crate::promote::tree::protocol::PreviousState;
 use crate::promote::trees::Trees;
 
-const LESS_FAR: &str = "roll back to a later promote: lbpayload promote history lists them";
+const LESS_FAR: &str = "roll back to a later promote";
 
 /// The options of a rollback.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
         .ok_or_else(|| {
             refused(
                 "nothing was promoted into this image".into(),
-                "name another image with --image".into(),
+                "name another image".into(),
             )
         })?;
     let to = match options.to {
@@ -92,7 +92,7 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
         Some(id) => {
             return Err(refused(
                 format!("no promote {id} in the journal"),
-                format!("lbpayload promote history --image {}", shell_word(&image)),
+                "name a promote that is in the journal".into(),
             ));
         }
         None => before(&records, last),

@@ -128,7 +128,7 @@ fn open(path: &Path, bounds: Bounds) -> Result<Tree> {
     Tree::open(path, bounds).map_err(|e| {
         Error::io("open", e)
             .with_path(path)
-            .advice("name the image's directory with --image")
+            .advice("check the image's directory")
     })
 }
 

@@ -87,12 +87,12 @@ impl Initramfs {
         let refused = |message: &str, advice: &str| {
             refused(message, &path, advice).with_code("no-initramfs-tool")
         };
-        let init = "restore this tool of the BSP, or use lbpayload promote --no-initramfs";
+        let init = "restore this tool of the BSP";
         match path.metadata() {
             Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => Ok(()),
             Ok(meta) if meta.is_file() => Err(refused(
                 "not executable, but the initramfs must be rebuilt",
-                &format!("chmod +x {}", shell_word(&path)),
+                &format!("`chmod +x {}`", shell_word(&path)),
             )),
             Ok(_) => Err(refused("not a regular file", init)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(

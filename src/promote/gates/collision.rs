@@ -62,7 +62,7 @@ pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
 
 fn unreachable(e: Error) -> Error {
     e.with_code("upstream-unreachable")
-        .advice("check the network and the remote, or use lbpayload promote --offline")
+        .advice("check the network and the remote")
 }
 
 /// Checks the same without a fetch, since a fetch would write to the repository.

@@ -161,12 +161,12 @@ pub(crate) fn probe_sudo(program: &Path) -> Result<()> {
         Ok(_) => Err(refused(
             "sudo does not let you run this tool",
             program,
-            "allow it in sudoers, run promote as root, or use --no-initramfs",
+            "allow it in sudoers, or run promote as root",
         )
         .with_code("no-privilege")),
         Err(e) => Err(Error::io("run sudo for", e)
             .with_path(program)
             .with_code("no-privilege")
-            .advice("install sudo, run promote as root, or use --no-initramfs")),
+            .advice("install sudo, or run promote as root")),
     }
 }

@@ -115,7 +115,7 @@ pub(crate) fn probe_head(
 pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Tracked>)> {
     let wrong = |message: &str| {
         Error::new(Kind::Refused, message)
-            .doing("read --overlay-ref")
+            .doing("read the overlay at")
             .with_name(name)
             .with_code("bad-reference")
             .advice("name a tag, a commit, or a range A..B of the overlay repository")

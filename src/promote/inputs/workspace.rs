@@ -69,7 +69,7 @@ impl Workspace {
                     return Err(refused(
                         format!("not a workspace, it has no {TARGETS}/"),
                         &root,
-                        format!("name the directory that has {TARGETS}/ with --workspace"),
+                        format!("name the directory that has {TARGETS}/"),
                     )
                     .with_code("no-workspace"));
                 }
@@ -149,7 +149,7 @@ fn find() -> Result<PathBuf> {
             refused(
                 format!("not in a workspace, no {TARGETS}/ here or above"),
                 &here,
-                "lbpayload promote --workspace DIR",
+                format!("name the directory that has {TARGETS}/"),
             )
             .with_code("no-workspace")
         })
@@ -205,7 +205,7 @@ pub(crate) fn image_tree(image: &Path) -> Result<PathBuf> {
     Err(refused(
         "no such directory, expected a BSP image",
         image,
-        "name the image's directory with --image",
+        "name the image's directory",
     )
     .with_code("no-image"))
 }
