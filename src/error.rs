@@ -304,7 +304,7 @@ impl Error {
             }),
             _ if source.kind() == io::ErrorKind::OutOfMemory => Some(Limit {
                 code: "no-memory",
-                help: "lower --memory, or raise the limit (`ulimit -v`, or the cgroup's)",
+                help: "raise the memory limit (`ulimit -v`, or the cgroup's)",
             }),
             _ => None,
         }
@@ -460,7 +460,7 @@ mod tests {
         for (errno, code, help) in [
             (libc::EMFILE, "too-many-open-files", "ulimit -n"),
             (libc::ENFILE, "too-many-open-files", "fs.file-max"),
-            (libc::ENOMEM, "no-memory", "--memory"),
+            (libc::ENOMEM, "no-memory", "ulimit -v"),
             (libc::EFBIG, "file-too-large", "ulimit -f"),
         ] {
             let error = Error::io("open", io::Error::from_raw_os_error(errno))

@@ -29,6 +29,43 @@ fn quoted(text: &str, before: &str) -> Vec<String> {
         .collect()
 }
 
+/// The string literals in `text`, without comments.
+fn strings(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim_start);
+    let code: Vec<&str> = lines.filter(|line| !line.starts_with("//")).collect();
+    let code = code.join("\n").replace("\\\n", "").replace("\\\"", "'");
+    code.split('"')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn library_errors_name_no_option_or_command_of_the_program() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(&src).unwrap() {
+        let path = entry.unwrap().path();
+        // The messages of pack follow.
+        if path.is_dir() && !path.ends_with("cli") && !path.ends_with("pack") {
+            sources(&path, &mut texts);
+        }
+    }
+    texts.push(read(&src.join("error.rs")));
+    let of_another_program = ["git -C", "blockdev", "chmod", "sudo"];
+    let bad: Vec<String> = texts
+        .iter()
+        .flat_map(|text| strings(text))
+        .filter(|said| said.contains(' ') && !of_another_program.iter().any(|p| said.contains(p)))
+        .filter(|said| {
+            let option = said.starts_with("--") || said.contains(" --") || said.contains("`--");
+            option || said.contains("`lbpayload ") || said.contains("use lbpayload ")
+        })
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+}
+
 #[test]
 fn error_code_table_matches_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -38,7 +75,7 @@ fn error_code_table_matches_the_code() {
     for text in &texts {
         codes.extend(quoted(text, "with_code("));
         codes.extend(quoted(text, "code: "));
-        codes.extend(quoted(text, " refuse("));
+        codes.extend(quoted(text, "refuse("));
         // The codes of the error kinds and of the problems of an image.
         for function in ["pub fn code(&self)", "pub fn slug(&self)"] {
             if let Some(body) = text.split(function).nth(1) {

@@ -54,10 +54,8 @@ impl Devices {
                     if list.is_empty() {
                         return Err(Error::io("list block devices in", e)
                             .with_path(roots.proc.join("partitions"))
-                            .advice(
-                                "mount /sys or /proc (`payload-import --mount-proc`), \
-                                 or name the device",
-                            ));
+                            .with_code("no-devices")
+                            .advice("mount /sys or /proc, or name the device"));
                     }
                     (list, "/dev")
                 }

@@ -34,7 +34,7 @@ impl OffsetSource {
                 "the offset {start} is not a multiple of {}, as direct I/O needs",
                 inner.alignment()
             ))
-            .advice("read through the cache: leave out `--direct always`"));
+            .with_code("no-direct-io"));
         }
         Ok(Self { inner, start })
     }

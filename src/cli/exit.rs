@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 
+use super::help::help;
 use super::output::{self, Level, Out};
 use super::signals;
 
@@ -79,14 +80,15 @@ pub(super) fn say(program: &str, level: Level, error: &Error) {
     if !notes.is_empty() {
         lines.push_str(&output::labelled(program, Level::Note, &notes.join(", ")));
     }
-    if let Some(help) = error.help() {
-        lines.push_str(&output::labelled(program, Level::Help, help));
+    if let Some(help) = help(error) {
+        lines.push_str(&output::labelled(program, Level::Help, &help));
     }
     output::to_stderr(&lines);
 }
 
 fn say_in_json(error: &Error) {
-    let help: Vec<&str> = error.help().into_iter().collect();
+    let help = help(error);
+    let help: Vec<&str> = help.as_deref().into_iter().collect();
     let (entry, name) = error
         .entry()
         .map_or((None, None), |(index, name)| (Some(index), name));

@@ -4,6 +4,7 @@ mod args;
 mod cat;
 mod document;
 mod exit;
+mod help;
 mod import;
 mod list;
 mod logging;

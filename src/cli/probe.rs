@@ -15,6 +15,7 @@ use crate::progress::Silent;
 
 use super::args::ProbeArgs;
 use super::exit::{self, Outcome};
+use super::help::help;
 use super::output::{Level, Out, human_bytes, lossy};
 
 #[derive(Serialize)]
@@ -53,8 +54,13 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
     let any = findings.iter().any(|f| f.verdict == Verdict::Payload);
     let looked_at = summary(&findings, from);
     let nothing = (!any).then(|| {
-        let error = nothing_found(&findings, from, "probe");
-        match error.help() {
+        let error = nothing_found(&findings, from);
+        let error = match error.code() {
+            "no-permission" => error.or_advice("run it as root: `sudo lbpayload probe`"),
+            "not-found" => error.or_advice("attach the disk, or name it or the image"),
+            _ => error,
+        };
+        match help(&error) {
             // The table says why.
             Some(help) if args.all && !args.json => {
                 Error::new(error.kind(), "no payload found").advice(help)

@@ -100,8 +100,7 @@ impl Staging {
             return Err(
                 Error::new(Kind::Refused, "the file system does not support direct I/O")
                     .with_code("no-direct-io")
-                    .with_path(&path)
-                    .advice("write through the cache: leave out `--direct always`"),
+                    .with_path(&path),
             );
         }
         Ok(this)

@@ -147,9 +147,7 @@ pub fn import(
                 log::warn!("using only the checksums that were given: {e}");
             }
             Err(e) if e.kind() == Kind::Syntax => {
-                return Err(
-                    e.advice("--checksums FILE gives checksums in place of the embedded ones")
-                );
+                return Err(e.with_code("bad-checksums"));
             }
             other => other?,
         }
@@ -249,7 +247,7 @@ fn write(
         Err(e) => {
             remove(staging);
             let doing = format!("start the {} engine", options.engine);
-            return Err(Error::io(doing, e).advice("use `--io threads`, it works everywhere"));
+            return Err(Error::io(doing, e).with_code("io-engine"));
         }
     };
     report.engine = Some(engine);

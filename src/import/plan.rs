@@ -71,11 +71,7 @@ impl Selection {
                 format!("no such file in the payload: {}", absent.join(", ")),
             )
             .with_code("no-such-entry")
-            .with_path(index.payload().source().path())
-            .advice(format!(
-                "`lbpayload list {}` shows the names",
-                index.payload().source().path().display()
-            )))
+            .with_path(index.payload().source().path()))
         }
     }
 
@@ -220,15 +216,14 @@ impl Plan {
                 match existing {
                     ExistingPolicy::Replace => {}
                     ExistingPolicy::Keep => {
-                        log::warn!("{name}: kept, its content differs (--existing keep)");
+                        log::warn!("{name}: kept, its content differs");
                         plan.keep(&entry)?;
                         continue;
                     }
                     ExistingPolicy::Error => {
                         return Err(Error::new(Kind::Refused, "exists with other content")
                             .with_code("content-differs")
-                            .with_path(at())
-                            .advice("nothing was written, `--existing replace` replaces it"));
+                            .with_path(at()));
                     }
                 }
             }
@@ -312,33 +307,26 @@ fn refuse_unusable(
     payload: &Payload,
     max_len: Option<usize>,
 ) -> Result<()> {
-    let refuse = |code: &'static str, why: String, advice: String| {
-        Err(Error::new(Kind::Refused, why)
+    let refuse = |code: &'static str, why: String| {
+        Error::new(Kind::Refused, why)
             .with_code(code)
             .with_path(payload.source().path())
             .with_entry(entry.index, Some(name))
             .with_offset(payload.source().start() + entry.header_offset)
-            .advice(advice))
     };
     if name == STAGING_NAME {
-        return refuse(
-            "name-reserved",
-            "import uses this name for its incomplete files".into(),
-            format!(
-                "save it with `lbpayload cat {} {name} > FILE`",
-                payload.source().path().display()
-            ),
-        );
+        let why = "import uses this name for its incomplete files";
+        return Err(refuse("name-reserved", why.into()));
     }
     match max_len {
-        Some(max) if entry.raw_name.len() > max => refuse(
+        Some(max) if entry.raw_name.len() > max => Err(refuse(
             "name-too-long",
             format!(
                 "the name has {} bytes, the destination stores at most {max}",
                 entry.raw_name.len()
             ),
-            "use a destination on another file system".into(),
-        ),
+        )
+        .advice("use a destination on another file system")),
         _ => Ok(()),
     }
 }

@@ -136,8 +136,7 @@ pub fn in_background(
                         Error::new(Kind::Io, "the server died before the mount was ready")
                             .with_code("server-died")
                             .doing("mount on")
-                            .with_path(point.path())
-                            .advice("add -f to see why: the server then runs in the foreground"),
+                            .with_path(point.path()),
                     )
                 }
             }

@@ -54,8 +54,7 @@ pub(super) fn build_tree(
                 format!("more than {} files, the limit of a mount", Tree::MAX_FILES),
             )
             .with_code("too-many-files")
-            .with_path(payload.source().path())
-            .advice("`lbpayload list` and `lbpayload cat` have no such limit"));
+            .with_path(payload.source().path()));
         }
         match step {
             Ok(entry) => {

@@ -156,10 +156,10 @@ impl Problem {
             }
             Cause::Fault(_) => Error::new(Kind::Format, message),
         };
-        let mut error = error
-            .with_code(code)
-            .with_path(source.path())
-            .advice(advice);
+        let mut error = error.with_code(code).with_path(source.path());
+        if let Some(advice) = advice {
+            error = error.advice(advice);
+        }
         if let Some(line) = line {
             error = error.with_line(line);
         }
@@ -261,36 +261,25 @@ impl Problem {
         }
     }
 
-    fn advice(&self, source: &dyn Source, image: &str) -> String {
+    /// Returns what to do next, if that depends only on the problem.
+    fn advice(&self, source: &dyn Source, image: &str) -> Option<String> {
         let advice = match &self.cause {
             // When a USB stick is removed, the kernel reports a length of 0.
             Cause::Shrunk if source.is_device() => GONE,
             Cause::Io(e) if source.is_device() && is_gone(e) => GONE,
             Cause::Io(_) if source.is_device() => {
-                return format!(
+                return Some(format!(
                     "`ddrescue {image} copy.img copy.map` saves what can still be read, \
                      then import from copy.img"
-                );
+                ));
             }
             Cause::Io(_) => "check the disk that holds the image",
             Cause::Shrunk => "run it again while nothing writes to the image",
             Cause::Checksum { .. } => "get the image, or that file, again",
-            Cause::BadSums(_) => "--checksums FILE gives checksums in place of the embedded ones",
             Cause::Missing => "pack the file too, or remove its checksum",
-            Cause::Fault(fault) if fault.is_about_the_name() => {
-                return format!(
-                    "pack it again under another name, or save single files with \
-                     `lbpayload cat {image} NAME > FILE`"
-                );
-            }
-            Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => {
-                "`lbpayload probe` finds the disks that hold a payload"
-            }
+            Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => return None,
             Cause::Fault(
-                Fault::WrongMagic { .. }
-                | Fault::CutOff { .. }
-                | Fault::CountTooLarge { .. }
-                | Fault::DataPastEnd { .. },
+                Fault::CutOff { .. } | Fault::CountTooLarge { .. } | Fault::DataPastEnd { .. },
             ) if source.is_device() => {
                 // Rounding down to whole sectors loses less than one sector.
                 if self.missing() < 4096 {
@@ -300,15 +289,12 @@ impl Problem {
                     "the device is smaller than its payload, write the image to a larger one"
                 }
             }
-            Cause::Fault(_) if self.index.is_some_and(|index| index > 0) => {
-                return format!(
-                    "get or pack the image again, or use the files before the damage with \
-                     `lbpayload mount --lenient {image} DIR`"
-                );
+            Cause::Fault(_) if self.index.is_none_or(|index| index == 0) => {
+                "get or pack the image again"
             }
-            Cause::Fault(_) => "get or pack the image again",
+            Cause::BadSums(_) | Cause::Fault(_) => return None,
         };
-        advice.into()
+        Some(advice.into())
     }
 }
 

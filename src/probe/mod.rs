@@ -100,7 +100,7 @@ pub fn the_only_payload(roots: &Roots, progress: &dyn Progress) -> Result<Findin
     let devices = Devices::scan(roots)?;
     let findings = probe_all(&devices, progress)?;
     if !findings.iter().any(|f| f.verdict == Verdict::Payload) {
-        return Err(nothing_found(&findings, devices.from(), "import"));
+        return Err(nothing_found(&findings, devices.from()));
     }
     let mut found = payloads(findings);
     match found.len() {
@@ -110,8 +110,7 @@ pub fn the_only_payload(roots: &Roots, progress: &dyn Progress) -> Result<Findin
             Err(Error::new(
                 Kind::Ambiguous,
                 format!("{n} payloads found: {}", paths.join(", ")),
-            )
-            .advice("name one of them with --device"))
+            ))
         }
     }
 }

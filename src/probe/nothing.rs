@@ -8,21 +8,22 @@ use super::finding::{Finding, Verdict};
 /// The number of devices with problems that a message names.
 const NAMED: usize = 3;
 
-/// Returns the error for findings without a payload. `command` is what the user ran.
-pub fn nothing_found(findings: &[Finding], from: &str, command: &str) -> Error {
+/// Returns the error for findings without a payload.
+pub fn nothing_found(findings: &[Finding], from: &str) -> Error {
     let mut tried = findings.iter().filter(|f| f.verdict != Verdict::Empty);
     if tried.clone().next().is_some() && tried.all(Finding::is_denied) {
         let what = match findings {
             [one] => path(one),
             _ => format!("any of the {} devices", findings.len()),
         };
-        return Error::new(Kind::NotFound, format!("no permission to read {what}"))
-            .with_code("no-permission")
-            .advice(if geteuid().is_root() {
-                "root was refused too: check that the container may use the devices".into()
-            } else {
-                format!("run it as root: `sudo lbpayload {command}`")
-            });
+        let error = Error::new(Kind::NotFound, format!("no permission to read {what}"))
+            .with_code("no-permission");
+        return match geteuid().is_root() {
+            true => {
+                error.advice("root was refused too: check that the container may use the devices")
+            }
+            false => error,
+        };
     }
     let mut damaged = findings.iter().filter(|f| f.verdict == Verdict::Corrupt);
     if let (Some(only), None) = (damaged.next(), damaged.next()) {
@@ -31,25 +32,25 @@ pub fn nothing_found(findings: &[Finding], from: &str, command: &str) -> Error {
             "the only payload is damaged: {}",
             why.unwrap_or_else(|| path(only))
         );
-        // What mends it, where that is known.
-        let verify = format!("lbpayload verify {}", only.path.display());
-        let help = only.error.as_ref().and_then(Error::help);
-        let error = Error::new(Kind::NotFound, "")
+        let mut error = Error::new(Kind::NotFound, "")
             .with_line(line)
             .with_path(&only.path)
-            .with_code("damaged-candidate")
-            .advice(help.map_or(verify, str::to_owned));
+            .with_code("damaged-candidate");
+        if let Some(found) = &only.error {
+            if let Some((index, name)) = found.entry() {
+                error = error.with_entry(index, name);
+            }
+            // What repairs it, if that is known.
+            if let Some(help) = found.help() {
+                error = error.advice(help);
+            }
+        }
         return match findings.len() {
             1 => error,
             _ => error.note(looked_at(findings, from, &[Verdict::Unreadable])),
         };
     }
-    Error::new(Kind::NotFound, "no payload found")
-        .note(summary(findings, from))
-        .advice(match command {
-            "probe" => "attach the disk, or name it or the image",
-            _ => "attach the disk, or name it or the image with --device",
-        })
+    Error::new(Kind::NotFound, "no payload found").note(summary(findings, from))
 }
 
 /// Returns a summary of the findings in one line. It names the first devices with problems.
@@ -117,16 +118,12 @@ mod tests {
     fn without_permission_for_any_device_the_help_is_to_run_as_root() {
         let drive = || finding("sr0", Verdict::Empty, None);
         let denied = || unreadable("sda", libc::EACCES);
-        let code = |findings: &[Finding]| nothing_found(findings, "/dev", "import").code();
+        let code = |findings: &[Finding]| nothing_found(findings, "/dev").code();
         let all = [denied(), unreadable("sdb", libc::EPERM), drive()];
-        let error = nothing_found(&all, "/dev", "import");
+        let error = nothing_found(&all, "/dev");
         assert_eq!(error.code(), "no-permission");
         assert_eq!(error.kind(), Kind::NotFound);
-        let help = error.help().unwrap_or_default();
-        assert!(
-            geteuid().is_root() || help.contains("sudo lbpayload import"),
-            "{help}"
-        );
+        assert_eq!(error.help().is_some(), geteuid().is_root());
         assert_eq!(code(&[denied(), unreadable("sdb", libc::EIO)]), "not-found");
         assert_eq!(
             code(&[denied(), finding("sdb", Verdict::NoMagic, None)]),
@@ -146,11 +143,10 @@ mod tests {
             .map(|n| unreadable(&format!("loop{n}"), libc::EIO))
             .collect();
         findings.push(corrupt("sdb"));
-        let error = nothing_found(&findings, "/dev", "import");
+        let error = nothing_found(&findings, "/dev");
         assert_eq!(error.code(), "damaged-candidate");
         assert_eq!(error.kind(), Kind::NotFound);
         assert_eq!(error.path(), Some(std::path::Path::new("/dev/sdb")));
-        assert_eq!(error.help(), Some("lbpayload verify /dev/sdb"));
         let line = error.to_string();
         assert!(
             line.contains("`/dev/sdb`") && !line.contains("loop"),
@@ -162,9 +158,6 @@ mod tests {
             "{notes:?}"
         );
         findings.push(corrupt("sdc"));
-        assert_eq!(
-            nothing_found(&findings, "/dev", "import").code(),
-            "not-found"
-        );
+        assert_eq!(nothing_found(&findings, "/dev").code(), "not-found");
     }
 }
