@@ -12,6 +12,7 @@ use crate::import::ExistingPolicy;
 use crate::promote::Ownership;
 
 use super::source::SourceArgs;
+use super::values::{direct, memory, size};
 
 /// Store files on raw disks (LBPAYLD1 payloads) and read them back
 #[derive(Debug, Parser)]
@@ -411,44 +412,6 @@ pub(super) struct RollbackArgs {
     pub image: ImageArgs,
 }
 
-fn direct(text: &str) -> Result<DirectPolicy, String> {
-    match text {
-        "auto" => Ok(DirectPolicy::Auto),
-        "always" => Ok(DirectPolicy::Always),
-        "never" => Ok(DirectPolicy::Never),
-        _ => Err("expected auto, always or never".into()),
-    }
-}
-
-/// Parses a size in bytes, with K, M or G for powers of 1024.
-fn size(text: &str) -> Result<NonZeroU64, String> {
-    NonZeroU64::new(whole_bytes(text)?).ok_or_else(|| "expected more than 0".into())
-}
-
-/// Parses a memory limit in bytes. An import cannot work with less than 4 MiB.
-fn memory(text: &str) -> Result<NonZeroU64, String> {
-    size(text).and_then(|bytes| match bytes.get() {
-        0x40_0000.. => Ok(bytes),
-        _ => Err("expected at least 4M".into()),
-    })
-}
-
-/// Parses as [`size`] does, but accepts 0 too.
-pub(super) fn whole_bytes(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "expected a number of bytes, perhaps with K, M or G".to_owned())?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| "the number does not fit 64 bits".into())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -458,26 +421,5 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_take_powers_of_1024() {
-        let bytes = |text| size(text).map(NonZeroU64::get);
-        assert_eq!(bytes("512"), Ok(512));
-        assert_eq!(bytes("4K"), Ok(4096));
-        assert_eq!(bytes("2g"), Ok(2 << 30));
-        for bad in [
-            "",
-            "K",
-            "-1",
-            "1.5M",
-            "1T",
-            "0",
-            "99999999999999999999",
-            "99999999999G",
-            "é",
-        ] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
     }
 }

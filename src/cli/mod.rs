@@ -22,6 +22,7 @@ mod signals;
 mod source;
 mod sums;
 mod unmount;
+mod values;
 mod verify;
 
 use std::ffi::OsString;

@@ -8,8 +8,8 @@ use crate::block::DirectPolicy;
 use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{Access, Settings, Strictness};
 
-use super::args::whole_bytes;
 use super::source::SourceArgs;
+use super::values::whole_bytes;
 
 /// The parsed options of `-o`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::block::{Source, SourceOptions};
 use crate::error::Result;
 
-use super::args::whole_bytes;
+use super::values::whole_bytes;
 
 /// The options that say how a source is read. All commands that read a payload have them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
