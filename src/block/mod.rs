@@ -6,16 +6,20 @@
 mod buffer;
 #[cfg(test)]
 mod contract;
+mod copies;
 mod dev;
 mod device;
 mod devices;
 mod engine;
+mod fault_map;
+mod fault_recorder;
 mod file;
 mod file_type;
 mod node;
 mod offset;
 mod open;
 mod queue;
+mod ranges;
 mod read_ahead;
 mod source;
 mod threads;
@@ -27,7 +31,10 @@ mod uring;
 mod uring;
 
 pub use buffer::{AlignedBuf, PAGE};
+pub use copies::CopiesSource;
 pub use engine::IoEngine;
+pub use fault_map::FaultMap;
+pub use fault_recorder::FaultRecorder;
 pub use file::FileSource;
 pub use offset::OffsetSource;
 pub use open::SourceOptions;
@@ -52,6 +59,7 @@ mod internals {
     #[cfg(any(test, feature = "internals"))]
     pub use super::queue::Job;
     pub use super::queue::{Completion, Queue, Sink};
+    pub use super::ranges::Ranges;
     pub use super::read_ahead::ReadAhead;
     pub use super::source::read_to_fault;
     pub use super::threads::ThreadQueue;

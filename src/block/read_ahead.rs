@@ -3,7 +3,7 @@
 use std::io;
 
 use super::buffer::{AlignedBuf, PAGE};
-use super::source::{Source, read_exact_at};
+use super::source::{Source, read_exact_at, read_to_fault};
 
 /// The largest read, in bytes.
 const LARGE: usize = 1 << 20;
@@ -68,6 +68,14 @@ impl<'a> ReadAhead<'a> {
         Ok(&self.buf[from..to])
     }
 
+    /// Allows the source to read again what could not be read.
+    pub fn allow_retry(&self) {
+        let copies = self.source.copies().iter().map(|copy| copy.faults());
+        for faults in copies.chain([self.source.faults()]).flatten() {
+            faults.retry_bad();
+        }
+    }
+
     /// Announces the next wanted offset. The distance determines how far to read ahead.
     pub fn hop_to(&mut self, offset: u64) {
         let hop = offset.saturating_sub(self.last);
@@ -93,11 +101,13 @@ impl<'a> ReadAhead<'a> {
         self.filled = match read_exact_at(self.source, &mut self.buf[..len], start) {
             Ok(n) => n,
             // A bad sector further on must not hide a readable header.
-            Err(_) if len > least => {
+            Err(_) => {
                 self.step = SMALL;
-                read_exact_at(self.source, &mut self.buf[..least], start)?
+                match read_to_fault(self.source, &mut self.buf[..least], least, start) {
+                    (n, Some(e)) if start + (n as u64) < end => return Err(e),
+                    (n, _) => n,
+                }
             }
-            Err(e) => return Err(e),
         };
         Ok(())
     }

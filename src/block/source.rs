@@ -6,8 +6,10 @@ use std::fs::Metadata;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::buffer::PAGE;
+use super::fault_map::FaultMap;
 
 /// How a source is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -95,6 +97,26 @@ pub trait Source: Send + Sync {
         false
     }
 
+    /// Returns the smallest part that is read when a larger read fails, in bytes: a power of two.
+    /// What is read through the page cache fails in whole pages.
+    fn sector(&self) -> usize {
+        match self.alignment() {
+            1 => PAGE,
+            alignment => alignment.max(512),
+        }
+    }
+
+    /// Returns what is known of the bad places, if the source records them.
+    fn faults(&self) -> Option<&FaultMap> {
+        None
+    }
+
+    /// Returns the copies that this source consists of, in the order in which they are read.
+    /// Nothing means that it is a single source.
+    fn copies(&self) -> &[Arc<dyn Source>] {
+        &[]
+    }
+
     /// Returns the file descriptor, for a queue that passes it to the kernel.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -125,8 +147,8 @@ pub fn read_exact_at(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Re
     Ok(done)
 }
 
-/// Repeats a read that failed as a whole: in pages, and in the bad page in sectors (the
-/// alignment, but at least 512 bytes). Returns how many of the `want` bytes from `start` come
+/// Repeats a read that failed as a whole: in pages, and in the bad page in sectors
+/// ([`Source::sector`]). Returns how many of the `want` bytes from `start` come
 /// before the fault, and the fault. The fault is `None` if the read succeeds now.
 ///
 /// The bytes of a short read before the fault are counted too, because a sector may start
@@ -138,11 +160,15 @@ pub fn read_to_fault(
     start: u64,
 ) -> (usize, Option<io::Error>) {
     let alignment = source.alignment();
-    let sector = alignment.max(512);
-    let mut piece = PAGE.max(alignment);
+    let sector = source.sector();
+    let mut piece = PAGE.max(sector);
     let mut done = 0;
     while done < want {
-        let len = piece.min((want - done).next_multiple_of(alignment));
+        // Pieces end where sectors do, so that a bad sector does not take the end of the sector
+        // before it along.
+        let at = source.start() + start + done as u64;
+        let len = piece - (at % piece as u64) as usize;
+        let len = len.min((want - done).next_multiple_of(alignment));
         match source.read_at(&mut buf[done..done + len], start + done as u64) {
             Ok(0) => return (done, Some(io::ErrorKind::UnexpectedEof.into())),
             Ok(n) => done += n,
