@@ -227,9 +227,14 @@ pub(super) struct ImportArgs {
     #[arg(hide = true)]
     pub extra: Option<PathBuf>,
 
-    /// The image file or block device (default: the only payload that probing finds)
+    /// The image file or block device (default: the only payload that probing finds). Repeat it for
+    /// several copies of one payload: what cannot be read from one is read from the next
     #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
-    pub device: Option<PathBuf>,
+    pub device: Vec<PathBuf>,
+
+    /// Without --device: use all devices that hold the same payload, as copies of each other
+    #[arg(long, conflicts_with = "device")]
+    pub copies: bool,
 
     #[command(flatten)]
     pub input: SourceArgs,
@@ -266,6 +271,23 @@ pub(super) struct ImportArgs {
     /// (error)
     #[arg(long, value_name = "WHAT", default_value = "replace")]
     pub existing: ExistingPolicy,
+
+    /// How often to read bad sectors again, after everything that reads well
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        conflicts_with = "fail_fast"
+    )]
+    pub retries: u32,
+
+    /// Stop at the first file that cannot be read
+    #[arg(long)]
+    pub fail_fast: bool,
+
+    /// Keep what could be read of a damaged file as NAME.partial, with zeros in place of the rest
+    #[arg(long, conflicts_with = "fail_fast")]
+    pub partial: bool,
 
     /// Show what would be done, without doing it
     #[arg(long)]

@@ -32,6 +32,12 @@ fn by_code(error: &Error) -> Option<String> {
             "end what uses it (see `fuser -vm {path}`), or use `lbpayload unmount --lazy {path}`"
         ),
         "content-differs" => "nothing was written, `--existing replace` replaces it".into(),
+        "copies-differ" if error.kind() == Kind::Checksum => {
+            "give its checksum with --checksums FILE".into()
+        }
+        "copies-differ" if error.kind() == Kind::Ambiguous => {
+            "name the copies of one of them with --device".into()
+        }
         "damaged-candidate" if !has_help && !in_the_files => format!("lbpayload verify {path}"),
         "dead-mount" => {
             format!("`lbpayload unmount {path}` removes the mount, its server has died")

@@ -4,18 +4,18 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::block::{ReadMode, Roots, SourceOptions};
+use crate::block::{ReadMode, Roots, Source, SourceOptions};
 use crate::durable::WriteMode;
 use crate::error::{Error, Kind, Result, printable};
 use crate::import::{ExistingPolicy, Options, Report, Tuning, import};
-use crate::payload::Payload;
-use crate::probe::the_only_payload;
+use crate::payload::{Cause, Payload, Problem};
+use crate::probe::{the_copies, the_only_payload};
 use crate::sys::share_one_heap;
 
 use super::args::{ImportArgs, ProgressForm};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
-use super::verify::several;
+use super::verify::{JsonRange, several};
 use super::{progress, signals, sums};
 
 #[derive(Serialize)]
@@ -37,8 +37,31 @@ struct JsonReport<'a> {
     checked: u64,
     unlisted: u64,
     missing: &'a [String],
-    failed: Vec<String>,
+    failed: Vec<JsonFailed<'a>>,
     failed_count: u64,
+    /// The files that cannot be found because a header cannot be read.
+    lost: u64,
+    partial: u64,
+    copies: Vec<JsonCopy<'a>>,
+}
+
+/// A file that was not imported.
+#[derive(Serialize)]
+struct JsonFailed<'a> {
+    index: Option<u64>,
+    name: Option<&'a str>,
+    code: &'static str,
+    message: String,
+    /// The parts that cannot be read, in bytes from the start of the source.
+    ranges: Vec<JsonRange>,
+}
+
+/// How much came from a copy.
+#[derive(Serialize)]
+struct JsonCopy<'a> {
+    #[serde(serialize_with = "lossy")]
+    device: &'a Path,
+    bytes: u64,
 }
 
 pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
@@ -47,27 +70,36 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let checksums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
     let progress = progress::shown(form);
-    // Keeps the device node that was created for a device without one, until the import ends.
-    let finding;
-    let device = match &args.device {
-        Some(device) => device.as_path(),
-        None => {
-            if args.input.offset.is_some() {
-                let message = "`--offset` needs the image or device that it is in";
-                return Err(Error::new(Kind::Usage, message)
-                    .advice("name it with --device, probing finds only payloads at offset 0"));
-            }
-            finding = the_only_payload(&Roots::default(), &*progress)?;
-            log::info!("found a payload on {}", finding.path.display());
-            finding.path.as_path()
+    // Keeps the device nodes that were created for devices without one, until the import ends.
+    let mut findings = Vec::new();
+    if args.device.is_empty() {
+        if args.input.offset.is_some() {
+            let message = "`--offset` needs the image or device that it is in";
+            return Err(Error::new(Kind::Usage, message)
+                .advice("name it with --device, probing finds only payloads at offset 0"));
         }
-    };
+        findings = match args.copies {
+            true => the_copies(&Roots::default(), &*progress)?,
+            false => vec![the_only_payload(&Roots::default(), &*progress)?],
+        };
+        for finding in &findings {
+            log::info!("found a payload on {}", finding.path.display());
+        }
+    }
+    let found = findings.iter().map(|finding| finding.path.as_path());
+    let devices: Vec<&Path> = args
+        .device
+        .iter()
+        .map(|d| d.as_path())
+        .chain(found)
+        .collect();
+    let device = devices[0];
     let source = SourceOptions {
         direct: args.direct,
         ..SourceOptions::default()
     };
     let memory = args.memory.get();
-    let payload = Payload::open(args.input.open(device, source)?)?.with_index_memory(
+    let payload = Payload::open(args.input.open(&devices, source)?)?.with_index_memory(
         usize::try_from(memory / 2)
             .unwrap_or(usize::MAX)
             .min(24 << 20),
@@ -78,6 +110,9 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         checksums,
         direct: args.direct,
         existing: args.existing,
+        fail_fast: args.fail_fast,
+        retries: args.retries,
+        partial: args.partial,
         dry_run: args.dry_run,
         engine: args.io,
         tuning: Tuning::for_memory(memory),
@@ -88,7 +123,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let report = report?;
     let mut out = Out::new();
     if args.json {
-        out.json(&json(args, device, &report))?;
+        out.json(&json(args, device, &report, &**payload.source()))?;
     } else if args.dry_run || !quiet {
         out.line(&words(args, device, &report))?;
     }
@@ -115,7 +150,14 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     if report.failed.is_empty() {
         return Ok(Outcome::Done);
     }
-    let (count, files) = (report.failed.count(), report.files);
+    let found = report.failed.count() - u64::from(report.lost > 0);
+    let (count, files) = (found + report.lost, report.files + report.lost);
+    let is_bad = |p: &Problem| matches!(p.cause, Cause::BadSectors { .. } | Cause::Lost { .. });
+    let help = report.failed.iter().any(is_bad).then_some(
+        "run it again to try the bad places once more (`--retries 5` tries harder), or name a \
+         second copy of the payload too",
+    );
+    let partial = report.partial;
     for failed in report.failed {
         let error = failed.into_error(&**payload.source());
         exit::say("lbpayload", Level::Error, &error);
@@ -125,10 +167,22 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         args.dest.display()
     );
     to_stderr(&labelled("lbpayload", Level::Error, &summary));
+    if partial > 0 {
+        let note = format!("what could be read of {partial} of them is in `NAME.partial`");
+        to_stderr(&labelled("lbpayload", Level::Note, &note));
+    }
+    if let Some(help) = help {
+        to_stderr(&labelled("lbpayload", Level::Help, help));
+    }
     Ok(Outcome::Wrong)
 }
 
-fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonReport<'a> {
+fn json<'a>(
+    args: &'a ImportArgs,
+    device: &'a Path,
+    report: &'a Report,
+    source: &dyn Source,
+) -> JsonReport<'a> {
     JsonReport {
         source: device,
         dest: &args.dest,
@@ -148,15 +202,31 @@ fn json<'a>(args: &'a ImportArgs, device: &'a Path, report: &'a Report) -> JsonR
         failed: report
             .failed
             .iter()
-            .map(|p| format!("{}: {}", p.name.as_deref().unwrap_or(""), p.message()))
+            .map(|problem| JsonFailed {
+                index: problem.index,
+                name: problem.name.as_deref(),
+                code: problem.slug(),
+                message: problem.message(),
+                ranges: JsonRange::all(problem, source),
+            })
             .collect(),
         failed_count: report.failed.count(),
+        lost: report.lost,
+        partial: report.partial,
+        copies: report
+            .from
+            .iter()
+            .map(|(device, bytes)| JsonCopy {
+                device,
+                bytes: *bytes,
+            })
+            .collect(),
     }
 }
 
 /// Refuses `import IMAGE` and `import IMAGE DEST`, which lack --device.
 fn refuse_an_image_as_dest(args: &ImportArgs) -> Result<()> {
-    let is_file = args.device.is_none() && args.dest.is_file();
+    let is_file = args.device.is_empty() && args.dest.is_file();
     let after = match &args.extra {
         None if !is_file => return Ok(()),
         None => "DIRECTORY".into(),

@@ -108,5 +108,5 @@ pub(super) fn open(path: &Path, args: &SourceArgs) -> Result<Payload> {
         cached_files: true,
         ..SourceOptions::default()
     };
-    Payload::open(args.open(path, options)?)
+    Payload::open(args.open(&[path], options)?)
 }

@@ -219,7 +219,7 @@ fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
         keep_cache: true,
         ..SourceOptions::default()
     };
-    options.source.open(path, how)
+    options.source.open(&[path], how)
 }
 
 /// Returns the modification time of the image file or of the device's node, because the image has

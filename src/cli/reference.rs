@@ -153,12 +153,20 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
     };
     let result = import(&payload, options, &*progress, Some(&mut tell));
     let ended = out.end();
-    result?;
+    let report = result?;
     // Errors of standard output are not failures, as in the reference: the files are complete.
     if let Err(e) = said.and(ended) {
         log::debug!("{e}");
     }
-    Ok(0)
+    if report.failed.is_empty() {
+        return Ok(0);
+    }
+    // The others are complete, but a script must not go on as if all were.
+    for failed in report.failed {
+        let error = failed.into_error(&**payload.source());
+        to_stderr(&format!("{NAME}: {error}\n"));
+    }
+    Ok(1)
 }
 
 #[cfg(test)]

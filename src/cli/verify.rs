@@ -1,5 +1,6 @@
 //! `lbpayload verify`
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 use crate::block::{Source, SourceOptions};
 use crate::error::{Result, printable};
 use crate::format::Dialect;
-use crate::payload::{Payload, Problem};
+use crate::payload::{Cause, Payload, Problem};
 use crate::verify::{FileVerdict, Report, verify};
 
 use super::args::{ProgressForm, VerifyArgs};
@@ -24,6 +25,30 @@ pub(super) struct JsonProblem {
     offset: u64,
     kind: &'static str,
     message: String,
+    /// The parts that cannot be read, in bytes from the start of the source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<JsonRange>,
+}
+
+/// A part of the source.
+#[derive(Serialize)]
+pub(super) struct JsonRange {
+    offset: u64,
+    length: u64,
+}
+
+impl JsonRange {
+    /// Returns the parts of `source` that cannot be read.
+    pub(super) fn all(problem: &Problem, source: &dyn Source) -> Vec<Self> {
+        let Cause::BadSectors { ranges, .. } = &problem.cause else {
+            return Vec::new();
+        };
+        let range = |range: &Range<u64>| Self {
+            offset: source.start() + range.start,
+            length: range.end - range.start,
+        };
+        ranges.iter().map(range).collect()
+    }
 }
 
 impl JsonProblem {
@@ -34,6 +59,7 @@ impl JsonProblem {
             offset: source.start().saturating_add(problem.offset),
             kind: problem.slug(),
             message: problem.message(),
+            ranges: JsonRange::all(problem, source),
         }
     }
 
@@ -60,7 +86,7 @@ struct JsonReport<'a> {
 pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     let sums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
-    let source = args.input.open(&args.source, SourceOptions::default())?;
+    let source = args.input.open(&[&args.source], SourceOptions::default())?;
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
         Ok(payload) => payload,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dir, FlockOperation, flock, syncfs};
+use rustix::fs::{AtFlags, Dir, FlockOperation, flock, syncfs, unlinkat};
 use rustix::io::Errno;
 
 use crate::block::{file_type_name, refuse_new_in_dev};
@@ -130,6 +130,37 @@ impl Directory {
             Ok(true)
         };
         empty().map_err(|e| Error::io("list", e).with_path(&self.path))
+    }
+
+    /// Returns up to `max` of the names in it that end in `suffix` and are UTF-8.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    pub fn names_ending_in(&self, suffix: &str, max: usize) -> Result<Vec<String>> {
+        let names = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in Dir::read_from(&self.file)? {
+                let entry = entry?;
+                match entry.file_name().to_str() {
+                    Ok(name) if name.ends_with(suffix) && names.len() < max => {
+                        names.push(name.to_owned());
+                    }
+                    _ => {}
+                }
+            }
+            Ok(names)
+        };
+        names().map_err(|e| Error::io("list", e).with_path(&self.path))
+    }
+
+    /// Removes the file `name`.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        single_component(name)
+            .and_then(|()| Ok(unlinkat(&self.file, name, AtFlags::empty())?))
+            .map_err(|e| Error::io("remove", e).with_path(self.path.join(name)))
     }
 
     /// Looks up `name` in it.

@@ -238,6 +238,17 @@ impl Store for Staging {
         Ok(())
     }
 
+    fn reopen(&self, slot: u64, size: u64) -> io::Result<File> {
+        let file = match self.staging.reopen(slot) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.staging.create(slot, MODE, OFlags::empty())?
+            }
+            other => other?,
+        };
+        file.set_len(size)?;
+        Ok(file)
+    }
+
     fn forget(&self, slot: u64) {
         if self.in_memory {
             return;

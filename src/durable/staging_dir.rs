@@ -116,6 +116,16 @@ impl StagingDir {
         Ok(File::from(fd))
     }
 
+    /// Opens the file in `slot` for reading and writing.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    pub(super) fn reopen(&self, slot: u64) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.0, slot_name(slot), flags, Mode::empty())?;
+        Ok(File::from(fd))
+    }
+
     /// Removes the file or symlink in `slot`.
     ///
     /// # Errors

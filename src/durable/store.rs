@@ -1,6 +1,7 @@
 //! The interface that a copy needs of a destination.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -56,6 +57,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The error that the system reports.
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Opens a staged file for reading and writing through the page cache. If there is none, it
+    /// creates one of `size` zeros.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    fn reopen(&self, slot: u64, size: u64) -> io::Result<File>;
 
     /// Drops a flushed file from [`Store::put`] from the page cache. This is only a hint:
     /// nothing depends on it.

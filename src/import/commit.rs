@@ -215,6 +215,35 @@ impl Committer {
     }
 }
 
+/// Gives these complete files their names, without a queue. For the few files that were recovered.
+pub(super) fn commit_now(store: &dyn Store, batch: Vec<Complete>) -> Committed {
+    let mut committed = Committed {
+        settled: Vec::new(),
+        result: Ok(()),
+    };
+    if batch.is_empty() {
+        return committed;
+    }
+    let Step::Flushed { batch, result, .. } = flush(store, batch, Vec::new()) else {
+        return committed;
+    };
+    committed.result = result;
+    if committed.result.is_err() {
+        return committed;
+    }
+    if let Step::Named { named, result } = name(store, batch) {
+        committed.result = result;
+        if let Step::Flushed {
+            settled, result, ..
+        } = flush(store, Vec::new(), named)
+        {
+            committed.settled = settled;
+            committed.result = committed.result.and(result);
+        }
+    }
+    committed
+}
+
 fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step {
     let flushed = if batch.is_empty() {
         Ok(())

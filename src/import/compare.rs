@@ -1,4 +1,4 @@
-//! Compares an existing file with the payload's.
+//! Compares an existing file with the payload's, or with its checksum.
 
 use std::fs::File;
 use std::io;
@@ -9,82 +9,90 @@ use sha2::{Digest, Sha256};
 
 use crate::block::ReadAhead;
 use crate::error::{Error, Result};
-use crate::payload::{Cause, Entry, EntryReader, Payload, Problem, Sha256Sum};
+use crate::payload::{Cause, Entry, EntryReader, Payload, Sha256Sum};
 use crate::progress::Progress;
 use crate::sys::drop_cached;
 
 /// Files up to this size, in bytes, are compared in one piece.
-pub(super) const SMALL_MAX: usize = 64 * 1024;
+const SMALL_MAX: usize = 64 * 1024;
 
-/// The result of a comparison.
-pub(super) enum Comparison {
-    /// The content is the same.
-    Same,
-    /// The content is the same, but the checksum does not match it.
-    SameAndWrong(Problem),
-    /// The content is different.
-    Different,
+/// Compares files with those of a payload, in the order of the payload.
+pub(super) struct Comparer<'a> {
+    payload: &'a Payload,
+    window: ReadAhead<'a>,
+    scratch: Vec<u8>,
 }
 
-/// Compares an existing file of `len` bytes with the payload's.
-#[allow(clippy::too_many_arguments)] // each is another thing
-pub(super) fn compare(
-    payload: &Payload,
-    entry: &Entry,
-    file: &File,
-    len: u64,
-    sum: Option<Sha256Sum>,
-    window: &mut ReadAhead<'_>,
-    scratch: &mut [u8],
-    progress: &dyn Progress,
-) -> Result<Comparison> {
-    if len != entry.size {
-        progress.skip(entry.size);
-        return Ok(Comparison::Different);
+impl<'a> Comparer<'a> {
+    pub(super) fn new(payload: &'a Payload) -> Result<Self> {
+        let window = ReadAhead::new(&**payload.source())
+            .map_err(|e| Error::io("get memory to read", e).with_path(payload.source().path()))?;
+        Ok(Self {
+            payload,
+            window,
+            scratch: vec![0; SMALL_MAX],
+        })
     }
-    if entry.size <= SMALL_MAX as u64 {
-        // Many small files share a read. An existing file that cannot be read is replaced.
-        window.hop_to(entry.data_offset);
-        let bytes = window
-            .at(entry.data_offset, entry.size as usize)
-            .map_err(|e| {
-                entry
-                    .problem(entry.data_offset, Cause::Io(e))
-                    .into_error(&**payload.source())
-            })?;
-        progress.advance(entry.size);
-        if bytes.len() as u64 != entry.size || !holds(file, bytes, 0, scratch).unwrap_or(false) {
-            return Ok(Comparison::Different);
+
+    /// Returns whether a file of the entry's size has the entry's content. An existing file that
+    /// cannot be read has not.
+    pub(super) fn compare(
+        &mut self,
+        entry: &Entry,
+        file: &File,
+        progress: &dyn Progress,
+    ) -> Result<bool> {
+        if entry.size <= SMALL_MAX as u64 {
+            // Many small files share a read.
+            self.window.hop_to(entry.data_offset);
+            let bytes = self
+                .window
+                .at(entry.data_offset, entry.size as usize)
+                .map_err(|e| {
+                    entry
+                        .problem(entry.data_offset, Cause::Io(e))
+                        .into_error(&**self.payload.source())
+                })?;
+            progress.advance(entry.size);
+            let whole = bytes.len() as u64 == entry.size;
+            return Ok(whole && holds(file, bytes, 0, &mut self.scratch).unwrap_or(false));
         }
-        return Ok(judge(entry, sum, sum.map(|_| Sha256Sum::of(bytes))));
+        let mut at = 0;
+        let mut reader = EntryReader::new(self.payload, entry)?;
+        while let Some(bytes) = reader.next_block()? {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
+            }
+            progress.advance(bytes.len() as u64);
+            if !holds(file, bytes, at, &mut self.scratch).unwrap_or(false) {
+                progress.skip(entry.size - at - bytes.len() as u64);
+                return Ok(false);
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(true)
     }
-    let mut hasher = sum.is_some().then(Sha256::new);
+}
+
+/// Returns whether a file has this checksum. A file that cannot be read has not.
+pub(super) fn has_sum(file: &File, sum: Sha256Sum, progress: &dyn Progress) -> Result<bool> {
+    let mut hasher = Sha256::new();
+    let mut buf = vec![0; 4 * SMALL_MAX];
     let mut at = 0;
-    let mut reader = EntryReader::new(payload, entry)?;
-    while let Some(bytes) = reader.next_block()? {
+    loop {
         if progress.cancelled() {
             return Err(Error::interrupted());
         }
-        progress.advance(bytes.len() as u64);
-        // An existing file that cannot be read is replaced.
-        if !holds(file, bytes, at, scratch).unwrap_or(false) {
-            progress.skip(entry.size - at - bytes.len() as u64);
-            return Ok(Comparison::Different);
+        let Ok(n) = file.read_at(&mut buf, at) else {
+            return Ok(false);
+        };
+        if n == 0 {
+            return Ok(Sha256Sum::from_hasher(hasher) == sum);
         }
-        if let Some(hasher) = &mut hasher {
-            hasher.update(bytes);
-        }
-        at += bytes.len() as u64;
-    }
-    Ok(judge(entry, sum, hasher.map(Sha256Sum::from_hasher)))
-}
-
-fn judge(entry: &Entry, expected: Option<Sha256Sum>, found: Option<Sha256Sum>) -> Comparison {
-    match (expected, found) {
-        (Some(expected), Some(found)) if expected != found => {
-            Comparison::SameAndWrong(entry.mismatch(expected, found))
-        }
-        _ => Comparison::Same,
+        progress.advance(n as u64);
+        hasher.update(&buf[..n]);
+        drop_cached(file.as_fd(), at, n as u64);
+        at += n as u64;
     }
 }
 

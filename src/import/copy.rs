@@ -7,120 +7,33 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::block::{AlignedBuf, Completion, Queue};
-use crate::durable::Store;
+use crate::block::{AlignedBuf, Completion};
 use crate::error::{Error, Result};
-use crate::payload::{Checksums, Entry, EntryStream, Hashed, Index, Piece, Problems, Reread};
-use crate::progress::Progress;
+use crate::payload::{Entry, EntryStream, OnFault, Piece, Problem};
 
 use super::commit::{Committer, Complete, Step};
+use super::job::{Bad, Copied, CopyJob, Done, What};
 use super::large::{Ended, LargeFiles};
-use super::plan::Plan;
 use super::small::{Batch, SmallFiles, Written};
 use super::tuning::Tuning;
 
-/// The result of a copy.
-#[derive(Debug, Default)]
-pub struct Copied {
-    /// The number of files that are complete under their names.
-    pub files: u64,
-    /// The number of bytes of these files.
-    pub bytes: u64,
-    /// The number of these files that replaced another.
-    pub replaced: u64,
-    /// The files that were not written because their checksum does not match.
-    pub failed: Problems,
-}
-
-/// A result that the threads of a copy return to its loop.
-pub struct Done(What);
-
-enum What {
-    Reread(Reread),
-    Hashed(Hashed),
-    Small(Batch),
-    Committed(Step),
-}
-
-impl From<Reread> for Done {
-    fn from(done: Reread) -> Self {
-        Self(What::Reread(done))
-    }
-}
-
-impl From<Hashed> for Done {
-    fn from(done: Hashed) -> Self {
-        Self(What::Hashed(done))
-    }
-}
-
-impl From<Batch> for Done {
-    fn from(done: Batch) -> Self {
-        Self(What::Small(done))
-    }
-}
-
-impl From<Step> for Done {
-    fn from(done: Step) -> Self {
-        Self(What::Committed(done))
-    }
-}
-
-/// A copy: the payload, the files, the destination and the settings.
-pub struct CopyJob<'a> {
-    /// The index of the payload to read.
-    pub index: &'a Index,
-    /// The entries to copy.
-    pub plan: &'a Plan,
-    /// The checksums that the files must match.
-    pub sums: &'a Checksums,
-    /// The destination of the files.
-    pub store: Arc<dyn Store>,
-    /// The queue for reads, writes and jobs.
-    pub queue: Box<dyn Queue<Done>>,
-    /// The sizes and depths.
-    pub tuning: Tuning,
-    /// Receives the progress, and tells when to stop.
-    pub progress: &'a dyn Progress,
-}
-
-impl CopyJob<'_> {
-    /// Copies the entries of the plan from the payload to the store. Calls `tell` with the
-    /// number and the name of each file once it is complete and on stable storage.
-    ///
-    /// # Errors
-    /// The first failure. What was complete before it is returned too.
-    pub fn run(
-        self,
-        tell: &mut dyn FnMut(u64, &str),
-    ) -> std::result::Result<Copied, (Error, Copied)> {
-        let progress = self.progress;
-        let mut copied = Copied::default();
-        progress.begin("importing", self.plan.write_bytes);
-        let result = Copy::new(self, tell, &mut copied).and_then(Copy::run);
-        progress.end();
-        match result {
-            Ok(()) => Ok(copied),
-            Err(error) => Err((error, copied)),
-        }
-    }
-}
-
-struct Copy<'a> {
-    job: CopyJob<'a>,
-    tell: &'a mut dyn FnMut(u64, &str),
-    copied: &'a mut Copied,
+pub(super) struct Copy<'j, 'a> {
+    job: &'j mut CopyJob<'a>,
+    tell: &'j mut dyn FnMut(u64, &str),
+    copied: &'j mut Copied,
+    bad: &'j mut Bad,
     stream: EntryStream<'a>,
     large: LargeFiles,
     small: SmallFiles,
     committer: Committer,
 }
 
-impl<'a> Copy<'a> {
-    fn new(
-        job: CopyJob<'a>,
-        tell: &'a mut dyn FnMut(u64, &str),
-        copied: &'a mut Copied,
+impl<'j, 'a> Copy<'j, 'a> {
+    pub(super) fn new(
+        job: &'j mut CopyJob<'a>,
+        tell: &'j mut dyn FnMut(u64, &str),
+        copied: &'j mut Copied,
+        bad: &'j mut Bad,
     ) -> Result<Self> {
         let Tuning {
             block_bytes,
@@ -133,19 +46,24 @@ impl<'a> Copy<'a> {
         } = job.tuning;
         let plan = job.plan;
         let wanted = |index| plan.writes(index);
+        let on_fault = match job.recovery {
+            Some(_) => OnFault::Skip,
+            None => OnFault::Find,
+        };
         Ok(Self {
-            stream: EntryStream::new(job.index, wanted, block_bytes, reads, held)?,
+            stream: EntryStream::new(job.index, wanted, block_bytes, reads, held, on_fault)?,
             large: LargeFiles::new(Arc::clone(&job.store), block_bytes, writes),
             small: SmallFiles::new(Arc::clone(&job.store), small_writers),
             committer: Committer::new(Arc::clone(&job.store), batch),
             job,
             tell,
             copied,
+            bad,
         })
     }
 
     /// Runs to the end or to the first failure, and then commits the complete files.
-    fn run(mut self) -> Result<()> {
+    pub(super) fn run(mut self) -> Result<()> {
         let result = self.run_to_the_end();
         if result.is_ok() {
             return Ok(());
@@ -204,13 +122,11 @@ impl<'a> Copy<'a> {
             }
             Some(Completion::Write { id, buf, result }) => {
                 let ended = self.large.written(id, buf, result)?;
-                self.large_ended(ended);
-                return Ok(());
+                return self.large_ended(ended);
             }
             Some(Completion::WriteShared { id, result }) => {
                 let ended = self.large.written_shared(id, result, queue)?;
-                self.large_ended(ended);
-                return Ok(());
+                return self.large_ended(ended);
             }
             Some(Completion::Job(Done(done))) => done,
             Some(Completion::Panicked) => return Err(Error::bug("a thread panicked")),
@@ -220,7 +136,7 @@ impl<'a> Copy<'a> {
             What::Reread(done) => self.stream.complete_reread(done),
             What::Hashed(done) => {
                 let ended = self.large.hashed(done, queue)?;
-                self.large_ended(ended);
+                self.large_ended(ended)?;
             }
             What::Small(batch) => {
                 self.small.complete(queue);
@@ -245,12 +161,18 @@ impl<'a> Copy<'a> {
                 block,
                 range,
             } => {
-                if self.is_small(&entry) {
+                if self.job.is_small(&entry) {
                     self.take_small(entry, block, range)
                 } else {
                     self.take_large(&entry, offset, &block, range)
                 }
             }
+            Piece::Gap {
+                entry,
+                offset,
+                block,
+                range,
+            } => self.take_gap(&entry, offset, &block, range),
             Piece::Unreadable { entry, at, cause } => {
                 let source = self.job.index.payload().source();
                 Err(entry.problem(at, cause).into_error(&**source))
@@ -283,8 +205,25 @@ impl<'a> Copy<'a> {
         }
     }
 
-    fn is_small(&self, entry: &Entry) -> bool {
-        entry.size <= self.job.tuning.small_max
+    /// Leaves the entry for the recovery. If it is large, its other bytes are written already.
+    fn take_gap(
+        &mut self,
+        entry: &Arc<Entry>,
+        offset: u64,
+        block: &Arc<AlignedBuf>,
+        range: Range<usize>,
+    ) -> Result<()> {
+        self.bad.any = true;
+        self.bad.damaged.set(entry.index)?;
+        if self.job.is_small(entry) {
+            self.small.forget_partial();
+            return Ok(());
+        }
+        if offset == 0 {
+            self.large.open(entry, None)?;
+        }
+        self.large.damage(entry.index);
+        self.write_large(entry, offset, block, range)
     }
 
     fn take_small(
@@ -293,6 +232,9 @@ impl<'a> Copy<'a> {
         block: Arc<AlignedBuf>,
         range: Range<usize>,
     ) -> Result<()> {
+        if self.bad.any && self.bad.damaged.get(entry.index) {
+            return Ok(());
+        }
         let sum = self.job.sums.get(&entry.shown_name());
         self.job.progress.advance(range.len() as u64);
         self.small.add(entry, sum, block, range);
@@ -302,9 +244,9 @@ impl<'a> Copy<'a> {
     fn take_large(
         &mut self,
         entry: &Arc<Entry>,
-        mut offset: u64,
+        offset: u64,
         block: &Arc<AlignedBuf>,
-        mut range: Range<usize>,
+        range: Range<usize>,
     ) -> Result<()> {
         if offset == 0 {
             let expected = self.job.sums.get(&entry.shown_name());
@@ -312,6 +254,17 @@ impl<'a> Copy<'a> {
         }
         let queue = &mut *self.job.queue;
         self.large.hash(entry.index, block, range.clone(), queue);
+        self.job.progress.advance(range.len() as u64);
+        self.write_large(entry, offset, block, range)
+    }
+
+    fn write_large(
+        &mut self,
+        entry: &Arc<Entry>,
+        mut offset: u64,
+        block: &Arc<AlignedBuf>,
+        mut range: Range<usize>,
+    ) -> Result<()> {
         while !range.is_empty() {
             let queue = &mut *self.job.queue;
             let n = self
@@ -322,20 +275,34 @@ impl<'a> Copy<'a> {
             }
             offset += n as u64;
             range.start += n;
-            self.job.progress.advance(n as u64);
         }
         if offset == entry.size {
             let ended = self.large.close(entry.index)?;
-            self.large_ended(ended);
+            self.large_ended(ended)?;
         }
         Ok(())
     }
 
-    fn large_ended(&mut self, ended: Option<Ended>) {
+    fn large_ended(&mut self, ended: Option<Ended>) -> Result<()> {
         match ended {
             Some(Ended::Complete(entry)) => self.complete(&entry),
-            Some(Ended::Mismatch(problem)) => self.copied.failed.add(problem),
-            None => {}
+            Some(Ended::Mismatch(problem)) => self.mismatch(problem)?,
+            Some(Ended::Damaged) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Another copy may hold the file as its checksum says.
+    fn mismatch(&mut self, problem: Problem) -> Result<()> {
+        match problem.index {
+            Some(index) if self.job.recovery.is_some() && self.copied.from.len() > 1 => {
+                self.bad.any = true;
+                self.bad.wrong.set(index)
+            }
+            _ => {
+                self.copied.failed.add(problem);
+                Ok(())
+            }
         }
     }
 
@@ -353,7 +320,7 @@ impl<'a> Copy<'a> {
             name: entry.shown_name().into_owned(),
             size: entry.size,
             replaces: self.job.plan.replaces(entry.index),
-            cached: self.is_small(entry),
+            cached: self.job.is_small(entry),
         });
     }
 
@@ -363,7 +330,7 @@ impl<'a> Copy<'a> {
             match written {
                 Written::Complete => self.complete(&entry),
                 Written::Mismatch { expected, found } => {
-                    self.copied.failed.add(entry.mismatch(expected, found));
+                    self.mismatch(entry.mismatch(expected, found))?;
                 }
                 Written::Failed(e) if result.is_ok() => {
                     let name = entry.shown_name();
@@ -378,11 +345,8 @@ impl<'a> Copy<'a> {
     fn committed(&mut self, step: Step) -> Result<()> {
         let committed = self.committer.complete(step, &mut *self.job.queue);
         for file in committed.settled {
-            self.copied.files += 1;
-            self.copied.bytes += file.size;
-            self.copied.replaced += u64::from(file.replaces);
-            self.job.progress.file_done(&file.name);
-            (self.tell)(file.slot, &file.name);
+            let progress = self.job.progress;
+            self.copied.settled(&file, progress, self.tell);
         }
         committed.result
     }

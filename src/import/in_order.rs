@@ -48,7 +48,7 @@ impl<'a> InOrder<'a> {
             let slot = entry.index;
             if self.plan.keeps(slot) || self.finished.remove(&slot) {
                 (self.tell)(&entry.shown_name());
-            } else if self.plan.writes(slot) && !to_the_end {
+            } else if (self.plan.writes(slot) || self.plan.compares(slot)) && !to_the_end {
                 return;
             }
             self.entries.next();

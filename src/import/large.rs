@@ -21,6 +21,8 @@ pub(super) enum Ended {
     Complete(Arc<Entry>),
     /// Its checksum does not match, and nothing is staged.
     Mismatch(Problem),
+    /// It is staged with zeros where the source could not be read.
+    Damaged,
 }
 
 /// A large file that is being written.
@@ -32,6 +34,7 @@ struct Large {
     read: bool,
     expected: Option<Sha256Sum>,
     found: Option<Sha256Sum>,
+    damaged: bool,
 }
 
 impl Large {
@@ -102,9 +105,19 @@ impl LargeFiles {
             read: false,
             expected,
             found: None,
+            damaged: false,
         };
         self.files.insert(entry.index, large);
         Ok(())
+    }
+
+    /// Marks a file as damaged: zeros stand in for some of its bytes. It stays staged.
+    pub(super) fn damage(&mut self, id: u64) {
+        if let Some(large) = self.files.get_mut(&id) {
+            large.damaged = true;
+            large.expected = None;
+            self.lanes.abandon(id);
+        }
     }
 
     /// Hashes the next bytes of a file that has a checksum.
@@ -282,6 +295,9 @@ impl LargeFiles {
             return Ok(None);
         };
         let entry = large.entry;
+        if large.damaged {
+            return Ok(Some(Ended::Damaged));
+        }
         if let (Some(expected), Some(found)) = (large.expected, large.found) {
             if expected != found {
                 self.store

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::block::ReadAhead;
 use crate::durable::{Directory, Lookup, STAGING_NAME, settle};
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Checksums, Entry, Index, Payload, Problems};
+use crate::payload::{Checksums, Entry, Index, Payload};
 use crate::progress::Progress;
 
-use super::compare::{Comparison, SMALL_MAX, compare};
+use super::bits::Bits;
+use super::compare::{Comparer, has_sum};
 
 /// What to do if a file with other content has an entry's name. A file with the same
 /// content is always kept.
@@ -38,6 +38,15 @@ impl FromStr for ExistingPolicy {
     }
 }
 
+/// What an existing file counts as if the payload's file cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// As different.
+    Differs,
+    /// The plan fails.
+    Fails,
+}
+
 /// The selection of a payload's files.
 #[derive(Debug)]
 pub enum Selection {
@@ -63,6 +72,13 @@ impl Selection {
         }
         let mut absent: Vec<String> = absent.into_iter().map(|n| printable(&n)).collect();
         absent.sort();
+        if !absent.is_empty() && !index.is_whole() {
+            log::warn!(
+                "not found before the unreadable header: {}",
+                absent.join(", ")
+            );
+            return Ok(Self::Some(wanted));
+        }
         if absent.is_empty() {
             Ok(Self::Some(wanted))
         } else {
@@ -71,7 +87,11 @@ impl Selection {
                 format!("no such file in the payload: {}", absent.join(", ")),
             )
             .with_code("no-such-entry")
-            .with_path(index.payload().source().path()))
+            .with_path(index.payload().source().path())
+            .advice(format!(
+                "`lbpayload list {}` shows the names",
+                index.payload().source().path().display()
+            )))
         }
     }
 
@@ -92,6 +112,10 @@ pub struct Plan {
     replace: Bits,
     /// One bit for each entry: whether its file exists already or stays as it is.
     keep: Bits,
+    /// One bit for each entry: whether its file exists and must be compared with the payload's.
+    compare: Bits,
+    /// The number of these entries.
+    pub undecided: u64,
     /// The number of entries examined.
     pub files: u64,
     /// The number of entries that are written.
@@ -108,13 +132,13 @@ pub struct Plan {
     pub checked: u64,
     /// The number of entries without a checksum, if others have one.
     pub unlisted: u64,
-    /// The entries whose file exists already and has the same content as the payload, but a
-    /// different checksum than expected.
-    pub failed: Problems,
 }
 
 impl Plan {
     /// Examines each selected entry and the file of that name in `dest`.
+    ///
+    /// A file that has a checksum is compared with the checksum, so that the source is not read.
+    /// Others need the payload's data, and are left for [`Plan::decide`].
     ///
     /// # Errors
     /// A name cannot be used there, a file differs and `existing` is an error, something
@@ -131,9 +155,6 @@ impl Plan {
         let payload = index.payload();
         let room = dest.map(Directory::room).transpose()?;
         let nothing_there = dest.map_or(Ok(true), Directory::is_empty)?;
-        let mut scratch = vec![0; SMALL_MAX];
-        let mut window = ReadAhead::new(&**payload.source())
-            .map_err(|e| Error::io("get memory to read", e).with_path(payload.source().path()))?;
         let has_sums = !sums.is_empty();
         progress.begin("comparing", index.data_bytes());
         for entry in index.entries()? {
@@ -164,7 +185,8 @@ impl Plan {
                 Some(dest) if !nothing_there => dest.lookup(&name)?,
                 _ => Lookup::Nothing,
             };
-            if !matches!(found, Lookup::File(..)) {
+            let is_read = matches!(&found, Lookup::File(_, meta) if meta.len() == entry.size);
+            if !is_read || sum.is_none() {
                 progress.skip(entry.size);
             }
             let replaces = match found {
@@ -186,55 +208,127 @@ impl Plan {
                     .with_path(at())
                     .advice("move the image to another directory"));
                 }
-                Lookup::File(file, meta) => {
-                    match compare(
-                        payload,
-                        &entry,
-                        &file,
-                        meta.len(),
-                        sum,
-                        &mut window,
-                        &mut scratch,
-                        progress,
-                    )? {
-                        Comparison::Same => {
-                            settle(&file).map_err(|e| Error::io("sync", e).with_path(at()))?;
-                            plan.keep(&entry)?;
-                            continue;
-                        }
-                        Comparison::SameAndWrong(problem) => {
-                            plan.failed.add(problem);
-                            continue;
-                        }
-                        Comparison::Different => true,
+                Lookup::File(_, meta) if meta.len() != entry.size => true,
+                Lookup::File(file, _) => match sum {
+                    Some(sum) if !has_sum(&file, sum, progress)? => true,
+                    None if entry.size > 0 => {
+                        plan.compare.set(entry.index)?;
+                        plan.undecided += 1;
+                        continue;
                     }
-                }
-                // A file that cannot be compared is replaced.
-                Lookup::Unreadable(_) | Lookup::Symlink(..) | Lookup::Special => true,
-            };
-            if replaces {
-                match existing {
-                    ExistingPolicy::Replace => {}
-                    ExistingPolicy::Keep => {
-                        log::warn!("{name}: kept, its content differs");
+                    _ => {
+                        settle(&file).map_err(|e| Error::io("sync", e).with_path(at()))?;
                         plan.keep(&entry)?;
                         continue;
                     }
-                    ExistingPolicy::Error => {
-                        return Err(Error::new(Kind::Refused, "exists with other content")
-                            .with_code("content-differs")
-                            .with_path(at()));
-                    }
-                }
+                },
+                // A file that cannot be compared is replaced.
+                Lookup::Unreadable(_) | Lookup::Symlink(..) | Lookup::Special => true,
+            };
+            let block_bytes = room.as_ref().map_or(4096, |r| r.block_bytes);
+            if replaces {
+                plan.add_existing(&entry, dest, existing, block_bytes)?;
+            } else {
+                plan.add(&entry, false, block_bytes)?;
             }
-            plan.add(
-                &entry,
-                replaces,
-                room.as_ref().map_or(4096, |r| r.block_bytes),
-            )?;
         }
         progress.end();
         Ok(plan)
+    }
+
+    /// Compares the files that [`Plan::make`] left undecided with the payload's. Returns the plan
+    /// for them. A file that cannot be read from the source counts as different if `unreadable`
+    /// says so: the copy finds out what is wrong.
+    ///
+    /// # Errors
+    /// A file differs and `existing` is an error, something cannot be read, or the import is
+    /// interrupted.
+    pub fn decide(
+        &self,
+        index: &Index,
+        dest: &Directory,
+        existing: ExistingPolicy,
+        unreadable: Unreadable,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let mut plan = Self::default();
+        let payload = index.payload().first_copy();
+        let block_bytes = dest.room()?.block_bytes;
+        let mut comparer = Comparer::new(&payload)?;
+        progress.begin("comparing", index.data_bytes());
+        for entry in index.entries()? {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
+            }
+            let entry = entry?;
+            if !self.compare.get(entry.index) {
+                progress.skip(entry.size);
+                continue;
+            }
+            let name = entry.shown_name();
+            let (file, is_same) = match dest.lookup(&name)? {
+                Lookup::File(file, meta) if meta.len() == entry.size => {
+                    let same = comparer.compare(&entry, &file, progress);
+                    let same = match same {
+                        Err(e) if e.kind() == Kind::Io && unreadable == Unreadable::Differs => {
+                            log::debug!("not compared: {e}");
+                            false
+                        }
+                        other => other?,
+                    };
+                    (Some(file), same)
+                }
+                _ => (None, false),
+            };
+            match file.filter(|_| is_same) {
+                Some(file) => {
+                    let at = || dest.path().join(&*name);
+                    settle(&file).map_err(|e| Error::io("sync", e).with_path(at()))?;
+                    plan.keep(&entry)?;
+                }
+                None => plan.add_existing(&entry, Some(dest), existing, block_bytes)?,
+            }
+        }
+        progress.end();
+        Ok(plan)
+    }
+
+    /// Adds the decisions of `other` about the undecided files.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        self.write.add_all(&other.write)?;
+        self.replace.add_all(&other.replace)?;
+        self.keep.add_all(&other.keep)?;
+        self.write_files += other.write_files;
+        self.write_bytes += other.write_bytes;
+        self.room_bytes = self.room_bytes.saturating_add(other.room_bytes);
+        self.replaced += other.replaced;
+        self.kept += other.kept;
+        (self.compare, self.undecided) = (Bits::default(), 0);
+        Ok(())
+    }
+
+    /// Adds an entry whose name something else has.
+    fn add_existing(
+        &mut self,
+        entry: &Entry,
+        dest: Option<&Directory>,
+        existing: ExistingPolicy,
+        block_bytes: u64,
+    ) -> Result<()> {
+        let name = entry.shown_name();
+        match existing {
+            ExistingPolicy::Replace => self.add(entry, true, block_bytes),
+            ExistingPolicy::Keep => {
+                log::warn!("{name}: kept, its content differs");
+                self.keep(entry)
+            }
+            ExistingPolicy::Error => Err(Error::new(Kind::Refused, "exists with other content")
+                .with_code("content-differs")
+                .with_path(dest.map_or(Path::new(""), Directory::path).join(&*name))),
+        }
     }
 
     fn keep(&mut self, entry: &Entry) -> Result<()> {
@@ -272,6 +366,11 @@ impl Plan {
     /// Returns whether the entry's file exists already or stays as it is.
     pub fn keeps(&self, index: u64) -> bool {
         self.keep.get(index)
+    }
+
+    /// Returns whether the entry's file must still be compared.
+    pub fn compares(&self, index: u64) -> bool {
+        self.compare.get(index)
     }
 
     /// Fails if the destination has too little room, before anything is written.
@@ -328,28 +427,5 @@ fn refuse_unusable(
         )
         .advice("use a destination on another file system")),
         _ => Ok(()),
-    }
-}
-
-/// One bit for each entry: 100 million entries take 12 MiB.
-#[derive(Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn set(&mut self, at: u64) -> Result<()> {
-        let word = (at / 64) as usize;
-        if self.0.len() <= word {
-            let reserved = self.0.try_reserve(word + 1 - self.0.len());
-            reserved.map_err(|_| Error::no_memory("plan the import"))?;
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (at % 64);
-        Ok(())
-    }
-
-    fn get(&self, at: u64) -> bool {
-        self.0
-            .get((at / 64) as usize)
-            .is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 }

@@ -98,6 +98,11 @@ impl SmallFiles {
         self.open.push(Small { entry, sum, bytes });
     }
 
+    /// Forgets the first bytes of an entry whose other bytes cannot be read.
+    pub(super) fn forget_partial(&mut self) {
+        self.partial = None;
+    }
+
     /// Adds an entry without data.
     pub(super) fn add_empty(&mut self, entry: Arc<Entry>, sum: Option<Sha256Sum>) {
         let bytes = Bytes::Own(Vec::new());

@@ -42,8 +42,30 @@ pub enum Piece {
         /// The cause: [`Cause::Io`] or [`Cause::Shrunk`].
         cause: Cause,
     },
+    /// A part of the entry is in a block that could not be read. Single sectors of it may be
+    /// readable. The stream continues behind it.
+    Gap {
+        /// The entry.
+        entry: Arc<Entry>,
+        /// Where the part belongs, in bytes from the start of the entry's data.
+        offset: u64,
+        /// The block, which holds zeros in place of the part.
+        block: Arc<AlignedBuf>,
+        /// Where the zeros are in the block.
+        range: Range<usize>,
+    },
     /// Everything in a block has been returned. The reader should release it soon.
     EndOfBlock,
+}
+
+/// What a stream does with a block that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFault {
+    /// Finds the first bad sector, and returns [`Piece::Unreadable`] for its entry. For jobs that
+    /// stop there.
+    Find,
+    /// Returns [`Piece::Gap`] and goes on, so that everything that reads well is read first.
+    Skip,
 }
 
 /// A block that could not be read in one request and was read again up to the first bad
@@ -63,6 +85,8 @@ struct Block {
     len: usize,
     /// Why the bytes after `len` are missing, if any are.
     fault: Option<io::Error>,
+    /// The number of bytes after `len` that are skipped.
+    gap: usize,
 }
 
 impl Block {
@@ -73,8 +97,17 @@ impl Block {
     /// Returns the part of `wanted` (offsets in the source) that this block holds, as a
     /// range of the block's bytes.
     fn overlap(&self, wanted: Range<u64>) -> Range<usize> {
-        let from = wanted.start.clamp(self.start, self.end()) - self.start;
-        let to = wanted.end.clamp(self.start, self.end()) - self.start;
+        self.clamp(self.start..self.end(), wanted)
+    }
+
+    /// Does the same for the part that was skipped.
+    fn skipped(&self, wanted: Range<u64>) -> Range<usize> {
+        self.clamp(self.end()..self.end() + self.gap as u64, wanted)
+    }
+
+    fn clamp(&self, part: Range<u64>, wanted: Range<u64>) -> Range<usize> {
+        let from = wanted.start.clamp(part.start, part.end) - self.start;
+        let to = wanted.end.clamp(part.start, part.end) - self.start;
         from as usize..to as usize
     }
 }
@@ -107,6 +140,7 @@ pub struct EntryStream<'a> {
     pool: BufferPool,
     block_bytes: usize,
     depth: usize,
+    on_fault: OnFault,
     /// The source has become shorter: nothing after this point can be read.
     shrunk: bool,
 }
@@ -125,11 +159,15 @@ impl<'a> EntryStream<'a> {
         block_bytes: usize,
         depth: usize,
         held: usize,
+        on_fault: OnFault,
     ) -> Result<Self> {
         debug_assert_eq!(block_bytes % PAGE, 0);
         let depth = depth.max(1);
+        let source = index.payload().source();
         Ok(Self {
-            source: Arc::clone(index.payload().source()),
+            // Two copies are never mixed here: their contents may differ.
+            source: Arc::clone(source.copies().first().unwrap_or(source)),
+            on_fault,
             wanted: Box::new(wanted),
             ahead: Ahead::new(index.entries()?, None),
             entries: index.entries()?,
@@ -165,15 +203,23 @@ impl<'a> EntryStream<'a> {
             let want = (end - start) as usize;
             let id = self.next_id;
             self.next_id += 1;
-            let len = want.next_multiple_of(alignment as usize);
-            queue.read(id, &self.source, buf, len, start);
-            let block = None;
             self.slots.push_back(Slot {
                 id,
                 start,
                 want,
-                block,
+                block: None,
             });
+            let known = self
+                .source
+                .faults()
+                .filter(|_| self.on_fault == OnFault::Skip);
+            if let Some(faults) = known.filter(|f| f.refusal(&(start..end)).is_some()) {
+                faults.add_suspect(start..end);
+                self.skip(id, buf, 0);
+                continue;
+            }
+            let len = want.next_multiple_of(alignment as usize);
+            queue.read(id, &self.source, buf, len, start);
         }
         Ok(())
     }
@@ -192,6 +238,18 @@ impl<'a> EntryStream<'a> {
         let want = slot.want;
         let (len, fault) = match result {
             Ok(n) if n >= want => (want, None),
+            Ok(n) if self.on_fault == OnFault::Skip => {
+                if let Some(faults) = self.source.faults() {
+                    faults.add_end(slot.start + n as u64);
+                }
+                return self.skip(id, buf, n);
+            }
+            Err(e) if self.on_fault == OnFault::Skip => {
+                if let Some(faults) = self.source.faults() {
+                    faults.add_failed(slot.start..slot.start + want as u64, &e);
+                }
+                return self.skip(id, buf, 0);
+            }
             Ok(n) => (n, Some(io::ErrorKind::UnexpectedEof.into())),
             Err(_) => {
                 // A large read fails as a whole; smaller reads find the bad sector. Each may
@@ -218,6 +276,23 @@ impl<'a> EntryStream<'a> {
         });
     }
 
+    /// Completes a block of which only the first `len` bytes were read.
+    fn skip(&mut self, id: u64, mut buf: AlignedBuf, len: usize) {
+        match self.slots.iter_mut().find(|slot| slot.id == id) {
+            Some(slot) => {
+                buf[len..slot.want].fill(0);
+                slot.block = Some(Block {
+                    start: slot.start,
+                    data: Arc::new(buf),
+                    len,
+                    fault: None,
+                    gap: slot.want - len,
+                });
+            }
+            None => self.pool.give(buf),
+        }
+    }
+
     /// Handles the result of a job that read a block again.
     pub fn complete_reread(&mut self, done: Reread) {
         match self.slots.iter_mut().find(|slot| slot.id == done.id) {
@@ -227,6 +302,7 @@ impl<'a> EntryStream<'a> {
                     data: Arc::new(done.buf),
                     len: done.len,
                     fault: done.fault,
+                    gap: 0,
                 });
             }
             // The stream was restarted: the block is no longer needed.
@@ -265,6 +341,17 @@ impl<'a> EntryStream<'a> {
                 offset: at - entry.data_offset,
                 block: Arc::clone(&block.data),
                 range,
+                entry,
+            }));
+        }
+        let gap = block.skipped(at..entry.end());
+        if !gap.is_empty() {
+            let end = at + gap.len() as u64;
+            self.current = (end < entry.end()).then(|| (Arc::clone(&entry), end));
+            return Ok(Some(Piece::Gap {
+                offset: at - entry.data_offset,
+                block: Arc::clone(&block.data),
+                range: gap,
                 entry,
             }));
         }

@@ -7,6 +7,8 @@ mod index;
 mod live_bootstrap;
 mod problem;
 mod read;
+mod read_around;
+mod same_headers;
 mod walk;
 mod write;
 
@@ -27,9 +29,11 @@ pub(crate) use internals::*;
 mod internals {
     pub use super::checksums::sum_line;
     pub use super::digest::{Hashed, Lanes};
-    pub use super::entry_stream::{EntryStream, Piece, Reread};
+    pub use super::entry_stream::{EntryStream, OnFault, Piece, Reread};
     #[cfg(feature = "internals")]
     pub use super::live_bootstrap::BootstrapSources;
     pub use super::live_bootstrap::bootstrap_sources;
     pub use super::read::embedded_entry;
+    pub use super::read_around::read_around;
+    pub use super::same_headers::refuse_other_headers;
 }

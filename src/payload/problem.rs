@@ -1,6 +1,8 @@
 //! Problems of a payload and where they are, for reports and errors.
 
 use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
 
 use crate::block::Source;
 use crate::error::{Error, Kind, printable};
@@ -52,6 +54,11 @@ impl Problems {
         self.count - self.first.len() as u64
     }
 
+    /// Sorts the problems that are kept by their entries.
+    pub fn sort(&mut self) {
+        self.first.sort_by_key(|problem| problem.index);
+    }
+
     /// Adds the problems of `other`.
     pub fn append(&mut self, other: Self) {
         self.count += other.more();
@@ -98,6 +105,25 @@ pub enum Cause {
     Fault(Fault),
     /// The source cannot be read at this offset.
     Io(io::Error),
+    /// Parts of the data cannot be read.
+    BadSectors {
+        /// The error of the system.
+        error: io::Error,
+        /// The parts, in bytes from the start of the source.
+        ranges: Vec<Range<u64>>,
+    },
+    /// The header cannot be read, so this file and those behind it cannot be found.
+    Lost {
+        /// The error of the system.
+        error: io::Error,
+        /// The number of files that cannot be found.
+        files: u64,
+    },
+    /// Two copies of the payload hold different data, and no checksum decides which is right.
+    CopiesDiffer {
+        /// The path of the other copy.
+        other: PathBuf,
+    },
     /// The source is shorter than when it was opened.
     Shrunk,
     /// The data does not match its checksum.
@@ -118,7 +144,9 @@ impl Problem {
     pub fn slug(&self) -> &'static str {
         match &self.cause {
             Cause::Fault(fault) => fault.slug(),
-            Cause::Io(_) => "io",
+            Cause::Io(_) | Cause::BadSectors { .. } => "io",
+            Cause::Lost { .. } => "header-unreadable",
+            Cause::CopiesDiffer { .. } => "copies-differ",
             Cause::Shrunk => "source-shrunk",
             Cause::Checksum { .. } => "checksum",
             Cause::Missing => "missing",
@@ -130,7 +158,14 @@ impl Problem {
     pub fn message(&self) -> String {
         match &self.cause {
             Cause::Fault(fault) => printable(&fault.to_string()),
-            Cause::Io(e) => e.to_string(),
+            Cause::Io(e) | Cause::BadSectors { error: e, .. } => e.to_string(),
+            Cause::CopiesDiffer { other } => {
+                let other = printable(&other.to_string_lossy());
+                format!("it has other data in `{other}`, and no checksum decides")
+            }
+            Cause::Lost { files, .. } => {
+                format!("its header cannot be read, {files} files from here on cannot be found")
+            }
             Cause::Shrunk => "the image became shorter while it was read".into(),
             Cause::Checksum { expected, found } => {
                 format!("its checksum does not match: expected {expected}, found {found}")
@@ -144,16 +179,19 @@ impl Problem {
     pub fn into_error(self, source: &dyn Source) -> Error {
         let image = printable(&source.path().to_string_lossy());
         let line = self.line(&image);
-        let note = self.note();
+        let note = self.note(source.start());
         let advice = self.advice(source, &image);
         let message = self.message();
         let code = self.slug();
         let error = match self.cause {
-            Cause::Io(e) => Error::io("read", e),
-            Cause::Shrunk => Error::new(Kind::Changed, message),
-            Cause::Checksum { .. } | Cause::Missing | Cause::BadSums(_) => {
-                Error::new(Kind::Checksum, message)
+            Cause::Io(e) | Cause::BadSectors { error: e, .. } | Cause::Lost { error: e, .. } => {
+                Error::io("read", e)
             }
+            Cause::Shrunk => Error::new(Kind::Changed, message),
+            Cause::Checksum { .. }
+            | Cause::Missing
+            | Cause::BadSums(_)
+            | Cause::CopiesDiffer { .. } => Error::new(Kind::Checksum, message),
             Cause::Fault(_) => Error::new(Kind::Format, message),
         };
         let mut error = error.with_code(code).with_path(source.path());
@@ -188,7 +226,17 @@ impl Problem {
         let from = self.subject();
         let damaged = |why: &str| Some(format!("{from} of `{image}` is damaged: {why}"));
         match &self.cause {
-            Cause::Io(_) => None,
+            Cause::Io(_) | Cause::BadSectors { .. } => None,
+            Cause::CopiesDiffer { other } => Some(format!(
+                "{from} of `{image}` differs from its copy in `{}`",
+                printable(&other.to_string_lossy())
+            )),
+            Cause::Lost { files: 1, .. } => Some(format!(
+                "the header of {from} of `{image}` cannot be read, its file cannot be found"
+            )),
+            Cause::Lost { files, .. } => Some(format!(
+                "the header of {from} of `{image}` cannot be read, {files} files cannot be found"
+            )),
             Cause::Shrunk => Some(format!("`{image}` became shorter while it was read")),
             Cause::Checksum { .. } => damaged("its checksum does not match"),
             Cause::Missing => Some(format!("{from} is missing in `{image}`, it has a checksum")),
@@ -227,7 +275,7 @@ impl Problem {
     }
 
     /// Returns the exact numbers, if the first line does not contain them.
-    fn note(&self) -> Vec<String> {
+    fn note(&self, start: u64) -> Vec<String> {
         match &self.cause {
             Cause::Checksum { expected, found } => {
                 vec![format!("expected {expected}"), format!("found {found}")]
@@ -240,6 +288,11 @@ impl Problem {
                 .iter()
                 .map(|name| format!("name `{}`", printable(name)))
                 .collect(),
+            Cause::BadSectors { ranges, .. } => vec![unreadable(ranges, start)],
+            Cause::CopiesDiffer { .. } => {
+                vec!["parts of it cannot be read, and two versions are never mixed".into()]
+            }
+            Cause::Lost { error, .. } => vec![error.to_string()],
             _ => Vec::new(),
         }
     }
@@ -266,15 +319,22 @@ impl Problem {
         let advice = match &self.cause {
             // When a USB stick is removed, the kernel reports a length of 0.
             Cause::Shrunk if source.is_device() => GONE,
-            Cause::Io(e) if source.is_device() && is_gone(e) => GONE,
-            Cause::Io(_) if source.is_device() => {
+            Cause::Io(e) | Cause::BadSectors { error: e, .. } | Cause::Lost { error: e, .. }
+                if source.is_device() && is_gone(e) =>
+            {
+                GONE
+            }
+            Cause::Io(_) | Cause::BadSectors { .. } | Cause::Lost { .. } if source.is_device() => {
                 return Some(format!(
                     "`ddrescue {image} copy.img copy.map` saves what can still be read, \
                      then import from copy.img"
                 ));
             }
-            Cause::Io(_) => "check the disk that holds the image",
+            Cause::Io(_) | Cause::BadSectors { .. } | Cause::Lost { .. } => {
+                "check the disk that holds the image"
+            }
             Cause::Shrunk => "run it again while nothing writes to the image",
+            Cause::CopiesDiffer { .. } => return None,
             Cause::Checksum { .. } => "get the image, or that file, again",
             Cause::Missing => "pack the file too, or remove its checksum",
             Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => return None,
@@ -296,6 +356,21 @@ impl Problem {
         };
         Some(advice.into())
     }
+}
+
+/// Returns in words how much of a file cannot be read, and where.
+fn unreadable(ranges: &[Range<u64>], start: u64) -> String {
+    const SHOWN: usize = 5;
+    let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let mut places: Vec<String> = ranges
+        .iter()
+        .take(SHOWN)
+        .map(|range| format!("{} at {}", range.end - range.start, start + range.start))
+        .collect();
+    if ranges.len() > SHOWN {
+        places.push(format!("{} more", ranges.len() - SHOWN));
+    }
+    format!("{bytes} bytes cannot be read: {}", places.join(", "))
 }
 
 /// Returns a number of bytes in readable form, with the verb that fits it.

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
-use crate::block::{ReadAhead, Source};
+use crate::block::{
+    AlignedBuf, CopiesSource, FaultRecorder, PAGE, ReadAhead, Source, read_exact_at,
+};
 use crate::error::{Error, Result};
 use crate::format::{
     Dialect, EMBEDDED_SUMS, Fault, Header, MAX_HEADER_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault,
@@ -22,6 +24,7 @@ pub struct Payload {
     source: Arc<dyn Source>,
     header: Header,
     index_memory: usize,
+    header_retries: u32,
 }
 
 /// One file of a payload, as its header describes it. The data lies within the source;
@@ -71,14 +74,18 @@ impl Payload {
     pub fn open_whatever_its_count(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
         let header = {
             let failed = |e| of_the_header(Cause::Io(e));
-            let mut window = ReadAhead::new(&*source).map_err(failed)?;
-            let bytes = window.at(0, MAX_HEADER_LEN).map_err(failed)?;
-            Header::parse_whatever_its_count(bytes).map_err(|f| of_the_header(Cause::Fault(f)))?
+            let mut buf = AlignedBuf::new(PAGE).map_err(failed)?;
+            // One sector only: a bad sector behind it is found when its data is read.
+            let len = MAX_HEADER_LEN.next_multiple_of(source.alignment());
+            let n = read_exact_at(&*source, &mut buf[..len], 0).map_err(failed)?;
+            Header::parse_whatever_its_count(&buf[..n.min(MAX_HEADER_LEN)])
+                .map_err(|f| of_the_header(Cause::Fault(f)))?
         };
         Ok(Self {
             source,
             header,
             index_memory: INDEX_MEMORY,
+            header_retries: 0,
         })
     }
 
@@ -91,6 +98,52 @@ impl Payload {
     /// Returns the source that holds the payload.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
+    }
+
+    /// Returns the same payload on a source that records its bad places ([`FaultRecorder`]).
+    #[must_use]
+    pub fn recording_faults(&self) -> Self {
+        let record = |source: &Arc<dyn Source>| -> Arc<dyn Source> {
+            match source.faults() {
+                Some(_) => Arc::clone(source),
+                None => Arc::new(FaultRecorder::new(Arc::clone(source))),
+            }
+        };
+        let copies = self.source.copies().iter().map(record).collect();
+        let source = match CopiesSource::new(copies) {
+            Some(copies) => Arc::new(copies),
+            None => record(&self.source),
+        };
+        self.over(&source)
+    }
+
+    /// Returns whether the headers of two payloads are equal.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.header == other.header
+    }
+
+    /// Sets how often a header that cannot be read is read again. The default is 0.
+    #[must_use]
+    pub fn with_header_retries(mut self, retries: u32) -> Self {
+        self.header_retries = retries;
+        self
+    }
+
+    /// Returns the same payload on the first copy that its source consists of.
+    #[must_use]
+    pub fn first_copy(&self) -> Self {
+        match self.source.copies().first() {
+            Some(copy) => self.over(copy),
+            None => self.clone(),
+        }
+    }
+
+    /// Returns the same payload on another source.
+    pub(super) fn over(&self, source: &Arc<dyn Source>) -> Self {
+        Self {
+            source: Arc::clone(source),
+            ..self.clone()
+        }
     }
 
     /// Sets the memory limit of an index of this payload, in bytes. With less memory,
@@ -193,6 +246,7 @@ impl Payload {
             window,
             source_len: self.source.len(),
             header: self.header,
+            retries: self.header_retries,
             next: 0,
             offset: self.header.dialect.header_len(),
             ended: false,
@@ -258,6 +312,7 @@ pub struct Walker<'a> {
     window: ReadAhead<'a>,
     source_len: u64,
     header: Header,
+    retries: u32,
     next: u64,
     offset: u64,
     ended: bool,
@@ -351,7 +406,14 @@ impl Iterator for Walker<'_> {
         if self.ended || self.next == self.header.files {
             return None;
         }
-        let step = self.step();
+        let mut step = self.step();
+        for _ in 0..self.retries {
+            if !matches!(&step, Err(problem) if matches!(problem.cause, Cause::Io(_))) {
+                break;
+            }
+            self.window.allow_retry();
+            step = self.step();
+        }
         match &step {
             Ok(entry) => {
                 self.offset = entry.end();

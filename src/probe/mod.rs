@@ -97,22 +97,40 @@ pub fn payloads(findings: Vec<Finding>) -> Vec<Finding> {
 /// [`Kind::NotFound`] if there is none, [`Kind::Ambiguous`] if there are several. Both say
 /// which devices were examined, and with what result.
 pub fn the_only_payload(roots: &Roots, progress: &dyn Progress) -> Result<Finding> {
+    let mut found = all_payloads(roots, progress)?;
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ => Err(several(&found)),
+    }
+}
+
+/// Returns the devices of the machine that hold the same payload. There is at least one.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no payload, [`Kind::Ambiguous`] if two payloads have different
+/// headers.
+pub fn the_copies(roots: &Roots, progress: &dyn Progress) -> Result<Vec<Finding>> {
+    let found = all_payloads(roots, progress)?;
+    if found.iter().any(|f| f.fingerprint != found[0].fingerprint) {
+        return Err(several(&found).with_code("copies-differ"));
+    }
+    Ok(found)
+}
+
+/// Returns every payload of the machine, each once. There is at least one.
+fn all_payloads(roots: &Roots, progress: &dyn Progress) -> Result<Vec<Finding>> {
     let devices = Devices::scan(roots)?;
     let findings = probe_all(&devices, progress)?;
     if !findings.iter().any(|f| f.verdict == Verdict::Payload) {
         return Err(nothing_found(&findings, devices.from()));
     }
-    let mut found = payloads(findings);
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        n => {
-            let paths: Vec<String> = found.iter().map(|f| f.path.display().to_string()).collect();
-            Err(Error::new(
-                Kind::Ambiguous,
-                format!("{n} payloads found: {}", paths.join(", ")),
-            ))
-        }
-    }
+    Ok(payloads(findings))
+}
+
+fn several(found: &[Finding]) -> Error {
+    let paths: Vec<String> = found.iter().map(|f| f.path.display().to_string()).collect();
+    let message = format!("{} payloads found: {}", found.len(), paths.join(", "));
+    Error::new(Kind::Ambiguous, message)
 }
 
 /// Returns whether `path` starts with the magic, whatever follows, as `--probe` of the

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::block::{Completion, Queue};
 use crate::error::{Error, Result};
 use crate::payload::{
-    Cause, Checksums, Entry, EntryStream, Hashed, Index, Lanes, Piece, Reread, Sha256Sum,
+    Cause, Checksums, Entry, EntryStream, Hashed, Index, Lanes, OnFault, Piece, Reread, Sha256Sum,
 };
 use crate::progress::Progress;
 
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         Ok(Self {
-            stream: EntryStream::new(index, |_| true, BLOCK_BYTES, DEPTH, HASHING)?,
+            stream: EntryStream::new(index, |_| true, BLOCK_BYTES, DEPTH, HASHING, OnFault::Find)?,
             has_sums: !sums.is_empty(),
             sums,
             queue,
@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
                 self.begin(&entry);
                 self.unreadable(&entry, at, cause);
             }
-            Piece::EndOfBlock => {}
+            Piece::Gap { .. } | Piece::EndOfBlock => {}
         }
     }
 

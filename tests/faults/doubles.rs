@@ -2,6 +2,7 @@
 //! operations in a chosen order.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -16,7 +17,7 @@ use lbpayload::block::{
 use lbpayload::durable::{Directory, Staging, Store, WriteMode};
 use lbpayload::error::Error;
 use lbpayload::import::{
-    BatchLimits, Copied, CopyJob, Done, ExistingPolicy, Plan, Selection, Tuning,
+    BatchLimits, Copied, CopyJob, Done, ExistingPolicy, Plan, Recovery, Selection, Tuning,
 };
 use lbpayload::payload::{Checksums, Index, Payload};
 use lbpayload::progress::Silent;
@@ -136,6 +137,10 @@ impl Store for Watched {
 
     fn put(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
         self.log.step(Op::Put(slot), || self.inner.put(slot, bytes))
+    }
+
+    fn reopen(&self, slot: u64, size: u64) -> io::Result<File> {
+        self.inner.reopen(slot, size)
     }
 
     fn forget(&self, slot: u64) {
@@ -349,6 +354,7 @@ pub struct Trial<'a> {
     pub tuning: Tuning,
     pub fail: Option<(&'static str, usize)>,
     pub engine: Engine,
+    pub recovery: Option<Recovery>,
     /// Called after the headers are read and before the copy starts.
     pub before_copy: &'a dyn Fn(),
 }
@@ -363,13 +369,14 @@ impl<'a> Trial<'a> {
             tuning: tiny(),
             fail: None,
             engine: Engine::Threads,
+            recovery: None,
             before_copy: &|| (),
         }
     }
 
     /// Runs the copy, and returns its result and the operations.
     pub fn run(self) -> (Result<Copied, Error>, Vec<Op>) {
-        let payload = Payload::open(self.source).unwrap();
+        let payload = Payload::open(self.source).unwrap().recording_faults();
         let index = Index::strict(&payload, &Silent).unwrap();
         let dest = Directory::open(self.dest).unwrap();
         let mut sums = Checksums::new();
@@ -407,6 +414,7 @@ impl<'a> Trial<'a> {
             store: Arc::clone(&store) as Arc<dyn Store>,
             queue,
             tuning: self.tuning,
+            recovery: self.recovery,
             progress: &Silent,
         };
         let result = job.run(&mut |slot, _| log.ops.lock().unwrap().push(Op::Told(slot)));

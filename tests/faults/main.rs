@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_sectors;
 mod doubles;
 mod order;
 mod power;

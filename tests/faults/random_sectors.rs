@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use lbpayload::block::{Completion, Queue, ReadMode, Source, ThreadQueue};
 use lbpayload::import::Tuning;
-use lbpayload::payload::{Checksums, EntryStream, Index, Payload, Piece, Reread};
+use lbpayload::payload::{Checksums, EntryStream, Index, OnFault, Payload, Piece, Reread};
 use lbpayload::progress::Silent;
 use lbpayload::verify::{FileVerdict, verify};
 use proptest::prelude::*;
@@ -205,7 +205,7 @@ proptest! {
         disk.armed.store(true, Ordering::SeqCst);
         let mut queue = ThreadQueue::<Done>::new(3).unwrap();
         let wanted = |n: u64| case.wanted[n as usize];
-        let mut stream = EntryStream::new(&index, wanted, 8192, case.reads, case.held).unwrap();
+        let mut stream = EntryStream::new(&index, wanted, 8192, case.reads, case.held, OnFault::Find).unwrap();
         let mut got: HashMap<u64, Vec<u8>> = HashMap::new();
         let mut failed: HashMap<u64, u64> = HashMap::new();
         loop {
@@ -220,6 +220,7 @@ proptest! {
                 Some(Piece::Unreadable { entry, at, .. }) => {
                     prop_assert!(failed.insert(entry.index, at).is_none());
                 }
+                Some(Piece::Gap { .. }) => prop_assert!(false, "a gap"),
                 Some(Piece::EndOfBlock) => {}
                 None if stream.is_done().unwrap() => break,
                 None => match queue.wait() {
