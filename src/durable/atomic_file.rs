@@ -3,9 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use crate::block::{file_type_name, refuse_new_in_dev};
@@ -73,20 +75,12 @@ impl AtomicFile {
         let check = "check that the directory exists and is writable";
         let failed = |e: io::Error| Error::io("make a file in", e).with_path(dir).advice(check);
         std::fs::metadata(dir).map_err(failed)?;
-        // Keep the system's error: tempfile adds the temporary name, which does not help the
-        // user.
-        let mut errno = None;
-        let temp = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .suffix(SUFFIX)
-            .make_in(dir, |path| {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).create_new(true).mode(0o666);
-                options.open(path).inspect_err(|e| errno = e.raw_os_error())
-            })
-            .map_err(|e| {
-                failed(errno.map_or_else(|| e.kind().into(), io::Error::from_raw_os_error))
-            })?;
+        let temp = loop {
+            let temp = create_temporary(dir).map_err(failed)?;
+            if is_ours(temp.as_file()).map_err(failed)? {
+                break temp;
+            }
+        };
         Ok(Self {
             temp,
             path,
@@ -95,9 +89,31 @@ impl AtomicFile {
         })
     }
 
+    /// Removes the temporary files in `dir` that killed runs left behind. Each run holds a lock
+    /// on its own, so those of runs that are still going on stay. What cannot be removed stays.
+    pub fn remove_leftovers(dir: &Path) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let is_leftover = entry.file_name().to_str().is_some_and(Self::is_leftover);
+            if !is_leftover {
+                continue;
+            }
+            let path = entry.path();
+            match remove_unlocked(&path) {
+                Ok(true) => log::info!("removed {}, left by a killed run", path.display()),
+                Ok(false) => {}
+                Err(e) => log::debug!("{}: not removed: {e}", path.display()),
+            }
+        }
+    }
+
     /// Returns whether `name` is a temporary name, left behind by a run that was killed.
     pub fn is_leftover(name: &str) -> bool {
         name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+    }
+
+    /// Returns the path of the file before it has its final name.
+    pub fn temporary_path(&self) -> &Path {
+        self.temp.path()
     }
 
     /// Returns the file.
@@ -122,6 +138,49 @@ impl AtomicFile {
                 .map_err(|e| Error::io("sync", e).with_path(&path))?;
         }
         sync_parent(&path)
+    }
+}
+
+fn create_temporary(dir: &Path) -> io::Result<NamedTempFile> {
+    // Keep the system's error: tempfile adds the temporary name, which does not help the user.
+    let mut errno = None;
+    tempfile::Builder::new()
+        .prefix(PREFIX)
+        .suffix(SUFFIX)
+        .make_in(dir, |path| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o666);
+            options.open(path).inspect_err(|e| errno = e.raw_os_error())
+        })
+        .map_err(|e| errno.map_or_else(|| e.kind().into(), io::Error::from_raw_os_error))
+}
+
+/// Locks a new temporary file, so that no other run takes it for a leftover. Returns false if
+/// one has done so just before.
+fn is_ours(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file.metadata()?.nlink() > 0),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        // Without locks, no run removes anything here.
+        Err(_) => Ok(true),
+    }
+}
+
+/// Removes a temporary file that no run has locked. Returns whether it did.
+fn remove_unlocked(path: &Path) -> io::Result<bool> {
+    let file = OpenOptions::new()
+        .read(true)
+        // NFS locks only files that are open for writing.
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => std::fs::remove_file(path).map(|()| true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -165,6 +224,39 @@ mod tests {
         file.commit().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_temporary_files_that_no_run_holds_are_leftovers() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str| std::fs::write(dir.path().join(name), "x").unwrap();
+        put(".lbpayload-abc.part");
+        put(".lbpayload-abc");
+        put("abc.part");
+        let fifo = dir.path().join(".lbpayload-fifo.part");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("abc.part", dir.path().join(".lbpayload-link.part")).unwrap();
+        let mut running = AtomicFile::create(&dir.path().join("out")).unwrap();
+        running.write_all(b"new").unwrap();
+        AtomicFile::remove_leftovers(dir.path());
+        assert!(running.temporary_path().exists());
+        assert!(!dir.path().join(".lbpayload-abc.part").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 5);
+        running.commit().unwrap();
+        assert_eq!(std::fs::read(dir.path().join("out")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_new_file_that_another_run_has_removed_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let temp = create_temporary(dir.path()).unwrap();
+        AtomicFile::remove_leftovers(dir.path());
+        assert!(!is_ours(temp.as_file()).unwrap());
+        // The other run is just about to remove it.
+        let temp = create_temporary(dir.path()).unwrap();
+        let other = File::open(temp.path()).unwrap();
+        flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(!is_ours(temp.as_file()).unwrap());
     }
 
     #[test]
