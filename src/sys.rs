@@ -13,6 +13,8 @@ mod ioctls {
     nix::ioctl_read_bad!(blksszget, 0x1268, libc::c_int);
     // linux/fs.h: BLKROGET returns whether the device is read-only.
     nix::ioctl_read_bad!(blkroget, 0x125e, libc::c_int);
+    // linux/fs.h: BLKRRPART reads the partition table again.
+    nix::ioctl_none!(blkrrpart, 0x12, 95);
 }
 
 /// Returns the size of a block device in bytes.
@@ -47,6 +49,18 @@ pub fn is_read_only(file: &File) -> bool {
     // writes one int, which `read_only` is.
     let asked = unsafe { ioctls::blkroget(file.as_raw_fd(), &raw mut read_only) };
     asked.is_ok() && read_only != 0
+}
+
+/// Lets the kernel read the partition table of a block device again.
+///
+/// # Errors
+/// The error that the system reports: EINVAL if the device cannot have partitions, EBUSY if a
+/// partition is in use.
+pub fn reread_partitions(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the length of the call, and BLKRRPART accesses no
+    // memory of this process.
+    unsafe { ioctls::blkrrpart(file.as_raw_fd()) }?;
+    Ok(())
 }
 
 /// Returns the alignment that direct I/O on this file requires, as statx(2) reports it with
@@ -202,7 +216,8 @@ pub fn share_one_heap() {
 /// The free space on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// The number of bytes that an unprivileged user can still write.
+    /// The number of bytes that an unprivileged user can still write. `u64::MAX` if the file
+    /// system does not tell its size (ramfs, some FUSE servers).
     pub free_bytes: u64,
     /// The number of files that can still be created. `None` if the file system has no limit.
     pub free_files: Option<u64>,
@@ -227,7 +242,10 @@ pub fn room(file: BorrowedFd<'_>) -> io::Result<Room> {
     #[allow(clippy::useless_conversion)] // c_ulong has 32 bits on i686
     let (block_bytes, max_name_len) = (u64::from(buf.f_frsize).max(1), u64::from(buf.f_namemax));
     Ok(Room {
-        free_bytes: buf.f_bavail.saturating_mul(block_bytes),
+        free_bytes: match buf.f_blocks {
+            0 => u64::MAX,
+            _ => buf.f_bavail.saturating_mul(block_bytes),
+        },
         free_files: (buf.f_files != 0).then_some(buf.f_favail),
         block_bytes,
         max_name_len: usize::try_from(max_name_len).unwrap_or(usize::MAX),
@@ -240,6 +258,14 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn a_file_system_that_does_not_tell_its_size_is_not_full() {
+        let proc = File::open("/proc").unwrap();
+        assert_eq!(room(proc.as_fd()).unwrap().free_bytes, u64::MAX);
+        let root = File::open("/").unwrap();
+        assert_ne!(room(root.as_fd()).unwrap().free_bytes, u64::MAX);
+    }
 
     #[test]
     fn a_file_system_is_recognized_by_its_magic_number() {
