@@ -69,6 +69,17 @@ struct Detail {
     advice: Option<String>,
     line: Option<String>,
     notes: Vec<String>,
+    missing: Vec<MissingFile>,
+}
+
+/// A file that is missing, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct MissingFile {
+    /// The name of the file.
+    pub name: String,
+    /// The URL of the file.
+    pub url: String,
 }
 
 impl Error {
@@ -88,6 +99,7 @@ impl Error {
             advice: None,
             line: None,
             notes: Vec::new(),
+            missing: Vec::new(),
         }))
     }
 
@@ -112,6 +124,7 @@ impl Error {
             advice: None,
             line: None,
             notes: Vec::new(),
+            missing: Vec::new(),
         }))
     }
 
@@ -179,6 +192,13 @@ impl Error {
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.0.notes.push(note.into());
+        self
+    }
+
+    /// Adds the files that are missing.
+    #[must_use]
+    pub(crate) fn with_missing(mut self, missing: Vec<MissingFile>) -> Self {
+        self.0.missing = missing;
         self
     }
 
@@ -332,6 +352,11 @@ impl Error {
     /// Returns the path of the file or device, if there is one.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
+    }
+
+    /// Returns the files that are missing, if this is what the error is about.
+    pub fn missing(&self) -> &[MissingFile] {
+        &self.0.missing
     }
 
     /// Returns the byte offset, if there is one.

@@ -117,7 +117,8 @@ pub(super) struct PackArgs {
           conflicts_with_all = ["list", "live_bootstrap"], value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
 
-    /// Pack the files that FILE lists, in its order; each line is NAME, a space, an absolute PATH
+    /// Pack the files that FILE lists, in its order; each line is NAME, a space, an absolute
+    /// PATH (- reads the list from standard input)
     #[arg(long, value_name = "FILE", conflicts_with = "live_bootstrap",
           value_hint = ValueHint::FilePath)]
     pub list: Option<PathBuf>,
@@ -145,6 +146,22 @@ pub(super) struct PackArgs {
     /// Allow overwriting a block device
     #[arg(long)]
     pub force: bool,
+
+    /// Read the written image back and compare it (done for block devices without this option)
+    #[arg(long, overrides_with = "no_verify")]
+    pub verify: bool,
+
+    /// Do not read a block device back
+    #[arg(long)]
+    pub no_verify: bool,
+
+    /// Allow a payload without files
+    #[arg(long)]
+    pub allow_empty: bool,
+
+    /// Show what would be written, and what is on the device, without writing anything
+    #[arg(long)]
+    pub dry_run: bool,
 
     /// Print the report as JSON
     #[arg(long)]

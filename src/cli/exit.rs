@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, MissingFile, Result, printable};
 
 use super::help::help;
 use super::output::{self, Level, Out};
 use super::signals;
+
+/// The number of missing files that an error for people names.
+const MISSING_SHOWN: usize = 20;
 
 /// The outcome of a command that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,8 @@ struct JsonDetail<'a> {
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [MissingFile],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     help: &'a [&'a str],
 }
@@ -80,6 +85,15 @@ pub(super) fn say(program: &str, level: Level, error: &Error) {
     if !notes.is_empty() {
         lines.push_str(&output::labelled(program, Level::Note, &notes.join(", ")));
     }
+    let missing = error.missing();
+    for MissingFile { name, url, .. } in missing.iter().take(MISSING_SHOWN) {
+        let text = format!("`{}` comes from {}", printable(name), printable(url));
+        lines.push_str(&output::labelled(program, Level::Note, &text));
+    }
+    if let Some(more) = missing.len().checked_sub(MISSING_SHOWN).filter(|&n| n > 0) {
+        let text = format!("and {more} more");
+        lines.push_str(&output::labelled(program, Level::Note, &text));
+    }
     if let Some(help) = help(error) {
         lines.push_str(&output::labelled(program, Level::Help, &help));
     }
@@ -100,6 +114,7 @@ fn say_in_json(error: &Error) {
         entry,
         name,
         offset: error.offset(),
+        missing: error.missing(),
         help: &help,
     });
 }
@@ -147,6 +162,7 @@ pub(super) fn with_usage(error: &clap::Error, json: bool) -> ExitCode {
             entry: None,
             name: None,
             offset: None,
+            missing: &[],
             help: &["lbpayload --help"],
         });
     }

@@ -58,7 +58,7 @@ pub fn main(inherited: Inherited) -> ExitCode {
     choice.write_global();
     logging::start("lbpayload", cli.verbose, cli.quiet);
     let result = match &cli.command {
-        Command::Pack(args) => pack::run(args, cli.progress()),
+        Command::Pack(args) => pack::run(args, cli.progress(), cli.quiet, cli.verbose > 0),
         Command::List(args) => list::run(args),
         Command::Verify(args) => verify::run(args, cli.progress(), cli.quiet),
         Command::Cat(args) => cat::run(args),

@@ -1,19 +1,19 @@
 //! `lbpayload pack`
 
 use std::fs::File;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::{Error, Kind, Result};
-use crate::pack::{self, Inputs, Options, Report};
+use crate::error::{Error, Kind, Result, printable};
+use crate::pack::{self, Contents, Inputs, Options, OutputDevice, Plan, Report};
 
 use super::args::{PackArgs, ProgressForm};
 use super::exit::Outcome;
-use super::output::{Out, human_bytes, lossy};
+use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
 use super::{progress, signals, sums};
 
 #[derive(Serialize)]
@@ -22,24 +22,141 @@ struct JsonReport<'a> {
     output: &'a Path,
     #[serde(flatten)]
     report: Report,
+    /// What the device was and held before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<Contents>,
+    dry_run: bool,
 }
 
-pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome> {
+/// Where the image goes.
+enum Output {
+    Stdout,
+    File,
+    Device(OutputDevice),
+}
+
+pub(super) fn run(
+    args: &PackArgs,
+    form: Option<ProgressForm>,
+    quiet: bool,
+    verbose: bool,
+) -> Result<Outcome> {
     // The names in /dev count too: they lead to a pipe or an open file, not to a device.
     let to_stdout = ["-", "/dev/stdout"]
         .iter()
         .any(|name| args.output == Path::new(name));
-    if to_stdout && args.json {
+    if to_stdout {
+        refuse_for_stdout(args)?;
+    }
+    let is_device = is_block_device(&args.output);
+    if is_device && !args.force && !args.dry_run {
+        let shown = args.output.display();
         return Err(Error::new(
-            Kind::Usage,
-            "--json and `-o -` both write to standard output",
-        ));
+            Kind::Refused,
+            "it is a block device, its content would be lost",
+        )
+        .with_code("needs-force")
+        .doing("write")
+        .with_path(&args.output)
+        .advice(format!(
+            "add --force to overwrite it, `lbpayload pack --dry-run -o {shown}` shows what is on it"
+        )));
     }
-    if to_stdout && std::io::stdout().is_terminal() {
-        return Err(Error::new(Kind::Usage, "standard output is a terminal")
-            .advice("redirect it, or name a file with -o"));
+    if !to_stdout {
+        // With a stream there is nothing to clean up, and waiting for a full pipe would delay the
+        // reaction to the signal.
+        signals::listen()?;
     }
+    if !to_stdout && !is_device && !args.dry_run {
+        // Before the inputs are read: leftovers may be among them.
+        pack::remove_leftovers(&args.output);
+    }
+    let plan = plan(args, verbose)?;
+    let output = if to_stdout {
+        Output::Stdout
+    } else if is_device {
+        let device = OutputDevice::open(&args.output)?;
+        device.refuse_too_small(plan.image_bytes)?;
+        Output::Device(device)
+    } else {
+        Output::File
+    };
+    let device = match &output {
+        Output::Device(device) => Some(device.contents().clone()),
+        _ => None,
+    };
+    if args.dry_run {
+        plan.refuse_output_among_inputs(&args.output)?;
+        if matches!(output, Output::File) {
+            pack::refuse_too_little_room(&args.output, plan.image_bytes)?;
+        }
+        return show_plan(args, &plan, device);
+    }
+    if let (Some(device), false) = (&device, quiet) {
+        let text = format!("all data on {} is lost now", describe(&args.output, device));
+        to_stderr(&labelled("lbpayload", Level::Warning, &text));
+        for line in found_lines(device) {
+            to_stderr(&labelled("lbpayload", Level::Note, &line));
+        }
+    }
+    let progress = progress::shown(form);
+    let report = match output {
+        Output::Stdout => {
+            let out = std::io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|e| Error::io("open", e).with_path("standard output"))?;
+            pack::to_stream(&plan, File::from(out), &*progress)?
+        }
+        Output::File => pack::to_file(&plan, &args.output, &*progress)?,
+        Output::Device(device) => pack::to_device(&plan, device, &*progress)?,
+    };
+    drop(progress);
+    if !quiet {
+        let name = match to_stdout {
+            true => "standard output".into(),
+            false => printable(&args.output.to_string_lossy()),
+        };
+        to_stderr(&format!("{}\n", closing_line(&name, &report)));
+    }
+    if args.json {
+        let mut out = Out::new();
+        out.json(&JsonReport {
+            output: &args.output,
+            report,
+            device,
+            dry_run: false,
+        })?;
+        out.end()?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn refuse_for_stdout(args: &PackArgs) -> Result<()> {
+    let refuse = |message: &str| Err(Error::new(Kind::Usage, message));
+    if args.json && !args.dry_run {
+        return refuse("--json and `-o -` both write to standard output");
+    }
+    if args.verify {
+        return refuse("--verify cannot read standard output back");
+    }
+    if std::io::stdout().is_terminal() && !args.dry_run {
+        return refuse("standard output is a terminal")
+            .map_err(|e| e.advice("redirect it, or name a file with -o"));
+    }
+    Ok(())
+}
+
+fn plan(args: &PackArgs, verbose: bool) -> Result<Plan> {
     let inputs = match (&args.list, &args.live_bootstrap) {
+        (Some(list), _) if list == Path::new("-") => {
+            let mut text = Vec::new();
+            std::io::stdin()
+                .lock()
+                .read_to_end(&mut text)
+                .map_err(|e| Error::io("read", e).with_path("standard input"))?;
+            Inputs::ListText(text)
+        }
         (Some(list), _) => Inputs::List(list.clone()),
         (_, Some(dir)) => Inputs::Bootstrap(dir.clone()),
         _ => Inputs::Paths(args.paths.clone()),
@@ -49,58 +166,93 @@ pub(super) fn run(args: &PackArgs, form: Option<ProgressForm>) -> Result<Outcome
     } else {
         Some(sums::read(&args.checksums, None)?)
     };
+    let verify = match (args.verify, args.no_verify) {
+        (true, _) => Some(true),
+        (false, true) => Some(false),
+        (false, false) => None,
+    };
     let options = Options {
         dialect: args.dialect,
         checksums,
         embed: args.embed_checksums,
         pad: args.pad.map(Into::into),
+        allow_empty: args.allow_empty,
+        verify,
+        sum_image: verbose,
     };
-    let device = is_block_device(&args.output);
-    if device && !args.force {
-        return Err(Error::new(
-            Kind::Refused,
-            "it is a block device, its content would be lost",
-        )
-        .with_code("needs-force")
-        .doing("write")
-        .with_path(&args.output)
-        .advice("add --force to overwrite it"));
-    }
-    if !to_stdout {
-        // With a stream there is nothing to clean up, and waiting for a full pipe would delay the
-        // reaction to the signal.
-        signals::listen()?;
-    }
-    let plan = pack::plan(&inputs, options)?;
-    let progress = progress::shown(form);
-    let report = if to_stdout {
-        let out = std::io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|e| Error::io("open", e).with_path("standard output"))?;
-        pack::to_stream(&plan, File::from(out), &*progress)?
-    } else if device {
-        pack::to_device(&plan, &args.output, &*progress)?
-    } else {
-        pack::to_file(&plan, &args.output, &*progress)?
-    };
-    drop(progress);
-    log::info!(
-        "packed {} files, {} ({}) into {}",
-        report.files,
-        human_bytes(report.image_bytes),
-        report.dialect,
-        args.output.display()
-    );
+    pack::plan(&inputs, options).map_err(|e| match e.code() {
+        "nothing-to-pack" => e.advice("name files, or add --allow-empty for an empty payload"),
+        _ => e,
+    })
+}
+
+/// Prints what would be written, and what is on the device.
+fn show_plan(args: &PackArgs, plan: &Plan, device: Option<Contents>) -> Result<Outcome> {
+    let mut out = Out::new();
+    let report = plan.report();
     if args.json {
-        let mut out = Out::new();
         out.json(&JsonReport {
             output: &args.output,
             report,
+            device,
+            dry_run: true,
         })?;
-        out.end()?;
+    } else {
+        let name = match &device {
+            Some(device) => describe(&args.output, device),
+            None => printable(&args.output.to_string_lossy()),
+        };
+        out.line(&format!("would pack {} into {name}", amount(&report)))?;
+        for line in device.iter().flat_map(found_lines) {
+            out.line(&line)?;
+        }
     }
+    out.end()?;
     Ok(Outcome::Done)
+}
+
+/// Returns the line that says what was done.
+fn closing_line(output: &str, report: &Report) -> String {
+    let mut line = format!("packed {} into {output}", amount(report));
+    if report.verified {
+        line += ", read back and compared";
+    }
+    if let Some(sum) = report.sha256 {
+        line += &format!(", SHA-256 {sum}");
+    }
+    line
+}
+
+fn amount(report: &Report) -> String {
+    let files = report.files;
+    let plural = if files == 1 { "" } else { "s" };
+    format!("{files} file{plural} ({})", human_bytes(report.image_bytes))
+}
+
+/// Returns the device's path, size and model.
+fn describe(path: &Path, device: &Contents) -> String {
+    let path = path.to_string_lossy();
+    let mut text = format!("`{}` ({}", printable(&path), human_bytes(device.size_bytes));
+    if let Some(model) = &device.model {
+        text += &format!(", {}", printable(model));
+    }
+    if let Some(serial) = &device.serial {
+        text += &format!(", serial number {}", printable(serial));
+    }
+    if let Some(file) = &device.backing_file {
+        text += &format!(", backed by {}", printable(file));
+    }
+    text + ")"
+}
+
+fn found_lines(device: &Contents) -> Vec<String> {
+    let found = device.found.iter();
+    match device.found.is_empty() {
+        true => vec!["found on it: no file system, no partition table".into()],
+        false => found
+            .map(|content| format!("found on it: {content}"))
+            .collect(),
+    }
 }
 
 fn is_block_device(path: &Path) -> bool {

@@ -13,11 +13,7 @@ pub(super) fn read(files: &[PathBuf], bootstrap: Option<&Path>) -> Result<Checks
     }
     if let Some(dir) = bootstrap {
         let sources = bootstrap_sources(dir)?;
-        let named = sources
-            .files
-            .iter()
-            .map(|(name, sum)| (name.as_str(), *sum));
-        sums.add(named, &dir.join("steps").join("manifest"))?;
+        sums.add(sources.sums(), &dir.join("steps").join("manifest"))?;
     }
     Ok(sums)
 }

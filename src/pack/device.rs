@@ -2,78 +2,181 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::block::{AlignedBuf, Devices, Roots, open_exclusive_for_writing};
 use crate::error::{Error, Kind, Result};
+use crate::sys;
 
-/// The size of one write in bytes.
-const BLOCK: usize = 1 << 20;
+use super::contents::{Contents, Mark, examine};
+use super::read_back::{BLOCK, Written};
+
+/// The part at both ends of a device that is cleared as a whole, in bytes. Almost all file
+/// systems, volumes and partition tables have their signatures there.
+const EDGE: u64 = 2 << 20;
+
+/// A block device that is not in use, open to be overwritten.
+pub struct OutputDevice {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    sector: usize,
+    contents: Contents,
+    /// The magic bytes that were found.
+    marks: Vec<Mark>,
+}
+
+impl OutputDevice {
+    /// Opens the device at `path` and finds out what it holds. Nothing is written.
+    ///
+    /// # Errors
+    /// The device cannot be opened, is in use or is read-only.
+    pub fn open(path: &Path) -> Result<Self> {
+        refuse_what_others_show(path)?;
+        let (file, size, sector) = open_exclusive_for_writing(path)?;
+        let (contents, marks) = examine(&file, path, size, &Roots::default().sys);
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            size,
+            sector,
+            contents,
+            marks,
+        })
+    }
+
+    /// Returns what the device is and what it holds.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// Returns the path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses a device with fewer than `image_bytes`.
+    ///
+    /// # Errors
+    /// The device is too small.
+    pub fn refuse_too_small(&self, image_bytes: u64) -> Result<()> {
+        if image_bytes <= self.size {
+            return Ok(());
+        }
+        let size = self.size;
+        Err(Error::new(
+            Kind::Space,
+            format!("too small: the payload needs {image_bytes} bytes, the device has {size}"),
+        )
+        .with_path(&self.path)
+        .advice("nothing was written, use a larger device"))
+    }
+
+    /// Clears all signatures: first the start of the device, then the rest. In between and
+    /// afterwards the device shows neither a payload nor what it held before.
+    fn erase(&self) -> io::Result<()> {
+        self.clear(0..EDGE.min(self.size))?;
+        self.file.sync_all()?;
+        self.clear(self.size.saturating_sub(EDGE).max(EDGE)..self.size)?;
+        for &(at, len) in &self.marks {
+            let sector = self.sector as u64;
+            let end = (at + len as u64).next_multiple_of(sector);
+            self.clear(at - at % sector..end.min(self.size))?;
+        }
+        self.file.sync_all()
+    }
+
+    /// Writes zeros to a range of whole sectors.
+    fn clear(&self, range: Range<u64>) -> io::Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        if len == 0 {
+            return Ok(());
+        }
+        let zeros = AlignedBuf::new(len as usize)?;
+        self.file.write_all_at(&zeros[..len as usize], range.start)
+    }
+}
 
 /// Writes to a device from its start, without the page cache. The first sector is written
 /// last.
 pub(super) struct DeviceWriter {
-    file: File,
-    sector: usize,
+    device: OutputDevice,
     buf: AlignedBuf,
     filled: usize,
     at: u64,
     first: Option<AlignedBuf>,
+    written: Option<Written>,
 }
 
 impl DeviceWriter {
-    /// Opens the device exclusively, and clears its first sector.
-    pub(super) fn open(path: &Path, image_bytes: u64) -> Result<Self> {
-        refuse_what_others_show(path)?;
-        let (file, size, sector) = open_exclusive_for_writing(path)?;
-        if image_bytes > size {
-            return Err(Error::new(
-                Kind::Space,
-                format!("too small: the payload needs {image_bytes} bytes, the device has {size}"),
-            )
-            .with_path(path)
-            .advice("nothing was written, use a larger device"));
-        }
-        let no_memory = |e| Error::io("get a buffer to write", e).with_path(path);
-        let zeros = AlignedBuf::new(sector).map_err(no_memory)?;
-        file.write_all_at(&zeros[..sector], 0)
-            .and_then(|()| file.sync_all())
-            .map_err(|e| Error::io("clear the first sector of", e).with_path(path))?;
-        let buf = AlignedBuf::new(BLOCK).map_err(no_memory)?;
+    /// Clears the signatures on the device. `written` notes what is written, to compare it
+    /// later.
+    pub(super) fn start(device: OutputDevice, written: Option<Written>) -> Result<Self> {
+        let failed = |doing: &str, e| Error::io(doing, e).with_path(&device.path);
+        let buf = AlignedBuf::new(BLOCK).map_err(|e| failed("get a buffer to write", e))?;
+        device
+            .erase()
+            .map_err(|e| failed("erase the old signatures of", e))?;
         Ok(Self {
-            file,
-            sector,
+            device,
             buf,
             filled: 0,
             at: 0,
             first: None,
+            written,
         })
     }
 
-    /// Writes the remaining data, syncs, writes the first sector, and syncs again.
-    pub(super) fn commit(mut self) -> io::Result<()> {
+    /// Writes the remaining data and syncs it. The first sector is still cleared. Returns what
+    /// was written.
+    pub(super) fn complete(&mut self) -> io::Result<Option<Written>> {
         self.write_block()?;
-        self.file.sync_all()?;
-        if let Some(first) = self.first {
-            self.file.write_all_at(&first[..self.sector], 0)?;
-            self.file.sync_all()?;
+        self.device.file.sync_all()?;
+        Ok(self.written.take())
+    }
+
+    /// Writes the first sector and syncs it. With `check`, reads it again, and clears it if it
+    /// is not the same. Returns false in this case.
+    pub(super) fn publish(self, check: bool) -> io::Result<bool> {
+        let (device, sector) = (&self.device, self.device.sector);
+        if let Some(first) = &self.first {
+            device.file.write_all_at(&first[..sector], 0)?;
+            device.file.sync_all()?;
+            if check {
+                let mut read = AlignedBuf::new(sector)?;
+                device.file.read_exact_at(&mut read[..sector], 0)?;
+                if read[..sector] != first[..sector] {
+                    device.clear(0..sector as u64)?;
+                    device.file.sync_all()?;
+                    return Ok(false);
+                }
+            }
         }
-        Ok(())
+        // Otherwise the kernel keeps the partitions of the old table.
+        if let Err(e) = sys::reread_partitions(&device.file) {
+            log::debug!("{}: partitions not read again: {e}", device.path.display());
+        }
+        Ok(true)
     }
 
     fn write_block(&mut self) -> io::Result<()> {
-        let len = self.filled.next_multiple_of(self.sector);
+        let sector = self.device.sector;
+        let len = self.filled.next_multiple_of(sector);
         self.buf[self.filled..len].fill(0);
         if self.at == 0 && len > 0 {
-            let mut first = AlignedBuf::new(self.sector)?;
-            first[..self.sector].copy_from_slice(&self.buf[..self.sector]);
+            let mut first = AlignedBuf::new(sector)?;
+            first[..sector].copy_from_slice(&self.buf[..sector]);
             self.first = Some(first);
             // Leave the first sector cleared. The rest of the block does not start at a page
             // boundary, so direct I/O would refuse to write it alone.
-            self.buf[..self.sector].fill(0);
+            self.buf[..sector].fill(0);
         }
-        self.file.write_all_at(&self.buf[..len], self.at)?;
+        self.device.file.write_all_at(&self.buf[..len], self.at)?;
+        if let Some(written) = &mut self.written {
+            written.note(&self.buf[..len]);
+        }
         self.at += len as u64;
         self.filled = 0;
         Ok(())

@@ -8,8 +8,10 @@ use crate::error::{Error, Kind, Result, printable};
 use crate::format::Name;
 
 /// Parses lines of `<archive-name> <absolute-path>`. The name ends at the first blank, the
-/// rest is the path, and empty lines are skipped. Returns each with its line number.
+/// rest is the path, and empty lines are skipped. A byte order mark at the start is skipped
+/// too. Returns each with its line number.
 pub(super) fn parse_list(text: &[u8], origin: &Path) -> Result<Vec<(u64, Name, PathBuf)>> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut entries = Vec::new();
     for (number, line) in (1_u64..).zip(text.split(|&b| b == b'\n')) {
         if line.iter().all(|b| b.is_ascii_whitespace()) {
@@ -68,6 +70,15 @@ mod tests {
             (list[1].1.as_str(), &*list[1].2),
             ("a", Path::new("/with blank/a b"))
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_name() {
+        let list = parse("\u{feff}a /a\nb /b\n").unwrap();
+        assert_eq!((list[0].0, list[0].1.as_str()), (1, "a"));
+        assert_eq!(parse("\u{feff}").unwrap(), []);
+        // In another place it belongs to a name.
+        assert_eq!(parse("x\u{feff} /a\n").unwrap()[0].1.as_str(), "x\u{feff}");
     }
 
     #[test]

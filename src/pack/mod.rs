@@ -1,8 +1,15 @@
 //! Writes a payload: plans it first, then streams it to its destination.
 
+mod contents;
 mod device;
+mod inputs;
 mod list;
+mod mismatch;
 mod plan;
+mod read_back;
+mod report;
+mod room;
+mod signatures;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -12,39 +19,33 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::block::SourceOptions;
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
-use crate::format::{Dialect, EMBEDDED_SUMS, Name};
+use crate::format::{EMBEDDED_SUMS, Name};
 use crate::payload::{PayloadWriter, Sha256Sum, sum_line};
 use crate::progress::Progress;
 use crate::sys::drop_cached;
 
-pub use plan::{Input, Inputs, Options, Plan, plan};
+pub use contents::{Content, Contents};
+pub use device::OutputDevice;
+pub use inputs::{Input, Inputs};
+pub use plan::{Options, Plan, plan};
+pub use report::Report;
+pub use room::{refuse_too_little_room, remove_leftovers};
 
-/// The result of writing a payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct Report {
-    /// The dialect, which is the width of the integers.
-    pub dialect: Dialect,
-    /// The number of entries, including the embedded checksums.
-    pub files: u64,
-    /// The length of the payload in bytes.
-    pub payload_bytes: u64,
-    /// The number of bytes written, including padding.
-    pub image_bytes: u64,
-}
-
-/// The number of bytes read from an input at a time.
-const BLOCK: usize = 1 << 20;
+use mismatch::Mismatch;
+use read_back::{BLOCK, Blocks, Written};
 
 /// Writes the payload to a file: under a temporary name in the same directory, then synced
-/// and renamed.
+/// and renamed. If the options say so, it is read back and compared before the rename.
 ///
 /// # Errors
-/// An error of the plan's inputs or of the file system. Then the file is unchanged.
+/// An error of the plan's inputs or of the file system, too little room, or other bytes came
+/// back. Then the file is unchanged.
 pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Report> {
     plan.refuse_output_among_inputs(path)?;
+    refuse_too_little_room(path, plan.image_bytes)?;
     let file = AtomicFile::create(path)?;
     let named = |e: Error| {
         if e.io_error().is_some() {
@@ -53,15 +54,24 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
             e
         }
     };
-    let (report, out) = stream(
-        plan,
-        BufWriter::with_capacity(BLOCK, file),
-        progress,
-        &named,
-    )?;
-    let file = out
-        .into_inner()
-        .map_err(|e| Error::io("write", e.into_error()).with_path(path))?;
+    let verify = plan.verify.unwrap_or(false);
+    let out = Blocks::new(file, verify.then(Written::new));
+    let (mut report, out) = stream(plan, out, progress, &named)?;
+    let (file, written) = out
+        .complete()
+        .map_err(|e| Error::io("write", e).with_path(path))?;
+    if let Some(written) = written {
+        let failed = |e| Error::io("sync", e).with_path(path);
+        file.file().sync_all().map_err(failed)?;
+        // Where direct reads do not work, the data must come from the disk too.
+        drop_cached(file.file().as_fd(), 0, 0);
+        let source = SourceOptions::default().open(file.temporary_path())?;
+        if let Some(wrong) = written.compare(&*source, progress)? {
+            let error = wrong.into_error(plan, path);
+            return Err(error.note("no file was written"));
+        }
+        report.verified = true;
+    }
     file.commit()?;
     Ok(report)
 }
@@ -99,27 +109,59 @@ pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Repo
 
 /// Writes the payload to a block device that is not in use.
 ///
-/// The first block, which contains the magic, is cleared before anything else is written.
-/// It is written after everything else is synced. So after a run that fails, the device
-/// holds no payload rather than an incomplete one.
+/// First, everything is cleared by which the device could be taken for something else: its
+/// start, its end, and the signatures in between. The first sector, which contains the magic,
+/// is written after everything else is synced, read back and compared. So after a run that
+/// fails, the device holds no payload rather than an incomplete one.
 ///
 /// # Errors
-/// The device is in use or too small, and nothing was written; or an input or the device
-/// fails.
-pub fn to_device(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Report> {
-    let device = device::DeviceWriter::open(path, plan.image_bytes)?;
+/// The device is too small, and nothing was written; an input or the device fails; or other
+/// bytes came back.
+pub fn to_device(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Result<Report> {
+    device.refuse_too_small(plan.image_bytes)?;
+    let path = device.path().to_path_buf();
+    let verify = plan.verify.unwrap_or(true);
+    let device = device::DeviceWriter::start(device, verify.then(Written::new))?;
     let named = |e: Error| {
         if e.io_error().is_some() {
-            e.with_path(path)
+            e.with_path(&path)
         } else {
             e
         }
     };
-    let (report, device) = stream(plan, device, progress, &named)?;
-    device
-        .commit()
-        .map_err(|e| Error::io("write", e).with_path(path))?;
+    let (mut report, mut device) = stream(plan, device, progress, &named)?;
+    let failed = |e| Error::io("write", e).with_path(&path);
+    if let Some(written) = device.complete().map_err(failed)? {
+        let source = SourceOptions::default().open(&path)?;
+        if let Some(wrong) = written.compare(&*source, progress)? {
+            return Err(wrong.into_error(plan, &path));
+        }
+        report.verified = true;
+    }
+    if !device.publish(verify).map_err(failed)? {
+        return Err(Mismatch::in_first_sector().into_error(plan, &path));
+    }
     Ok(report)
+}
+
+/// Passes on what is written to it, and computes its checksum if that is wanted.
+struct Summed<W> {
+    out: W,
+    hasher: Option<Sha256>,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..n]);
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 fn stream<W: Write>(
@@ -128,6 +170,10 @@ fn stream<W: Write>(
     progress: &dyn Progress,
     named: &dyn Fn(Error) -> Error,
 ) -> Result<(Report, W)> {
+    let out = Summed {
+        out,
+        hasher: plan.sum_image.then(Sha256::new),
+    };
     let mut writer = PayloadWriter::new(out, plan.dialect, plan.files()).map_err(named)?;
     let mut sums = String::new();
     let mut buf = vec![0; BLOCK];
@@ -176,14 +222,13 @@ fn stream<W: Write>(
         writer.data(sums.as_bytes()).map_err(named)?;
     }
     progress.end();
+    debug_assert_eq!(writer.written(), plan.payload_bytes);
+    let Summed { out, hasher } = writer.finish(plan.image_bytes).map_err(named)?;
     let report = Report {
-        dialect: plan.dialect,
-        files: plan.files(),
-        payload_bytes: writer.written(),
-        image_bytes: plan.image_bytes,
+        sha256: hasher.map(Sha256Sum::from_hasher),
+        ..plan.report()
     };
-    debug_assert_eq!(report.payload_bytes, plan.payload_bytes);
-    Ok((report, writer.finish(plan.image_bytes).map_err(named)?))
+    Ok((report, out))
 }
 
 fn open_input(input: &Input) -> Result<File> {

@@ -2,28 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::block::file_type_name;
-use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result, printable};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
-use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, bootstrap_sources, sum_line};
+use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, sum_line};
 
-use super::list::parse_list;
-
-/// The source of the files.
-#[derive(Debug, Clone)]
-pub enum Inputs {
-    /// Files, or directories whose regular files are packed, sorted by name.
-    Paths(Vec<PathBuf>),
-    /// The lines of an `external.list`, in their order.
-    List(PathBuf),
-    /// The files that a live-bootstrap checkout needs after its import, sorted by name.
-    Bootstrap(PathBuf),
-}
+use super::inputs::{Input, Inputs, collect, nothing_in};
+use super::report::Report;
 
 /// How the payload is written.
 #[derive(Debug, Default)]
@@ -37,19 +24,13 @@ pub struct Options {
     pub embed: bool,
     /// The image is padded to a multiple of this many bytes.
     pub pad: Option<u64>,
-}
-
-/// A file to pack.
-#[derive(Debug)]
-pub struct Input {
-    /// The name of its entry.
-    pub name: Name,
-    /// The path of the file.
-    pub path: PathBuf,
-    /// The size in bytes when it was planned.
-    pub size: u64,
-    pub(super) modified: (i64, i64),
-    id: (u64, u64),
+    /// Whether a payload without files is allowed.
+    pub allow_empty: bool,
+    /// Whether what was written is read back and compared. `None` means that this is done for
+    /// devices.
+    pub verify: Option<bool>,
+    /// Whether to compute the checksum of the image for the report.
+    pub sum_image: bool,
 }
 
 /// The plan of a payload: all its contents, in order.
@@ -66,6 +47,8 @@ pub struct Plan {
     /// The length of the payload and its padding in bytes.
     pub image_bytes: u64,
     pub(super) embed: bool,
+    pub(super) verify: Option<bool>,
+    pub(super) sum_image: bool,
     checksums: Option<Checksums>,
 }
 
@@ -75,46 +58,13 @@ pub struct Plan {
 /// # Errors
 /// A path, a name, a list or a manifest is invalid, two files have the same name, or
 /// something does not fit the dialect.
-pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
-    let mut checksums = options.checksums;
-    let inputs = match inputs {
-        Inputs::Paths(paths) => sorted(from_paths(paths)?),
-        Inputs::List(path) => {
-            let text = fs::read(path).map_err(|e| {
-                Error::io("read", e)
-                    .with_path(path)
-                    .advice("check the path of the list")
-            })?;
-            let lines = parse_list(&text, path)?;
-            refuse_repeated_lines(&lines, path)?;
-            lines
-                .into_iter()
-                .map(|(line, name, file)| input(name, file).map_err(|e| of_line(path, line, &e)))
-                .collect::<Result<_>>()?
-        }
-        Inputs::Bootstrap(dir) => {
-            let sources = bootstrap_sources(dir)?;
-            if sources.cut.is_none() {
-                log::warn!(
-                    "{}: neither \"improve: import_payload\" nor an improve that names the \
-                     network in its manifest; packing the files of every build",
-                    dir.display()
-                );
-            }
-            let named = sources
-                .files
-                .iter()
-                .map(|(name, sum)| (name.as_str(), *sum));
-            let sums = checksums.get_or_insert_default();
-            sums.add(named, &dir.join("steps").join("manifest"))?;
-            let distfiles = dir.join("distfiles");
-            sources
-                .files
-                .into_keys()
-                .map(|name| input(name.clone(), distfiles.join(name.as_str())))
-                .collect::<Result<_>>()?
-        }
-    };
+pub fn plan(inputs: &Inputs, mut options: Options) -> Result<Plan> {
+    let mut checksums = options.checksums.take();
+    let files = collect(inputs, &mut checksums)?;
+    if files.is_empty() && !options.allow_empty {
+        return Err(nothing_in(inputs));
+    }
+    let inputs = files;
     refuse_repeats(&inputs, options.embed)?;
     if let Some(sums) = &checksums {
         refuse_unlisted(&inputs, sums)?;
@@ -125,19 +75,23 @@ pub fn plan(inputs: &Inputs, options: Options) -> Result<Plan> {
             inputs.len()
         );
     }
-    lengths(
-        inputs,
-        options.dialect,
-        options.embed,
-        options.pad,
-        checksums,
-    )
+    lengths(inputs, options, checksums)
 }
 
 impl Plan {
     /// Returns the number of entries, including the embedded checksums.
     pub fn files(&self) -> u64 {
         self.inputs.len() as u64 + u64::from(self.embed)
+    }
+
+    /// Returns the input whose header or data is at this offset of the payload.
+    pub(super) fn input_at(&self, offset: u64) -> Option<&Input> {
+        let mut end = self.dialect.header_len();
+        self.inputs.iter().find(|input| {
+            let name = input.name.as_str().len() as u64;
+            end += self.dialect.entry_header_len() + name + input.size;
+            offset < end
+        })
     }
 
     pub(super) fn hashes(&self) -> bool {
@@ -162,7 +116,23 @@ impl Plan {
         }
     }
 
-    pub(super) fn refuse_output_among_inputs(&self, out: &Path) -> Result<()> {
+    /// Returns the report of writing this plan, without what is known only afterwards.
+    pub fn report(&self) -> Report {
+        Report {
+            dialect: self.dialect,
+            files: self.files(),
+            payload_bytes: self.payload_bytes,
+            image_bytes: self.image_bytes,
+            verified: false,
+            sha256: None,
+        }
+    }
+
+    /// Refuses an output that is one of the inputs.
+    ///
+    /// # Errors
+    /// The file at `out` is an input.
+    pub fn refuse_output_among_inputs(&self, out: &Path) -> Result<()> {
         let Ok(meta) = fs::metadata(out) else {
             return Ok(());
         };
@@ -183,113 +153,11 @@ impl Plan {
     }
 }
 
-/// Returns an error about a file that is named in a line of the list.
-fn of_line(list: &Path, line: u64, error: &Error) -> Error {
-    in_line(list, line, &error.to_string())
-        .with_code(error.code())
-        .advice(error.help().unwrap_or("check the path in this line"))
-}
-
-fn in_line(list: &Path, line: u64, what: &str) -> Error {
-    Error::new(Kind::Syntax, format!("line {line}: {what}")).with_path(list)
-}
-
-fn refuse_repeated_lines(lines: &[(u64, Name, PathBuf)], list: &Path) -> Result<()> {
-    let mut seen: HashMap<&Name, u64> = HashMap::with_capacity(lines.len());
-    for (line, name, _) in lines {
-        if let Some(first) = seen.insert(name, *line) {
-            let what = format!("the name `{name}` is already in line {first}");
-            return Err(in_line(list, *line, &what)
-                .with_code("name-repeated")
-                .advice("give each file a name of its own"));
-        }
-    }
-    Ok(())
-}
-
 fn unlisted(input: &Input) -> Error {
     Error::new(Kind::Checksum, "no checksum is given for it")
         .with_code("no-checksum")
         .with_path(&input.path)
         .advice("add its line to the checksums, or leave out --checksums")
-}
-
-fn input(name: Name, path: PathBuf) -> Result<Input> {
-    let meta = look_at(&path)?;
-    if !meta.is_file() {
-        let found = file_type_name(meta.file_type());
-        return Err(
-            Error::new(Kind::Refused, format!("expected a file, found {found}"))
-                .with_code("not-a-file")
-                .with_path(&path)
-                .advice("only regular files can be packed, leave it out or name the files in it"),
-        );
-    }
-    Ok(Input {
-        name,
-        size: meta.len(),
-        modified: (meta.mtime(), meta.mtime_nsec()),
-        id: (meta.dev(), meta.ino()),
-        path,
-    })
-}
-
-fn look_at(path: &Path) -> Result<fs::Metadata> {
-    fs::metadata(path).map_err(|e| {
-        Error::io("read the attributes of", e)
-            .with_path(path)
-            .advice("nothing was written, check the path")
-    })
-}
-
-fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
-    let mut inputs = Vec::new();
-    for path in paths {
-        let meta = look_at(path)?;
-        if meta.is_dir() {
-            let failed = |e| Error::io("list", e).with_path(path);
-            for entry in fs::read_dir(path).map_err(failed)? {
-                let path = entry.map_err(failed)?.path();
-                if path.is_dir() {
-                    return Err(
-                        Error::new(Kind::Refused, "expected a file, found a subdirectory")
-                            .with_code("subdirectory")
-                            .with_path(&path)
-                            .advice("name the files one by one, or move it away"),
-                    );
-                }
-                let name = name_of(&path)?;
-                if AtomicFile::is_leftover(name.as_str()) {
-                    return Err(Error::new(
-                        Kind::Refused,
-                        "incomplete image of an interrupted pack",
-                    )
-                    .with_code("leftover")
-                    .with_path(&path)
-                    .advice(format!("`rm {}`", path.display())));
-                }
-                inputs.push(input(name, path)?);
-            }
-        } else {
-            inputs.push(input(name_of(path)?, path.clone())?);
-        }
-    }
-    Ok(inputs)
-}
-
-fn name_of(path: &Path) -> Result<Name> {
-    let last = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
-    Name::new(last).map_err(|e| {
-        Error::new(Kind::Refused, e.to_string())
-            .with_code("name-refused")
-            .with_path(path)
-            .advice("rename the file")
-    })
-}
-
-fn sorted(mut inputs: Vec<Input>) -> Vec<Input> {
-    inputs.sort_by(|a, b| a.name.cmp(&b.name));
-    inputs
 }
 
 fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
@@ -342,13 +210,8 @@ fn refuse_unlisted(inputs: &[Input], sums: &Checksums) -> Result<()> {
     }
 }
 
-fn lengths(
-    inputs: Vec<Input>,
-    dialect: Dialect,
-    embed: bool,
-    pad: Option<u64>,
-    checksums: Option<Checksums>,
-) -> Result<Plan> {
+fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -> Result<Plan> {
+    let Options { dialect, embed, .. } = options;
     let overflow = || Error::new(Kind::Refused, "the sizes overflow 64 bits when added");
     // The writer would detect this too, but only in the middle of the payload.
     let count = inputs.len() as u64 + u64::from(embed);
@@ -390,7 +253,7 @@ fn lengths(
         }
         add(EMBEDDED_SUMS.len(), sums_bytes, false).ok_or_else(overflow)?;
     }
-    let image_bytes = match pad {
+    let image_bytes = match options.pad {
         Some(pad) => payload_bytes
             .checked_next_multiple_of(pad)
             .ok_or_else(overflow)?,
@@ -403,6 +266,8 @@ fn lengths(
         payload_bytes,
         image_bytes,
         embed,
+        verify: options.verify,
+        sum_image: options.sum_image,
         checksums,
     })
 }

@@ -11,11 +11,28 @@ use super::digest::Sha256Sum;
 /// The contents of `steps/manifest` and of the `sources` files.
 #[derive(Debug)]
 pub struct BootstrapSources {
-    /// The files of the payload, sorted by name, each with its SHA-256 sum.
-    pub files: BTreeMap<Name, Sha256Sum>,
+    /// The files of the payload, sorted by name.
+    pub files: BTreeMap<Name, BootstrapFile>,
     /// The line of the manifest after which the files come from the payload. `None` if the
     /// manifest has no such line; then every file belongs in the payload.
     pub cut: Option<u64>,
+}
+
+/// A file that a package needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootstrapFile {
+    /// The SHA-256 sum of the file.
+    pub sum: Sha256Sum,
+    /// The URL of the file. For a git repository it is the URL of the snapshot.
+    pub url: String,
+}
+
+impl BootstrapSources {
+    /// Returns the names of the files with their SHA-256 sums.
+    pub fn sums(&self) -> impl Iterator<Item = (&str, Sha256Sum)> {
+        let files = self.files.iter();
+        files.map(|(name, file)| (name.as_str(), file.sum))
+    }
 }
 
 /// Reads the manifest of the checkout at `dir` and the sources of its packages.
@@ -51,19 +68,22 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(Error::io("read", e).with_path(&sources)),
         };
-        for (name, sum) in parse_sources(&text).map_err(|e| e.with_path(&sources))? {
+        for (name, file) in parse_sources(&text).map_err(|e| e.with_path(&sources))? {
             if before_cut {
                 early.insert(name.clone());
             }
-            match all.insert(name.clone(), sum) {
-                Some(other) if other != sum => {
+            match all.get(&name) {
+                None => drop(all.insert(name, file)),
+                Some(BootstrapFile { sum, .. }) if *sum != file.sum => {
+                    let other = file.sum;
                     return Err(Error::new(
                         Kind::Syntax,
-                        format!("{name} has two different checksums: {other} and {sum}"),
+                        format!("{name} has two different checksums: {sum} and {other}"),
                     )
                     .with_path(&sources));
                 }
-                _ => {}
+                // The first URL is as good as this one.
+                Some(_) => {}
             }
         }
     }
@@ -127,7 +147,7 @@ fn package_name(step: &Step) -> Result<()> {
 }
 
 /// Parses lines of `f URL SHA256 [FILENAME]` or `g GIT-URL SNAPSHOT-URL SHA256 [FILENAME]`.
-fn parse_sources(text: &str) -> Result<Vec<(Name, Sha256Sum)>> {
+fn parse_sources(text: &str) -> Result<Vec<(Name, BootstrapFile)>> {
     let mut files = Vec::new();
     for (line, text) in (1_u64..).zip(text.lines()) {
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -152,7 +172,8 @@ fn parse_sources(text: &str) -> Result<Vec<(Name, Sha256Sum)>> {
             .parse()
             .map_err(|()| bad(format!("no SHA-256 sum of 64 hexadecimal digits: {sum:?}")))?;
         let name = Name::new(name.as_bytes()).map_err(|e| bad(format!("{name:?}: {e}")))?;
-        files.push((name, sum));
+        let url = url.to_owned();
+        files.push((name, BootstrapFile { sum, url }));
     }
     Ok(files)
 }
@@ -200,6 +221,15 @@ mod tests {
         );
         let sources = bootstrap_sources(dir.path()).unwrap();
         assert_eq!(names(&sources), ["gcc.tar", "r.tar.gz", "snap-2.tar.gz"]);
+        let urls: Vec<&str> = sources.files.values().map(|f| f.url.as_str()).collect();
+        assert_eq!(
+            urls,
+            [
+                "https://x/y/gcc.tar",
+                "https://x/snap-1.tar.gz",
+                "https://x/snap-2.tar.gz"
+            ]
+        );
         assert_eq!(sources.cut, Some(4));
     }
 

@@ -30,9 +30,9 @@ mod internals {
     pub use super::checksums::sum_line;
     pub use super::digest::{Hashed, Lanes};
     pub use super::entry_stream::{EntryStream, OnFault, Piece, Reread};
-    #[cfg(feature = "internals")]
-    pub use super::live_bootstrap::BootstrapSources;
     pub use super::live_bootstrap::bootstrap_sources;
+    #[cfg(feature = "internals")]
+    pub use super::live_bootstrap::{BootstrapFile, BootstrapSources};
     pub use super::read::embedded_entry;
     pub use super::read_around::read_around;
     pub use super::same_headers::refuse_other_headers;

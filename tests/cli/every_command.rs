@@ -241,7 +241,7 @@ fn progress_is_not_shown_without_a_terminal_unless_requested() {
     let place = Place::new(&sample());
     let copy = place.dir().join("copy.img");
     let pack = lb!["pack", "-o", &copy, &place.image].exits(0);
-    assert_eq!(pack.stderr, "");
+    assert_eq!(pack.stderr.lines().count(), 1, "{}", pack.stderr);
     assert_eq!(place.import().exits(0).stderr, "");
     let none = lb!["--progress", "none", "verify", &place.image].exits(0);
     assert_eq!(none.stderr.lines().count(), 1, "{}", none.stderr);
@@ -255,7 +255,15 @@ fn progress_json_has_one_object_per_line_and_ends_complete() {
     let data: usize = sample().files.iter().map(|f| f.1.len()).sum();
     for (ran, total) in [
         (
-            lb!["pack", "--progress", "json", "-o", &copy, &place.image],
+            lb![
+                "pack",
+                "-q",
+                "--progress",
+                "json",
+                "-o",
+                &copy,
+                &place.image
+            ],
             image_bytes,
         ),
         (
@@ -338,21 +346,20 @@ fn plain_progress_prints_readable_lines() {
 #[test]
 fn verbose_and_the_environment_variable_enable_the_log() {
     let place = Place::new(&sample());
-    let copy = place.dir().join("copy.img");
-    let ran = lb!["-v", "pack", "-o", &copy, &place.image].exits(0);
-    assert!(
-        ran.stderr.starts_with("lbpayload: packed 1 files"),
-        "{}",
-        ran.stderr
-    );
-    let mut command = lbpayload();
-    command
-        .env("RUST_LOG", "info")
-        .arg("pack")
-        .arg("-o")
-        .arg(&copy)
-        .arg(&place.image);
-    Ran::of(&mut command).exits(0).says("packed 1 files");
+    let made = "lbpayload: made the directory ";
+    let import = |option: &str, log: &str, dest: &str| {
+        let mut command = lbpayload();
+        if !log.is_empty() {
+            command.env("RUST_LOG", log);
+        }
+        command.args([option, "import", "--device"]);
+        let dest = place.dir().join(dest);
+        Ran::of(command.arg(&place.image).arg(dest)).exits(0)
+    };
+    import("-v", "", "first").says(made);
+    import("--color=never", "info", "second").says(made);
+    let ran = import("--color=never", "", "third");
+    assert_eq!(ran.stderr, "");
     // Warnings are shown by default, and not with --quiet.
     std::fs::create_dir(&place.dest).unwrap();
     std::fs::write(place.dest.join("b-small"), "mine").unwrap();

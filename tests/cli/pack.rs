@@ -1,6 +1,8 @@
 //! `lbpayload pack`: the images that it writes.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
@@ -44,7 +46,8 @@ fn place() -> (Place, PathBuf) {
 fn pack_of_a_directory_gives_the_same_image_as_the_sorted_generator() {
     let (place, dir) = place();
     let ran = lb!["pack", "-o", &place.image, &dir].exits(0);
-    assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
+    let closing = format!("packed 5 files (2.45 MiB) into {}\n", place.image.display());
+    assert_eq!((ran.stdout, ran.stderr), (String::new(), closing));
     assert!(std::fs::read(&place.image).unwrap() == sample().bytes());
 }
 
@@ -116,7 +119,10 @@ fn pack_to_standard_output_gives_the_same_image() {
         "{} bytes",
         ran.stdout_bytes.len()
     );
-    assert_eq!(ran.stderr, "");
+    assert_eq!(
+        ran.stderr,
+        "packed 5 files (2.45 MiB) into standard output\n"
+    );
 }
 
 #[test]
@@ -184,15 +190,213 @@ fn pack_writes_the_u32_dialect_on_request() {
 }
 
 #[test]
-fn pack_of_an_empty_directory_is_a_payload_without_files() {
+fn pack_of_nothing_is_a_payload_without_files_only_on_request() {
     let (place, _) = place();
     let empty = place.dir().join("nothing");
     std::fs::create_dir(&empty).unwrap();
-    lb!["pack", "-o", &place.image, &empty].exits(0);
-    assert_eq!(
-        std::fs::read(&place.image).unwrap(),
-        b"LBPAYLD1\0\0\0\0\0\0\0\0"
+    let list = place.file("empty.list", "\u{feff}\n  \n");
+    let root = checkout(place.dir(), "build: a\n", &[("a", "")]);
+    let inputs: [&[&OsStr]; 3] = [
+        &[empty.as_os_str()],
+        &["--list".as_ref(), list.as_os_str()],
+        &["--live-bootstrap".as_ref(), root.as_os_str()],
+    ];
+    for inputs in inputs {
+        let pack = |options: &[&str]| {
+            let mut command = lbpayload();
+            command
+                .arg("pack")
+                .args(options)
+                .arg("-o")
+                .arg(&place.image);
+            Ran::of(command.args(inputs))
+        };
+        let ran = pack(&["--json"]).exits(1).says("--allow-empty");
+        ran.with_code("nothing-to-pack");
+        assert!(!place.image.exists());
+        pack(&["--allow-empty"]).exits(0);
+        assert_eq!(
+            std::fs::read(&place.image).unwrap(),
+            b"LBPAYLD1\0\0\0\0\0\0\0\0"
+        );
+        std::fs::remove_file(&place.image).unwrap();
+    }
+}
+
+#[test]
+fn pack_reads_a_list_from_standard_input() {
+    let (place, dir) = place();
+    let text = format!("\u{feff}z {0}/b-small\na {0}/a-empty\n", dir.display());
+    let list = place.file("external.list", &text);
+    let pack = |list: &Path| {
+        let mut command = lbpayload();
+        command
+            .args(["pack", "--json", "--list", "-", "-o"])
+            .arg(&place.image);
+        Ran::of(command.stdin(File::open(list).unwrap()))
+    };
+    pack(&list).exits(0);
+    let expected = Image::new(&[("z", b"hello"), ("a", b"")]).bytes();
+    assert_eq!(std::fs::read(&place.image).unwrap(), expected);
+    let wrong = place.file("wrong.list", "a relative\n");
+    let error = pack(&wrong).exits(1).json_error();
+    assert_eq!(error["path"], "standard input");
+}
+
+#[test]
+fn verbose_pack_ends_with_the_checksum_of_the_image() {
+    let (place, dir) = place();
+    let ran = lb![
+        "-v",
+        "pack",
+        "--pad",
+        "4K",
+        "--json",
+        "-o",
+        &place.image,
+        &dir
+    ]
+    .exits(0);
+    let sum = sha256sum(&std::fs::read(&place.image).unwrap());
+    let report = json(&ran);
+    assert_eq!(report["sha256"], sum);
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.ends_with(&format!(", SHA-256 {sum}")), "{last}");
+}
+
+#[test]
+fn verified_pack_reads_the_file_back_before_it_gets_its_name() {
+    let (place, dir) = place();
+    let ran = lb!["pack", "--verify", "--json", "-o", &place.image, &dir].exits(0);
+    assert_eq!(json(&ran)["verified"], true);
+    assert!(std::fs::read(&place.image).unwrap() == sample().bytes());
+    let ran = lb!["pack", "--json", "-o", &place.image, &dir].exits(0);
+    assert_eq!(json(&ran)["verified"], false);
+    lb!["pack", "--verify", "-o", "-", &dir]
+        .exits(2)
+        .says("--verify");
+}
+
+#[test]
+fn dry_run_of_pack_reports_and_writes_nothing() {
+    let (place, dir) = place();
+    let leftover = place.file(".lbpayload-killed.part", "x");
+    let ran = lb!["pack", "--dry-run", "-o", &place.image, &dir].exits(0);
+    let expected = format!(
+        "would pack 5 files (2.45 MiB) into {}\n",
+        place.image.display()
     );
+    assert_eq!((ran.stdout, ran.stderr), (expected, String::new()));
+    let ran = lb!["pack", "--dry-run", "--json", "-o", &place.image, &dir].exits(0);
+    let report = json(&ran);
+    assert_eq!(report["dry_run"], true);
+    assert_eq!(report["payload_bytes"], sample().bytes().len());
+    assert!(!place.image.exists() && leftover.exists());
+    let missing = dir.join("missing");
+    lb!["pack", "--dry-run", "-o", &place.image, &missing].exits(1);
+}
+
+#[test]
+fn pack_removes_what_a_killed_pack_left_but_nothing_of_a_running_one() {
+    let (place, dir) = place();
+    // A pack that waits for the rest of its list.
+    let mut command = lbpayload();
+    let killed = place.file(".lbpayload-killed.part", "x");
+    let other = place.file("mine.part", "x");
+    let slow = place.dir().join("slow");
+    std::fs::create_dir(&slow).unwrap();
+    File::create(slow.join("large"))
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    command
+        .arg("pack")
+        .arg("-o")
+        .arg(place.dir().join("slow.img"))
+        .arg(&slow);
+    let mut running = command.spawn().unwrap();
+    let parts = || {
+        let names = tree_names(place.dir());
+        let is_part = |name: &String| name.starts_with(".lbpayload-") && !name.contains("killed");
+        names.into_iter().find(is_part)
+    };
+    let running_part = loop {
+        if let Some(name) = parts() {
+            break place.dir().join(name);
+        }
+        assert!(running.try_wait().unwrap().is_none(), "it ended too soon");
+    };
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(running.id() as i32),
+        nix::sys::signal::Signal::SIGSTOP,
+    )
+    .unwrap();
+    lb!["pack", "-o", &place.image, &dir].exits(0);
+    assert!(!killed.exists() && other.exists());
+    assert!(
+        running_part.exists(),
+        "the file of a running pack was removed"
+    );
+    running.kill().unwrap();
+    running.wait().unwrap();
+    lb!["pack", "-o", &place.image, &dir].exits(0);
+    assert!(!running_part.exists());
+}
+
+fn tree_names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+    entries
+        .map(|entry| name(entry).to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn a_leftover_in_the_directory_of_the_output_is_not_packed() {
+    let (_place, dir) = place();
+    std::fs::write(dir.join(".lbpayload-killed.part"), "x").unwrap();
+    let ran = lb!["pack", "--json", "-o", dir.join("out.img").as_path(), &dir].exits(0);
+    assert_eq!(json(&ran)["files"], 5);
+}
+
+#[test]
+fn pack_names_all_missing_distfiles_with_their_urls() {
+    let place = Place::with_bytes(b"the old image");
+    let sources: String = (0..30)
+        .map(|n| format!("f https://x/y/{n:02}.tar {}\n", sha256sum(b"")))
+        .collect();
+    let root = checkout(place.dir(), "build: a\n", &[("a", &sources)]);
+    for n in [3, 4, 5] {
+        std::fs::write(root.join(format!("distfiles/{n:02}.tar")), "").unwrap();
+    }
+    let ran = lb![
+        "pack",
+        "--json",
+        "--live-bootstrap",
+        &root,
+        "-o",
+        &place.image
+    ]
+    .exits(1);
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    let first = format!(
+        "27 of 30 files are missing in `{}/distfiles`",
+        root.display()
+    );
+    // A warning comes first: the manifest has no import.
+    assert!(lines[1].ends_with(&first), "{}", ran.stderr);
+    let named = lines.iter().filter(|line| line.contains("note: `"));
+    assert_eq!(named.count(), 20, "{}", ran.stderr);
+    let ran = ran
+        .says("note: `00.tar` comes from https://x/y/00.tar\n")
+        .says("note: and 7 more\n");
+    let error = ran.json_error();
+    assert_eq!(error["code"], "missing-distfiles");
+    let missing = error["missing"].as_array().unwrap();
+    assert_eq!(missing.len(), 27);
+    let last = json!({"name": "29.tar", "url": "https://x/y/29.tar"});
+    assert_eq!(missing[26], last);
+    assert_eq!(std::fs::read(&place.image).unwrap(), b"the old image");
 }
 
 #[test]
@@ -258,8 +462,8 @@ fn pack_includes_the_sources_that_live_bootstrap_needs_after_its_import() {
     std::fs::remove_file(root.join("distfiles/z.tar")).unwrap();
     lb!["pack", "--live-bootstrap", &root, "-o", &place.image]
         .exits(1)
-        .says("distfiles/z.tar")
-        .says("No such file");
+        .says("1 of 2 files are missing")
+        .says("note: `z.tar` comes from https://x/y/z.tar\n");
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn quiet_command_prints_only_requested_output_and_errors() {
         (&["pack", &packed, "--json", image], 0, Same),
         (&["pack", &packed, "missing"], 1, Only("")),
         (&["pack", "-o", "-", image], 0, Same),
+        (&["pack", &packed, "--dry-run", image], 0, Same),
         (&["list", image], 0, Same),
         (&["list", "--json", image], 0, Same),
         (&["list", &cut], 1, Same),

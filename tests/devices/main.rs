@@ -11,6 +11,8 @@ mod full_destination;
 mod import;
 mod mount_namespace;
 mod pack;
+mod pack_read_back;
+mod pack_signatures;
 mod page_cache;
 mod partial_last_sector;
 mod partitions_and_nodes;

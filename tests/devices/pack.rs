@@ -79,12 +79,13 @@ fn pack_does_not_overwrite_a_device_without_force() {
 }
 
 #[test]
-fn forced_pack_writes_nothing_after_the_last_sector_of_the_image() {
+fn forced_pack_clears_both_ends_and_changes_nothing_between_them() {
     needs_devices!();
     let _alone = alone();
+    let (size, edge) = (8 << 20, 2 << 20);
     for sector in [512, 4096] {
         let (dir, inputs) = (tempfile::tempdir().unwrap(), Inputs::make());
-        let (device, file) = noisy(dir.path(), 4 << 20, sector);
+        let (device, file) = noisy(dir.path(), size as u64, sector);
         inputs.pack(&device.path, &["--force"]).exits(0);
         let image = inputs.image();
         assert!(first_bytes(&device.path, image.len()) == image);
@@ -95,7 +96,14 @@ fn forced_pack_writes_nothing_after_the_last_sector_of_the_image() {
         );
         let all = fs::read(&file).unwrap();
         let end = image.len().next_multiple_of(sector as usize);
-        assert!(all[..image.len()] == image && all[end..] == noise(9, 4 << 20)[end..]);
+        assert!(
+            end > edge,
+            "the payload reaches behind the start that is cleared"
+        );
+        let between = end..size - edge;
+        assert!(all[..image.len()] == image);
+        assert!(all[between.clone()] == noise(9, size)[between]);
+        assert!(all[size - edge..].iter().all(|&byte| byte == 0));
         let dest = dir.path().join("dest");
         run([
             Path::new("import"),

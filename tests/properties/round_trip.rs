@@ -57,6 +57,7 @@ fn pack_model(model: &Model, dialect: Dialect, embed: bool) -> (TempDir, Vec<u8>
     }
     let mut options = Options::default();
     (options.dialect, options.embed) = (dialect, embed);
+    options.allow_empty = true;
     let plan = plan(&Inputs::Paths(vec![inputs]), options).unwrap();
     let out = dir.path().join("out.img");
     to_file(&plan, &out, &Silent).unwrap();
