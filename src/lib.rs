@@ -78,6 +78,7 @@ pub mod block;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+pub mod diff;
 #[cfg(not(feature = "internals"))]
 mod durable;
 #[cfg(feature = "internals")]

@@ -30,6 +30,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["error", "progress", "sys", "format", "block", "payload"],
     ),
     (
+        "diff",
+        &["error", "progress", "sys", "format", "block", "payload"],
+    ),
+    (
         "import",
         &[
             "error", "progress", "sys", "format", "block", "payload", "durable",
@@ -44,7 +48,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "error", "progress", "sys", "format", "block", "payload", "durable", "probe", "pack",
-            "verify", "import", "mount", "promote",
+            "verify", "diff", "import", "mount", "promote",
         ],
     ),
 ];

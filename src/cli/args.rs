@@ -76,6 +76,8 @@ pub(super) enum Command {
     Verify(VerifyArgs),
     /// Write the contents of files of a payload to standard output
     Cat(CatArgs),
+    /// Show which files two payloads have in common, and which differ
+    Diff(DiffArgs),
     /// Find the payloads on this machine's block devices
     Probe(ProbeArgs),
     /// Copy the files of a payload into a directory
@@ -216,6 +218,21 @@ pub(super) struct CatArgs {
     /// Names of files in the payload
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// The old image file or block device
+    #[arg(value_name = "OLD", value_hint = ValueHint::FilePath)]
+    pub old: PathBuf,
+
+    /// The new image file or block device
+    #[arg(value_name = "NEW", value_hint = ValueHint::FilePath)]
+    pub new: PathBuf,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

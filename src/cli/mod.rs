@@ -2,6 +2,7 @@
 
 mod args;
 mod cat;
+mod diff;
 mod document;
 mod exit;
 mod help;
@@ -62,6 +63,7 @@ pub fn main(inherited: Inherited) -> ExitCode {
         Command::List(args) => list::run(args),
         Command::Verify(args) => verify::run(args, cli.progress(), cli.quiet),
         Command::Cat(args) => cat::run(args),
+        Command::Diff(args) => diff::run(args, cli.progress(), cli.quiet),
         Command::Probe(args) => probe::run(args),
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
         Command::Mount(args) => mount::run(args, cli.progress(), inherited),

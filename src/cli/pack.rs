@@ -133,16 +133,17 @@ pub(super) fn run(
 }
 
 fn refuse_for_stdout(args: &PackArgs) -> Result<()> {
-    let refuse = |message: &str| Err(Error::new(Kind::Usage, message));
+    let usage = |message: &str| Error::new(Kind::Usage, message);
     if args.json && !args.dry_run {
-        return refuse("--json and `-o -` both write to standard output");
+        return Err(usage("--json and `-o -` both write to standard output"));
     }
     if args.verify {
-        return refuse("--verify cannot read standard output back");
+        return Err(usage("--verify cannot read standard output back"));
     }
     if std::io::stdout().is_terminal() && !args.dry_run {
-        return refuse("standard output is a terminal")
-            .map_err(|e| e.advice("redirect it, or name a file with -o"));
+        return Err(
+            usage("standard output is a terminal").advice("redirect it, or name a file with -o")
+        );
     }
     Ok(())
 }

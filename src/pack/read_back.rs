@@ -452,11 +452,11 @@ mod tests {
         let written = device.write(&original);
         let good = device.stored.clone();
         // A flipped bit, a cleared block, a block that shows another one, and a cleared end.
-        let spoil: [&dyn Fn(&mut Vec<u8>); 4] = [
-            &|stored| stored[2 * MIB + 7] ^= 1,
-            &|stored| stored[2 * MIB..3 * MIB].fill(0),
-            &|stored| stored.copy_within(0..MIB, 2 * MIB),
-            &|stored| stored[4 * MIB - 512..].fill(0),
+        let spoil: [fn(&mut [u8]); 4] = [
+            |stored| stored[2 * MIB + 7] ^= 1,
+            |stored| stored[2 * MIB..3 * MIB].fill(0),
+            |stored| stored.copy_within(0..MIB, 2 * MIB),
+            |stored| stored[4 * MIB - 512..].fill(0),
         ];
         for spoil in spoil {
             device.stored.clone_from(&good);

@@ -8,11 +8,12 @@ use std::process::{Command, Stdio};
 use crate::fixture::{Place, as_tree, fails_with, json, sample};
 use crate::support::{Image, Ran, lbpayload, tree};
 
-pub(crate) const COMMANDS: [&str; 11] = [
+pub(crate) const COMMANDS: [&str; 12] = [
     "pack",
     "list",
     "verify",
     "cat",
+    "diff",
     "probe",
     "import",
     "mount",
@@ -78,6 +79,7 @@ fn invalid_arguments_exit_with_2_and_show_the_usage() {
         &["verify"],
         &["verify", "--checksums"],
         &["cat"],
+        &["diff", "a"],
         &["probe", "--wrong"],
         &["import", "--existing", "perhaps", "d"],
         &["import", "--direct", "sometimes", "d"],
@@ -111,6 +113,7 @@ fn missing_input_is_reported_with_its_name_and_the_system_error() {
         lb!["list", &missing],
         lb!["verify", &missing],
         lb!["cat", &missing, "x"],
+        lb!["diff", &place.image, &missing],
         lb!["import", "--device", &missing, &place.dest],
     ] {
         let ran = ran.exits(1).says(&said);
@@ -149,6 +152,7 @@ fn input_that_is_a_directory_or_character_device_is_refused() {
             lb!["list", path],
             lb!["verify", path],
             lb!["cat", path, "x"],
+            lb!["diff", path, &place.image],
             lb!["import", "--device", path, &place.dest],
         ] {
             let ran = ran.exits(1).says(found);
@@ -216,6 +220,7 @@ fn full_output_is_a_failure_that_names_the_output() {
         vec!["verify".as_ref(), "--json".as_ref(), image],
         vec!["cat".as_ref(), image, "c-large".as_ref()],
         vec!["pack".as_ref(), "-o".as_ref(), "-".as_ref(), image],
+        vec!["diff".as_ref(), "--json".as_ref(), image, image],
         vec!["probe".as_ref(), image],
         vec!["man".as_ref()],
         vec!["--help".as_ref()],

@@ -15,6 +15,7 @@ macro_rules! lb {
 mod broken_images;
 mod cat;
 mod damage_table;
+mod diff;
 mod every_command;
 mod fixture;
 mod hostile_names_and_counts;
