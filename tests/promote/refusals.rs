@@ -299,6 +299,9 @@ fn enumerate_a_source_that_is_missing_or_not_a_file() {
         it.manifest_of(&[(src.to_owned(), "kernel/x".into(), "dtb")]);
         refused(&it, &[], code, src);
     }
+    let fifo = fifo.to_str().unwrap().to_owned();
+    it.manifest_of(&[(fifo, "kernel/x".into(), "dtb")]);
+    refused(&it, &[], "bad-source", "expected a file, found a FIFO");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::block::file_type_name;
 use crate::error::{Error, Kind, Result};
 use crate::promote::helper::client as helper;
 use crate::promote::path::ROOTFS;
@@ -94,7 +95,10 @@ impl Initramfs {
                 "not executable, but the initramfs must be rebuilt",
                 &format!("`chmod +x {}`", shell_word(&path)),
             )),
-            Ok(_) => Err(refused("not a regular file", init)),
+            Ok(meta) => {
+                let found = file_type_name(meta.file_type());
+                Err(refused(&format!("expected a file, found {found}"), init))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refused(
                 "no such file, but the initramfs must be rebuilt",
                 init,

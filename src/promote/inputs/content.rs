@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::git::Git;
 use super::objects::{Blob, Blobs};
+use crate::block::file_type_name;
 use crate::durable::{Attributes, Bounds, Lookup, StatKey, Tree};
 use crate::error::{Error, Result};
 use crate::promote::refused::refused;
@@ -90,7 +91,16 @@ impl Sources {
                 let path = self.image.path().join(place);
                 match self.image.lookup(place) {
                     Ok(Lookup::File(file, meta)) => (file, meta, None),
-                    Ok(_) => return Err(no_file(&path, "put the kernel image there as a file")),
+                    Ok(_) => {
+                        let found = path.symlink_metadata();
+                        let found =
+                            found.map_or("something else", |meta| file_type_name(meta.file_type()));
+                        return Err(no_file(
+                            &path,
+                            found,
+                            "put the kernel image there as a file",
+                        ));
+                    }
                     Err(e) => return Err(Error::io("open", e).with_path(path)),
                 }
             }
@@ -136,10 +146,11 @@ fn open(path: &Path) -> Result<(File, Metadata)> {
     let meta = file.metadata().map_err(failed)?;
     match meta.is_file() {
         true => Ok((file, meta)),
-        false => Err(no_file(path, REBUILD)),
+        false => Err(no_file(path, file_type_name(meta.file_type()), REBUILD)),
     }
 }
 
-fn no_file(path: &Path, advice: &str) -> Error {
-    refused("not a regular file", path, advice).with_code("bad-source")
+fn no_file(path: &Path, found: &str, advice: &str) -> Error {
+    let message = format!("expected a file, found {found}");
+    refused(message, path, advice).with_code("bad-source")
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::block::file_type_name;
 use crate::error::{Error, Kind, Result, printable};
 
 /// The maximum size of a file in bytes. No pointer, profile or manifest is larger: a module takes
@@ -93,11 +94,10 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() {
+        let what = format!("expected a file, found {}", file_type_name(kind));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     let mut text = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
