@@ -145,26 +145,74 @@ pub(super) fn with_usage(error: &clap::Error, json: bool) -> ExitCode {
             false,
         );
     }
-    match text.strip_prefix("error: ") {
-        Some(message) => output::to_stderr(&output::labelled("lbpayload", Level::Error, message)),
+    let Some(message) = text.strip_prefix("error: ") else {
         // This is the help that is printed because a command is missing.
-        None => output::to_stderr(&text),
+        output::to_stderr(&text);
+        if json {
+            print_usage_json("a command is missing", "lbpayload --help");
+        }
+        return ExitCode::from(2);
+    };
+    let UsageLines { error, note, help } = UsageLines::of(message);
+    let mut lines = output::labelled("lbpayload", Level::Error, &error);
+    if let Some(note) = note {
+        lines.push_str(&output::labelled("lbpayload", Level::Note, &note));
     }
+    lines.push_str(&output::labelled("lbpayload", Level::Help, &help));
+    output::to_stderr(&lines);
     if json {
-        let message = text
-            .strip_prefix("error: ")
-            .unwrap_or("a command is missing");
-        print_json(JsonDetail {
-            kind: Kind::Usage,
-            code: "usage",
-            message: message.lines().next().unwrap_or_default(),
-            path: None,
-            entry: None,
-            name: None,
-            offset: None,
-            missing: &[],
-            help: &["lbpayload --help"],
-        });
+        print_usage_json(&error, &help);
     }
     ExitCode::from(2)
+}
+
+fn print_usage_json(message: &str, help: &str) {
+    print_json(JsonDetail {
+        kind: Kind::Usage,
+        code: "usage",
+        message,
+        path: None,
+        entry: None,
+        name: None,
+        offset: None,
+        missing: &[],
+        help: &[help],
+    });
+}
+
+/// The message of clap, as the three lines that every error of the program has.
+struct UsageLines {
+    error: String,
+    note: Option<String>,
+    help: String,
+}
+
+impl UsageLines {
+    fn of(message: &str) -> Self {
+        let mut error = String::new();
+        let (mut note, mut tip) = (None, None);
+        for line in message
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+        {
+            if let Some(values) = line.strip_prefix("[possible values: ") {
+                note = Some(format!("possible values: {}", values.trim_end_matches(']')));
+            } else if let Some(usage) = line.strip_prefix("Usage: ") {
+                note.get_or_insert_with(|| format!("usage: {usage}"));
+            } else if let Some(text) = line.strip_prefix("tip: ") {
+                tip.get_or_insert_with(|| format!("{text} (see also `--help`)"));
+            } else if !line.starts_with("For more information") {
+                let space = if error.is_empty() { "" } else { " " };
+                error.push_str(space);
+                error.push_str(line);
+            }
+        }
+        let error = error.replace(
+            "the following required arguments were not provided: ",
+            "missing arguments: ",
+        );
+        let help = tip.unwrap_or_else(|| "for more information, try `--help`".into());
+        Self { error, note, help }
+    }
 }
