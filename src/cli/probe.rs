@@ -52,12 +52,15 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
         (findings.collect::<Result<_>>()?, "the command line")
     };
     let any = findings.iter().any(|f| f.verdict == Verdict::Payload);
-    let looked_at = summary(&findings, from);
+    let examined = summary(&findings, from);
     let nothing = (!any).then(|| {
         let error = nothing_found(&findings, from);
         let error = match error.code() {
             "no-permission" => error.or_advice("run it as root: `sudo lbpayload probe`"),
-            "not-found" => error.or_advice("attach the disk, or name it or the image"),
+            "not-found" if args.devices.is_empty() => {
+                error.or_advice("attach the disk, or name it or the image")
+            }
+            "not-found" => error.or_advice("`lbpayload probe --all` shows every device"),
             _ => error,
         };
         match help(&error) {
@@ -98,7 +101,7 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
     }
     out.end()?;
     let Some(nothing) = nothing else {
-        log::info!("{looked_at}");
+        log::info!("{examined}");
         return Ok(Outcome::Done);
     };
     if log::log_enabled!(log::Level::Warn) {

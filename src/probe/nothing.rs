@@ -1,4 +1,4 @@
-//! Says what was looked at, and why no payload was found.
+//! Says which devices were examined, and why no payload was found.
 
 use crate::error::{Error, Kind, printable};
 use nix::unistd::geteuid;
@@ -47,28 +47,40 @@ pub fn nothing_found(findings: &[Finding], from: &str) -> Error {
         }
         return match findings.len() {
             1 => error,
-            _ => error.note(looked_at(findings, from, &[Verdict::Unreadable])),
+            _ => error.note(examined(findings, from, &[Verdict::Unreadable])),
         };
     }
-    Error::new(Kind::NotFound, "no payload found").note(summary(findings, from))
+    match findings {
+        [one] if one.verdict == Verdict::Unreadable => Error::new(
+            Kind::NotFound,
+            format!("could not read {}{}", path(one), why(one)),
+        ),
+        [one] => Error::new(Kind::NotFound, format!("no payload in {}", path(one))),
+        _ => Error::new(Kind::NotFound, "no payload found").note(summary(findings, from)),
+    }
 }
 
 /// Returns a summary of the findings in one line. It names the first devices with problems.
 pub fn summary(findings: &[Finding], from: &str) -> String {
-    looked_at(findings, from, &[Verdict::Corrupt, Verdict::Unreadable])
+    examined(findings, from, &[Verdict::Corrupt, Verdict::Unreadable])
 }
 
-/// The same, naming only devices with one of these verdicts.
-fn looked_at(findings: &[Finding], from: &str, verdicts: &[Verdict]) -> String {
+/// Returns the same, but names only devices with one of these verdicts.
+fn examined(findings: &[Finding], from: &str, verdicts: &[Verdict]) -> String {
     let named = |verdict| findings.iter().filter(move |f| f.verdict == verdict);
     let bad: Vec<String> = verdicts
         .iter()
         .flat_map(|&verdict| named(verdict))
         .map(|f| format!("{} is {}{}", path(f), f.verdict, why(f)))
         .collect();
-    let mut line = format!("looked at {} devices from {from}", findings.len());
-    for text in bad.iter().take(NAMED) {
-        line.push_str(&format!(", {text}"));
+    let devices = match findings.len() {
+        1 => "1 device".into(),
+        n => format!("{n} devices"),
+    };
+    let mut line = format!("examined {devices} from {from}");
+    for (n, text) in bad.iter().take(NAMED).enumerate() {
+        line.push_str(if n == 0 { ": " } else { ", " });
+        line.push_str(text);
     }
     if bad.len() > NAMED {
         line.push_str(&format!(", and {} more", bad.len() - NAMED));
