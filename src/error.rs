@@ -290,11 +290,16 @@ impl Error {
         let Detail { offset, entry, .. } = &*self.0;
         let place = match (offset, entry) {
             (Some(offset), Some((index, _))) => Some(format!("entry {index}, at offset {offset}")),
+            // The start of the source needs no words.
+            (Some(0), None) => None,
             (Some(offset), None) => Some(format!("at offset {offset}")),
             (None, Some((index, Some(_)))) => Some(format!("entry {index}")),
             (None, _) => None,
         };
-        self.0.notes.iter().cloned().chain(place).collect()
+        place
+            .into_iter()
+            .chain(self.0.notes.iter().cloned())
+            .collect()
     }
 
     /// Returns the advice on what to do next, if the error has one.

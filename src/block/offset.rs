@@ -27,7 +27,8 @@ impl OffsetSource {
             return Err(refused(format!(
                 "the offset {start} is beyond its end at {}",
                 inner.len()
-            )));
+            ))
+            .advice("check the offset, it counts bytes from the start of the file or device"));
         }
         if start % inner.alignment() as u64 != 0 {
             return Err(refused(format!(

@@ -55,7 +55,7 @@ fn find(payload: &Payload, names: &[OsString]) -> Result<HashMap<OsString, Entry
     }
     Err(Error::new(
         Kind::Refused,
-        format!("no such file in the payload: {}", shown(&absent)),
+        format!("the payload has no file `{}`", shown(&absent)),
     )
     .with_code("no-such-entry")
     .with_path(payload.source().path())
@@ -70,5 +70,5 @@ fn shown(names: &[&OsString]) -> String {
         .iter()
         .map(|name| printable(&name.to_string_lossy()))
         .collect();
-    names.join(", ")
+    names.join("`, `")
 }

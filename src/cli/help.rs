@@ -43,7 +43,7 @@ fn by_code(error: &Error) -> Option<String> {
             format!("`lbpayload unmount {path}` removes the mount, its server has died")
         }
         "io-engine" => "use `--io threads`, it works everywhere".into(),
-        "name-not-utf8" | "name-refused" | "name-repeated" if index.is_some() => {
+        "name-not-utf8" | "name-refused" | "name-repeated" if index.is_some() && !has_help => {
             format!(
                 "pack it again under another name, or save single files with \
                  `lbpayload cat {path} NAME > FILE`"
@@ -63,6 +63,7 @@ fn by_code(error: &Error) -> Option<String> {
         "no-privilege" if error.path().is_some_and(|p| p.ends_with(INITRAMFS_TOOL)) => {
             format!("{own}, or use `lbpayload promote --no-initramfs`")
         }
+        "no-record" if has_help => "name another image with --image".into(),
         "no-record" => format!("`lbpayload promote history --image {path}` lists the promotes"),
         "no-such-entry" => format!("`lbpayload list {path}` shows the names"),
         "no-workspace" => format!("{own}: `lbpayload promote --workspace DIR`"),

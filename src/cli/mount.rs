@@ -228,7 +228,7 @@ fn time_of(source: &Path) -> Result<SystemTime> {
     let meta = std::fs::metadata(source).map_err(|e| {
         Error::io("open", e)
             .with_path(source)
-            .advice("`lbpayload probe` lists the disks that hold a payload")
+            .with_code("source-missing")
     })?;
     // A time before 1970 is treated as 1970.
     let since = match u64::try_from(meta.mtime()) {

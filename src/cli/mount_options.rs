@@ -214,7 +214,9 @@ fn bytes(option: &str, value: &str) -> Result<u64> {
 fn invalid(option: &str, expected: &str) -> Error {
     let option = printable(option);
     let message = format!("invalid mount option `{option}`: expected {expected}");
-    Error::new(Kind::Usage, message).with_code("mount-option")
+    Error::new(Kind::Usage, message)
+        .with_code("mount-option")
+        .advice("`lbpayload mount --help` lists the mount options")
 }
 
 #[cfg(test)]

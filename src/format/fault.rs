@@ -53,7 +53,7 @@ pub enum Fault {
     },
     /// The data extends past the end of the image or device.
     #[error(
-        "the data runs past the end: {size} bytes at offset {data_offset} end at {}, the image at {source_len}",
+        "{size} bytes of data from offset {data_offset} on would end at {}, the image ends at {source_len}",
         .data_offset.saturating_add(*.size)
     )]
     DataPastEnd {

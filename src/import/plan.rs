@@ -84,14 +84,10 @@ impl Selection {
         } else {
             Err(Error::new(
                 Kind::Refused,
-                format!("no such file in the payload: {}", absent.join(", ")),
+                format!("the payload has no file `{}`", absent.join("`, `")),
             )
             .with_code("no-such-entry")
-            .with_path(index.payload().source().path())
-            .advice(format!(
-                "`lbpayload list {}` shows the names",
-                index.payload().source().path().display()
-            )))
+            .with_path(index.payload().source().path()))
         }
     }
 
@@ -325,9 +321,12 @@ impl Plan {
                 log::warn!("{name}: kept, its content differs");
                 self.keep(entry)
             }
-            ExistingPolicy::Error => Err(Error::new(Kind::Refused, "exists with other content")
-                .with_code("content-differs")
-                .with_path(dest.map_or(Path::new(""), Directory::path).join(&*name))),
+            ExistingPolicy::Error => Err(Error::new(
+                Kind::Refused,
+                "a file with other content exists",
+            )
+            .with_code("content-differs")
+            .with_path(dest.map_or(Path::new(""), Directory::path).join(&*name))),
         }
     }
 

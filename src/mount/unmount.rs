@@ -33,7 +33,9 @@ pub fn unmount(dir: &Path, if_busy: IfBusy) -> Result<()> {
             return unmount_path(dir, IfBusy::Detach);
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::io("unmount", e).with_path(dir));
+            return Err(Error::io("unmount", e)
+                .with_path(dir)
+                .advice("`findmnt -t fuse.lbpayload` lists the mount points of payloads"));
         }
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             let advice = format!(

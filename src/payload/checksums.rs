@@ -59,7 +59,11 @@ impl Checksums {
     /// The file cannot be read, a line is not in sha256sum's format, or a name has two
     /// different sums.
     pub fn add_file(&mut self, path: &Path) -> Result<()> {
-        let failed = |e| Error::io("read", e).with_path(path);
+        let failed = |e| {
+            Error::io("read the checksums in", e)
+                .with_path(path)
+                .advice("check the path")
+        };
         let meta = std::fs::metadata(path).map_err(failed)?;
         if meta.is_dir() {
             return Err(Error::new(

@@ -259,9 +259,8 @@ impl Problem {
                 "`{image}` is cut off: {} missing, from {from} on",
                 are(self.missing())
             )),
-            Cause::Fault(Fault::CountTooLarge { .. }) => Some(format!(
-                "`{image}` is cut off or damaged: {}",
-                self.message()
+            Cause::Fault(Fault::CountTooLarge { count, .. }) => Some(format!(
+                "`{image}` is cut off or damaged: it is too short for {count} files"
             )),
             Cause::Fault(fault) if fault.is_about_the_name() => {
                 let from = self.index.map_or(from, |index| format!("entry {index}"));
@@ -280,9 +279,9 @@ impl Problem {
             Cause::Checksum { expected, found } => {
                 vec![format!("expected {expected}"), format!("found {found}")]
             }
-            Cause::Fault(Fault::DataPastEnd { .. } | Fault::CutOff { .. }) => {
-                vec![self.message()]
-            }
+            Cause::Fault(
+                Fault::DataPastEnd { .. } | Fault::CutOff { .. } | Fault::CountTooLarge { .. },
+            ) => vec![self.message()],
             Cause::Fault(Fault::Name(_) | Fault::Repeated { .. }) => self
                 .name
                 .iter()
@@ -338,6 +337,7 @@ impl Problem {
             Cause::Checksum { .. } => "get the image, or that file, again",
             Cause::Missing => "pack the file too, or remove its checksum",
             Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => return None,
+            Cause::Fault(fault) if fault.is_about_the_name() => return None,
             Cause::Fault(
                 Fault::CutOff { .. } | Fault::CountTooLarge { .. } | Fault::DataPastEnd { .. },
             ) if source.is_device() => {

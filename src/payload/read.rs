@@ -139,7 +139,13 @@ fn add_embedded(payload: &Payload, entry: &Entry, sums: &mut Checksums) -> Resul
         .with_offset(payload.source().start() + entry.data_offset)
         .advice("get or pack the image again"));
     }
-    sums.add_lines(EntryReader::new(payload, entry)?, &origin)
+    let added = sums.add_lines(EntryReader::new(payload, entry)?, &origin);
+    added.map_err(|e| match e.kind() {
+        Kind::Syntax | Kind::Checksum => e
+            .with_path(payload.source().path())
+            .with_entry(entry.index, Some(EMBEDDED_SUMS)),
+        _ => e,
+    })
 }
 
 /// Returns the entry that holds the embedded checksums, if there is one.

@@ -90,10 +90,11 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
         Some(0) => 0,
         Some(id) if records.iter().any(|record| record.begin.id == id) => id,
         Some(id) => {
-            return Err(refused(
-                format!("no promote {id} in the journal"),
-                "name a promote that is in the journal".into(),
-            ));
+            return Err(
+                Error::new(Kind::Refused, format!("no promote {id} in the journal"))
+                    .with_path(&image)
+                    .with_code("no-record"),
+            );
         }
         None => before(&records, last),
     };

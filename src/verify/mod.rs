@@ -43,7 +43,7 @@ pub fn verify(
     if let Some(entry) = embedded_entry(&index)? {
         if let Err(e) = embedded_checksums(&index, &mut sums) {
             // A problem with this entry does not prevent the others from being read.
-            let cause = Cause::BadSums(e.to_string());
+            let cause = Cause::BadSums(e.cause());
             report.problems.add(entry.problem(entry.data_offset, cause));
         }
     }

@@ -36,7 +36,7 @@ fn cat_of_a_missing_name_prints_nothing_and_advises_how_to_list_names() {
     let place = Place::new(&sample());
     let ran = lb!["cat", &place.image, "b-small", "nope", "also\nnot"].exits(1);
     assert_eq!(ran.stdout, "");
-    let ran = ran.says("also\\nnot, nope").says("lbpayload: help: ");
+    let ran = ran.says("also\\nnot`, `nope").says("lbpayload: help: ");
     assert!(ran.stderr.contains(&*place.image.to_string_lossy()));
 }
 

@@ -17,6 +17,7 @@ mod cat;
 mod damage_table;
 mod diff;
 mod every_command;
+mod failures;
 mod fixture;
 mod hostile_names_and_counts;
 mod import;

@@ -188,7 +188,7 @@ fn problem_attribute_describes_the_damage_of_each_file() {
     let escaped = attribute(&fixture.file("a%2Fb"), "problem").unwrap();
     assert!(escaped.contains("separates directories"), "{escaped}");
     let cut = attribute(&fixture.file("cut"), "problem").unwrap();
-    assert!(cut.contains("the data runs past the end"), "{cut}");
+    assert!(cut.contains("the image ends at"), "{cut}");
     assert!(names(&fixture.file("cut")).contains(&"problem".to_owned()));
     let all = attribute(&fixture.point, "problem").unwrap();
     assert!(all.starts_with("2 problems, the first: entry 1 "), "{all}");

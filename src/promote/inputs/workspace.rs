@@ -11,7 +11,8 @@ use crate::promote::refused::refused;
 /// The folder that marks a directory as a workspace.
 const TARGETS: &str = "target-platform";
 const POINTER: &str = "active_target.yml";
-const SET_TARGET: &str = "name a profile beside it, in a line such as: active: PROFILE.yaml";
+const SET_TARGET: &str =
+    "write the name of a profile in the same directory into it: `active: PROFILE.yaml`";
 
 /// The folder that both trees contain.
 pub(crate) const L4T: &str = "Linux_for_Tegra";
@@ -147,7 +148,7 @@ fn find() -> Result<PathBuf> {
         .map(Path::to_path_buf)
         .ok_or_else(|| {
             refused(
-                format!("not in a workspace, no {TARGETS}/ here or above"),
+                format!("not in a workspace, no {TARGETS}/ here or in a parent directory"),
                 &here,
                 format!("name the directory that has {TARGETS}/"),
             )
@@ -205,7 +206,7 @@ pub(crate) fn image_tree(image: &Path) -> Result<PathBuf> {
     Err(refused(
         "no such directory, expected a BSP image",
         image,
-        "name the image's directory",
+        "name the directory that contains Linux_for_Tegra/",
     )
     .with_code("no-image"))
 }
