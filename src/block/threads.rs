@@ -117,7 +117,10 @@ impl<T> ThreadQueue<T> {
     /// Returns the completions that are available already.
     #[cfg_attr(
         not(target_pointer_width = "64"),
-        expect(dead_code, reason = "the io_uring queue asks, which is not there")
+        expect(
+            dead_code,
+            reason = "only the io_uring queue calls it, which 32-bit processors do not have"
+        )
     )]
     pub(super) fn ready(&mut self) -> Vec<Completion<T>> {
         let ready: Vec<Completion<T>> = self.done.try_iter().collect();

@@ -23,7 +23,7 @@ const ENOUGH: u64 = 16 * 1024 + SPARE;
 
 /// How a file without a name gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum LinkMethod {
     /// By its descriptor. The kernel requires a capability or, since 6.10, that this process
     /// opened the file itself.
     Descriptor,
@@ -34,7 +34,7 @@ enum Way {
 /// The files that have no name yet, by slot.
 #[derive(Debug)]
 pub(super) struct TmpFiles {
-    way: Way,
+    method: LinkMethod,
     max: usize,
     held: Mutex<HashMap<u64, Arc<File>>>,
 }
@@ -44,14 +44,14 @@ impl TmpFiles {
     pub(super) fn try_in(dir: BorrowedFd<'_>) -> Option<Self> {
         let file = open(dir).ok()?;
         let name = "probe";
-        let way = [Way::Descriptor, Way::Proc]
+        let method = [LinkMethod::Descriptor, LinkMethod::Proc]
             .into_iter()
-            .find(|&way| link(way, &file, dir, name).is_ok())?;
+            .find(|&method| link(method, &file, dir, name).is_ok())?;
         unlinkat(dir, name, AtFlags::empty()).ok()?;
         let max = usize::try_from(raise_limit().saturating_sub(SPARE)).ok()?;
         grow_table(dir, max);
         (max > 0).then(|| Self {
-            way,
+            method,
             max,
             held: Mutex::default(),
         })
@@ -84,7 +84,7 @@ impl TmpFiles {
     ) -> Option<io::Result<()>> {
         // Remove it from the map first, so that the lock is not held during the system call.
         let file = self.held().remove(&slot)?;
-        let linked = link(self.way, &file, dir, name);
+        let linked = link(self.method, &file, dir, name);
         if linked.is_err() {
             self.held().insert(slot, file);
         }
@@ -108,10 +108,10 @@ fn open(dir: BorrowedFd<'_>) -> io::Result<File> {
     Ok(File::from(openat(dir, ".", flags, mode)?))
 }
 
-fn link(way: Way, file: &File, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    match way {
-        Way::Descriptor => linkat(file.as_fd(), "", dir, name, AtFlags::EMPTY_PATH)?,
-        Way::Proc => {
+fn link(method: LinkMethod, file: &File, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match method {
+        LinkMethod::Descriptor => linkat(file.as_fd(), "", dir, name, AtFlags::EMPTY_PATH)?,
+        LinkMethod::Proc => {
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
             linkat(dir, &*path, dir, name, AtFlags::SYMLINK_FOLLOW)?;
         }

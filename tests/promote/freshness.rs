@@ -21,8 +21,11 @@ fn uncommitted_edits_new_commits_and_missing_states_are_all_listed() {
     refused(&it, &[], CODE, "nvidia-oot has uncommitted edits");
     it.git(&oot, &["commit", "-qm", "customize"]);
     fs::write(noble.join("Makefile"), "edited").unwrap();
-    refused(&it, &[], CODE, "nvidia-oot is at ");
-    refused(&it, &[], CODE, "kernel/kernel-noble has uncommitted edits");
+    let first = "kernel/kernel-noble has uncommitted edits, and 1 more";
+    refused(&it, &[], CODE, first);
+    it.promote(&[])
+        .exits(1)
+        .says("lbpayload: note: nvidia-oot is at ");
     it.git(&noble, &["checkout", "-q", "."]);
     it.git(&oot, &["checkout", "-q", "HEAD~1"]);
     it.git(&oot, &["checkout", "-q", "-f", "main"]);

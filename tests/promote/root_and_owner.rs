@@ -46,7 +46,7 @@ fn status_lists_files_that_only_root_can_read() {
         Ran::of(user.promote(&it).args(args)).exits(0);
         user.asked(&it);
         let ran = Ran::of(user.promote(&it).arg("status")).exits(0);
-        let line = "unreadable: rootfs/root/.profile (promote 1), only root can tell\n";
+        let line = "unreadable: rootfs/root/.profile (promote 1), only root can read it\n";
         assert!(ran.stdout.contains(line), "{}", ran.stdout);
         let line = "files: 8 intact, 0 edited, 0 missing, 1 unreadable\n";
         assert!(ran.stdout.contains(line), "{}", ran.stdout);
@@ -59,7 +59,7 @@ fn status_lists_files_that_only_root_can_read() {
     // The file has a new time, so only root can check it. As root, status does.
     fs::write(it.l4t(conf), "by hand\n").unwrap();
     let ran = Ran::of(user.promote(&it).arg("status")).exits(0);
-    let line = format!("unreadable: {conf} (promote 1), only root can tell\n");
+    let line = format!("unreadable: {conf} (promote 1), only root can read it\n");
     assert!(ran.stdout.contains(&line), "{}", ran.stdout);
     let ran = it.action(&["status"]).exits(1);
     let line = format!("edited: {conf} (promote 1)\n");

@@ -186,7 +186,7 @@ fn status_words(out: &mut Out, report: &StatusReport) -> Result<()> {
         };
         let mut line = format!("{word}: {} (promote {})", shown(&file.path), file.id);
         if file.state == HeldState::Unreadable {
-            line += ", only root can tell";
+            line += ", only root can read it";
         }
         out.line(&line)?;
     }

@@ -16,7 +16,9 @@ use crate::promote::path::{Place, Zone};
 use crate::promote::plan::survey;
 use crate::promote::plan::union::Item;
 use crate::promote::record::history::{self, Record};
-use crate::promote::record::journal::{After, Begin, End, Entry, Journal, Line, Sidecar, now, who};
+use crate::promote::record::journal::{
+    After, Begin, End, Entry, Journal, Line, Sidecar, now, user_and_host,
+};
 use crate::promote::record::stamps::{Before, Stamps};
 use crate::promote::report::InitramfsOutcome;
 use crate::promote::tree::protocol::{Found, PreviousState, Reply, Request};
@@ -166,7 +168,7 @@ impl<'a> Run<'a> {
         if !records {
             return Ok(ran);
         }
-        let (user, host) = who();
+        let (user, host) = user_and_host();
         let begin = Begin {
             id: self.journal()?.1,
             started: now(),

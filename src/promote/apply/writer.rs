@@ -230,18 +230,18 @@ mod tests {
             .with_path("/image/kernel/a.dtb.new")
             .with_code("bad-source")
             .advice("build again");
-        let told = explain(source, path);
-        assert_eq!(told.path(), Some(path));
+        let explained = explain(source, path);
+        assert_eq!(explained.path(), Some(path));
         assert_eq!(
-            (told.code(), told.help()),
+            (explained.code(), explained.help()),
             ("bad-source", Some("build again"))
         );
         let destination = Error::new(Kind::Io, "broken")
             .doing("rename to")
             .with_path(path);
-        let told = explain(destination, path);
-        assert_eq!(told.path(), Some(path));
-        assert_eq!(told.named_doing(), Some("rename to"));
-        assert!(told.help().is_some());
+        let explained = explain(destination, path);
+        assert_eq!(explained.path(), Some(path));
+        assert_eq!(explained.named_doing(), Some("rename to"));
+        assert!(explained.help().is_some());
     }
 }

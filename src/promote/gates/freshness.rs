@@ -177,8 +177,13 @@ pub(crate) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> 
     if stale.is_empty() {
         return Ok(());
     }
-    let message = format!("changed since the last build: {}", stale.join(", "));
-    Err(refused(message, dir, "commit, build, then promote again").with_code("stale-build"))
+    let more = match stale.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let message = format!("changed since the last build: {}{more}", stale[0]);
+    let error = refused(message, dir, "commit, build, then promote again").with_code("stale-build");
+    Err(stale.into_iter().skip(1).fold(error, Error::note))
 }
 
 /// Returns notes on builds that cannot be checked with a repository. Does no I/O.

@@ -64,7 +64,7 @@ pub(crate) fn probe_head(
             shell_word(git.dir()),
             shell_word(Path::new(&name))
         );
-        let message = "an uncommitted change that git was told to overlook";
+        let message = "an uncommitted change in a file that git was told to ignore";
         let error = refused(message, git.dir().join(name), advice);
         return Err(error.with_code("uncommitted-changes"));
     }

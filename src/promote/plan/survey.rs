@@ -43,7 +43,10 @@ pub(crate) fn probe(
         if item.found == Found::Denied && trees.may_ask() {
             item.found = ask(item, trees, sources)?;
         }
-        let gone = matches!(item.found, Found::Missing | Found::NoWay | Found::Directory);
+        let gone = matches!(
+            item.found,
+            Found::Missing | Found::ParentNotDirectory | Found::Directory
+        );
         if item.content == Content::Absent && gone {
             item.found = Found::Same;
         }
@@ -100,7 +103,7 @@ fn refuse(found: Found, path: &Path) -> Result<()> {
             "destination is a device node, a socket or a FIFO, expected a file",
             "remove it, or name another destination",
         ),
-        Found::NoWay => (
+        Found::ParentNotDirectory => (
             "part of the path is a file or a symlink, expected a directory",
             "remove it, then try again",
         ),

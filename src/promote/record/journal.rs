@@ -375,7 +375,7 @@ pub(crate) fn now() -> String {
 }
 
 /// Returns the names of the user and of the machine.
-pub(crate) fn who() -> (String, String) {
+pub(crate) fn user_and_host() -> (String, String) {
     let uid = nix::unistd::getuid();
     let user = nix::unistd::User::from_uid(uid)
         .ok()

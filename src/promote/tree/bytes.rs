@@ -24,7 +24,7 @@ pub(crate) fn compare(
     let seen = match tree.lookup(place) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(Found::Denied),
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
-            return Ok(Found::NoWay);
+            return Ok(Found::ParentNotDirectory);
         }
         other => other?,
     };

@@ -126,7 +126,7 @@ pub(crate) enum Found {
     /// The destination is a device node, a socket or a FIFO.
     Special,
     /// A parent of the destination is a file or a symlink, not a directory.
-    NoWay,
+    ParentNotDirectory,
     /// Only root can read it.
     Denied,
 }
