@@ -44,14 +44,14 @@ pub(super) fn run(
     options.direct = args.direct.or(options.direct);
     options.index = args.index.clone().or(options.index);
     options.source.offset = args.input.offset.or(options.source.offset);
-    let way = Way {
+    let invocation = Invocation {
         foreground: args.foreground,
         ready,
         inherited,
         form,
-        ..Way::default()
+        ..Invocation::default()
     };
-    mount(&args.source, &args.dir, &options, way)
+    mount(&args.source, &args.dir, &options, invocation)
 }
 
 fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
@@ -69,7 +69,7 @@ fn ready_file(inherited: &mut Inherited, fd: i32) -> Result<File> {
 
 /// The settings of the command besides those of the mount itself.
 #[derive(Default)]
-pub(super) struct Way {
+pub(super) struct Invocation {
     /// Whether to serve in this process.
     pub foreground: bool,
     /// The file to write a line feed to once the mount answers.
@@ -84,7 +84,12 @@ pub(super) struct Way {
     pub fake: bool,
 }
 
-pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> Result<Outcome> {
+pub(super) fn mount(
+    source: &Path,
+    dir: &Path,
+    options: &Options,
+    invocation: Invocation,
+) -> Result<Outcome> {
     for option in &options.ignored {
         log::warn!("mount option `{option}` has no effect, a payload is nosuid and nodev");
     }
@@ -93,29 +98,29 @@ pub(super) fn mount(source: &Path, dir: &Path, options: &Options, way: Way) -> R
     // the name in the mount table is read from other directories.
     let resolved = source.canonicalize();
     let source = resolved.as_deref().unwrap_or(source);
-    let filesystem = Arc::new(open_filesystem(source, time, options, way.form)?);
+    let filesystem = Arc::new(open_filesystem(source, time, options, invocation.form)?);
     let settings = Settings {
         time: Some(time),
         ..options.settings.clone()
     };
     // As in mount(8), the source is opened in this namespace, and the mount point in the other.
-    if let Some(namespace) = &way.namespace {
+    if let Some(namespace) = &invocation.namespace {
         enter(namespace)?;
     }
-    if way.fake {
+    if invocation.fake {
         MountPoint::exists(dir)?;
         return Ok(Outcome::Done);
     }
     let point = MountPoint::prepare(dir)?;
-    let server = if way.foreground {
+    let server = if invocation.foreground {
         in_foreground(filesystem, point, &settings, listen)?
     } else {
-        match in_background(filesystem, point, &settings, way.inherited, listen)? {
+        match in_background(filesystem, point, &settings, invocation.inherited, listen)? {
             Some(server) => server,
             None => return Ok(Outcome::Done),
         }
     };
-    serve(server, way.ready)
+    serve(server, invocation.ready)
 }
 
 fn enter(namespace: &Path) -> Result<()> {

@@ -71,7 +71,7 @@ fn run(helper: &Helper, inherited: Inherited) -> Result<Outcome> {
     let mut options = Options::default();
     for text in &helper.options {
         if helper.sloppy {
-            for error in options.add_sloppily(text) {
+            for error in options.add_ignoring_unknown(text) {
                 log::warn!("{error}");
             }
         } else {
@@ -81,13 +81,13 @@ fn run(helper: &Helper, inherited: Inherited) -> Result<Outcome> {
     if helper.read_write {
         log::warn!("mounted read-only, a payload cannot be changed");
     }
-    let way = mount::Way {
+    let invocation = mount::Invocation {
         namespace: helper.namespace.as_deref().map(namespace),
         fake: helper.fake,
         inherited,
-        ..mount::Way::default()
+        ..mount::Invocation::default()
     };
-    mount::mount(&helper.source, &helper.dir, &options, way)
+    mount::mount(&helper.source, &helper.dir, &options, invocation)
 }
 
 /// Returns the path of a mount namespace. As in mount(8), `given` is a process ID or a path.

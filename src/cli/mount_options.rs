@@ -41,7 +41,7 @@ impl Options {
     }
 
     /// Does the same as [`Options::add`], but continues after an invalid option.
-    pub(super) fn add_sloppily(&mut self, text: &str) -> Vec<Error> {
+    pub(super) fn add_ignoring_unknown(&mut self, text: &str) -> Vec<Error> {
         let options = split(text);
         let errors = options
             .iter()

@@ -33,9 +33,9 @@ pub fn attribute(filesystem: &Filesystem, ino: u64, name: &[u8]) -> Answer<Vec<u
         .and_then(|name| name.strip_prefix(PREFIX))
         .ok_or(Refusal::NoAttribute)?;
     let value = if ino == ROOT {
-        of_the_directory(filesystem, name)
+        directory_attribute(filesystem, name)
     } else {
-        of_a_file(filesystem, ino, name)?
+        file_attribute(filesystem, ino, name)?
     };
     value.ok_or(Refusal::NoAttribute)
 }
@@ -102,7 +102,7 @@ pub(super) fn pid_namespace() -> Option<Vec<u8>> {
     Some(name.into_os_string().into_vec())
 }
 
-fn of_the_directory(filesystem: &Filesystem, name: &str) -> Option<Vec<u8>> {
+fn directory_attribute(filesystem: &Filesystem, name: &str) -> Option<Vec<u8>> {
     let payload = filesystem.payload();
     Some(match name {
         "source" => payload.source().path().as_os_str().as_bytes().to_vec(),
@@ -119,7 +119,7 @@ fn of_the_directory(filesystem: &Filesystem, name: &str) -> Option<Vec<u8>> {
     })
 }
 
-fn of_a_file(filesystem: &Filesystem, ino: u64, name: &str) -> Answer<Option<Vec<u8>>> {
+fn file_attribute(filesystem: &Filesystem, ino: u64, name: &str) -> Answer<Option<Vec<u8>>> {
     let node = filesystem.file(ino)?;
     Ok(match name {
         "index" => Some(node.index.to_string().into_bytes()),

@@ -41,10 +41,10 @@ impl MountPoint {
                 .map_err(|e| Error::io("create the mount point", e).with_path(dir))?;
         }
         // The path must be absolute, since the server changes its working directory.
-        let path = dir.canonicalize().map_err(|e| not_seen(dir, e))?;
+        let path = dir.canonicalize().map_err(|e| unusable(dir, e))?;
         let made = match exists {
             true => None,
-            false => Some(identity(&path).map_err(|e| not_seen(dir, e))?),
+            false => Some(identity(&path).map_err(|e| unusable(dir, e))?),
         };
         Ok(Self { path, made })
     }
@@ -56,7 +56,7 @@ impl MountPoint {
     /// parent directory, or would be created in /dev.
     pub fn exists(dir: &Path) -> Result<bool> {
         match fs::metadata(dir) {
-            Ok(_) if is_dead(dir) => Err(not_seen(dir, Errno::ENOTCONN.into())),
+            Ok(_) if is_dead(dir) => Err(unusable(dir, Errno::ENOTCONN.into())),
             Ok(meta) if meta.is_dir() && !is_root(dir) => Ok(true),
             Ok(meta) if meta.is_dir() => Err(Error::new(
                 Kind::Refused,
@@ -86,10 +86,10 @@ impl MountPoint {
                     refuse_new_in_dev(dir)?;
                     Ok(false)
                 } else {
-                    Err(not_seen(dir, e))
+                    Err(unusable(dir, e))
                 }
             }
-            Err(e) => Err(not_seen(dir, e)),
+            Err(e) => Err(unusable(dir, e)),
         }
     }
 
@@ -215,7 +215,7 @@ fn unescaped(field: &[u8]) -> PathBuf {
     OsString::from_vec(path).into()
 }
 
-fn not_seen(dir: &Path, e: io::Error) -> Error {
+fn unusable(dir: &Path, e: io::Error) -> Error {
     let errno = e.raw_os_error();
     let kind = e.kind();
     let error = Error::io("use the mount point", e).with_path(dir);

@@ -257,7 +257,7 @@ impl Problem {
             }
             Cause::Fault(Fault::DataPastEnd { .. } | Fault::CutOff { .. }) => Some(format!(
                 "`{image}` is cut off: {} missing, from {from} on",
-                are(self.missing())
+                missing_bytes(self.missing())
             )),
             Cause::Fault(Fault::CountTooLarge { count, .. }) => Some(format!(
                 "`{image}` is cut off or damaged: it is too short for {count} files"
@@ -374,7 +374,7 @@ fn unreadable(ranges: &[Range<u64>], start: u64) -> String {
 }
 
 /// Returns a number of bytes in readable form, with the verb that fits it.
-fn are(count: u64) -> String {
+fn missing_bytes(count: u64) -> String {
     match count {
         1 => "1 byte is".into(),
         0..10_000 => format!("{count} bytes are"),

@@ -73,13 +73,13 @@ impl Payload {
     /// There is no payload, its header is invalid, or it cannot be read.
     pub fn open_whatever_its_count(source: Arc<dyn Source>) -> std::result::Result<Self, Problem> {
         let header = {
-            let failed = |e| of_the_header(Cause::Io(e));
+            let failed = |e| header_problem(Cause::Io(e));
             let mut buf = AlignedBuf::new(PAGE).map_err(failed)?;
             // One sector only: a bad sector behind it is found when its data is read.
             let len = MAX_HEADER_LEN.next_multiple_of(source.alignment());
             let n = read_exact_at(&*source, &mut buf[..len], 0).map_err(failed)?;
             Header::parse_whatever_its_count(&buf[..n.min(MAX_HEADER_LEN)])
-                .map_err(|f| of_the_header(Cause::Fault(f)))?
+                .map_err(|f| header_problem(Cause::Fault(f)))?
         };
         Ok(Self {
             source,
@@ -92,7 +92,7 @@ impl Payload {
     /// Returns a problem if the header counts more files than the source can hold.
     pub fn problem_of_count(&self) -> Option<Problem> {
         let fault = self.header.check_count(self.source.len()).err()?;
-        Some(of_the_header(Cause::Fault(fault)))
+        Some(header_problem(Cause::Fault(fault)))
     }
 
     /// Returns the source that holds the payload.
@@ -254,7 +254,7 @@ impl Payload {
     }
 }
 
-fn of_the_header(cause: Cause) -> Problem {
+fn header_problem(cause: Cause) -> Problem {
     Problem {
         index: None,
         name: None,

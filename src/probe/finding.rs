@@ -144,16 +144,20 @@ pub(super) fn probe_device(
         return Ok(finding);
     }
     let source: Arc<dyn Source> = source;
-    finding.judge(&source, progress)?;
+    finding.determine_verdict(&source, progress)?;
     Ok(finding)
 }
 
 impl Finding {
-    fn judge(&mut self, source: &Arc<dyn Source>, progress: &dyn Progress) -> Result<()> {
+    fn determine_verdict(
+        &mut self,
+        source: &Arc<dyn Source>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let payload = match Payload::try_open(Arc::clone(source)) {
             Ok(payload) => payload,
             Err(problem) => {
-                self.blame(problem, &**source);
+                self.record_problem(problem, &**source);
                 return Ok(());
             }
         };
@@ -165,7 +169,7 @@ impl Finding {
         })?;
         self.files = Some(payload.claimed_files());
         if let Some(problem) = first {
-            self.blame(problem, &**source);
+            self.record_problem(problem, &**source);
             return Ok(());
         }
         self.payload_bytes = Some(index.payload_bytes());
@@ -182,7 +186,7 @@ impl Finding {
         Ok(())
     }
 
-    fn blame(&mut self, problem: Problem, source: &dyn Source) {
+    fn record_problem(&mut self, problem: Problem, source: &dyn Source) {
         self.verdict = match &problem.cause {
             Cause::Fault(Fault::WrongMagic { .. }) => {
                 self.verdict = Verdict::NoMagic;
