@@ -18,7 +18,7 @@ JIFFIES = os.sysconf("SC_CLK_TCK")
 
 
 def processor() -> dict[str, float]:
-    """Seconds since boot that all processors were busy, and that the host took away.
+    """Seconds since boot that all processors were busy, and the time that the hypervisor took away (steal time).
 
     Interrupts and kernel threads (a loop device's workers, write-back) count.
     """

@@ -72,10 +72,10 @@ def section(table: dict, middle: Callable, ahead: Callable) -> list[str]:
     lines = against_fuse(table, "ours", ahead) + against_ext4(table, "ours", ahead)
     lines += ready(table, middle) + memory(table)
     if lines:
-        text += ["What it set out to reach (with its defaults):", "", *head, *lines, ""]
+        text += ["The targets, with default options:", "", *head, *lines, ""]
     # The other choice: what it gains for large files, and what that costs.
     if "ours-direct_io" in table["peers"]:
         other = against_fuse(table, "ours-direct_io", ahead) + against_ext4(table, "ours-direct_io", ahead)
         if other:
-            text += ["The same of `-o direct_io`, which goes past the page cache of the mount:", "", *head, *other, ""]
+            text += ["The same with `-o direct_io`, which bypasses the page cache of the mount:", "", *head, *other, ""]
     return text

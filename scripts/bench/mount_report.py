@@ -10,24 +10,24 @@ import mount_claims
 MIB = 1 << 20
 
 READING = """\
-- Every figure is the median of the rounds. Every figure has a mount of its own, made after
-  the page cache, the inodes and the names were dropped; only **a second time** reads a file
-  that was read just before. Images on tmpfs stay in memory, of course: those rows show what
-  the servers cost, not what a disk does.
-- Before each mount the page cache is filled and dropped once, so that the memory comes from
-  this machine and not from its host, and the same peer mounts an image of a few files, so
-  that its program is loaded.
+- Every figure is the median of the rounds. Each figure has its own mount, made after the
+  caches of pages, inodes and names were dropped. Only **a second time** reads a file that was
+  read just before. Images on tmpfs stay in memory: these rows show the cost of the servers,
+  without a disk.
+- Before each mount, the page cache is filled and dropped once, so that the guest already has
+  the memory from its hypervisor. The same peer also mounts an image of a few files, so that
+  its program is loaded.
 - **ready**: from calling `mount` until it has returned and `ls` of one small file is back.
   **mount + ls**: the same, with `ls` of the directory.
 - **sequential**, **2 readers**: whole files of 512 MiB, 1 MiB a read; two readers read two
   files. **random**: `pread` of 4 KiB at shuffled places of one such file, none twice, for 2 s
-  or until all are read; two jobs share the shuffle. GB are 10^9 bytes.
-- **find**: `find -type f -printf '%s\\n'`, which asks for the status of each file. **small
+  or until all are read. Two jobs share the shuffled places. GB are 10^9 bytes.
+- **find**: `find -type f -printf '%s\\n'`, which calls stat for each file. **small
   files**: opens, reads and closes each, by name, as `cat small-*` does.
 - Kernel ext4 and erofs are mounted with `-o ro,loop`. squashfs and erofs images are not
-  compressed. ratarmount has its index beside the tar, made beforehand. archivemount is
-  mounted with `-o readonly`. The others, ours too, get no options but those in their name.
-- What takes longer than the limit is ended, called **over**, and not tried again.
+  compressed. ratarmount has its index next to the tar, created before. archivemount is
+  mounted with `-o readonly`. All others, lbpayload too, get only the options in their name.
+- A run that takes longer than the limit is stopped, shown as **over**, and not tried again.
 - **Server memory**: the largest anonymous memory (RssAnon) of the serving processes in any row,
   sampled every 20 ms: without the program's text and without page cache.
 - **Machine CPU**: busy seconds of the whole machine (`/proc/stat`) while the row was measured,
@@ -131,8 +131,8 @@ def section(table: dict) -> list[str]:
     lines = [
         f"## Images {where(table)}", "",
         f"{table['title']}{figures.scaled(table)}, in one directory. {table['rounds']} "
-        f"round{'s' * (table['rounds'] > 1)}. Before it began, others used {table['background']:.0%} of the "
-        f"machine; the host took away at most {steal:.2f} s in a run.", "",
+        f"round{'s' * (table['rounds'] > 1)}. Before the start, other processes used {table['background']:.0%} of the "
+        f"CPU time. The hypervisor took away at most {steal:.2f} s in a run (steal time).", "",
     ]
     lines += grid(table, heads(table, True) + ["server memory, MiB"], peers,
                   by_row(table, cell) + [lambda peer: memory(table, peer)])

@@ -11,28 +11,28 @@ MIB = 1 << 20
 
 READING = """\
 - **wall**: seconds until the data is on stable storage, `syncfs` of the destination
-  included, median (minimum to maximum). Ours syncs by itself and still gets the same
-  `syncfs` on top. For fio it is the time fio moved data, and the `syncfs`.
+  included, median (minimum to maximum). lbpayload syncs by itself, and gets
+  the same `syncfs` in addition. For fio, it is the time in which fio moved data, plus `syncfs`.
 - **MB/s**: the payload's bytes (for peers that copy the whole device: the device's) by the
   median.
-- **x ours**: the peer's wall time divided by ours, by the medians, and in parentheses the
-  range over the rounds, each round's peer against the same round's `lbpayload`. Above 1:
-  the peer takes longer.
-- **CPU**: user and system seconds of the command and of what it started. **machine CPU**:
-  busy seconds of the whole machine meanwhile (`/proc/stat`), so kernel threads count, and
-  whoever else was at work. fio spends about 0.2 s of it on starting up.
+- **x ours**: the peer's wall time divided by that of `lbpayload`. First the ratio of the
+  medians, then in parentheses the range of the ratios within each round. Above 1: the peer
+  takes longer.
+- **CPU**: user and system seconds of the command and its children. **machine CPU**: busy
+  seconds of the whole machine in this time (`/proc/stat`), with kernel threads and all other
+  processes. fio needs about 0.2 s of it to start.
 - **peak memory**: the largest resident set of any one process of the command.
 - **page cache**: largest growth seen during the run, `Cached` + `Buffers` - `Shmem`,
-  sampled every 20 ms; what tmpfs stores is thus not counted. Loading libraries is, a
-  little of it.
-- Every peer runs once a round, in an order that rotates from round to round; before each
-  run the destination is emptied (small files on the disk's filesystem are moved aside:
-  ext4 looks past inodes removed within the last minute, and the next peer would pay for
-  it) and the page cache dropped. After the first round's runs
-  every byte of the result is compared.
+  sampled every 20 ms; files on tmpfs are not counted. Loaded libraries are, but they
+  are small.
+- Every peer runs once in each round, in an order that rotates from round to round. Before
+  each run, the destination is emptied and the page cache is dropped. (Small files on the
+  disk's file system are moved away instead of removed: ext4 does not reuse inodes that were
+  removed in the last minute, which would slow down the next peer.) After the runs of the
+  first round, every byte of the result is compared.
 - `tar` and `cp -r` read the same files from a tar and from a read-only ext4 on loop devices
   beside the payload's. `dd`, `nbdcopy` and `qemu-img` write one file with the whole device in
-  it, so they do not have to make any files.
+  it, so they create no other files.
 """
 
 
@@ -142,8 +142,8 @@ def section(table: dict) -> list[str]:
         f"## {heading(table)}", "",
         f"{table['title']}{figures.scaled(table)}. Source device: {table['device_bytes'] / 1e6:.0f} MB, "
         f"{table['sector']} byte sectors, loop direct I/O {'on' if table['loop_direct'] else 'off'}. "
-        f"{table['rounds']} round{'s' * (table['rounds'] > 1)}. Before it began, others used {table['background']:.0%} of the machine; "
-        f"the host took away at most {max((r['steal'] for r in table['runs']), default=0):.2f} s in a run.", "",
+        f"{table['rounds']} round{'s' * (table['rounds'] > 1)}. Before the start, other processes used {table['background']:.0%} of the CPU time. "
+        f"The hypervisor took away at most {max((r['steal'] for r in table['runs']), default=0):.2f} s in a run (steal time).", "",
         "| | wall, s | MB/s | x ours | CPU, s | machine CPU, s | peak memory, MiB | page cache, MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -175,7 +175,7 @@ def answer(tables: list[dict]) -> list[str]:
         return []
     return [
         "Seconds until every file is on stable storage, and how many times as long the others take (above "
-        "1: lbpayload is faster). `dd` and `qemu-img` copy the device into one file and make no files of it.", "",
+        "1: lbpayload is faster). `dd` and `qemu-img` copy the device into one file and do not extract the files in it.", "",
         *figures.grid(["from and to", "lbpayload", *labels], rows), "",
     ]
 
