@@ -446,6 +446,9 @@ pub(super) enum PromoteAction {
     History(ImageArgs),
     /// Check whether the image still holds what was promoted (exit status 1 if not)
     Status(ImageArgs),
+    /// Check whether kernel, modules and initramfs of the image fit together (exit status 1 if
+    /// not, or if something could not be checked)
+    Verify(ImageArgs),
     /// Restore the state after an earlier promote
     Rollback(RollbackArgs),
 }

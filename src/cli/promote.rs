@@ -16,6 +16,7 @@ use super::output::{Out, lossy};
 use super::{progress, signals};
 
 mod recorded;
+mod verify;
 
 pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     let Some(action) = &args.action else {
@@ -35,6 +36,7 @@ pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -
     match action {
         PromoteAction::History(image) => recorded::list(args, image),
         PromoteAction::Status(image) => recorded::look(args, image, form),
+        PromoteAction::Verify(image) => verify::run(args, image, form, quiet),
         PromoteAction::Rollback(back) => recorded::back(args, back, form, quiet),
     }
 }

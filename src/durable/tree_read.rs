@@ -1,11 +1,13 @@
 //! Reads a tree without changing it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use super::lookup::{Lookup, lookup};
@@ -43,6 +45,33 @@ impl Tree {
         }
     }
 
+    /// Returns the names in the directory at `place`, in no certain order, and what each is.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    pub fn entries(&self, place: &Path) -> io::Result<Vec<(OsString, FileType)>> {
+        let dir = self.dir(place)?;
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&*dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            // Not every file system has the type in its directories.
+            let kind = match entry.file_type() {
+                FileType::Unknown => {
+                    let stat = statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    FileType::from_raw_mode(stat.st_mode)
+                }
+                kind => kind,
+            };
+            let name = OsString::from_vec(name.to_bytes().to_vec());
+            entries.push((name, kind));
+        }
+        Ok(entries)
+    }
+
     /// Returns whether `directory` is the directory at `place`, a path without symlinks.
     ///
     /// # Errors
@@ -76,6 +105,26 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refused = Tree::open(file.path(), Bounds::AsRoot).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ENOTDIR));
+    }
+
+    #[test]
+    fn entries_of_a_directory_have_their_types() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+        let tree = Tree::open(dir.path(), Bounds::AsRoot).unwrap();
+        let mut entries = tree.entries(Path::new("")).unwrap();
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let wanted = [
+            ("directory", FileType::Directory),
+            ("file", FileType::RegularFile),
+            ("link", FileType::Symlink),
+        ];
+        assert_eq!(entries, wanted.map(|(name, kind)| (name.into(), kind)));
+        assert!(tree.entries(Path::new("link")).is_err());
+        let nothing = tree.entries(Path::new("none")).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! [`status`], [`history()`] and [`rollback()`] use these records and need no workspace.
 
 mod apply;
+mod coherence;
 mod gates;
 mod helper;
 mod inputs;
@@ -26,7 +27,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::promote::refused::{refused, shell_word};
+use crate::promote::refused::refused;
 
 use apply::initramfs;
 use apply::run::{Run, RunOptions};
@@ -42,6 +43,7 @@ use record::history as records;
 use record::journal::{Begin, Sidecar};
 use trees::Trees;
 
+pub use coherence::{Check, CheckState, CoherenceReport, Problem, verify};
 pub use gates::collision::Collision;
 pub use helper::client::COMMAND as HELPER_COMMAND;
 pub use helper::server::serve as serve_helper;
@@ -49,6 +51,7 @@ pub use inputs::workspace::Workspace;
 pub use options::{Options, Ownership};
 pub use plan::union::{Channel, Item as PlannedItem};
 pub use record::history::Record;
+pub(crate) use refused::shell_word;
 pub use report::{Counts, InitramfsOutcome, Report};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
 pub use status::{HeldState, StatusReport, status};

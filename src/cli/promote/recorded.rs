@@ -17,7 +17,7 @@ use super::super::output::{Out, lossy};
 use super::super::{progress, signals};
 use super::{JsonItem, plan, shown, text};
 
-fn image(args: &PromoteArgs, named: &ImageArgs) -> Result<PathBuf> {
+pub(super) fn image(args: &PromoteArgs, named: &ImageArgs) -> Result<PathBuf> {
     match (&named.image, &args.workspace) {
         (Some(_), Some(_)) => Err(Error::new(
             Kind::Usage,
