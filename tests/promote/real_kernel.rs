@@ -19,7 +19,7 @@ pub(crate) struct RealImage {
 }
 
 impl RealImage {
-    /// An image that fits together, with gzip-compressed initramfs. `None` if the kernel
+    /// An image that fits together, with two gzip-compressed initramfs. `None` if the kernel
     /// cannot be fetched: then the test is skipped with a message.
     pub(crate) fn new() -> Option<Self> {
         let shared = shared()?;
@@ -37,10 +37,7 @@ impl RealImage {
         let modules = dir.path().join("Linux_for_Tegra/rootfs/lib/modules");
         let release = fs::read_dir(modules).unwrap().next().unwrap().unwrap();
         let release = release.file_name().into_string().unwrap();
-        let this = Self { dir, release };
-        let initrd = pack("gzip", &["-n"], &this.archive(&this.some_modules()));
-        this.put_initrds(&initrd);
-        Some(this)
+        Some(Self { dir, release })
     }
 
     pub(crate) fn l4t(&self, rel: impl AsRef<Path>) -> PathBuf {
@@ -67,28 +64,14 @@ impl RealImage {
         }
     }
 
-    /// Some modules, as paths below rootfs/.
+    /// The modules in the initramfs, as paths below rootfs/.
     pub(crate) fn some_modules(&self) -> Vec<PathBuf> {
-        let all = check(
-            Command::new("find")
-                .arg(self.module("kernel/fs"))
-                .args(["-name", "*.ko"]),
-        );
-        let mut all: Vec<PathBuf> = all.lines().map(PathBuf::from).collect();
-        all.sort();
-        let below = |path: &PathBuf| path.strip_prefix(self.l4t("rootfs")).unwrap().to_path_buf();
-        all.iter().take(12).map(below).collect()
+        some_modules(&self.l4t("rootfs"), &self.release)
     }
 
     /// A cpio archive of these files of rootfs/, made by cpio(1).
     pub(crate) fn archive(&self, files: &[PathBuf]) -> Vec<u8> {
-        let mut names: Vec<&str> = vec!["lib", "usr", "usr/lib"];
-        names.extend(files.iter().map(|path| path.to_str().unwrap()));
-        let mut command = Command::new("cpio");
-        command
-            .args(["-o", "-H", "newc", "--quiet"])
-            .current_dir(self.l4t("rootfs"));
-        piped(command, (names.join("\n") + "\n").as_bytes())
+        archive(&self.l4t("rootfs"), files)
     }
 
     pub(crate) fn depmod(&self) {
@@ -108,6 +91,27 @@ impl RealImage {
                 .args(args),
         )
     }
+}
+
+fn some_modules(rootfs: &Path, release: &str) -> Vec<PathBuf> {
+    let dir = format!("usr/lib/modules/{release}/kernel/fs/nls");
+    let names = fs::read_dir(rootfs.join(&dir)).unwrap();
+    let mut all: Vec<PathBuf> = names
+        .map(|entry| Path::new(&dir).join(entry.unwrap().file_name()))
+        .collect();
+    all.sort();
+    all.truncate(12);
+    all
+}
+
+fn archive(rootfs: &Path, files: &[PathBuf]) -> Vec<u8> {
+    let mut names: Vec<&str> = vec!["lib", "usr", "usr/lib"];
+    names.extend(files.iter().map(|path| path.to_str().unwrap()));
+    let mut command = Command::new("cpio");
+    command
+        .args(["-o", "-H", "newc", "--quiet"])
+        .current_dir(rootfs);
+    piped(command, (names.join("\n") + "\n").as_bytes())
 }
 
 /// The output of a program that compresses.
@@ -132,7 +136,7 @@ fn piped(mut command: Command, bytes: &[u8]) -> Vec<u8> {
     out.stdout
 }
 
-/// `Linux_for_Tegra/` without initramfs, made once.
+/// `Linux_for_Tegra/`, made once.
 fn shared() -> Option<&'static Path> {
     static SHARED: OnceLock<Option<PathBuf>> = OnceLock::new();
     SHARED.get_or_init(make).as_deref()
@@ -208,6 +212,12 @@ fn make() -> Option<PathBuf> {
             .arg(at("rootfs"))
             .arg(release),
     );
+    let rootfs = at("rootfs");
+    let modules = some_modules(&rootfs, release.to_str().unwrap());
+    let initrd = pack("gzip", &["-n"], &archive(&rootfs, &modules));
+    for path in ["bootloader/l4t_initrd.img", "rootfs/boot/initrd"] {
+        fs::write(at(path), &initrd).unwrap();
+    }
     fs::set_permissions(fresh.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // Another test may have been faster.
     let _ = fs::rename(fresh.keep(), &whole);
