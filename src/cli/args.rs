@@ -446,6 +446,9 @@ pub(super) enum PromoteAction {
     History(ImageArgs),
     /// Check whether the image still holds what was promoted (exit status 1 if not)
     Status(ImageArgs),
+    /// Show what a promote would change: text as a unified diff, a device tree decompiled by dtc, a
+    /// module's description, and otherwise sizes and checksums
+    Diff(PromoteDiffArgs),
     /// Check whether kernel, modules and initramfs of the image fit together (exit status 1 if
     /// not, or if something could not be checked)
     Verify(ImageArgs),
@@ -458,6 +461,21 @@ pub(super) struct ImageArgs {
     /// The Linux_for_Tegra tree; no workspace is needed then
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub image: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PromoteDiffArgs {
+    /// Exit with status 1 if a promote would change something, as `diff` does
+    #[arg(long)]
+    pub exit_code: bool,
+
+    /// Compare a tag, a commit, or the changes of a range A..B, instead of the overlay's HEAD
+    #[arg(long, value_name = "REF")]
+    pub overlay_ref: Option<String>,
+
+    /// Compare the overlay with the result of the last fetch of its upstream
+    #[arg(long)]
+    pub offline: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::{
-    Channel, Collision, Counts, InitramfsOutcome, Options, Ownership, PlannedItem, Report, promote,
-    serve_helper,
+    Channel, Collision, Counts, Difference, InitramfsOutcome, Options, Ownership, PlannedItem,
+    Report, differences, promote, serve_helper,
 };
 
 use super::args::{ProgressForm, PromoteAction, PromoteArgs};
@@ -15,6 +15,7 @@ use super::exit::Outcome;
 use super::output::{Out, lossy};
 use super::{progress, signals};
 
+mod diff;
 mod recorded;
 mod verify;
 
@@ -31,11 +32,12 @@ pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -
             Kind::Usage,
             "--overlay-ref, --ownership, --offline and --recheck do not go with an action",
         )
-        .advice("leave them out, or leave out history, status or rollback"));
+        .advice("leave them out, or leave out the action"));
     }
     match action {
         PromoteAction::History(image) => recorded::list(args, image),
         PromoteAction::Status(image) => recorded::look(args, image, form),
+        PromoteAction::Diff(wanted) => diff::run(args, wanted, form, quiet),
         PromoteAction::Verify(image) => verify::run(args, image, form, quiet),
         PromoteAction::Rollback(back) => recorded::back(args, back, form, quiet),
     }
@@ -68,6 +70,9 @@ struct JsonReport<'a> {
     last: Option<String>,
     seconds: f64,
     files: Vec<JsonItem>,
+    /// Only in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differences: Option<Vec<diff::JsonDifference>>,
 }
 
 #[derive(Serialize)]
@@ -142,12 +147,16 @@ fn forth(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<
         no_initramfs: args.no_initramfs,
         recheck: args.recheck,
     };
-    let report = promote(&options, &*progress);
+    let report = promote(&options, &*progress).and_then(|report| {
+        let compares = report.dry_run && args.json;
+        let found = compares.then(|| differences(&report, &*progress));
+        Ok((report, found.transpose()?))
+    });
     drop(progress);
-    let report = report?;
+    let (report, found) = report?;
     let mut out = Out::new();
     if args.json {
-        out.json(&json(&report))?;
+        out.json(&json(&report, found.as_deref()))?;
     } else {
         if report.dry_run {
             plan(&mut out, &report.items)?;
@@ -167,7 +176,7 @@ fn collision(collision: &Collision) -> String {
     }
 }
 
-fn json(report: &Report) -> JsonReport<'_> {
+fn json<'a>(report: &'a Report, found: Option<&[Difference]>) -> JsonReport<'a> {
     let ends = report.ends();
     JsonReport {
         id: report.id,
@@ -190,6 +199,7 @@ fn json(report: &Report) -> JsonReport<'_> {
         last: ends.as_ref().map(|(_, last)| text(last)),
         seconds: report.elapsed.as_secs_f64(),
         files: report.items.iter().map(JsonItem::new).collect(),
+        differences: found.map(|found| found.iter().map(diff::JsonDifference::new).collect()),
     }
 }
 

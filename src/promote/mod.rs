@@ -7,6 +7,7 @@
 
 mod apply;
 mod coherence;
+mod diff;
 mod gates;
 mod helper;
 mod inputs;
@@ -44,6 +45,7 @@ use record::journal::{Begin, Sidecar};
 use trees::Trees;
 
 pub use coherence::{Check, CheckState, CoherenceReport, Problem, verify};
+pub use diff::{Change, Difference, Kind as ContentKind, Side, differences};
 pub use gates::collision::Collision;
 pub use helper::client::COMMAND as HELPER_COMMAND;
 pub use helper::server::serve as serve_helper;

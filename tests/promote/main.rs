@@ -9,6 +9,7 @@ mod user;
 mod workspace;
 
 mod copying;
+mod diff;
 mod directory_defaults;
 mod failures;
 mod faults;

@@ -18,5 +18,6 @@ mod samples;
 mod staged_image;
 mod verify;
 
+pub(crate) use module::Modinfo;
 pub use report::{Check, CheckState, CoherenceReport, Problem};
 pub use verify::verify;
