@@ -396,9 +396,13 @@ pub(super) struct UnmountArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
 
-    /// Detach it at once even if it is in use, and wait for the last user
+    /// Detach it at once even if it is in use, without asking the server or waiting for it
     #[arg(short, long)]
     pub lazy: bool,
+
+    /// How long to wait for the server to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub timeout: u32,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ mod errno;
 mod filesystem;
 mod fuse_adapter;
 mod mount_point;
+mod mount_table;
 mod saved_index;
 mod session;
 mod settings;

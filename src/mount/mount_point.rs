@@ -1,9 +1,8 @@
 //! The mount point. It is created if missing, and removed again after the unmount.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,9 +16,7 @@ use crate::block::{file_type_name, refuse_new_in_dev};
 use crate::error::{Error, Kind, Result};
 
 use super::attributes::PID;
-
-/// The file system type in /proc/mounts, after `fuse.`.
-pub(super) const SUBTYPE: &str = "lbpayload";
+use super::mount_table::{KIND, own_mounts};
 
 /// A directory to mount on.
 #[derive(Debug, Clone)]
@@ -120,7 +117,7 @@ impl MountPoint {
         if self.device().is_ok_and(|found| found == device) {
             return true;
         }
-        let found = mount_table()
+        let found = own_mounts()
             .into_iter()
             .filter(|mount| mount.device == device)
             .map(|mount| Self {
@@ -144,9 +141,8 @@ impl MountPoint {
         if server_of(&self.path).is_ok_and(|server| server == getpid()) {
             return Ok(device);
         }
-        let kind = format!("fuse.{SUBTYPE}").into_bytes();
-        let mut mounts = mount_table().into_iter().rev();
-        let own = mounts.find(|mount| mount.point == self.path && mount.kind == kind);
+        let mut mounts = own_mounts().into_iter().rev();
+        let own = mounts.find(|mount| mount.point == self.path && mount.kind == KIND.as_bytes());
         Ok(own.map_or(0, |mount| mount.device))
     }
 
@@ -165,54 +161,6 @@ fn is_root(dir: &Path) -> bool {
 fn identity(dir: &Path) -> io::Result<(u64, u64)> {
     let meta = fs::metadata(dir)?;
     Ok((meta.dev(), meta.ino()))
-}
-
-/// A line of /proc/self/mountinfo.
-struct Mount {
-    device: u64,
-    point: PathBuf,
-    kind: Vec<u8>,
-}
-
-/// Returns all mounts, each after those that it covers. Without /proc, the list is empty.
-fn mount_table() -> Vec<Mount> {
-    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    // The fields are the third, the fifth and the one after the hyphen; see
-    // proc_pid_mountinfo(5).
-    let mounts = table.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ').skip(2);
-        let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
-        Some(Mount {
-            device: libc::makedev(major.parse().ok()?, minor.parse().ok()?),
-            point: unescaped(fields.nth(1)?),
-            kind: fields.skip_while(|field| field != b"-").nth(1)?.to_vec(),
-        })
-    });
-    mounts.collect()
-}
-
-/// Decodes a path from a table in /proc, in which a backslash and three octal digits stand for a
-/// space, a tab, a line feed or a backslash.
-fn unescaped(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, behind)) = rest.split_first() {
-        let code = behind
-            .get(..3)
-            .and_then(|code| std::str::from_utf8(code).ok());
-        let code = code.and_then(|code| u8::from_str_radix(code, 8).ok());
-        match code {
-            Some(code) if byte == b'\\' => {
-                path.push(code);
-                rest = &behind[3..];
-            }
-            _ => {
-                path.push(byte);
-                rest = behind;
-            }
-        }
-    }
-    OsString::from_vec(path).into()
 }
 
 fn unusable(dir: &Path, e: io::Error) -> Error {
@@ -323,23 +271,5 @@ fn not_unmounted(dir: &Path, e: io::Error) -> Error {
         error.with_kind(Kind::Busy).advice(advice)
     } else {
         error
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn octal_escapes_in_the_mount_table_are_decoded() {
-        for (written, meant) in [
-            (&br"/a\040b\011\012\134c"[..], "/a b\t\n\\c"),
-            (br"/a\04", r"/a\04"),
-            (br"/a\x40b", r"/a\x40b"),
-            (br"/040", "/040"),
-            (br"\134040", r"\040"),
-        ] {
-            assert_eq!(unescaped(written), Path::new(meant));
-        }
     }
 }

@@ -18,7 +18,8 @@ use crate::error::{Error, Kind, Result};
 use super::activity::Activity;
 use super::filesystem::Filesystem;
 use super::fuse_adapter::FuseAdapter;
-use super::mount_point::{IfBusy, MountPoint, SUBTYPE, one_line, unmount_path};
+use super::mount_point::{IfBusy, MountPoint, one_line, unmount_path};
+use super::mount_table::{KIND, SUBTYPE};
 use super::settings::{Access, Settings};
 
 /// The kernel's read-ahead in KiB, where it can be set.
@@ -256,8 +257,7 @@ fn mount_ourselves(dir: &Path, fsname: &str, settings: &Settings) -> Result<Opti
     if settings.noexec {
         flags |= MsFlags::MS_NOEXEC;
     }
-    let kind = format!("fuse.{SUBTYPE}");
-    match mount(Some(fsname), dir, Some(&*kind), flags, Some(&*data)) {
+    match mount(Some(fsname), dir, Some(KIND), flags, Some(&*data)) {
         Ok(()) => Ok(Some(fuse.into())),
         Err(Errno::EPERM) => Ok(None),
         Err(e) => {

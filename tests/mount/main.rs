@@ -33,3 +33,4 @@ mod reading;
 mod saved_index;
 mod signals_and_timeout;
 mod stat_and_listing;
+mod stuck_and_shared;
