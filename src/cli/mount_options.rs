@@ -11,6 +11,9 @@ use crate::mount::{Access, Settings, Strictness};
 use super::source::SourceArgs;
 use super::values::whole_bytes;
 
+/// The highest `max_threads=`.
+const MAX_THREADS: u32 = 1024;
+
 /// The parsed options of `-o`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Options {
@@ -72,6 +75,15 @@ impl Options {
             ("exec", None) => self.settings.noexec = false,
             ("noexec", None) => self.settings.noexec = true,
             ("direct_io", None) => self.settings.direct_io = true,
+            ("max_threads", Some(value)) => {
+                let threads = number(option, value)?;
+                if !(1..=MAX_THREADS).contains(&threads) {
+                    return Err(invalid(option, "a number from 1 to 1024"));
+                }
+                self.settings.max_threads = threads as usize;
+            }
+            ("nolistxattr", None) => self.settings.hides_attributes = true,
+            ("listxattr", None) => self.settings.hides_attributes = false,
             ("offset", Some(value)) => self.source.offset = Some(bytes(option, value)?),
             ("timeout", Some(value)) => {
                 let seconds: u32 = number(option, value)?;

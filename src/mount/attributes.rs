@@ -1,9 +1,7 @@
 //! Extended attributes: for instance, where the data of a file is on the disk.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::Arc;
-
-use crate::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::errno::Refusal;
 use super::filesystem::{Answer, Filesystem};
@@ -21,6 +19,9 @@ pub(super) const PID_NAMESPACE: &str = "user.lbpayload.pid_namespace";
 /// A file's attribute with its checksum. Reading it takes as long as reading the file, unless the
 /// checksum is already known.
 const SHA256: &[u8] = b"user.lbpayload.sha256";
+
+/// A file's attribute that describes its damage.
+const PROBLEM: &[u8] = b"user.lbpayload.problem";
 
 /// Returns the value of the attribute `name` of the inode `ino`.
 ///
@@ -40,24 +41,14 @@ pub fn attribute(filesystem: &Filesystem, ino: u64, name: &[u8]) -> Answer<Vec<u
     value.ok_or(Refusal::NoAttribute)
 }
 
-/// Sends the result of [`attribute`] to `reply`. Where computing the value takes time, a separate
-/// thread does it, so that other requests do not wait.
-pub(super) fn give_attribute(
-    filesystem: &Arc<Filesystem>,
-    ino: u64,
-    name: &[u8],
-    reply: impl FnOnce(Answer<Vec<u8>>) + Send + 'static,
-) {
-    let takes_time = name == SHA256 && matches!(filesystem.known_sum(ino), Ok(None));
-    if !takes_time {
-        return reply(attribute(filesystem, ino, name));
-    }
-    let filesystem = Arc::clone(filesystem);
-    let sum = move || reply(attribute(&filesystem, ino, SHA256));
-    // If no thread can be started, `reply` is dropped, and fuser answers with EIO.
-    if let Err(e) = std::thread::Builder::new().name("sum".into()).spawn(sum) {
-        log::error!("{}", Error::io("start a thread for a checksum", e));
-    }
+/// Returns whether the source must be read for this attribute.
+pub(super) fn needs_source(filesystem: &Filesystem, ino: u64, name: &[u8]) -> bool {
+    ino != ROOT && name == PROBLEM && !filesystem.is_intact()
+}
+
+/// Returns whether a checksum must be computed for this attribute.
+pub(super) fn needs_sum(filesystem: &Filesystem, ino: u64, name: &[u8]) -> bool {
+    name == SHA256 && matches!(filesystem.known_sum(ino), Ok(None))
 }
 
 /// Returns the names of the attributes of `ino`, each followed by a NUL. The checksum is listed
@@ -69,7 +60,9 @@ pub(super) fn give_attribute(
 pub fn attribute_names(filesystem: &Filesystem, ino: u64) -> Answer<Vec<u8>> {
     filesystem.kind(ino)?;
     let mut names = if ino == ROOT {
-        vec!["source", "dialect", "files", "pid"]
+        vec![
+            "source", "dialect", "files", "pid", "reads", "bytes", "errors",
+        ]
     } else {
         vec!["index", "data_offset"]
     };
@@ -108,6 +101,9 @@ fn directory_attribute(filesystem: &Filesystem, name: &str) -> Option<Vec<u8>> {
         "source" => payload.source().path().as_os_str().as_bytes().to_vec(),
         "dialect" => payload.dialect().to_string().into_bytes(),
         "files" => filesystem.tree().files().to_string().into_bytes(),
+        "reads" => counted(&filesystem.counters().reads),
+        "bytes" => counted(&filesystem.counters().bytes),
+        "errors" => counted(&filesystem.counters().errors),
         "pid" => std::process::id().to_string().into_bytes(),
         "pid_namespace" => pid_namespace()?,
         "problem" => match filesystem.problems() {
@@ -117,6 +113,10 @@ fn directory_attribute(filesystem: &Filesystem, name: &str) -> Option<Vec<u8>> {
         },
         _ => return None,
     })
+}
+
+fn counted(counter: &AtomicU64) -> Vec<u8> {
+    counter.load(Ordering::Relaxed).to_string().into_bytes()
 }
 
 fn file_attribute(filesystem: &Filesystem, ino: u64, name: &str) -> Answer<Option<Vec<u8>>> {

@@ -23,6 +23,12 @@ pub enum Refusal {
     NoControl,
     /// The source cannot be read, or ends early.
     Unreadable,
+    /// The caller was interrupted by a signal.
+    Interrupted,
+    /// The server does as much as it can already, or the work takes too long for now.
+    TryAgain,
+    /// The mount is being removed.
+    Stopped,
     /// There is not enough memory.
     Exhausted(io::Error),
 }
@@ -41,6 +47,9 @@ pub(super) fn errno(refusal: &Refusal) -> i32 {
         // The same errno for every error of the disk (EIO, ENXIO, ENODEV, EREMOTEIO, ...). The
         // attribute `problem` has the details.
         Refusal::Unreadable => libc::EIO,
+        Refusal::Interrupted => libc::EINTR,
+        Refusal::TryAgain => libc::EAGAIN,
+        Refusal::Stopped => libc::ECANCELED,
         Refusal::Exhausted(e) => e.raw_os_error().unwrap_or(libc::ENOMEM),
     }
 }

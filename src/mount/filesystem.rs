@@ -1,19 +1,23 @@
 //! The filesystem, independent of the kernel: it looks up names and inode numbers, lists the
 //! directory and reads files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use crate::block::{AlignedBuf, PAGE, read_exact_at};
-use crate::error::{Error, Kind, Result};
+use crate::block::{AlignedBuf, PAGE};
+use crate::error::Result;
 use crate::payload::{Entry, EntryReader, Payload, Problem, Sha256Sum};
 use crate::progress::Progress;
 
 use super::errno::Refusal;
+use super::faults::{FaultCause, Faults, HEADER};
+use super::lock::lock;
 use super::saved_index::{Confirmed, Unfit, read_index, write_index};
 use super::tree::{Node, ROOT, Tree};
 use super::tree_builder::{Strictness, build_tree};
@@ -28,8 +32,19 @@ const READ_BYTES: usize = 1 << 20;
 /// The number of buffers that are kept for later reads.
 const KEPT_BUFFERS: usize = 4;
 
-/// The number of failed reads, and of checksums, that are remembered.
+/// The number of checksums that are remembered.
 const REMEMBERED: usize = 4096;
+
+/// What the kernel has read so far, for the attributes of the directory.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// The number of read requests.
+    pub(super) reads: AtomicU64,
+    /// The number of bytes that they got.
+    pub(super) bytes: AtomicU64,
+    /// The number of reads and checksums that failed.
+    pub(super) errors: AtomicU64,
+}
 
 /// The kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +77,9 @@ pub struct Filesystem {
     /// For a tree from an index: the files whose headers have been compared with it.
     confirmed: Option<Confirmed>,
     buffers: Mutex<Vec<AlignedBuf>>,
-    faults: Mutex<BTreeMap<u64, String>>,
+    faults: Faults,
     sums: Mutex<HashMap<u64, Sha256Sum>>,
-    summing: Mutex<()>,
+    counters: Counters,
 }
 
 impl Filesystem {
@@ -117,9 +132,9 @@ impl Filesystem {
             problems: (0, None),
             confirmed: None,
             buffers: Mutex::default(),
-            faults: Mutex::default(),
+            faults: Faults::default(),
             sums: Mutex::default(),
-            summing: Mutex::default(),
+            counters: Counters::default(),
         }
     }
 
@@ -221,51 +236,6 @@ impl Filesystem {
         Ok(dots.skip(seen).chain(files))
     }
 
-    /// Passes up to `size` bytes of the file `ino`, from `offset` on, to `give`. Fewer bytes are
-    /// passed only at the end of the file, because the kernel takes a short read as the end.
-    ///
-    /// # Errors
-    /// There is no such file, the data cannot be read, or the source ends early.
-    pub fn read<T>(
-        &self,
-        ino: u64,
-        offset: u64,
-        size: usize,
-        give: impl FnOnce(&[u8]) -> T,
-    ) -> Answer<T> {
-        let node = self.file(ino)?;
-        let left = node.size.saturating_sub(offset);
-        let want = left.min(size as u64) as usize;
-        if want == 0 {
-            return Ok(give(&[]));
-        }
-        self.confirm(&node)?;
-        let source = &**self.payload.source();
-        let alignment = source.alignment() as u64;
-        let at = node.data_offset + offset;
-        let start = at - at % alignment;
-        let skip = (at - start) as usize;
-        let span = (skip + want).next_multiple_of(alignment as usize);
-        let mut buf = self.buffer(span)?;
-        let read = read_exact_at(source, &mut buf[..span], start);
-        let given = match read {
-            Ok(n) if n >= skip + want => Ok(give(&buf[skip..skip + want])),
-            Ok(n) => {
-                let end = at + n.saturating_sub(skip) as u64;
-                let message = "the source ends here, it was longer when it was mounted";
-                let error = Error::new(Kind::Changed, message).doing("read");
-                self.note_fault(ino, &self.of_file(error, &node, end));
-                Err(Refusal::Unreadable)
-            }
-            Err(e) => {
-                self.note_fault(ino, &self.of_file(Error::io("read", e), &node, at));
-                Err(Refusal::Unreadable)
-            }
-        };
-        self.keep(buf);
-        given
-    }
-
     /// Returns the SHA-256 sum of the file `ino` if it is already known.
     ///
     /// # Errors
@@ -275,13 +245,16 @@ impl Filesystem {
         Ok(lock(&self.sums).get(&ino).copied())
     }
 
-    /// Returns the SHA-256 sum of the file `ino`. This may take as long as reading the file. Only
-    /// one sum is computed at a time.
+    /// Returns the SHA-256 sum of the file `ino`. This may take as long as reading the file.
     ///
     /// # Errors
     /// There is no such file, or it cannot be read.
     pub fn sum(&self, ino: u64) -> Answer<Sha256Sum> {
-        let _turn = lock(&self.summing);
+        self.sum_until(ino, &AtomicBool::new(false))
+    }
+
+    /// Does the same as [`Filesystem::sum`], but stops soon after `stop` is set.
+    pub(super) fn sum_until(&self, ino: u64, stop: &AtomicBool) -> Answer<Sha256Sum> {
         if let Some(sum) = self.known_sum(ino)? {
             return Ok(sum);
         }
@@ -294,10 +267,19 @@ impl Filesystem {
             data_offset: node.data_offset,
             size: node.size,
         };
-        let sum = sum_of(&self.payload, &entry).map_err(|error| {
-            self.note_fault(ino, &error);
-            Refusal::Unreadable
-        })?;
+        let sum = match sum_of(&self.payload, &entry, stop) {
+            Ok(Some(sum)) => sum,
+            Ok(None) => return Err(Refusal::Stopped),
+            Err(error) => {
+                let at = error
+                    .offset()
+                    .map_or(node.data_offset, |at| at.saturating_sub(self.base()));
+                let start = at.saturating_sub(node.data_offset);
+                self.note_fault(&node, start..start + 1, at, FaultCause::of(&error));
+                return Err(Refusal::Unreadable);
+            }
+        };
+        self.faults.clear(ino, 0..u64::MAX);
         let mut sums = lock(&self.sums);
         if sums.len() >= REMEMBERED {
             sums.clear();
@@ -312,8 +294,8 @@ impl Filesystem {
     /// There is no such file.
     pub fn problem(&self, ino: u64) -> Answer<Option<String>> {
         let node = self.file(ino)?;
-        if let Some(fault) = lock(&self.faults).get(&ino) {
-            return Ok(Some(fault.clone()));
+        if let Some((at, cause)) = self.faults.latest(ino) {
+            return Ok(Some(self.described_fault(&node, at, &cause)));
         }
         if self.strictness == Strictness::Strict || self.problems.0 == 0 {
             return Ok(None);
@@ -341,40 +323,66 @@ impl Filesystem {
         }
     }
 
+    /// Returns whether nothing must be compared before data of `node` is returned.
+    pub(super) fn is_confirmed(&self, node: &Node<'_>) -> bool {
+        let confirmed = self.confirmed.as_ref();
+        confirmed.is_none_or(|confirmed| confirmed.has(node))
+    }
+
     /// Compares the header of `node` with the index before any of its data is read.
-    fn confirm(&self, node: &Node<'_>) -> Answer<()> {
+    pub(super) fn confirm(&self, node: &Node<'_>) -> Answer<()> {
         let Some(confirmed) = &self.confirmed else {
             return Ok(());
         };
-        let error = match confirmed.confirm(&self.payload, node) {
-            Ok(true) => return Ok(()),
-            Ok(false) => {
-                let message = "the index is of another image, remove it and mount again";
-                Error::new(Kind::Changed, message).doing("read")
+        let cause = match confirmed.confirm(&self.payload, node) {
+            Ok(true) => {
+                self.faults.clear_header(node.ino());
+                return Ok(());
             }
-            Err(e) => Error::io("read", e),
+            Ok(false) => FaultCause::Index,
+            Err(e) => FaultCause::of_io(&e),
         };
-        self.note_fault(node.ino(), &self.of_file(error, node, node.data_offset));
+        self.note_fault(node, HEADER, node.data_offset, cause);
         Err(Refusal::Unreadable)
     }
 
-    /// Adds the file and the offset in the whole image to `error`.
-    fn of_file(&self, error: Error, node: &Node<'_>, at: u64) -> Error {
+    /// Remembers that the bytes `range` of a file cannot be read, for the attribute `problem`.
+    /// An error that is not known yet is logged. `at` is an offset in the payload.
+    pub(super) fn note_fault(
+        &self,
+        node: &Node<'_>,
+        range: Range<u64>,
+        at: u64,
+        cause: FaultCause,
+    ) {
+        self.counters.errors.fetch_add(1, Ordering::Relaxed);
+        let said = self.described_fault(node, at, &cause);
+        if self.faults.add(node.ino(), range, at, cause) {
+            log::error!("{said}");
+        }
+    }
+
+    /// Describes a fault in one line, with the name of the file and the offset in the image.
+    fn described_fault(&self, node: &Node<'_>, at: u64, cause: &FaultCause) -> String {
         let name = String::from_utf8_lossy(node.name);
-        error
+        cause
+            .error()
             .with_path(self.payload.source().path())
             .with_entry(node.index, Some(&name))
             .with_offset(self.base() + at)
+            .one_line()
     }
 
-    /// Keeps the error, as one line, for the attribute `problem`.
-    fn note_fault(&self, ino: u64, error: &Error) {
-        let fault = error.one_line();
-        log::error!("{fault}");
-        remember(&self.faults, ino, fault);
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
-    fn buffer(&self, bytes: usize) -> Answer<AlignedBuf> {
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Returns a buffer of at least `bytes` bytes.
+    pub(super) fn buffer(&self, bytes: usize) -> Answer<AlignedBuf> {
         if bytes > READ_BYTES + 2 * PAGE {
             return AlignedBuf::new(bytes).map_err(Refusal::Exhausted);
         }
@@ -384,7 +392,8 @@ impl Filesystem {
         }
     }
 
-    fn keep(&self, buf: AlignedBuf) {
+    /// Keeps a buffer for later reads.
+    pub(super) fn keep(&self, buf: AlignedBuf) {
         let mut buffers = lock(&self.buffers);
         if buffers.len() < KEPT_BUFFERS && buf.len() == READ_BYTES + 2 * PAGE {
             buffers.push(buf);
@@ -400,23 +409,15 @@ fn described(problem: &Problem) -> String {
     }
 }
 
-fn remember(faults: &Mutex<BTreeMap<u64, String>>, ino: u64, fault: String) {
-    let mut faults = lock(faults);
-    if faults.len() < REMEMBERED || faults.contains_key(&ino) {
-        faults.insert(ino, fault);
-    }
-}
-
-/// Locks `mutex`, ignoring poisoning: a thread that panicked has left no value half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn sum_of(payload: &Payload, entry: &Entry) -> Result<Sha256Sum> {
+/// Returns `None` if `stop` was set.
+fn sum_of(payload: &Payload, entry: &Entry, stop: &AtomicBool) -> Result<Option<Sha256Sum>> {
     let mut hasher = Sha256::new();
     let mut reader = EntryReader::new(payload, entry)?;
     while let Some(bytes) = reader.next_block()? {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         hasher.update(bytes);
     }
-    Ok(Sha256Sum::from_hasher(hasher))
+    Ok(Some(Sha256Sum::from_hasher(hasher)))
 }

@@ -15,11 +15,16 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::payload::Sha256Sum;
+
 use super::activity::Activity;
-use super::attributes::{attribute_names, give_attribute};
+use super::attributes::{attribute, attribute_names, needs_source, needs_sum};
+use super::caller::Caller;
 use super::errno::{Refusal, errno};
 use super::filesystem::{Answer, Filesystem, NodeKind};
+use super::read_pool::ReadPool;
 use super::settings::{AttrDefaults, Settings};
+use super::sums::Sums;
 
 /// The time for which the kernel may cache names and attributes. They never change.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -33,8 +38,13 @@ const BLOCK: u32 = 512;
 /// Implements fuser's interface for a [`Filesystem`].
 pub(super) struct FuseAdapter {
     filesystem: Arc<Filesystem>,
+    /// Computes checksums.
+    sums: Arc<Sums>,
+    /// Does what may wait for the disk.
+    pool: Arc<ReadPool>,
     defaults: AttrDefaults,
     direct_io: bool,
+    lists_attributes: bool,
     activity: Arc<Activity>,
     /// Whether the kernel supports files that need no open request.
     no_open: bool,
@@ -44,13 +54,17 @@ pub(super) struct FuseAdapter {
 impl FuseAdapter {
     pub(super) fn new(
         filesystem: Arc<Filesystem>,
+        sums: Arc<Sums>,
         settings: &Settings,
         activity: Arc<Activity>,
     ) -> Self {
         Self {
             filesystem,
+            sums,
+            pool: Arc::new(ReadPool::new(settings.max_threads)),
             defaults: settings.attr_defaults(),
             direct_io: settings.direct_io,
+            lists_attributes: !settings.hides_attributes,
             activity,
             no_open: false,
             no_opendir: false,
@@ -188,18 +202,34 @@ impl fuser::Filesystem for FuseAdapter {
         reply: ReplyData,
     ) {
         self.activity.note();
+        let request = match self.filesystem.read_request(ino.0, offset, size as usize) {
+            Ok(request) => request,
+            Err(refusal) => return reply.error(no(&refusal)),
+        };
         let mut reply = Some(reply);
-        let give = |bytes: &[u8]| {
+        let at_once = self.filesystem.read_at_once(&request, |bytes| {
             if let Some(reply) = reply.take() {
                 reply.data(bytes);
             }
+        });
+        let Some(reply) = reply.filter(|_| at_once.is_none()) else {
+            return;
         };
-        // The read returns all bytes or fails, even with direct_io: it may fill a page of a
-        // memory mapping, and no flag shows whether it does.
-        let answer = self.filesystem.read(ino.0, offset, size as usize, give);
-        if let (Err(refusal), Some(reply)) = (answer, reply) {
-            reply.error(no(&refusal));
-        }
+        let (filesystem, activity) = (Arc::clone(&self.filesystem), Arc::clone(&self.activity));
+        self.pool.run(move || {
+            let mut reply = Some(reply);
+            // The read returns all bytes or fails, even with direct_io: it may fill a page of a
+            // memory mapping, and no flag shows whether it does.
+            let answer = filesystem.read_from_source(&request, |bytes| {
+                if let Some(reply) = reply.take() {
+                    reply.data(bytes);
+                }
+            });
+            if let (Err(refusal), Some(reply)) = (answer, reply) {
+                reply.error(no(&refusal));
+            }
+            activity.note();
+        });
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -266,19 +296,39 @@ impl fuser::Filesystem for FuseAdapter {
         reply.statfs(blocks, 0, 0, tree.files() + 1, 0, BLOCK, 255, BLOCK);
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.activity.note();
+        let (ino, name) = (ino.0, name.as_bytes());
         let activity = Arc::clone(&self.activity);
         let reply = move |value| {
             activity.note();
             reply_value(reply, size, value);
         };
-        give_attribute(&self.filesystem, ino.0, name.as_bytes(), reply);
+        if needs_sum(&self.filesystem, ino, name) {
+            let reply =
+                move |sum: Answer<Sha256Sum>| reply(sum.map(|s| s.to_string().into_bytes()));
+            self.sums.give(ino, Caller::new(req.pid()), reply);
+        } else if needs_source(&self.filesystem, ino, name) {
+            let (filesystem, name) = (Arc::clone(&self.filesystem), name.to_vec());
+            let job = move || reply(attribute(&filesystem, ino, &name));
+            self.pool.run(job);
+        } else {
+            reply(attribute(&self.filesystem, ino, name));
+        }
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.activity.note();
-        reply_value(reply, size, attribute_names(&self.filesystem, ino.0));
+        if !self.lists_attributes {
+            return reply_value(reply, size, Ok(Vec::new()));
+        }
+        let filesystem = Arc::clone(&self.filesystem);
+        let list = move || reply_value(reply, size, attribute_names(&filesystem, ino.0));
+        // For a broken image, this reads the header of the file.
+        match self.filesystem.is_intact() {
+            true => list(),
+            false => self.pool.run(list),
+        }
     }
 
     refuse! {

@@ -7,15 +7,21 @@
 
 mod activity;
 mod attributes;
+mod caller;
 mod daemonize;
 mod errno;
+mod faults;
 mod filesystem;
 mod fuse_adapter;
+mod lock;
 mod mount_point;
 mod mount_table;
+mod read_pool;
+mod reading;
 mod saved_index;
 mod session;
 mod settings;
+mod sums;
 mod tree;
 mod tree_builder;
 mod unmount;

@@ -60,6 +60,12 @@ impl Confirmed {
         Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
+    /// Returns whether the header of `node` has been compared already.
+    pub(super) fn has(&self, node: &Node<'_>) -> bool {
+        let word = self.0.get((node.index / 64) as usize);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) & (1 << (node.index % 64)) != 0)
+    }
+
     /// Returns whether the header of `node` in `payload` matches the tree. Each header is read
     /// only once.
     ///

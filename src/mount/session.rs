@@ -21,6 +21,7 @@ use super::fuse_adapter::FuseAdapter;
 use super::mount_point::{IfBusy, MountPoint, one_line, unmount_path};
 use super::mount_table::{KIND, SUBTYPE};
 use super::settings::{Access, Settings};
+use super::sums::Sums;
 
 /// The kernel's read-ahead in KiB, where it can be set.
 const READ_AHEAD_KIB: u32 = 1024;
@@ -33,6 +34,7 @@ const COVERED_POLL: Duration = Duration::from_millis(250);
 pub struct Server {
     point: MountPoint,
     device: u64,
+    sums: Arc<Sums>,
     activity: Arc<Activity>,
     timeout: Option<Duration>,
     events: Receiver<Event>,
@@ -79,7 +81,13 @@ impl Server {
             source.to_string_lossy().into_owned()
         });
         let activity = Arc::new(Activity::new());
-        let adapter = FuseAdapter::new(filesystem, settings, Arc::clone(&activity));
+        let sums = Arc::new(Sums::new(Arc::clone(&filesystem)));
+        let adapter = FuseAdapter::new(
+            filesystem,
+            Arc::clone(&sums),
+            settings,
+            Arc::clone(&activity),
+        );
         let session = match open_session(adapter, point.path(), &fsname, settings) {
             Ok(session) => session,
             Err(error) => {
@@ -105,9 +113,11 @@ impl Server {
             }
         };
         read_ahead(device);
+        sums.end_with(device);
         Ok(Self {
             point,
             device,
+            sums,
             activity,
             timeout: settings.timeout,
             events,
@@ -173,7 +183,8 @@ impl Server {
             return false;
         }
         match unmount_path(self.point.path(), if_busy) {
-            Ok(()) => {}
+            // A caller that waits for a checksum would keep the server running.
+            Ok(()) => self.sums.stop(),
             Err(e) if e.kind() == Kind::Busy => log::debug!("{e}"),
             Err(e) => log::error!("{e}"),
         }

@@ -17,7 +17,7 @@ pub enum Access {
 }
 
 /// The settings of a mount. It is always read-only, without devices and set-user-ID.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The users that may access the mount.
     pub access: Access,
@@ -40,6 +40,32 @@ pub struct Settings {
     pub direct_io: bool,
     /// The idle time after which it is unmounted.
     pub timeout: Option<Duration>,
+    /// The number of reads that may wait for the disk at the same time, each in a thread.
+    pub max_threads: usize,
+    /// Whether listings of extended attributes are empty. They can still be read by name.
+    pub hides_attributes: bool,
+}
+
+/// The default of [`Settings::max_threads`].
+const MAX_THREADS: usize = 10;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            access: Access::default(),
+            uid: None,
+            gid: None,
+            umask: 0,
+            time: None,
+            auto_unmount: false,
+            fsname: None,
+            noexec: false,
+            direct_io: false,
+            timeout: None,
+            max_threads: MAX_THREADS,
+            hides_attributes: false,
+        }
+    }
 }
 
 impl Settings {

@@ -112,7 +112,16 @@ fn root_directory_has_attributes_of_the_whole_payload() {
     fixture.mounted(&[]);
     assert_eq!(
         names(&fixture.point),
-        ["source", "dialect", "files", "pid", "pid_namespace"]
+        [
+            "source",
+            "dialect",
+            "files",
+            "pid",
+            "reads",
+            "bytes",
+            "errors",
+            "pid_namespace"
+        ]
     );
     let source = fixture.image.to_str().unwrap().to_owned();
     assert_eq!(attribute(&fixture.point, "source"), Ok(source));

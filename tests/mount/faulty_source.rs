@@ -130,3 +130,48 @@ fn checksum_of_an_unreadable_file_is_an_error_and_not_cached() {
         expected
     );
 }
+
+#[test]
+fn problem_disappears_when_the_bytes_can_be_read_again() {
+    let (bytes, start) = disk(1);
+    let source = Shrinking::new(bytes, 1);
+    let (filesystem, _) = over(source.clone(), Strictness::Strict).unwrap();
+    source.end.store(start + 100, Ordering::Relaxed);
+    assert_eq!(read(&filesystem, 0, 8192), None);
+    assert_eq!(read(&filesystem, 16_384, 8192), None);
+    source.end.store(u64::MAX, Ordering::Relaxed);
+    // Only the bytes that failed count.
+    assert!(read(&filesystem, 30_000, 8192).is_some());
+    assert!(filesystem.problem(3).unwrap().is_some());
+    assert!(read(&filesystem, 0, 8192).is_some());
+    assert!(filesystem.problem(3).unwrap().is_some());
+    assert!(read(&filesystem, 16_000, 20_000).is_some());
+    assert_eq!(filesystem.problem(3).unwrap(), None);
+    assert_eq!(
+        attribute(&filesystem, 1, b"user.lbpayload.errors").unwrap(),
+        b"2"
+    );
+    assert_eq!(
+        attribute(&filesystem, 1, b"user.lbpayload.reads").unwrap(),
+        b"5"
+    );
+    let given = attribute(&filesystem, 1, b"user.lbpayload.bytes").unwrap();
+    assert_eq!(given, (8192 + 8192 + 20_000).to_string().into_bytes());
+}
+
+/// Earlier the problems of all but 4,096 files were forgotten.
+#[test]
+fn problem_of_each_file_is_known_however_many_fail() {
+    let names: Vec<_> = (0..6000).map(|n| format!("file-{n}")).collect();
+    let files: Vec<_> = names.iter().map(|n| (&**n, &b"content"[..])).collect();
+    let image = Image::new(&files).bytes();
+    let source = Shrinking::new(image, 1);
+    let (filesystem, _) = over(source.clone(), Strictness::Strict).unwrap();
+    source.end.store(0, Ordering::Relaxed);
+    for ino in 2..6002 {
+        assert!(filesystem.read(ino, 0, 7, <[u8]>::to_vec).is_err());
+    }
+    for ino in 2..6002 {
+        assert!(filesystem.problem(ino).unwrap().is_some(), "{ino}");
+    }
+}
