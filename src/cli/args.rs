@@ -354,6 +354,14 @@ pub(super) struct MountArgs {
     #[arg(short, long)]
     pub foreground: bool,
 
+    /// Stay in the foreground and log the requests of the kernel (-f -o debug)
+    #[arg(short)]
+    pub debug: bool,
+
+    /// Read with a single thread (-o max_threads=1)
+    #[arg(short)]
+    pub single_thread: bool,
+
     /// Serve the intact parts of a broken image
     #[arg(long)]
     pub lenient: bool,
@@ -376,13 +384,20 @@ pub(super) struct MountArgs {
 
 const MOUNT_OPTIONS: &str = "\
 Mount options:
-  allow_other           let all users read the files, as the file modes allow
+  allow_other           let all users read the files, as the file modes allow; for other
+                        users than root, /etc/fuse.conf must have the line user_allow_other
   allow_root            let root and the user who mounted it read the files, nobody else
   auto_unmount          unmount even when the server is killed
-  uid=N, gid=N          owner and group of the files (default: those of the caller)
+  uid=ID, gid=ID        owner and group of the files, numbers or names (default: those of
+                        the caller)
   umask=OCTAL           bits to remove from the modes 0444 (files) and 0555 (directory)
   fsname=NAME           the first field of /proc/mounts (default: SRC)
-  timeout=SECONDS       unmount after this time without use
+  timeout=TIME          unmount after this time without use (seconds, or 5m, 2h, 1d)
+  max_threads=N         how many reads may wait for the disk at the same time (default: 16)
+  log=FILE              where the server logs (default: syslog, with -f standard error)
+  debug                 log the requests of the kernel
+  nolistxattr           leave our extended attributes out of listings, for programs that
+                        copy all of them (rsync -X, overlayfs)
   direct_io             read past the mount's page cache: better for several readers of
                         large files that are read once, worse for everything else
   lenient, direct=WHEN, index=FILE, offset=BYTES

@@ -23,6 +23,8 @@ mod signals;
 mod source;
 mod sums;
 mod unmount;
+
+mod users;
 mod values;
 mod verify;
 

@@ -10,17 +10,19 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sd_notify::NotifyState;
 
 use crate::block::{DirectPolicy, Source, SourceOptions};
 use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{
     Filesystem, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
-    in_foreground,
+    in_foreground, remount,
 };
 use crate::payload::Payload;
 
 use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
+use super::logging::{self, Target};
 use super::mount_options::Options;
 use super::{mount_index, progress, signals};
 
@@ -41,11 +43,15 @@ pub(super) fn run(
     if args.lenient {
         options.strictness = Strictness::Lenient;
     }
+    if args.single_thread {
+        options.settings.max_threads = 1;
+    }
+    options.debug |= args.debug;
     options.direct = args.direct.or(options.direct);
     options.index = args.index.clone().or(options.index);
     options.source.offset = args.input.offset.or(options.source.offset);
     let invocation = Invocation {
-        foreground: args.foreground,
+        foreground: args.foreground || args.debug,
         ready,
         inherited,
         form,
@@ -93,6 +99,18 @@ pub(super) fn mount(
     for option in &options.ignored {
         log::warn!("mount option `{option}` has no effect, a payload is nosuid and nodev");
     }
+    if options.remount {
+        remount(dir, &options.settings)?;
+        return Ok(Outcome::Done);
+    }
+    let log = match &options.log {
+        Some(file) => logging::file(file)?,
+        None if invocation.foreground => Target::Stderr,
+        None => Target::Syslog,
+    };
+    if options.debug {
+        logging::show_debug();
+    }
     let time = time_of(source)?;
     // The path is made absolute, as mount(8) does: the server leaves this working directory, and
     // the name in the mount table is read from other directories.
@@ -112,15 +130,20 @@ pub(super) fn mount(
         return Ok(Outcome::Done);
     }
     let point = MountPoint::prepare(dir)?;
+    // What comes from now on belongs to the server. If it fails to start, this process says why.
+    let begin = |stopper| {
+        logging::send_to(log);
+        listen(stopper)
+    };
     let server = if invocation.foreground {
-        in_foreground(filesystem, point, &settings, listen)?
+        in_foreground(filesystem, point, &settings, begin)?
     } else {
-        match in_background(filesystem, point, &settings, invocation.inherited, listen)? {
+        match in_background(filesystem, point, &settings, invocation.inherited, begin)? {
             Some(server) => server,
             None => return Ok(Outcome::Done),
         }
     };
-    serve(server, invocation.ready)
+    serve(server, invocation.ready, invocation.foreground)
 }
 
 fn enter(namespace: &Path) -> Result<()> {
@@ -134,15 +157,33 @@ fn listen(stopper: Stopper) -> Result<()> {
     signals::forward(move || stopper.stop())
 }
 
-fn serve(server: Server, ready: Option<File>) -> Result<Outcome> {
+fn serve(server: Server, ready: Option<File>, foreground: bool) -> Result<Outcome> {
     if let Some(mut ready) = ready {
         // The mount is useful even if the reader has ended.
         if let Err(e) = ready.write_all(b"\n") {
             log::warn!("{}", Error::io("report that the mount is ready", e));
         }
     }
-    server.wait()?;
-    Ok(Outcome::Done)
+    tell_systemd(&server);
+    let ended = server.wait();
+    // In the background, standard error leads nowhere.
+    if let (Err(error), false) = (&ended, foreground) {
+        log::error!("{}", error.one_line());
+    }
+    ended.map(|()| Outcome::Done)
+}
+
+/// Tells systemd, or another supervisor that set NOTIFY_SOCKET, that the mount answers.
+fn tell_systemd(server: &Server) {
+    let status = format!("Serving {}", server.point().display());
+    let states = [
+        NotifyState::Ready,
+        NotifyState::MainPid(std::process::id()),
+        NotifyState::Status(&status),
+    ];
+    if let Err(e) = sd_notify::notify(&states) {
+        log::warn!("{}", Error::io("notify the service manager", e));
+    }
 }
 
 fn open_filesystem(

@@ -1,5 +1,4 @@
-//! `-o`: the options that mount(8), fstab and users of other FUSE file systems write. This module
-//! does no I/O.
+//! `-o`: the options that mount(8), fstab and users of other FUSE file systems write.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{Access, Settings, Strictness};
 
 use super::source::SourceArgs;
+use super::users::{group_id, user_id};
 use super::values::whole_bytes;
 
 /// The highest `max_threads=`.
@@ -27,6 +27,12 @@ pub(super) struct Options {
     pub direct: Option<DirectPolicy>,
     /// `index=`: the file in which the contents of the headers are saved.
     pub index: Option<PathBuf>,
+    /// `log=`: the file for the server's log.
+    pub log: Option<PathBuf>,
+    /// `debug`: whether the requests of the kernel are logged.
+    pub debug: bool,
+    /// `remount`: whether the options of a mount are to be changed.
+    pub remount: bool,
     /// Options that have no effect although the user may expect one. A warning names them.
     pub ignored: Vec<String>,
 }
@@ -61,8 +67,8 @@ impl Options {
             ("allow_other", None) => self.settings.access = Access::Everybody,
             ("allow_root", None) => self.settings.access = Access::OwnerAndRoot,
             ("auto_unmount", None) => self.settings.auto_unmount = true,
-            ("uid", Some(value)) => self.settings.uid = Some(id(option, value)?),
-            ("gid", Some(value)) => self.settings.gid = Some(id(option, value)?),
+            ("uid", Some(value)) => self.settings.uid = Some(id(option, value, user_id)?),
+            ("gid", Some(value)) => self.settings.gid = Some(id(option, value, group_id)?),
             ("umask", Some(value)) => {
                 self.settings.umask = u16::from_str_radix(value, 8)
                     .ok()
@@ -86,10 +92,13 @@ impl Options {
             ("listxattr", None) => self.settings.hides_attributes = false,
             ("offset", Some(value)) => self.source.offset = Some(bytes(option, value)?),
             ("timeout", Some(value)) => {
-                let seconds: u32 = number(option, value)?;
                 // In other programs, 0 means never.
-                self.settings.timeout = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+                let time = time(option, value)?;
+                self.settings.timeout = (!time.is_zero()).then_some(time);
             }
+            ("log", Some(value)) if !value.is_empty() => self.log = Some(value.into()),
+            ("debug", None) => self.debug = true,
+            ("remount", None) => self.remount = true,
             ("index", Some(value)) if !value.is_empty() => self.index = Some(value.into()),
             ("lenient", None) => self.strictness = Strictness::Lenient,
             ("direct", None) => self.direct = Some(DirectPolicy::Always),
@@ -170,7 +179,12 @@ fn is_for_others(key: &str) -> bool {
 /// Does the same for options with a value. mount(8) adds `user=` and the names of its helpers for
 /// its own use.
 fn has_a_value_for_others(key: &str) -> bool {
-    ["comment", "max_read", "user", "helper", "uhelper"].contains(&key)
+    // The last ones are in /proc/mounts, from where mount(8) takes them for a remount.
+    let known = [
+        "comment", "max_read", "user", "helper", "uhelper", "user_id", "group_id", "rootmode",
+        "blksize",
+    ];
+    known.contains(&key)
 }
 
 fn split(text: &str) -> Vec<String> {
@@ -204,13 +218,28 @@ fn split(text: &str) -> Vec<String> {
     options
 }
 
-/// Parses a user or group ID. The largest number means "unchanged" to chown(2), so no file can
-/// have it.
-fn id(option: &str, value: &str) -> Result<u32> {
+/// Parses a user or group: a number, or a name that `named` knows. The largest number means
+/// "unchanged" to chown(2), so no file can have it.
+fn id(option: &str, value: &str, named: fn(&str) -> Option<u32>) -> Result<u32> {
+    if !value.starts_with(|c: char| c.is_ascii_digit()) {
+        return named(value).ok_or_else(|| invalid(option, "a number, or a name of this system"));
+    }
     match number(option, value)? {
         u32::MAX => Err(invalid(option, "a number below 4294967295")),
         id => Ok(id),
     }
+}
+
+/// Parses a time in seconds, or with the suffix s, m, h or d.
+fn time(option: &str, value: &str) -> Result<Duration> {
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("", 1)];
+    let split = |(suffix, seconds)| Some((value.strip_suffix(suffix)?, seconds));
+    let seconds = units.into_iter().find_map(split).and_then(|(count, unit)| {
+        let count: u32 = count.parse().ok()?;
+        count.checked_mul(unit)
+    });
+    let seconds = seconds.ok_or_else(|| invalid(option, "seconds, or a time such as 5m or 2h"))?;
+    Ok(Duration::from_secs(seconds.into()))
 }
 
 fn number(option: &str, value: &str) -> Result<u32> {
@@ -266,6 +295,15 @@ mod tests {
         assert_eq!(options.source.offset, Some(4096));
         assert!(!parsed("noexec,exec").settings.noexec);
         assert_eq!(parsed("timeout=5,timeout=0").settings.timeout, None);
+        for (written, seconds) in [("5m", 300), ("2h", 7200), ("1d", 86_400), ("90s", 90)] {
+            let timeout = parsed(&format!("timeout={written}")).settings.timeout;
+            assert_eq!(timeout, Some(Duration::from_secs(seconds)));
+        }
+        assert_eq!(parsed("uid=root,gid=root").settings.uid, Some(0));
+        assert_eq!(parsed("max_threads=3").settings.max_threads, 3);
+        assert!(parsed("nolistxattr").settings.hides_attributes);
+        assert!(parsed("debug").debug && parsed("remount,ro").remount);
+        assert_eq!(parsed("log=/var/log/x").log, Some("/var/log/x".into()));
         assert_eq!(parsed("lenient").strictness, Strictness::Lenient);
         assert_eq!(parsed("direct").direct, Some(DirectPolicy::Always));
         assert_eq!(parsed("suid").ignored, ["suid"]);
@@ -298,6 +336,14 @@ mod tests {
             "umask=1777",
             "offset=",
             "timeout=1.5",
+            "timeout=m",
+            "timeout=5w",
+            "timeout=100000d",
+            "max_threads=0",
+            "max_threads=1025",
+            "max_threads",
+            "log=",
+            "gid=nobody-has-this-name",
             "fsname=",
             "allow_other=1",
             "direct=sometimes",

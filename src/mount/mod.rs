@@ -18,6 +18,7 @@ mod mount_point;
 mod mount_table;
 mod read_pool;
 mod reading;
+mod remount;
 mod saved_index;
 mod session;
 mod settings;
@@ -35,6 +36,7 @@ pub use filesystem::Filesystem;
 #[cfg(feature = "internals")]
 pub use filesystem::{Answer, NodeKind, Row};
 pub use mount_point::{IfBusy, MountPoint};
+pub use remount::remount;
 pub use saved_index::Unfit;
 pub use session::{Server, Stopper};
 pub use settings::{Access, Settings};

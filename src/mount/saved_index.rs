@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use crate::format::{Dialect, Name};
 use crate::payload::Payload;
 
-use super::tree::{Node, Tree};
+use super::tree::{Node, NotAdded, Tree};
 
 const MAGIC: &[u8; 8] = b"LBPINDX1";
 
@@ -165,8 +165,15 @@ fn read_files(payload: &Payload, from: &mut impl Read) -> Result<Tree, Unfit> {
         let data_offset = at + head + name.len() as u64;
         let end = data_offset.checked_add(size).ok_or(Unfit::Other)?;
         let fits = end <= source_len && tree.files() < Tree::MAX_FILES;
-        if !fits || Name::new(name).is_err() || tree.push(name, data_offset, size).is_err() {
+        if !fits || Name::new(name).is_err() {
             return Err(Unfit::Other);
+        }
+        match tree.push(name, data_offset, size) {
+            Ok(()) => {}
+            Err(NotAdded::Taken(_)) => return Err(Unfit::Other),
+            Err(NotAdded::NoMemory) => {
+                return Err(io::Error::from(io::ErrorKind::OutOfMemory).into());
+            }
         }
         at = end;
     }

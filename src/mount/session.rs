@@ -124,6 +124,11 @@ impl Server {
         })
     }
 
+    /// Returns the mount point.
+    pub fn point(&self) -> &Path {
+        self.point.path()
+    }
+
     /// Serves until this process or another one unmounts it.
     ///
     /// # Errors
@@ -291,6 +296,7 @@ fn by_fusermount_failed(e: io::Error, dir: &Path) -> Error {
     }
     let said = one_line(&e.to_string());
     let forbidden = said.contains("user_allow_other");
+    let not_owner = said.contains("no write access to mountpoint");
     let error = Error::new(Kind::Refused, said)
         .doing("mount on")
         .with_path(dir);
@@ -299,6 +305,11 @@ fn by_fusermount_failed(e: io::Error, dir: &Path) -> Error {
             "leave out allow_other and allow_root, or add the line user_allow_other to \
              /etc/fuse.conf as root",
         )
+    } else if not_owner {
+        error.with_code("mount-point-owner").advice(format!(
+            "as root, run `chown USER {}` for the user that mounts",
+            dir.display()
+        ))
     } else {
         error
     }

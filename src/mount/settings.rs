@@ -47,7 +47,7 @@ pub struct Settings {
 }
 
 /// The default of [`Settings::max_threads`].
-const MAX_THREADS: usize = 10;
+const MAX_THREADS: usize = 16;
 
 impl Default for Settings {
     fn default() -> Self {

@@ -32,6 +32,15 @@ impl Node<'_> {
     }
 }
 
+/// The reason why a file was not added to a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAdded {
+    /// The file with this index has the name already.
+    Taken(u64),
+    /// There is not enough memory.
+    NoMemory,
+}
+
 /// A file without its name: 24 bytes.
 #[derive(Debug)]
 struct Record {
@@ -70,12 +79,13 @@ impl Tree {
     /// Adds the next entry of the payload under `name`.
     ///
     /// # Errors
-    /// The index of the file that already has this name. In this case nothing is added.
-    pub fn push(&mut self, name: &[u8], data_offset: u64, size: u64) -> Result<(), u64> {
+    /// Another file has this name, or there is no memory. In these cases nothing is added.
+    pub fn push(&mut self, name: &[u8], data_offset: u64, size: u64) -> Result<(), NotAdded> {
         let hash = self.hasher.hash_one(name);
         if let Some(first) = self.find(hash, name) {
-            return Err(first as u64);
+            return Err(NotAdded::Taken(first.into()));
         }
+        self.reserve(name.len()).ok_or(NotAdded::NoMemory)?;
         let number = self.records.len() as u32;
         self.names.extend_from_slice(name);
         self.records.push(Record {
@@ -89,6 +99,15 @@ impl Tree {
             hasher.hash_one(name_of(names, records, number as usize))
         });
         Ok(())
+    }
+
+    /// Gets memory for another file, or returns `None`.
+    fn reserve(&mut self, name_len: usize) -> Option<()> {
+        self.names.try_reserve(name_len).ok()?;
+        self.records.try_reserve(1).ok()?;
+        let (names, records, hasher) = (&self.names, &self.records, &self.hasher);
+        let hash = |&number: &u32| hasher.hash_one(name_of(names, records, number as usize));
+        self.by_name.try_reserve(1, hash).ok()
     }
 
     /// Frees unused capacity once all files are added.
@@ -162,7 +181,7 @@ mod tests {
         let mut tree = Tree::default();
         assert_eq!(tree.push(b"a", 24, 1), Ok(()));
         assert_eq!(tree.push(b"b", 42, 2), Ok(()));
-        assert_eq!(tree.push(b"a", 60, 3), Err(0));
+        assert_eq!(tree.push(b"a", 60, 3), Err(NotAdded::Taken(0)));
         assert_eq!((tree.files(), tree.bytes()), (2, 3));
     }
 
@@ -207,7 +226,7 @@ mod tests {
             for (n, name) in names.iter().enumerate() {
                 let taken = list.iter().position(|have| have == name);
                 let pushed = tree.push(name.as_bytes(), n as u64, n as u64);
-                prop_assert_eq!(pushed.err(), taken.map(|n| n as u64));
+                prop_assert_eq!(pushed.err(), taken.map(|n| NotAdded::Taken(n as u64)));
                 if taken.is_none() {
                     list.push(name.clone());
                 }

@@ -8,7 +8,7 @@ use crate::format::{Fault, MAX_NAME_LEN};
 use crate::payload::{Cause, Entry, Payload, Problem};
 use crate::progress::Progress;
 
-use super::tree::Tree;
+use super::tree::{NotAdded, Tree};
 
 /// What to do about problems of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +61,7 @@ pub(super) fn build_tree(
                 if let Err(fault) = entry.name() {
                     tell(entry.problem(entry.header_offset, Cause::Fault(fault.into())))?;
                 }
-                if let Some(problem) = add(&mut tree, &entry) {
+                if let Some(problem) = add(&mut tree, &entry, payload)? {
                     tell(problem)?;
                 }
             }
@@ -69,7 +69,7 @@ pub(super) fn build_tree(
                 let rest = cut_off(payload, &problem)?;
                 tell(problem)?;
                 if let Some(entry) = rest {
-                    add(&mut tree, &entry);
+                    add(&mut tree, &entry, payload)?;
                 }
             }
         }
@@ -80,20 +80,31 @@ pub(super) fn build_tree(
 
 /// Adds `entry`, under another name if its own is invalid or already used. Returns a problem if
 /// the name is already used.
-fn add(tree: &mut Tree, entry: &Entry) -> Option<Problem> {
+fn add(tree: &mut Tree, entry: &Entry, payload: &Payload) -> Result<Option<Problem>> {
     let own = escaped(&entry.raw_name, entry.index);
-    let mut push = |name: &[u8]| tree.push(name, entry.data_offset, entry.size);
-    let first = push(&own).err()?;
+    let mut push = |name: &[u8]| match tree.push(name, entry.data_offset, entry.size) {
+        Ok(()) => Ok(None),
+        Err(NotAdded::Taken(first)) => Ok(Some(first)),
+        Err(NotAdded::NoMemory) => {
+            let error = Error::no_memory("get memory for the names");
+            Err(error.with_path(payload.source().path()))
+        }
+    };
+    let Some(first) = push(&own)? else {
+        return Ok(None);
+    };
     let mut suffix = format!("%{}", entry.index);
     for tries in 1.. {
-        if push(&suffixed(&own, &suffix)).is_ok() {
+        if push(&suffixed(&own, &suffix))?.is_none() {
             break;
         }
         // The name differs in each try, and the image has used only finitely many names.
         suffix = format!("%{}.{tries}", entry.index);
     }
     let fault = Fault::Repeated { first };
-    Some(entry.problem(entry.header_offset, Cause::Fault(fault)))
+    Ok(Some(
+        entry.problem(entry.header_offset, Cause::Fault(fault)),
+    ))
 }
 
 /// Returns the part that exists of a file whose data runs past the end.
@@ -137,9 +148,18 @@ fn escaped(raw: &[u8], index: u64) -> Cow<'_, [u8]> {
     name.into()
 }
 
-/// Returns `name` with `suffix` appended, cut to the length that a file system can hold.
+/// Returns `name` with `suffix` appended, cut to the length that a file system can hold. No
+/// character of UTF-8 is cut apart.
 fn suffixed(name: &[u8], suffix: &str) -> Vec<u8> {
-    let kept = name.len().min(MAX_NAME_LEN - suffix.len());
+    let mut kept = name.len().min(MAX_NAME_LEN - suffix.len());
+    if kept < name.len() {
+        // At most three bytes continue a character.
+        let continues = |byte: &u8| *byte & 0xC0 == 0x80;
+        let start = (kept.saturating_sub(3)..=kept).rev();
+        let start = start.into_iter().find(|at| !continues(&name[*at]));
+        let is_text = std::str::from_utf8(name).is_ok();
+        kept = start.filter(|_| is_text).unwrap_or(kept);
+    }
     [&name[..kept], suffix.as_bytes()].concat()
 }
 
@@ -172,5 +192,20 @@ mod tests {
         let long = escaped(&[b'x'; 1024], 7);
         assert_eq!(long.len(), 255);
         assert!(long.ends_with(b"xx%7"));
+    }
+
+    #[test]
+    fn a_long_name_is_not_cut_inside_a_character() {
+        for (character, bytes) in [("é", 2), ("€", 3), ("😀", 4)] {
+            for before in 0..bytes {
+                let name = "x".repeat(before) + &character.repeat(200);
+                let cut = escaped(name.as_bytes(), 7).into_owned();
+                let cut = String::from_utf8(cut).unwrap();
+                assert!(cut.len() <= 255 && cut.len() > 255 - bytes, "{}", cut.len());
+                assert!(cut.ends_with(&format!("{character}%7")), "{cut}");
+            }
+        }
+        // Other bytes are cut as before.
+        assert_eq!(escaped(&[0x80; 300], 7).len(), 255);
     }
 }

@@ -36,7 +36,7 @@ impl Drop for Helper {
 
 /// Both names, one after the other: mount(8) looks for them in one directory for the
 /// whole machine.
-fn with_helpers(test: impl Fn(&str)) {
+pub(crate) fn with_helpers(test: impl Fn(&str)) {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _turn = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     for (name, kind) in NAMES.into_iter().zip(["lbpayload", "fuse.lbpayload"]) {
@@ -246,5 +246,30 @@ fn namespace_option_mounts_only_in_that_namespace() {
         fixture.is_clean();
         other.kill().unwrap();
         other.wait().unwrap();
+    });
+}
+
+/// What a shutdown does with each mount that it cannot unmount.
+#[test]
+fn mount_remounts_a_payload_read_only() {
+    needs_fuse!();
+    with_helpers(|kind| {
+        let fixture = Fixture::new(&sample());
+        let mut mount = Command::new("mount");
+        mount.args(["-t", kind, "-o", "allow_other"]);
+        check(mount.arg(&fixture.image).arg(&fixture.point));
+        for options in ["remount,ro", "remount,ro,noexec"] {
+            if kind == "fuse.lbpayload" {
+                check(
+                    Command::new("mount")
+                        .args(["-o", options])
+                        .arg(&fixture.point),
+                );
+            }
+            assert_eq!(mount_lines(&fixture.point).len(), 1);
+        }
+        assert_eq!(std::fs::read(fixture.file("z-first")).unwrap(), b"hello");
+        fixture.unmount(&[]).exits(0);
+        fixture.is_clean();
     });
 }

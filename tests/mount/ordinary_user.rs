@@ -36,7 +36,7 @@ await() { while [ "$(mounted)" != "$1" ]; do sleep 0.02; done; }
 server() { as nobody getfattr --absolute-names --only-values -n user.lbpayload.pid "$point"; }
 "#;
 
-fn unavailable() -> bool {
+pub(crate) fn unavailable() -> bool {
     if cannot_mount() {
         return true;
     }
@@ -56,7 +56,7 @@ fn unavailable() -> bool {
 
 /// Runs `script`, which must exit with 0, and returns its output.
 #[track_caller]
-fn script(fixture: &Fixture, conf: &str, script: &str) -> String {
+pub(crate) fn script(fixture: &Fixture, conf: &str, script: &str) -> String {
     let mut command = Command::new("timeout");
     command.args([
         "120",

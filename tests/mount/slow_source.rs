@@ -86,7 +86,7 @@ fn names_and_attributes_are_answered_while_all_reads_wait_for_the_disk() {
         });
         let readers: Vec<_> = readers.collect();
         until("as many reads wait as may", || {
-            reading_threads(server) == 10
+            reading_threads(server) == 16
         });
         // None of these is in the kernel's caches.
         for missing in 0..50 {
@@ -98,7 +98,7 @@ fn names_and_attributes_are_answered_while_all_reads_wait_for_the_disk() {
         assert_eq!(std::fs::read_dir(&top.point).unwrap().count(), FILES);
         let statfs = rustix::fs::statvfs(&top.point).unwrap();
         assert_eq!(statfs.f_files, FILES as u64 + 1);
-        assert_eq!(reading_threads(server), 10);
+        assert_eq!(reading_threads(server), 16);
         drop(continues);
         readers
             .into_iter()
