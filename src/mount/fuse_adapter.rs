@@ -25,6 +25,7 @@ use super::filesystem::{Answer, Filesystem, NodeKind};
 use super::read_pool::ReadPool;
 use super::settings::{AttrDefaults, Settings};
 use super::sums::Sums;
+use super::tree::ROOT;
 
 /// The time for which the kernel may cache names and attributes. They never change.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -68,6 +69,15 @@ impl FuseAdapter {
             activity,
             no_open: false,
             no_opendir: false,
+        }
+    }
+
+    /// Returns what tells an inode from the one with the same number in another payload. The
+    /// kernel makes the directory itself, with the generation 0.
+    fn generation(&self, ino: u64) -> Generation {
+        match ino {
+            ROOT => Generation(0),
+            _ => Generation(self.filesystem.tree().identity().into()),
         }
     }
 
@@ -140,6 +150,9 @@ impl fuser::Filesystem for FuseAdapter {
             | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_ASYNC_DIO
+            // File handles stay valid when the kernel has dropped the inode, and in the next
+            // mount of the same payload.
+            | InitFlags::FUSE_EXPORT_SUPPORT
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
             // The content never changes, so the kernel need not drop cached data.
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
@@ -151,10 +164,20 @@ impl fuser::Filesystem for FuseAdapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.activity.note();
-        match self.filesystem.lookup(parent.0, name.as_bytes()) {
-            Ok(node) => {
-                let attr = self.attr(node.ino(), NodeKind::File(node.size));
-                reply.entry(&FOREVER, &attr, Generation(0));
+        let found = match name.as_bytes() {
+            // Only a server of NFS asks this, for a file handle of which the kernel knows
+            // nothing but the inode number.
+            b"." => self.filesystem.kind(parent.0).map(|kind| (parent.0, kind)),
+            b".." => Ok((ROOT, NodeKind::Directory)),
+            name => {
+                let found = self.filesystem.lookup(parent.0, name);
+                found.map(|node| (node.ino(), NodeKind::File(node.size)))
+            }
+        };
+        match found {
+            Ok((ino, kind)) => {
+                let attr = self.attr(ino, kind);
+                reply.entry(&FOREVER, &attr, self.generation(ino));
             }
             Err(refusal) => reply.error(no(&refusal)),
         }
@@ -280,7 +303,8 @@ impl fuser::Filesystem for FuseAdapter {
             let name = OsStr::from_bytes(row.name);
             let attr = self.attr(row.ino, row.kind);
             let ino = INodeNo(row.ino);
-            if reply.add(ino, row.next, name, &FOREVER, &attr, Generation(0)) {
+            let generation = self.generation(row.ino);
+            if reply.add(ino, row.next, name, &FOREVER, &attr, generation) {
                 break;
             }
         }

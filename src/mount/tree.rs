@@ -58,6 +58,8 @@ pub struct Tree {
     by_name: HashTable<u32>,
     hasher: RandomState,
     bytes: u64,
+    /// A hash of all files, the same in every mount. FNV-1a.
+    identity: u64,
 }
 
 impl Default for Tree {
@@ -68,6 +70,7 @@ impl Default for Tree {
             by_name: HashTable::new(),
             hasher: RandomState::new(),
             bytes: 0,
+            identity: 0xcbf2_9ce4_8422_2325,
         }
     }
 }
@@ -94,6 +97,10 @@ impl Tree {
             size,
         });
         self.bytes += size;
+        let numbers = [data_offset, size].map(u64::to_le_bytes);
+        for byte in name.iter().chain(numbers.as_flattened()) {
+            self.identity = (self.identity ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
         let (names, records, hasher) = (&self.names, &self.records, &self.hasher);
         self.by_name.insert_unique(hash, number, |&number| {
             hasher.hash_one(name_of(names, records, number as usize))
@@ -124,6 +131,12 @@ impl Tree {
     /// Returns the total size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns a number that differs for trees with other files, with a probability that suffices
+    /// against mistakes.
+    pub fn identity(&self) -> u32 {
+        (self.identity ^ (self.identity >> 32)) as u32
     }
 
     /// Returns the file at `index`.

@@ -20,6 +20,7 @@ mod attributes;
 mod command;
 mod devices;
 mod faulty_source;
+mod file_handles;
 mod filesystem;
 mod fstab;
 mod interrupted_sums;
