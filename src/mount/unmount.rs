@@ -116,7 +116,7 @@ pub fn unmount(dir: &Path, if_busy: IfBusy, timeout: Duration) -> Result<Option<
     if has_ended {
         return Ok(None);
     }
-    let others = mount.map_or_else(Vec::new, |mount| mounts_everywhere(mount.device));
+    let others = mount.map_or_else(Vec::new, |mount| mounts_everywhere(mount.device, &dir));
     if others.is_empty() {
         return Err(still_runs(&dir, pid, timeout));
     }
@@ -171,7 +171,7 @@ fn still_runs(dir: &Path, pid: Pid, timeout: Duration) -> Error {
         .with_path(dir)
         .note(format!("the server is process {pid}"))
         .advice(format!(
-            "it ends when a last read of the disk ends, `kill {pid}` ends it before"
+            "wait until the disk has answered its last read, or end it with `kill -9 {pid}`"
         ))
 }
 

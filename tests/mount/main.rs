@@ -19,6 +19,7 @@ mod memory_filesystem;
 mod attributes;
 mod command;
 mod devices;
+mod documents;
 mod faulty_source;
 mod file_handles;
 mod filesystem;
