@@ -191,7 +191,6 @@ fn every_failure_is_told_in_three_short_lines() {
     for (status, _, args) in FAILURES {
         let ran = Ran::of(&mut command(dir.path(), args, false));
         let lines: Vec<&str> = ran.stderr.lines().collect();
-        eprintln!("$ lbpayload {args}\n{}-> {:?}", ran.stderr, ran.status);
         let first = lines.first().copied().unwrap_or_default();
         let level = if *status == 3 { "warning" } else { "error" };
         let level = format!("lbpayload: {level}: ");
@@ -264,7 +263,6 @@ fn every_failure_of_the_drop_in_is_one_line() {
                 .args(args.split(' ')),
         )
         .exits(1);
-        eprintln!("$ payload-import {args}\n{}", ran.stderr);
         assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         assert!(ran.stderr.starts_with("payload-import: "), "{}", ran.stderr);
     }
