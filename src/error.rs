@@ -287,11 +287,16 @@ impl Error {
 
     /// Returns facts that help to find the place of the error, one per line.
     pub fn notes(&self) -> Vec<String> {
-        let Detail { offset, entry, .. } = &*self.0;
+        let Detail {
+            offset,
+            entry,
+            source,
+            ..
+        } = &*self.0;
         let place = match (offset, entry) {
             (Some(offset), Some((index, _))) => Some(format!("entry {index}, at offset {offset}")),
-            // The start of the source needs no words.
-            (Some(0), None) => None,
+            // A wrong header needs no place.
+            (Some(0), None) if source.is_none() => None,
             (Some(offset), None) => Some(format!("at offset {offset}")),
             (None, Some((index, Some(_)))) => Some(format!("entry {index}")),
             (None, _) => None,

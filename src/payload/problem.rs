@@ -339,7 +339,10 @@ impl Problem {
             Cause::Fault(Fault::WrongMagic { found }) if !found.is_empty() => return None,
             Cause::Fault(fault) if fault.is_about_the_name() => return None,
             Cause::Fault(
-                Fault::CutOff { .. } | Fault::CountTooLarge { .. } | Fault::DataPastEnd { .. },
+                Fault::WrongMagic { .. }
+                | Fault::CutOff { .. }
+                | Fault::CountTooLarge { .. }
+                | Fault::DataPastEnd { .. },
             ) if source.is_device() => {
                 // Rounding down to whole sectors loses less than one sector.
                 if self.missing() < 4096 {

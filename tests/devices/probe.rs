@@ -96,7 +96,7 @@ fn probe_of_named_devices_reports_only_these_in_the_given_order() {
     );
     let none = run([Path::new("probe"), &other.path])
         .exits(3)
-        .says("no payload found");
+        .says("no payload in ");
     assert_eq!(none.stdout, "");
     assert_eq!(report(&other.path, 3)["verdict"], "no-magic");
 }
