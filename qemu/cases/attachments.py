@@ -153,7 +153,7 @@ def sectors_4096_odd(lab):
     script = """
         payload-import --mount-proc
         exits 3 lbpayload import "$DEST"
-        says "lbpayload pack --pad 4096"
+        says "truncate -s %4096"
         pass
     """
     lab.boot(destination, [Disk(payload.path, sector=4096)], script)

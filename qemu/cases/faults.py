@@ -58,7 +58,7 @@ def source_eio(lab):
     payload, destination = lab.payload(), lab.destination("ext4", 640 * MIB)
     chance = random.Random(SEED)
     data = payload.bytes // 512
-    # Not in the first header, behind which a device is no payload.
+    # Not in the first header: without it, the device is not a payload.
     sectors = [chance.randrange(1, data) for _ in range(12)]
     disks = []
     for sector in sectors:
