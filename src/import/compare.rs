@@ -89,8 +89,8 @@ pub(super) fn has_sum(file: &File, sum: Sha256Sum, progress: &dyn Progress) -> R
         if n == 0 {
             return Ok(Sha256Sum::from_hasher(hasher) == sum);
         }
-        progress.advance(n as u64);
         hasher.update(&buf[..n]);
+        progress.advance(n as u64);
         drop_cached(file.as_fd(), at, n as u64);
         at += n as u64;
     }

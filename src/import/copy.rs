@@ -215,6 +215,8 @@ impl<'j, 'a> Copy<'j, 'a> {
     ) -> Result<()> {
         self.bad.any = true;
         self.bad.damaged.set(entry.index)?;
+        // The recovery reads it.
+        self.job.progress.skip(range.len() as u64);
         if self.job.is_small(entry) {
             self.small.forget_partial();
             return Ok(());

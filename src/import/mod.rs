@@ -483,7 +483,7 @@ fn missing(sums: &Checksums, selection: &Selection) -> (Vec<String>, u64) {
 
 fn open_destination(options: &Options) -> Result<Option<Directory>> {
     Directory::refuse_in_dev(&options.dest)?;
-    if options.dry_run && !options.dest.exists() {
+    if options.dry_run && !options.dest.exists() && !options.dest.is_symlink() {
         return Ok(None);
     }
     if options.dry_run {
