@@ -186,6 +186,11 @@ impl FaultMap {
         known.gone || known.end.is_some_and(|end| offset >= end)
     }
 
+    /// Returns whether the source ends before `offset` now.
+    pub fn has_ended_before(&self, offset: u64) -> bool {
+        self.lock().end.is_some_and(|end| offset >= end)
+    }
+
     /// Returns the last error of the system.
     pub fn error(&self) -> io::Error {
         self.lock().error()

@@ -108,6 +108,14 @@ impl Ranges {
     }
 }
 
+impl From<Range<u64>> for Ranges {
+    fn from(range: Range<u64>) -> Self {
+        let mut ranges = Self::default();
+        ranges.add(range);
+        ranges
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

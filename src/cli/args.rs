@@ -187,8 +187,17 @@ pub(super) struct ListArgs {
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// The image file or block device
-    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
-    pub source: PathBuf,
+    #[arg(value_name = "SRC", required_unless_present = "device", conflicts_with = "device",
+          value_hint = ValueHint::FilePath)]
+    pub source: Option<PathBuf>,
+
+    /// In place of SRC, several copies of one payload: what one copy cannot give, the next must
+    #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub device: Vec<PathBuf>,
+
+    /// Write a map of the sectors that cannot be read to FILE, in the format of GNU ddrescue
+    #[arg(long, value_name = "FILE", conflicts_with = "device", value_hint = ValueHint::FilePath)]
+    pub map: Option<PathBuf>,
 
     #[command(flatten)]
     pub input: SourceArgs,
@@ -207,17 +216,24 @@ pub(super) struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "lbpayload cat [OPTIONS] <SRC> <NAME>...\n       \
+                            lbpayload cat [OPTIONS] --device <SRC> --device <SRC> <NAME>...")]
 pub(super) struct CatArgs {
     /// The image file or block device
-    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
-    pub source: PathBuf,
+    #[arg(value_name = "SRC", required_unless_present = "device", value_hint = ValueHint::FilePath)]
+    pub source: Option<PathBuf>,
+
+    /// Names of files in the payload
+    #[arg(value_name = "NAME", required_unless_present = "device")]
+    pub names: Vec<OsString>,
+
+    /// In place of SRC, several copies of one payload: what cannot be read from one is read from
+    /// the next
+    #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub device: Vec<PathBuf>,
 
     #[command(flatten)]
     pub input: SourceArgs,
-
-    /// Names of files in the payload
-    #[arg(value_name = "NAME", required = true)]
-    pub names: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -4,20 +4,39 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::block::Ranges;
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Entry, EntryReader, Payload};
+use crate::payload::{Cause, CopyReader, Entry, EntryReader, Index, Payload, refuse_other_headers};
+use crate::progress::Silent;
 
 use super::args::CatArgs;
 use super::exit::Outcome;
 use super::list;
 use super::output::Out;
 
+/// The size of the pieces in which several copies are read, in bytes.
+const PIECE: u64 = 1 << 20;
+
 pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
-    let payload = list::open(&args.source, &args.input)?;
-    let found = find(&payload, &args.names)?;
+    let mut names = args.names.clone();
+    let mut paths = args.device.clone();
+    match (&args.source, paths.is_empty()) {
+        (Some(source), true) => paths.push(source.clone()),
+        // With --device, the first argument is a name too.
+        (Some(first), false) => names.insert(0, first.into()),
+        (None, _) => {}
+    }
+    if names.is_empty() {
+        let message = "the names of files in the payload are missing";
+        return Err(Error::new(Kind::Usage, message).advice("lbpayload cat --help"));
+    }
+    let payload = list::open(&paths, &args.input)?;
     let mut out = Out::new();
-    for name in &args.names {
-        if let Some(entry) = found.get(name) {
+    if paths.len() > 1 {
+        cat_copies(&payload.recording_faults(), &names, &mut out)?;
+    } else {
+        let found = find(&payload, &names)?;
+        for entry in names.iter().filter_map(|name| found.get(name)) {
             let mut reader = EntryReader::new(&payload, entry)?;
             while let Some(bytes) = reader.next_block()? {
                 out.put(bytes)?;
@@ -26,6 +45,51 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
     }
     out.end()?;
     Ok(Outcome::Done)
+}
+
+/// Writes files of a payload that exists in several copies. What cannot be read from the first
+/// comes from the next that holds the same file.
+fn cat_copies(payload: &Payload, names: &[OsString], out: &mut Out) -> Result<()> {
+    let index = Index::strict(payload, &Silent)?;
+    refuse_other_headers(&index, &Silent)?;
+    let found = find(payload, names)?;
+    let mut reader = CopyReader::new(payload, &Silent)?;
+    for entry in names.iter().filter_map(|name| found.get(name)) {
+        let mut order = vec![0];
+        let mut differs = None;
+        let mut at = entry.data_offset;
+        while at < entry.end() {
+            let piece = at..entry.end().min(at + PIECE);
+            let mut missing = Ranges::default();
+            let mut bytes = Vec::new();
+            for attempt in 0..2 {
+                bytes.clear();
+                missing = reader.read(&order, piece.clone(), &mut |read| {
+                    bytes.extend_from_slice(read);
+                    Ok(())
+                })?;
+                if missing.is_empty() || attempt > 0 || order.len() > 1 {
+                    break;
+                }
+                for copy in 1..reader.copies() {
+                    match reader.difference(0, copy, entry.data_offset..entry.end())? {
+                        None => order.push(copy),
+                        Some(at) => {
+                            let other = reader.copy(copy).path().to_owned();
+                            differs = Some(entry.problem(at, Cause::CopiesDiffer { other }));
+                        }
+                    }
+                }
+            }
+            if !missing.is_empty() {
+                let problem = differs.unwrap_or_else(|| reader.problem(entry, &missing));
+                return Err(problem.into_error(&**payload.source()));
+            }
+            out.put(&bytes)?;
+            at = piece.end;
+        }
+    }
+    Ok(())
 }
 
 /// Finds all of `names` before a byte is written. The walk ends with the last of them, so damage

@@ -57,7 +57,7 @@ impl Serialize for JsonEntries<'_> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
-    let payload = open(&args.source, &args.input)?;
+    let payload = open(&[&args.source], &args.input)?;
     let mut problems = Problems::default();
     let index = Index::scan(&payload, &Silent, &mut |problem| {
         problems.add(problem);
@@ -103,10 +103,10 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
 
 /// Opens the source of a command that reads headers. A device is read past the page cache; a
 /// regular file through the page cache, where skipping from header to header is cheapest.
-pub(super) fn open(path: &Path, args: &SourceArgs) -> Result<Payload> {
+pub(super) fn open<P: AsRef<Path>>(paths: &[P], args: &SourceArgs) -> Result<Payload> {
     let options = SourceOptions {
         cached_files: true,
         ..SourceOptions::default()
     };
-    Payload::open(args.open(&[path], options)?)
+    Payload::open(args.open(paths, options)?)
 }

@@ -9,6 +9,7 @@ mod help;
 mod import;
 mod list;
 mod logging;
+mod map;
 mod mount;
 mod mount_helper;
 mod mount_index;

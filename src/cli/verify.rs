@@ -15,7 +15,7 @@ use crate::verify::{FileVerdict, Report, verify};
 use super::args::{ProgressForm, VerifyArgs};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
-use super::{progress, signals, sums};
+use super::{map, progress, signals, sums};
 
 /// A problem in the form that `verify --json` and `list --json` print.
 #[derive(Serialize)]
@@ -43,6 +43,10 @@ impl JsonRange {
         let Cause::BadSectors { ranges, .. } = &problem.cause else {
             return Vec::new();
         };
+        Self::of(ranges, source)
+    }
+
+    fn of(ranges: &[Range<u64>], source: &dyn Source) -> Vec<Self> {
         let range = |range: &Range<u64>| Self {
             offset: source.start() + range.start,
             length: range.end - range.start,
@@ -81,19 +85,27 @@ struct JsonReport<'a> {
     more_problems: u64,
     matched: u64,
     unlisted: u64,
+    /// The sectors that cannot be read from the first copy.
+    bad: Vec<JsonRange>,
+    from_other_copies: u64,
 }
 
 pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     let sums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
     signals::listen()?;
-    let source = args.input.open(&[&args.source], SourceOptions::default())?;
+    let paths: Vec<&Path> = match &args.source {
+        Some(source) => vec![source],
+        None => args.device.iter().map(|device| device.as_path()).collect(),
+    };
+    let path = paths[0];
+    let source = args.input.open(&paths, SourceOptions::default())?;
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
         Ok(payload) => payload,
         Err(problem) => {
             if args.json {
                 out.json(&JsonReport {
-                    source: &args.source,
+                    source: path,
                     dialect: None,
                     files: 0,
                     payload_bytes: 0,
@@ -102,6 +114,8 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
                     more_problems: 0,
                     matched: 0,
                     unlisted: 0,
+                    bad: Vec::new(),
+                    from_other_copies: 0,
                 })?;
                 out.end()?;
             }
@@ -133,7 +147,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     let report = result?;
     if args.json {
         out.json(&JsonReport {
-            source: &args.source,
+            source: path,
             dialect: Some(report.dialect),
             files: report.files,
             payload_bytes: report.payload_bytes,
@@ -142,6 +156,8 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
             more_problems: report.problems.more(),
             matched: report.matched,
             unlisted: report.unlisted,
+            bad: JsonRange::of(&report.bad, &*source),
+            from_other_copies: report.from_other_copies,
         })?;
     }
     out.end()?;
@@ -152,10 +168,20 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
             several(&unlisted, report.unlisted)
         );
     }
-    finish(&args.source, report, &*source, quiet)
+    if let Some(map) = &args.map {
+        map::write(map, &report, &*source)?;
+    }
+    finish(path, report, &*source, quiet)
 }
 
 fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Result<Outcome> {
+    if report.from_other_copies > 0 {
+        log::warn!(
+            "`{}` lacks {}, another copy has it",
+            printable(&path.to_string_lossy()),
+            human_bytes(report.from_other_copies)
+        );
+    }
     if report.is_ok() {
         if !quiet {
             to_stderr(&format!(

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use crate::block::Queue;
 use crate::durable::Store;
-use crate::payload::{Checksums, Entry, Hashed, Index, Problems, Reread};
+use crate::payload::{Bits, Checksums, Entry, Hashed, Index, Problems, Reread};
 use crate::progress::Progress;
 
-use super::bits::Bits;
 use super::commit::{Complete, Step};
 use super::plan::Plan;
 use super::small::Batch;

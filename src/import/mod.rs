@@ -1,6 +1,5 @@
 //! Imports a payload into a directory: the plan and the copy.
 
-mod bits;
 mod commit;
 mod compare;
 mod copy;

@@ -11,10 +11,9 @@ use std::os::unix::fs::FileExt;
 
 use crate::durable::{Directory, Lookup, Store, settle};
 use crate::error::{Error, Result, printable};
-use crate::payload::Index;
+use crate::payload::{Bits, Index};
 use crate::sys::drop_cached;
 
-use super::bits::Bits;
 use super::commit::{Complete, commit_now};
 
 const SUFFIX: &str = ".partial";
@@ -25,8 +24,8 @@ const MAX: usize = 10_000;
 /// The longest name that Linux stores, in bytes.
 const NAME_MAX: usize = 255;
 
-/// Gives the staged files in `slots` their names, and returns how many there are. Where something
-/// else has the name, a warning says so.
+/// Gives the staged files in `slots` their names, and returns how many there are. An older partial
+/// file that holds more stays. Where something else has the name, a warning says so.
 pub(super) fn keep(
     dest: &Directory,
     store: &dyn Store,
@@ -35,6 +34,7 @@ pub(super) fn keep(
 ) -> Result<u64> {
     let entries = names_of_entries(index)?;
     let mut batch = Vec::new();
+    let mut kept = 0;
     for entry in index.entries()? {
         let entry = entry?;
         if !slots.get(entry.index) {
@@ -43,21 +43,21 @@ pub(super) fn keep(
         let failed =
             |doing, e| Error::io(doing, e).with_entry(entry.index, Some(&entry.shown_name()));
         let name = format!("{}{SUFFIX}", entry.shown_name());
-        let refuse = |why: &str| log::warn!("`{}` is not written: {why}", printable(&name));
+        let skip = |why: &str| log::warn!("`{}` is not written: {why}", printable(&name));
         let file = store
             .reopen(entry.index, entry.size)
             .map_err(|e| failed("open the staged file of", e))?;
         let replaces = match dest.lookup(&name)? {
             _ if name.len() > NAME_MAX => {
-                refuse("the name is too long");
+                skip("the name is too long");
                 continue;
             }
             _ if entries.is_none() || entries.as_ref().is_some_and(|e| e.contains(&name)) => {
-                refuse("the payload has a file of this name");
+                skip("the payload has a file of this name");
                 continue;
             }
             _ if batch.len() == MAX => {
-                refuse("there are too many");
+                skip("there are too many");
                 continue;
             }
             Lookup::Nothing => false,
@@ -66,15 +66,17 @@ pub(super) fn keep(
                     holds(whole, part).map_err(|e| failed("compare the older parts of", e))
                 };
                 if !holds(&file, &old)? {
-                    if !holds(&old, &file)? {
-                        refuse("a file of this name exists and is something else");
+                    if holds(&old, &file)? {
+                        kept += 1;
+                    } else {
+                        skip("a file of this name exists and is something else");
                     }
                     continue;
                 }
                 true
             }
             _ => {
-                refuse("something else has the name");
+                skip("something else has the name");
                 continue;
             }
         };
@@ -88,7 +90,9 @@ pub(super) fn keep(
         });
     }
     let committed = commit_now(store, batch);
-    committed.result.map(|()| committed.settled.len() as u64)
+    committed
+        .result
+        .map(|()| kept + committed.settled.len() as u64)
 }
 
 /// Removes the partial files in `dest` whose file is complete now.

@@ -6,10 +6,9 @@ use std::str::FromStr;
 
 use crate::durable::{Directory, Lookup, STAGING_NAME, settle};
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Checksums, Entry, Index, Payload};
+use crate::payload::{Bits, Checksums, Entry, Index, Payload};
 use crate::progress::Progress;
 
-use super::bits::Bits;
 use super::compare::{Comparer, has_sum};
 
 /// What to do if a file with other content has an entry's name. A file with the same

@@ -13,10 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::block::{AlignedBuf, Ranges, Source};
 use crate::durable::settle;
 use crate::error::{Error, Result};
-use crate::payload::{Cause, Entry, Sha256Sum, read_around};
+use crate::payload::{Bits, Cause, Entry, Sha256Sum, read_around};
 use crate::sys::drop_cached;
 
-use super::bits::Bits;
 use super::commit::{Complete, commit_now};
 use super::job::{Copied, CopyJob, Recovery};
 
@@ -127,7 +126,7 @@ impl<'a> Recoverer<'a> {
         let faults = self.copies[0].faults();
         let holes = match faults.filter(|_| !self.job.is_small(entry)) {
             Some(faults) => faults.holes_in(range),
-            None => whole(range),
+            None => Ranges::from(range),
         };
         let phase = format!("reading around bad sectors of {}", entry.shown_name());
         self.job.progress.begin(&phase, holes.bytes());
@@ -174,7 +173,7 @@ impl<'a> Recoverer<'a> {
                 break;
             }
             self.taken.fill(0);
-            let mut missing = whole(entry.data_offset..entry.end());
+            let mut missing = Ranges::from(entry.data_offset..entry.end());
             for n in 0..self.copies.len() {
                 let copy = (first + n) % self.copies.len();
                 missing = self.fill(&file, entry, copy, &missing)?;
@@ -205,7 +204,7 @@ impl<'a> Recoverer<'a> {
                 continue;
             }
             let range = entry.data_offset..entry.end();
-            let mut missing = whole(range);
+            let mut missing = Ranges::from(range);
             for bad in &bad {
                 missing = missing.common(bad);
             }
@@ -230,9 +229,11 @@ impl<'a> Recoverer<'a> {
     fn holes(&self, entry: &Entry, copies: usize) -> Ranges {
         let range = entry.data_offset..entry.end();
         let copies = self.copies[..copies].iter();
-        copies.fold(whole(range.clone()), |holes, copy| match copy.faults() {
-            Some(faults) => holes.common(&faults.bad_in(range.clone())),
-            None => holes,
+        copies.fold(Ranges::from(range.clone()), |holes, copy| {
+            match copy.faults() {
+                Some(faults) => holes.common(&faults.bad_in(range.clone())),
+                None => holes,
+            }
         })
     }
 
@@ -262,7 +263,7 @@ impl<'a> Recoverer<'a> {
         copy: usize,
         holes: &Ranges,
     ) -> Result<Option<u64>> {
-        let mut known = whole(entry.data_offset..entry.end());
+        let mut known = Ranges::from(entry.data_offset..entry.end());
         holes.iter().for_each(|hole| known.remove(hole));
         let mut differs = None;
         let mut own = vec![0; self.buf.len()];
@@ -366,12 +367,6 @@ impl<'a> Recoverer<'a> {
             .discard(entry.index)
             .map_err(failed("remove", entry))
     }
-}
-
-fn whole(range: Range<u64>) -> Ranges {
-    let mut ranges = Ranges::default();
-    ranges.add(range);
-    ranges
 }
 
 fn failed<'a>(doing: &'static str, entry: &'a Entry) -> impl Fn(io::Error) -> Error + 'a {

@@ -1,6 +1,8 @@
 //! Payloads: their entries, data and checksums.
 
+mod bits;
 mod checksums;
+mod copy_reader;
 mod digest;
 mod entry_stream;
 mod index;
@@ -27,7 +29,9 @@ pub(crate) use internals::*;
 
 /// Items that the program and its tests use, and users of the library do not need.
 mod internals {
+    pub use super::bits::Bits;
     pub use super::checksums::sum_line;
+    pub use super::copy_reader::CopyReader;
     pub use super::digest::{Hashed, Lanes};
     pub use super::entry_stream::{EntryStream, OnFault, Piece, Reread};
     pub use super::live_bootstrap::bootstrap_sources;

@@ -1,12 +1,14 @@
 //! Verifies a payload: checks its structure, then reads every byte of it.
 
 mod reader;
+mod recover;
 mod report;
 
 use crate::block::ThreadQueue;
 use crate::error::{Error, Result};
 use crate::payload::{
     Cause, Checksums, Index, Payload, Problem, Problems, embedded_checksums, embedded_entry,
+    refuse_other_headers,
 };
 use crate::progress::Progress;
 
@@ -15,10 +17,12 @@ use reader::Reader;
 pub use report::{FileVerdict, Report};
 
 /// Verifies `payload` against `sums` and the embedded checksums, which are added to
-/// `sums`. Reports each file that has a checksum, or that has none while others do.
+/// `sums`. Reports each file that has a checksum, or that has none while others do. Files that
+/// could not be read in large blocks come last: they are read sector by sector, and from the other
+/// copies if the source consists of several.
 ///
 /// # Errors
-/// An interruption, too little memory, or checksums that cannot be parsed. Problems of
+/// An interruption, too little memory, or copies whose headers differ. Problems of
 /// the payload are in the report and not errors.
 pub fn verify(
     payload: &Payload,
@@ -26,10 +30,13 @@ pub fn verify(
     progress: &dyn Progress,
     tell: &mut dyn FnMut(&str, FileVerdict),
 ) -> Result<Report> {
+    let payload = &payload.recording_faults();
     let mut report = Report {
         dialect: payload.dialect(),
         files: 0,
         payload_bytes: 0,
+        bad: Vec::new(),
+        from_other_copies: 0,
         problems: Problems::default(),
         matched: 0,
         unlisted: 0,
@@ -38,6 +45,7 @@ pub fn verify(
         report.problems.add(problem);
         Ok(())
     })?;
+    refuse_other_headers(&index, progress)?;
     report.files = index.files();
     report.payload_bytes = index.payload_bytes();
     if let Some(entry) = embedded_entry(&index)? {
@@ -59,6 +67,11 @@ pub fn verify(
     )?
     .run()?;
     progress.end();
+    let first = payload.first_copy();
+    if let Some(faults) = first.source().faults() {
+        report.bad = faults.bad_in(0..u64::MAX).iter().collect();
+    }
+    report.problems.sort();
     if index.is_whole() {
         for name in sums.unseen() {
             report.problems.add(Problem {

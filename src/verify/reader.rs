@@ -7,10 +7,12 @@ use std::sync::Arc;
 use crate::block::{Completion, Queue};
 use crate::error::{Error, Result};
 use crate::payload::{
-    Cause, Checksums, Entry, EntryStream, Hashed, Index, Lanes, OnFault, Piece, Reread, Sha256Sum,
+    Bits, Checksums, CopyReader, Entry, EntryStream, Hashed, Index, Lanes, OnFault, Piece, Reread,
+    Sha256Sum,
 };
 use crate::progress::Progress;
 
+use super::recover::look_again;
 use super::report::{FileVerdict, Report};
 
 /// The number of blocks in flight.
@@ -53,6 +55,10 @@ pub(super) struct Reader<'a> {
     report: &'a mut Report,
     progress: &'a dyn Progress,
     has_sums: bool,
+    index: &'a Index,
+    /// The entries to look at again.
+    again: Bits,
+    copies: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -65,8 +71,11 @@ impl<'a> Reader<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         Ok(Self {
-            stream: EntryStream::new(index, |_| true, BLOCK_BYTES, DEPTH, HASHING, OnFault::Find)?,
+            stream: EntryStream::new(index, |_| true, BLOCK_BYTES, DEPTH, HASHING, OnFault::Skip)?,
             has_sums: !sums.is_empty(),
+            again: Bits::default(),
+            copies: index.payload().source().copies().len(),
+            index,
             sums,
             queue,
             begun: None,
@@ -89,9 +98,9 @@ impl<'a> Reader<'a> {
             }
             self.stream.submit(&mut *self.queue)?;
             if let Some(piece) = self.stream.next_piece()? {
-                self.take(piece);
+                self.take(piece)?;
             } else if self.stream.is_done()? && self.waiting.is_empty() {
-                return Ok(());
+                return self.look_again();
             } else {
                 self.wait()?;
             }
@@ -107,7 +116,7 @@ impl<'a> Reader<'a> {
             Some(Completion::Job(Done::Reread(done))) => self.stream.complete_reread(done),
             Some(Completion::Job(Done::Hashed(done))) => {
                 if let Some((id, found)) = self.lanes.complete(done, queue) {
-                    self.hashed(id, found);
+                    self.hashed(id, found)?;
                 }
             }
             Some(Completion::Write { .. } | Completion::WriteShared { .. }) => {}
@@ -117,11 +126,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn take(&mut self, piece: Piece) {
+    fn take(&mut self, piece: Piece) -> Result<()> {
         match piece {
             Piece::Empty(entry) => {
                 self.begin(&entry);
-                self.hashed(entry.index, Sha256Sum::of(b""));
+                self.hashed(entry.index, Sha256Sum::of(b""))?;
             }
             Piece::Bytes {
                 entry,
@@ -134,9 +143,9 @@ impl<'a> Reader<'a> {
                 self.progress.advance(bytes);
                 if bytes == entry.size && range.len() <= SMALL_MAX {
                     if self.waiting.contains_key(&id) {
-                        self.hashed(id, Sha256Sum::of(&block[range]));
+                        self.hashed(id, Sha256Sum::of(&block[range]))?;
                     }
-                    return;
+                    return Ok(());
                 }
                 if offset == 0 && self.waiting.contains_key(&id) {
                     self.lanes.open(id);
@@ -144,16 +153,59 @@ impl<'a> Reader<'a> {
                 self.lanes.feed(id, &block, range, &mut *self.queue);
                 if offset + bytes == entry.size {
                     if let Some(found) = self.lanes.close(id) {
-                        self.hashed(id, found);
+                        self.hashed(id, found)?;
                     }
                 }
             }
-            Piece::Unreadable { entry, at, cause } => {
+            Piece::Gap { entry, .. } => {
                 self.begin(&entry);
-                self.unreadable(&entry, at, cause);
+                self.lanes.abandon(entry.index);
+                self.look_at_later(&entry)?;
             }
-            Piece::Gap { .. } | Piece::EndOfBlock => {}
+            // Only a stream that stops at faults returns it.
+            Piece::Unreadable { .. } | Piece::EndOfBlock => {}
         }
+        Ok(())
+    }
+
+    /// Leaves an entry for the end.
+    fn look_at_later(&mut self, entry: &Arc<Entry>) -> Result<()> {
+        if self.waiting.remove(&entry.index).is_some() {
+            self.verdicts.put(entry, None);
+        }
+        self.again.set(entry.index)
+    }
+
+    /// Looks again at the entries that were left.
+    fn look_again(&mut self) -> Result<()> {
+        if self.again.is_empty() {
+            return Ok(());
+        }
+        let mut reader = CopyReader::new(self.index.payload(), self.progress)?;
+        for entry in self.index.entries()? {
+            let entry = entry?;
+            if !self.again.get(entry.index) {
+                continue;
+            }
+            let name = entry.shown_name();
+            let phase = format!("reading around bad sectors of {name}");
+            self.progress.begin(&phase, entry.size);
+            let sum = self.sums.get(&name);
+            let problem = look_again(&mut reader, &entry, sum)?;
+            let verdict = match problem {
+                None => FileVerdict::Ok,
+                Some(problem) => {
+                    self.report.problems.add(problem);
+                    FileVerdict::Failed
+                }
+            };
+            if sum.is_some() {
+                self.report.matched += u64::from(verdict == FileVerdict::Ok);
+                (self.verdicts.tell)(&name, verdict);
+            }
+        }
+        self.report.from_other_copies = reader.taken().iter().skip(1).sum();
+        Ok(())
     }
 
     /// Looks up the checksum of an entry when its first piece arrives.
@@ -175,10 +227,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn hashed(&mut self, id: u64, found: Sha256Sum) {
+    fn hashed(&mut self, id: u64, found: Sha256Sum) -> Result<()> {
         let Some((entry, expected)) = self.waiting.remove(&id) else {
-            return;
+            return Ok(());
         };
+        if found != expected && self.copies > 1 {
+            // Another copy may be right.
+            self.verdicts.put(&entry, None);
+            return self.again.set(id);
+        }
         let verdict = if found == expected {
             self.report.matched += 1;
             FileVerdict::Ok
@@ -187,14 +244,7 @@ impl<'a> Reader<'a> {
             FileVerdict::Failed
         };
         self.verdicts.put(&entry, Some(verdict));
-    }
-
-    fn unreadable(&mut self, entry: &Entry, at: u64, cause: Cause) {
-        self.report.problems.add(entry.problem(at, cause));
-        self.lanes.abandon(entry.index);
-        if self.waiting.remove(&entry.index).is_some() {
-            self.verdicts.put(entry, Some(FileVerdict::Failed));
-        }
+        Ok(())
     }
 }
 

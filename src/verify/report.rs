@@ -1,5 +1,7 @@
 //! The result of a verification.
 
+use std::ops::Range;
+
 use crate::format::Dialect;
 use crate::payload::Problems;
 
@@ -13,6 +15,10 @@ pub struct Report {
     pub files: u64,
     /// The length of the payload in bytes, as far as its entries were found.
     pub payload_bytes: u64,
+    /// The sectors that cannot be read from the first copy, in bytes from the start of the source.
+    pub bad: Vec<Range<u64>>,
+    /// The number of bytes that only another copy could give.
+    pub from_other_copies: u64,
     /// The problems found.
     pub problems: Problems,
     /// The number of files that were read and match their checksum.

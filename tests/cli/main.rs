@@ -14,6 +14,7 @@ macro_rules! lb {
 
 mod broken_images;
 mod cat;
+mod copies;
 mod damage_table;
 mod diff;
 mod every_command;

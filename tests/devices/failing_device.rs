@@ -29,7 +29,7 @@ fn image() -> Image {
 }
 
 #[test]
-fn import_keeps_the_files_before_an_unreadable_sector() {
+fn import_goes_on_after_unreadable_sectors_and_names_them() {
     needs_devices!();
     let _alone = alone();
     for sector in [512, 4096] {
@@ -46,7 +46,7 @@ fn import_keeps_the_files_before_an_unreadable_sector() {
         .exits(1);
         let ran = ran.says(device.path.to_str().unwrap()).says("`bad`");
         let ran = ran.says(&BAD.to_string()).says("Input/output error");
-        ran.says("ddrescue").says("2 of 3 files are complete");
+        ran.says("ddrescue").says("1 of 3 files not imported");
         let (small, large) = (noise(1, 100), noise(2, 1 << 20));
         assert_holds(
             &dest,
@@ -73,6 +73,9 @@ fn verify_reports_the_offset_of_the_read_error() {
         (&problem["kind"], &problem["offset"]),
         (&"io".into(), &BAD.into())
     );
+    let bad = image().bytes().len() as u64 - BAD;
+    let ranges = serde_json::json!([{ "offset": BAD, "length": bad }]);
+    assert_eq!(problem["ranges"], ranges);
 }
 
 #[test]

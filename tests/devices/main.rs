@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_disk;
 mod disks;
 mod failing_device;
 mod full_destination;

@@ -98,6 +98,42 @@ fn probe_counts_copies_on_two_disks_as_two_payloads() {
 }
 
 #[test]
+fn import_uses_two_copies_only_if_it_is_asked_to() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = image(&model()).bytes();
+    let (one, two) = (
+        disk(dir.path(), "one", &bytes, 512),
+        disk(dir.path(), "two", &bytes, 4096),
+    );
+    let view = View::of(&[&one.path, &two.path], Listing::Sys);
+    let dest = dir.path().join("dest");
+    let args = |copies: bool| {
+        let args = ["import", "--json"]
+            .into_iter()
+            .chain(copies.then_some("--copies"));
+        let args: Vec<&Path> = args.map(Path::new).chain([&*dest]).collect();
+        args
+    };
+    view.run(args(false)).exits(4).with_code("ambiguous");
+    assert!(!dest.exists(), "the destination was created");
+    let ran = view.run(args(true)).exits(0);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["copies"].as_array().unwrap().len(), 2);
+    assert_holds(&dest, &model());
+    // A payload with other headers is no copy.
+    let three = disk(
+        dir.path(),
+        "three",
+        &Image::new(&[("z", b"z")]).bytes(),
+        512,
+    );
+    let view = View::of(&[&one.path, &two.path, &three.path], Listing::Sys);
+    view.run(args(true)).exits(4).with_code("ambiguous");
+}
+
+#[test]
 fn import_uses_the_only_payload_it_finds() {
     needs_devices!();
     let _alone = alone();

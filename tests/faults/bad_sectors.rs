@@ -269,7 +269,6 @@ fn every_file_without_a_bad_sector_arrives_and_the_others_are_named_with_exactly
                 }
             },
         );
-        println!("seed {seed}: {} bad sectors of {sector}", bad.len());
         check(&image, &bad, sector, &report, dir.path());
         let reads = disk.reads();
         assert!(reads <= 2 + retries, "seed {seed}: {reads} reads");
