@@ -154,7 +154,7 @@ pub(super) struct PackArgs {
     pub verify: bool,
 
     /// Do not read a block device back
-    #[arg(long)]
+    #[arg(long, overrides_with = "verify")]
     pub no_verify: bool,
 
     /// Allow a payload without files

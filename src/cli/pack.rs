@@ -50,7 +50,6 @@ pub(super) fn run(
     }
     let is_device = is_block_device(&args.output);
     if is_device && !args.force && !args.dry_run {
-        let shown = args.output.display();
         return Err(Error::new(
             Kind::Refused,
             "it is a block device, its content would be lost",
@@ -58,9 +57,7 @@ pub(super) fn run(
         .with_code("needs-force")
         .doing("write")
         .with_path(&args.output)
-        .advice(format!(
-            "add --force to overwrite it, `lbpayload pack --dry-run -o {shown}` shows what is on it"
-        )));
+        .advice("add --force to overwrite it, or --dry-run to see what is on it"));
     }
     if !to_stdout {
         // With a stream there is nothing to clean up, and waiting for a full pipe would delay the
@@ -81,6 +78,10 @@ pub(super) fn run(
     } else {
         Output::File
     };
+    let name = match to_stdout {
+        true => "standard output".into(),
+        false => printable(&args.output.to_string_lossy()),
+    };
     let device = match &output {
         Output::Device(device) => Some(device.contents().clone()),
         _ => None,
@@ -90,10 +91,10 @@ pub(super) fn run(
         if matches!(output, Output::File) {
             pack::refuse_too_little_room(&args.output, plan.image_bytes)?;
         }
-        return show_plan(args, &plan, device);
+        return show_plan(args, &plan, &name, device);
     }
     if let (Some(device), false) = (&device, quiet) {
-        let text = format!("all data on {} is lost now", describe(&args.output, device));
+        let text = format!("overwriting {}", describe(&args.output, device));
         to_stderr(&labelled("lbpayload", Level::Warning, &text));
         for line in found_lines(device) {
             to_stderr(&labelled("lbpayload", Level::Note, &line));
@@ -113,10 +114,6 @@ pub(super) fn run(
     };
     drop(progress);
     if !quiet {
-        let name = match to_stdout {
-            true => "standard output".into(),
-            false => printable(&args.output.to_string_lossy()),
-        };
         to_stderr(&format!("{}\n", closing_line(&name, &report)));
     }
     if args.json {
@@ -188,7 +185,12 @@ fn plan(args: &PackArgs, verbose: bool) -> Result<Plan> {
 }
 
 /// Prints what would be written, and what is on the device.
-fn show_plan(args: &PackArgs, plan: &Plan, device: Option<Contents>) -> Result<Outcome> {
+fn show_plan(
+    args: &PackArgs,
+    plan: &Plan,
+    name: &str,
+    device: Option<Contents>,
+) -> Result<Outcome> {
     let mut out = Out::new();
     let report = plan.report();
     if args.json {
@@ -201,7 +203,7 @@ fn show_plan(args: &PackArgs, plan: &Plan, device: Option<Contents>) -> Result<O
     } else {
         let name = match &device {
             Some(device) => describe(&args.output, device),
-            None => printable(&args.output.to_string_lossy()),
+            None => name.to_owned(),
         };
         out.line(&format!("would pack {} into {name}", amount(&report)))?;
         for line in device.iter().flat_map(found_lines) {

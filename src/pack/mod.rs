@@ -120,6 +120,17 @@ pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Repo
 pub fn to_device(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Result<Report> {
     device.refuse_too_small(plan.image_bytes)?;
     let path = device.path().to_path_buf();
+    overwrite(plan, device, progress).map_err(|e| {
+        if e.io_error().is_some() && e.path() == Some(&path) {
+            e.or_advice("the device holds no payload now, try again or use another device")
+        } else {
+            e
+        }
+    })
+}
+
+fn overwrite(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Result<Report> {
+    let path = device.path().to_path_buf();
     let verify = plan.verify.unwrap_or(true);
     let device = device::DeviceWriter::start(device, verify.then(Written::new))?;
     let named = |e: Error| {

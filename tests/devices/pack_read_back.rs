@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::disks::{backing, first_bytes};
-use crate::support::{Lacks, Loop, Ran, check, lbpayload, noise, run, skip};
+use crate::support::{Lacks, Loop, Mounted, Ran, check, lbpayload, noise, run, skip, tree};
 use crate::{alone, needs_devices};
 
 /// A plugin for nbdkit: a disk that claims $CLAIMED bytes and stores $REAL. What lies
@@ -224,4 +224,22 @@ fn pack_reads_past_the_page_cache_of_the_device() {
         opened.iter().all(|line| line.contains("O_DIRECT")),
         "{opened:?}"
     );
+}
+
+#[test]
+fn pack_checks_the_room_for_a_file_before_it_writes() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let full = Mounted::tmpfs(dir.path(), 2 << 20);
+    let out = full.path.join("out.img");
+    fs::write(&out, "old").unwrap();
+    for options in [&[][..], &["--dry-run"]] {
+        let ran = pack(&out, options, &inputs).exits(1);
+        let ran = ran.says("the image needs 3145787 bytes, the file system has room for ");
+        assert_eq!(ran.json_error()["code"], "no-space");
+    }
+    let left = tree(&full.path);
+    assert_eq!(left, [("out.img".to_owned(), b"old".to_vec())]);
 }
