@@ -13,7 +13,7 @@ use crate::{alone, needs_devices};
 
 /// A plugin for nbdkit: a disk that claims $CLAIMED bytes and stores $REAL. What lies
 /// behind goes to the start again (wrap), only reads do (alias), or it is dropped. At
-/// $SPOIL, what is written is stored wrong.
+/// $SPOIL, what is written is stored wrong if it has at most $SPOIL_MAX bytes.
 const PLUGIN: &str = r#"#!/bin/sh
 at() { echo $(($1 % REAL)); }
 case $1 in
@@ -33,7 +33,7 @@ pwrite)
     else
         dd of="$STORE" oflag=seek_bytes iflag=fullblock seek="$(at "$4")" bs=1M \
             conv=notrunc status=none
-        if [ "$4" = "$SPOIL" ]; then
+        if [ "$4" = "$SPOIL" ] && [ "$3" -le "$SPOIL_MAX" ]; then
             printf wrong | dd of="$STORE" oflag=seek_bytes seek="$4" conv=notrunc status=none
         fi
     fi ;;
@@ -51,8 +51,12 @@ struct Disk {
 
 const CLAIMED: u64 = 1 << 30;
 
+/// No bytes are spoiled.
+const NOTHING: (u64, u64) = (u64::MAX >> 1, 0);
+
 impl Disk {
-    fn make(dir: &Path, real: u64, mode: &str, spoil: u64) -> Self {
+    /// `spoil` is the offset of the wrong bytes, and the largest write that they come from.
+    fn make(dir: &Path, real: u64, mode: &str, spoil: (u64, u64)) -> Self {
         let (plugin, store, file) = (dir.join("plugin"), dir.join("store"), dir.join("disk"));
         fs::write(&plugin, PLUGIN).unwrap();
         fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
@@ -67,7 +71,8 @@ impl Disk {
             .env("CLAIMED", CLAIMED.to_string())
             .env("REAL", real.to_string())
             .env("MODE", mode)
-            .env("SPOIL", spoil.to_string())
+            .env("SPOIL", spoil.0.to_string())
+            .env("SPOIL_MAX", spoil.1.to_string())
             .env("STORE", &store)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -142,7 +147,7 @@ fn a_device_that_is_smaller_than_it_claims_is_called_so() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let inputs = inputs(dir.path());
-        let disk = Disk::make(dir.path(), real, mode, u64::MAX);
+        let disk = Disk::make(dir.path(), real, mode, NOTHING);
         let claim = format!("is smaller than it claims, it {does} what is behind {human}\n");
         let ran = pack(disk.path(), &[], &inputs).exits(1).says(&claim);
         let ran = ran.says(&format!("it stores only {real} bytes"));
@@ -161,7 +166,7 @@ fn a_device_that_is_large_enough_for_the_payload_is_packed() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path());
-    let disk = Disk::make(dir.path(), 4 << 20, "drop", u64::MAX);
+    let disk = Disk::make(dir.path(), 4 << 20, "drop", NOTHING);
     let ran = pack(disk.path(), &[], &inputs).exits(0);
     ran.says("read back and compared\n");
     run([Path::new("verify"), disk.path()]).exits(0);
@@ -176,7 +181,7 @@ fn wrong_bytes_are_found_and_their_place_is_named() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path());
-    let disk = Disk::make(dir.path(), CLAIMED, "wrap", 2 << 20);
+    let disk = Disk::make(dir.path(), CLAIMED, "wrap", (2 << 20, CLAIMED));
     let ran = pack(disk.path(), &[], &inputs).exits(1);
     let ran = ran
         .says("does not return what was written to it\n")
@@ -197,7 +202,7 @@ fn a_wrong_first_sector_is_found_and_leaves_no_payload() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path());
-    let disk = Disk::make(dir.path(), CLAIMED, "wrap", 0);
+    let disk = Disk::make(dir.path(), CLAIMED, "wrap", (0, 4096));
     let ran = pack(disk.path(), &[], &inputs).exits(1);
     ran.with_code("read-back");
     assert_ne!(first_bytes(disk.path(), 8), b"LBPAYLD1");
