@@ -74,17 +74,20 @@ impl OutputDevice {
         .advice("nothing was written, use a larger device"))
     }
 
-    /// Clears all signatures: first the start of the device, then the rest. In between and
-    /// afterwards the device shows neither a payload nor what it held before.
+    /// Clears everything by which the device could be taken for something else.
+    ///
+    /// First only sectors with magic bytes are cleared. So if a power failure leaves some of
+    /// them, what they belong to is still complete.
     fn erase(&self) -> io::Result<()> {
-        self.clear(0..EDGE.min(self.size))?;
-        self.file.sync_all()?;
-        self.clear(self.size.saturating_sub(EDGE).max(EDGE)..self.size)?;
+        let sector = self.sector as u64;
+        self.clear(0..sector)?;
         for &(at, len) in &self.marks {
-            let sector = self.sector as u64;
             let end = (at + len as u64).next_multiple_of(sector);
             self.clear(at - at % sector..end.min(self.size))?;
         }
+        self.file.sync_all()?;
+        self.clear(0..EDGE.min(self.size))?;
+        self.clear(self.size.saturating_sub(EDGE).max(EDGE)..self.size)?;
         self.file.sync_all()
     }
 

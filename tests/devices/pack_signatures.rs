@@ -354,10 +354,11 @@ fn signatures_are_erased_before_data_is_written_and_the_first_sector_comes_last(
     let calls = calls(&device.path, &large, &dir.path().join("trace"));
     let mib = 1 << 20;
     let expected = [
-        Some((0, 2 * mib)),
-        None,
-        Some((SIZE - 2 * mib, 2 * mib)),
+        Some((0, 512)),
         Some((64 * mib, 512)),
+        None,
+        Some((0, 2 * mib)),
+        Some((SIZE - 2 * mib, 2 * mib)),
         None,
         Some((0, mib)),
         Some((mib, mib)),
