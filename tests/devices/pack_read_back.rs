@@ -5,7 +5,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use lbpayload::Kind;
+use lbpayload::pack::{Inputs, Options, OutputDevice, plan, to_device};
+use lbpayload::progress::Progress;
 
 use crate::disks::{backing, first_bytes};
 use crate::support::{Lacks, Loop, Mounted, Ran, check, lbpayload, noise, run, skip, tree};
@@ -247,4 +252,40 @@ fn pack_checks_the_room_for_a_file_before_it_writes() {
     }
     let left = tree(&full.path);
     assert_eq!(left, [("out.img".to_owned(), b"old".to_vec())]);
+}
+
+/// Asks to stop when a phase begins.
+struct StopAt(&'static str, AtomicBool);
+
+impl Progress for StopAt {
+    fn begin(&self, phase: &str, _total_bytes: u64) {
+        self.1.store(phase == self.0, Ordering::Relaxed);
+    }
+    fn advance(&self, _bytes: u64) {}
+    fn file_done(&self, _name: &str) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_pack_that_is_stopped_before_everything_is_compared_leaves_no_payload() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = Inputs::Paths(vec![inputs(dir.path())]);
+    let device = Loop::attach(&backing(dir.path(), "disk", &[], 16 << 20), 512);
+    let pack = |stop: &'static str| {
+        let plan = plan(&inputs, Options::default()).unwrap();
+        let output = OutputDevice::open(&device.path).unwrap();
+        to_device(&plan, output, &StopAt(stop, AtomicBool::new(false)))
+    };
+    for phase in ["packing", "reading back"] {
+        let error = pack(phase).unwrap_err();
+        assert_eq!(error.kind(), Kind::Interrupted, "{phase}: {error}");
+        assert_eq!(first_bytes(&device.path, 512), [0; 512], "{phase}");
+    }
+    assert!(pack("no phase").unwrap().verified);
+    assert_eq!(first_bytes(&device.path, 8), b"LBPAYLD1");
 }
