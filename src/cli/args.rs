@@ -462,6 +462,27 @@ pub(super) struct PromoteArgs {
     #[arg(long, global = true)]
     pub no_initramfs: bool,
 
+    /// Rebuild the initramfs even if nothing that it contains has changed
+    #[arg(long, conflicts_with = "no_initramfs")]
+    pub refresh_initramfs: bool,
+
+    /// Remove the files from the image that the overlay no longer has, or put back what was there
+    /// before
+    #[arg(long, conflicts_with = "overlay_ref")]
+    pub prune: bool,
+
+    /// Promote into this Linux_for_Tegra tree instead of the one of the profile (can be repeated)
+    #[arg(long = "image", id = "images", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub images: Vec<PathBuf>,
+
+    /// Refuse a manifest, state, profile or pointer that deviates from its schema
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Allow a manifest to name sources outside of the workspace
+    #[arg(long)]
+    pub allow_outside: bool,
+
     /// Compare the bytes even of files that have not been touched since the last promote
     #[arg(long)]
     pub recheck: bool,

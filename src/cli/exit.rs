@@ -45,6 +45,8 @@ struct JsonDetail<'a> {
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'static str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     missing: &'a [MissingFile],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -115,6 +117,7 @@ fn say_in_json(error: &Error) {
         name,
         offset: error.offset(),
         missing: error.missing(),
+        route: super::promote::route(error),
         help: &help,
     });
 }
@@ -175,6 +178,7 @@ fn print_usage_json(message: &str, help: &str) {
         entry: None,
         name: None,
         offset: None,
+        route: None,
         missing: &[],
         help: &[help],
     });

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::{
-    Channel, Collision, Counts, Difference, InitramfsOutcome, Options, Ownership, PlannedItem,
-    Report, differences, promote, serve_helper,
+    Channel, Collision, Counts, Difference, Fate, InitramfsOutcome, Options, Ownership,
+    PlannedItem, Report, differences, promote, serve_helper,
 };
 
 use super::args::{ProgressForm, PromoteAction, PromoteArgs};
@@ -16,23 +16,35 @@ use super::output::{Out, lossy};
 use super::{progress, signals};
 
 mod diff;
+mod explain;
 mod recorded;
 mod verify;
 
+pub(super) use explain::route;
+
 pub(super) fn run(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    act(args, form, quiet).map_err(explain::explain)
+}
+
+fn act(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     let Some(action) = &args.action else {
         return forth(args, form, quiet);
     };
-    let of_promote_alone = args.overlay_ref.is_some()
-        || args.offline
-        || args.recheck
-        || args.ownership != Ownership::default();
-    if of_promote_alone {
-        return Err(Error::new(
-            Kind::Usage,
-            "--overlay-ref, --ownership, --offline and --recheck do not go with an action",
-        )
-        .advice("leave them out, or leave out the action"));
+    let of_promote_alone = [
+        ("--overlay-ref", args.overlay_ref.is_some()),
+        ("--offline", args.offline),
+        ("--recheck", args.recheck),
+        ("--ownership", args.ownership != Ownership::default()),
+        ("--refresh-initramfs", args.refresh_initramfs),
+        ("--prune", args.prune),
+        ("--strict", args.strict),
+        ("--allow-outside", args.allow_outside),
+        ("--image before the action", !args.images.is_empty()),
+    ];
+    if let Some((option, _)) = of_promote_alone.iter().find(|(_, given)| *given) {
+        let message = format!("{option} does not go with an action");
+        let advice = "leave it out, or leave out the action";
+        return Err(Error::new(Kind::Usage, message).advice(advice));
     }
     match action {
         PromoteAction::History(image) => recorded::list(args, image),
@@ -62,6 +74,10 @@ struct JsonReport<'a> {
     manifest: Option<&'a str>,
     collision: String,
     notes: &'a [String],
+    warnings: Vec<JsonDeviation<'a>>,
+    leftovers: Vec<JsonLeftover>,
+    never_promoted: Vec<String>,
+    next: &'static [&'static str],
     counts: JsonCounts,
     mirror: &'static str,
     initramfs: String,
@@ -73,6 +89,27 @@ struct JsonReport<'a> {
     /// Only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     differences: Option<Vec<diff::JsonDifference>>,
+}
+
+/// The reports of a promote into several images.
+#[derive(Serialize)]
+struct JsonReports<'a> {
+    images: Vec<JsonReport<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonDeviation<'a> {
+    #[serde(serialize_with = "lossy")]
+    path: &'a Path,
+    field: &'a str,
+    message: &'a str,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct JsonLeftover {
+    path: String,
+    fate: Fate,
 }
 
 #[derive(Serialize)]
@@ -106,6 +143,7 @@ struct JsonItem {
     shadows: Option<Channel>,
     bytes: u64,
     write: bool,
+    remove: bool,
     privilege: bool,
 }
 
@@ -118,10 +156,14 @@ impl JsonItem {
             shadows: item.shadows,
             bytes: item.bytes,
             write: item.is_to_be_written(),
+            remove: item.is_to_be_written() && item.is_removal(),
             privilege: needs_privilege(item),
         }
     }
 }
+
+/// The original's skills that come after a promote.
+const NEXT: [&str; 2] = ["/jetson-flash-image", "/jetson-validate-image"];
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -145,24 +187,45 @@ fn forth(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<
         dry_run: args.dry_run,
         offline: args.offline,
         no_initramfs: args.no_initramfs,
+        refresh_initramfs: args.refresh_initramfs,
         recheck: args.recheck,
+        images: args.images.clone(),
+        strict: args.strict,
+        allow_outside: args.allow_outside,
+        prune: args.prune,
     };
-    let report = promote(&options, &*progress).and_then(|report| {
-        let compares = report.dry_run && args.json;
-        let found = compares.then(|| differences(&report, &*progress));
-        Ok((report, found.transpose()?))
+    let compare = |report: &Report| match report.dry_run && args.json {
+        true => differences(report, &*progress).map(Some),
+        false => Ok(None),
+    };
+    let compared = promote(&options, &*progress).and_then(|reports| {
+        let with_differences = |report| compare(&report).map(|found| (report, found));
+        reports
+            .into_iter()
+            .map(with_differences)
+            .collect::<Result<Vec<_>>>()
     });
     drop(progress);
-    let (report, found) = report?;
+    let reports = compared?;
     let mut out = Out::new();
-    if args.json {
-        out.json(&json(&report, found.as_deref()))?;
-    } else {
-        if report.dry_run {
-            plan(&mut out, &report.items)?;
+    match &reports[..] {
+        [(report, found)] if args.json => out.json(&json(report, found.as_deref()))?,
+        reports if args.json => {
+            let images: Vec<_> = reports
+                .iter()
+                .map(|(report, found)| json(report, found.as_deref()))
+                .collect();
+            out.json(&JsonReports { images })?;
         }
-        if !quiet {
-            summary(&mut out, &report)?;
+        reports => {
+            for (report, _) in reports {
+                if report.dry_run {
+                    plan(&mut out, &report.items)?;
+                }
+                if !quiet {
+                    summary(&mut out, report)?;
+                }
+            }
         }
     }
     out.end()?;
@@ -188,6 +251,33 @@ fn json<'a>(report: &'a Report, found: Option<&[Difference]>) -> JsonReport<'a> 
         manifest: report.manifest.as_deref(),
         collision: collision(&report.collision),
         notes: &report.notes,
+        warnings: report
+            .deviations
+            .iter()
+            .map(|deviation| JsonDeviation {
+                path: &deviation.path,
+                field: &deviation.field,
+                message: &deviation.message,
+                count: deviation.count,
+            })
+            .collect(),
+        leftovers: report
+            .leftovers
+            .iter()
+            .map(|left| JsonLeftover {
+                path: text(&left.path),
+                fate: left.fate,
+            })
+            .collect(),
+        never_promoted: report
+            .never_promoted
+            .iter()
+            .map(|dst| text(dst.as_path()))
+            .collect(),
+        next: match (report.dry_run, report.initramfs) {
+            (false, InitramfsOutcome::NotNeeded | InitramfsOutcome::Rebuilt) => &NEXT,
+            _ => &[],
+        },
         counts: JsonCounts {
             overlay: report.counts(Channel::Overlay).into(),
             manifest: report.counts(Channel::Manifest).into(),
@@ -207,6 +297,7 @@ fn json<'a>(report: &'a Report, found: Option<&[Difference]>) -> JsonReport<'a> 
 fn plan(out: &mut Out, items: &[PlannedItem]) -> Result<()> {
     for item in items.iter().filter(|item| item.is_to_be_written()) {
         let mut line = match item.channel {
+            Channel::Rollback if item.is_removal() => format!("remove {}", item.dst),
             Channel::Rollback => format!("put back {}", item.dst),
             channel => format!("copy {} ({channel})", item.dst),
         };
@@ -260,6 +351,22 @@ fn summary(out: &mut Out, report: &Report) -> Result<()> {
         out.line(&format!("first {verb}: {}", shown(&first)))?;
         out.line(&format!("last {verb}: {}", shown(&last)))?;
     }
+    for left in &report.leftovers {
+        let fate = match (left.fate, report.dry_run) {
+            (Fate::Stays, _) => "stays in the image, see --prune",
+            (Fate::Changed, _) => "stays in the image, because it was changed there",
+            (Fate::NoBackup, _) => "stays in the image, because there is no backup to put back",
+            (Fate::Removed, true) => "to be removed from the image",
+            (Fate::Removed, false) => "removed from the image",
+            (Fate::PutBack, true) => "what was there before is to be put back",
+            (Fate::PutBack, false) => "what was there before was put back",
+        };
+        let path = shown(&left.path);
+        out.line(&format!("no longer in the overlay: {path} ({fate})"))?;
+    }
+    for dst in &report.never_promoted {
+        out.line(&format!("built, never promoted: {dst}"))?;
+    }
     for note in &report.notes {
         out.line(&format!("note: {note}"))?;
     }
@@ -271,6 +378,8 @@ fn summary(out: &mut Out, report: &Report) -> Result<()> {
     out.line(match (report.dry_run, report.initramfs) {
         (true, _) => "next: promote without --dry-run",
         (false, InitramfsOutcome::Postponed) => "next: promote without --no-initramfs, then flash",
-        (false, _) => "next: flash the image, or validate it",
+        (false, _) => {
+            "next: flash the image (/jetson-flash-image), or validate it (/jetson-validate-image)"
+        }
     })
 }

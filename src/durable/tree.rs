@@ -158,11 +158,16 @@ impl Tree {
     }
 
     /// Creates the missing parent directories of `place` and returns their paths. Their mode is
-    /// 0755, whatever the umask and the parent directory are.
+    /// 0755, whatever the umask and the parent directory are. `owner` is their user and group;
+    /// `None` means those of this process.
     ///
     /// # Errors
     /// The error that the system reports.
-    pub fn make_parents(&self, place: &Path) -> io::Result<Vec<PathBuf>> {
+    pub fn make_parents(
+        &self,
+        place: &Path,
+        owner: Option<(u32, u32)>,
+    ) -> io::Result<Vec<PathBuf>> {
         let mut missing = Vec::new();
         let mut at = parent(place);
         while self
@@ -185,6 +190,10 @@ impl Tree {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let new = openat(&*staging, NEW_DIR, flags, Mode::empty())?;
             fchmod(&new, Mode::from_raw_mode(0o755))?;
+            if let Some((user, group)) = owner {
+                // Before it has its name, so that nobody can put another directory in its place.
+                fchown(&new, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+            }
             match renameat(&*staging, NEW_DIR, &*above, name) {
                 // Another process has created the directory meanwhile, and uses it.
                 Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
@@ -342,7 +351,7 @@ mod tests {
         let place = Path::new("usr/lib/modules/a.ko");
         assert!(matches!(tree.lookup(place).unwrap(), Lookup::Nothing));
         tree.flush().unwrap();
-        let made = tree.make_parents(place).unwrap();
+        let made = tree.make_parents(place, None).unwrap();
         assert_eq!(
             made,
             ["usr", "usr/lib", "usr/lib/modules"].map(PathBuf::from)

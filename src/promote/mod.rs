@@ -11,6 +11,7 @@ mod diff;
 mod gates;
 mod helper;
 mod inputs;
+mod leftovers;
 mod options;
 mod parallel;
 mod path;
@@ -23,21 +24,23 @@ mod status;
 mod tree;
 mod trees;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Error, Result, printable};
 use crate::progress::Progress;
 use crate::promote::refused::refused;
 
 use apply::initramfs;
-use apply::run::{Run, RunOptions};
-use gates::collision;
+use apply::run::{Prepared, Refresh, Run, RunOptions};
 use gates::freshness::{self, Kernel};
+use gates::{collision, outside};
 use inputs::git::{Git, Status};
 use inputs::manifest::{BuildState, Manifest};
-use inputs::overlay::{self, Scope};
+use inputs::overlay::{self, Scope, Tracked};
 use inputs::workspace::image_tree;
+use leftovers::Leftovers;
+use path::{Place, RelPath};
 use plan::destinations::enumerate;
 use plan::union::Item;
 use record::history as records;
@@ -49,83 +52,239 @@ pub use diff::{Change, Difference, Kind as ContentKind, Side, differences};
 pub use gates::collision::Collision;
 pub use helper::client::COMMAND as HELPER_COMMAND;
 pub use helper::server::serve as serve_helper;
+pub use inputs::deviations::Deviation;
 pub use inputs::workspace::Workspace;
 pub use options::{Options, Ownership};
 pub use plan::union::{Channel, Item as PlannedItem};
 pub use record::history::Record;
 pub(crate) use refused::shell_word;
-pub use report::{Counts, InitramfsOutcome, Report};
+pub use report::{Counts, Fate, InitramfsOutcome, Report};
 pub use rollback::{RollbackOptions, RollbackReport, rollback};
 pub use status::{HeldState, StatusReport, status};
 
-/// Promotes the overlay and the last build into the image.
+/// What a promote reads before it looks at an image.
+struct Inputs {
+    manifest: Option<Manifest>,
+    kernel: Kernel,
+    collision: Collision,
+    scope: Scope,
+    tracked: Vec<Tracked>,
+    deviations: Vec<Deviation>,
+}
+
+/// What a promote is about to do to one image.
+struct Planned {
+    items: Vec<Item>,
+    leftovers: Leftovers,
+    never_promoted: Vec<RelPath>,
+    prepared: Prepared,
+}
+
+/// Promotes the overlay and the last build into the image, or into several. Returns one report for
+/// each. All images are checked before anything is written to the first.
 ///
 /// # Errors
 /// Any check of the refusal table fails. Then nothing was changed, except that new symlinks of
 /// the overlay may have been written before a destination behind them is refused. If writing
 /// fails, the files that were complete are kept. If the initramfs fails, it stays due, and the
 /// next run rebuilds it.
-pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Report> {
+pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Vec<Report>> {
     let started = Instant::now();
-    let workspace = Workspace::probe(options.workspace.as_deref())?;
+    let workspace = options.workspace.as_deref();
+    let workspace = match options.images.is_empty() {
+        true => Workspace::probe(workspace, options.strict)?,
+        false => Workspace::resolve(workspace, options.strict)?,
+    };
+    let images = images(options, &workspace)?;
     let git = tracker(&workspace)?;
     let run_options = RunOptions {
         dry_run: options.dry_run,
-        initramfs: !options.no_initramfs,
+        refresh: match (options.refresh_initramfs, options.no_initramfs) {
+            (true, _) => Refresh::Always,
+            (false, true) => Refresh::Never,
+            (false, false) => Refresh::IfDue,
+        },
         ownership: options.ownership,
         recheck: options.recheck,
     };
-    let mut run = Run::open(&workspace.image, Some(&git), run_options, progress)?;
+    let mut runs = Vec::new();
+    for image in &images {
+        runs.push(Run::open(image, Some(&git), run_options, progress)?);
+    }
+    let inputs = read(&workspace, &git, &images, options)?;
+    let plan = |trees: &mut Trees| {
+        let manifest = inputs.manifest.as_ref();
+        enumerate(trees, &inputs.tracked, manifest, options.strict)
+    };
+    let mut planned = Vec::new();
+    for run in &mut runs {
+        planned.push(prepare(run, &plan, &inputs, &images, options)?);
+    }
+    let mut reports = Vec::new();
+    let each = runs.iter_mut().zip(planned).zip(&images);
+    for (number, ((run, planned), image)) in each.enumerate() {
+        let Planned {
+            mut items,
+            leftovers,
+            never_promoted,
+            prepared,
+        } = planned;
+        let plan = |trees: &mut Trees| {
+            let mut items = plan(trees)?;
+            let is_wanted = |place: &Place| items.iter().any(|item| item.place == *place);
+            let more = leftovers.items.iter();
+            let more: Vec<Item> = more.filter(|i| !is_wanted(&i.place)).cloned().collect();
+            items.extend(more);
+            Ok(items)
+        };
+        let ran = run.write(&mut items, &plan, begin(&inputs), prepared);
+        let ran = ran.map_err(|e| match images.len() {
+            1 => e,
+            all => e.note(format!(
+                "image {} of {all}, those before it are done and those after it are unchanged",
+                number + 1
+            )),
+        })?;
+        let mut deviations = inputs.deviations.clone();
+        deviations.extend(doubles(&items, inputs.manifest.as_ref()));
+        let mut notes = notes(&workspace, &inputs);
+        notes.extend(detect_overwritten(&items));
+        reports.push(Report {
+            id: ran.id,
+            dry_run: options.dry_run,
+            overlay: inputs.scope.words.clone(),
+            commit: inputs.scope.commit.clone(),
+            manifest: inputs.manifest.as_ref().map(Manifest::scope),
+            collision: inputs.collision.clone(),
+            notes,
+            deviations,
+            leftovers: leftovers.files,
+            never_promoted,
+            items,
+            initramfs: ran.initramfs,
+            source: workspace.source.clone(),
+            image: image.clone(),
+            elapsed: started.elapsed(),
+        });
+    }
+    Ok(reports)
+}
 
-    let status = validate(&git, options)?;
-    let manifest = Manifest::read(&workspace.source)?;
+/// Returns the images to promote into.
+fn images(options: &Options, workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    if options.images.is_empty() {
+        return Ok(vec![workspace.image.clone()]);
+    }
+    let mut images: Vec<PathBuf> = Vec::new();
+    for named in &options.images {
+        let image = image_tree(named)?;
+        let image = image
+            .canonicalize()
+            .map_err(|e| Error::io("open", e).with_path(&image))?;
+        if images.contains(&image) {
+            let advice = "name each image once";
+            return Err(refused("the image is named twice", image, advice));
+        }
+        images.push(image);
+    }
+    Ok(images)
+}
+
+/// Reads both channels and passes the gates.
+fn read(workspace: &Workspace, git: &Git, images: &[PathBuf], options: &Options) -> Result<Inputs> {
+    let (source, sources) = (&workspace.source, workspace.kernel_sources());
+    let status = validate(git, options)?;
+    // A manifest may name the image by the path in the profile, too.
+    let mut known = images.to_vec();
+    known.push(workspace.image.clone());
+    let manifest = Manifest::read(source, &known, options.strict)?;
     if status.head.is_none() && manifest.is_none() && options.overlay_ref.is_none() {
         return Err(refused(
             "nothing to promote, neither a commit in the overlay nor a build manifest",
-            &workspace.source,
+            source,
             "commit a file in the overlay, or build first",
         )
         .with_code("nothing-to-promote"));
     }
-    let state = BuildState::read(&workspace.source)?;
-    let kernel = Kernel::probe(&workspace.kernel_sources())?;
-    freshness::check(&kernel, state.as_ref(), &workspace.kernel_sources())?;
+    let state = BuildState::read(source, options.strict)?;
+    let kernel = Kernel::probe(&sources, state.as_ref())?;
+    freshness::check(&kernel, &sources)?;
+    if let Some(manifest) = manifest.as_ref().filter(|_| !options.allow_outside) {
+        let mut roots = vec![workspace.root.clone(), source.clone(), sources];
+        roots.extend(kernel.places.iter().cloned());
+        outside::check(manifest, &roots)?;
+    }
     let collision = match options.overlay_ref {
         Some(_) => Collision::Skipped("a commit of the overlay was named"),
-        None => collision::probe(&git, &status, options.offline, options.dry_run)?,
+        None => collision::probe(git, &status, options.offline, options.dry_run)?,
     };
-
     let (scope, tracked) = match &options.overlay_ref {
-        Some(name) => overlay::probe_reference(&git, name)?,
-        None => overlay::probe_head(&git, status.head.as_deref(), options.ownership)?,
+        Some(name) => overlay::probe_reference(git, name, options.ownership)?,
+        None => overlay::probe_head(git, status.head.as_deref(), options.ownership)?,
     };
-    let plan = |trees: &mut Trees| enumerate(trees, &tracked, manifest.as_ref());
-    let mut items = plan(&mut run.trees)?;
-    let begin = Begin {
-        action: "promote".into(),
-        overlay: Some(scope.words.clone()),
-        commit: scope.commit.clone(),
-        manifest_sha256: manifest.as_ref().map(|m| m.sha256.clone()),
-        manifest: manifest.as_ref().map(|m| m.text.clone()),
-        ..Begin::default()
-    };
-    let ran = run.execute(&mut items, &plan, begin, &[])?;
-    let mut notes = notes(&workspace, &kernel, manifest.as_ref(), &scope);
-    notes.extend(detect_overwritten(&items));
-    Ok(Report {
-        id: ran.id,
-        dry_run: options.dry_run,
-        overlay: scope.words,
-        commit: scope.commit,
-        manifest: manifest.as_ref().map(Manifest::scope),
+    let mut deviations = workspace.deviations.clone();
+    deviations.extend(manifest.iter().flat_map(|m| m.deviations.clone()));
+    deviations.extend(state.into_iter().flat_map(|state| state.deviations));
+    Ok(Inputs {
+        manifest,
+        kernel,
         collision,
-        notes,
-        items,
-        initramfs: ran.initramfs,
-        source: workspace.source,
-        image: workspace.image,
-        elapsed: started.elapsed(),
+        scope,
+        tracked,
+        deviations,
     })
+}
+
+/// Plans what is to be done to one image, and checks it.
+fn prepare(
+    run: &mut Run<'_>,
+    plan: &dyn Fn(&mut Trees) -> Result<Vec<Item>>,
+    inputs: &Inputs,
+    images: &[PathBuf],
+    options: &Options,
+) -> Result<Planned> {
+    let mut items = plan(&mut run.trees)?;
+    let leftovers = match options.overlay_ref {
+        // Another commit of the overlay may lack files that HEAD has.
+        Some(_) => Leftovers::default(),
+        None => leftovers::find(run, &items, options.prune)?,
+    };
+    let manifest = inputs.manifest.as_ref();
+    let never_promoted = leftovers::never_promoted(run.records()?, manifest, images);
+    items.extend(leftovers.items.iter().cloned());
+    let prepared = run.prepare(&mut items, &leftovers.dirs)?;
+    Ok(Planned {
+        items,
+        leftovers,
+        never_promoted,
+        prepared,
+    })
+}
+
+fn begin(inputs: &Inputs) -> Begin {
+    let manifest = inputs.manifest.as_ref();
+    Begin {
+        action: "promote".into(),
+        overlay: Some(inputs.scope.words.clone()),
+        commit: inputs.scope.commit.clone(),
+        manifest_sha256: manifest.map(|manifest| manifest.sha256.clone()),
+        manifest: manifest.map(|manifest| manifest.text.clone()),
+        ..Begin::default()
+    }
+}
+
+/// Returns the deviation of destinations that two artifacts with the same bytes have, and logs it.
+fn doubles(items: &[Item], manifest: Option<&Manifest>) -> Option<Deviation> {
+    let mut doubles = items.iter().filter(|item| item.double.is_some());
+    let first = doubles.next()?;
+    let deviation = Deviation {
+        path: manifest?.path.clone(),
+        field: "artifacts[].dst".into(),
+        message: format!("has two sources with the same bytes: {}", first.dst),
+        count: 1 + doubles.count() as u64,
+    };
+    log::warn!("{deviation}");
+    Some(deviation)
 }
 
 fn tracker(workspace: &Workspace) -> Result<Git> {
@@ -140,7 +299,12 @@ fn tracker(workspace: &Workspace) -> Result<Git> {
     if !dir.is_dir() {
         return Err(refused("no such directory, expected the overlay"));
     }
-    Git::at(&dir)?.ok_or_else(|| refused("the overlay is not a git repository"))
+    let git = match dir.is_symlink() {
+        // A symlink to a directory of another repository is a tracker, too.
+        true => Git::around(&dir)?,
+        false => Git::at(&dir)?,
+    };
+    git.ok_or_else(|| refused("the overlay is not a git repository"))
 }
 
 /// Checks that the overlay's checkout matches its HEAD, if HEAD is promoted.
@@ -164,26 +328,27 @@ fn validate(git: &Git, options: &Options) -> Result<Status> {
     Ok(status)
 }
 
-fn notes(
-    workspace: &Workspace,
-    kernel: &Kernel,
-    manifest: Option<&Manifest>,
-    scope: &Scope,
-) -> Vec<String> {
-    let mut notes = freshness::detect_notes(kernel, manifest);
+fn notes(workspace: &Workspace, inputs: &Inputs) -> Vec<String> {
+    let manifest = inputs.manifest.as_ref();
+    let mut notes = freshness::detect_notes(&inputs.kernel, manifest);
+    let customized = manifest.map_or(&[][..], |manifest| &manifest.customized);
+    if !customized.is_empty() {
+        let names: Vec<String> = customized.iter().map(|n| printable(n)).collect();
+        notes.push(format!("customized and committed: {}", names.join(", ")));
+    }
     if let (Some(manifest), Some(version)) = (manifest, &workspace.version) {
-        if manifest.bsp_version != *version {
+        if !manifest.bsp_version.is_empty() && manifest.bsp_version != *version {
             notes.push(format!(
                 "the build is for BSP {}, the image of the profile is {}",
-                crate::error::printable(&manifest.bsp_version),
-                crate::error::printable(version)
+                printable(&manifest.bsp_version),
+                printable(version)
             ));
         }
     }
-    if scope.deleted > 0 {
+    if inputs.scope.deleted > 0 {
         notes.push(format!(
             "{} files that the range deletes stay in the image",
-            scope.deleted
+            inputs.scope.deleted
         ));
     }
     notes

@@ -40,6 +40,16 @@ pub struct Options {
     pub offline: bool,
     /// Whether to leave the initramfs as it is, and to note that it is due.
     pub no_initramfs: bool,
+    /// Whether to rebuild the initramfs even if it is not due.
+    pub refresh_initramfs: bool,
     /// Whether to compare the bytes even of files that have not been touched since the last run.
     pub recheck: bool,
+    /// The images to promote into. If there are none, the image of the profile.
+    pub images: Vec<PathBuf>,
+    /// Whether any deviation of a manifest, a state, a profile or the pointer is refused.
+    pub strict: bool,
+    /// Whether artifacts may come from outside of the workspace.
+    pub allow_outside: bool,
+    /// Whether files that the overlay no longer has are removed from the image.
+    pub prune: bool,
 }

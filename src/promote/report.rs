@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::promote::gates::collision::Collision;
+use crate::promote::inputs::deviations::Deviation;
+use crate::promote::path::RelPath;
 use crate::promote::plan::union::{Channel, Item};
 
 /// What was done about the initramfs.
@@ -35,6 +37,31 @@ impl fmt::Display for InitramfsOutcome {
     }
 }
 
+/// A file that a promote put into the image from the overlay, and that neither channel has now.
+#[derive(Debug, Clone)]
+pub struct Leftover {
+    /// The path below `Linux_for_Tegra/`.
+    pub path: PathBuf,
+    /// What happens to it.
+    pub fate: Fate,
+}
+
+/// What happens to a file that the overlay no longer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It stays, because removing it was not asked for.
+    Stays,
+    /// It stays, because it was changed in the image.
+    Changed,
+    /// It stays, because what was there before is no longer kept.
+    NoBackup,
+    /// It is removed.
+    Removed,
+    /// What was there before is put back.
+    PutBack,
+}
+
 /// The counts of one channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -63,6 +90,12 @@ pub struct Report {
     pub collision: Collision,
     /// Further remarks for the user.
     pub notes: Vec<String>,
+    /// What deviates from the schemas of the workspace's files.
+    pub deviations: Vec<Deviation>,
+    /// The files from the overlay that neither channel has now.
+    pub leftovers: Vec<Leftover>,
+    /// The destinations of artifacts of an unfinished promote that this one does not have.
+    pub never_promoted: Vec<RelPath>,
     /// The whole plan.
     pub items: Vec<Item>,
     /// What was done about the initramfs.
@@ -96,7 +129,8 @@ impl Report {
 
     /// Returns the first and the last path that was written.
     pub fn ends(&self) -> Option<(PathBuf, PathBuf)> {
-        let mut written = self.items.iter().filter(|item| item.is_to_be_written());
+        let is_copied = |item: &&Item| item.is_to_be_written() && item.channel != Channel::Rollback;
+        let mut written = self.items.iter().filter(is_copied);
         let first = written.next()?;
         let last = written.next_back().unwrap_or(first);
         let path = |item: &Item| item.dst.as_path().to_path_buf();

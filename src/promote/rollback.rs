@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
-use crate::promote::apply::run::{Run, RunOptions};
+use crate::promote::apply::run::{Refresh, Run, RunOptions};
 use crate::promote::inputs::content::Content;
 use crate::promote::options::Ownership;
 use crate::promote::path::{Place, RelPath};
@@ -51,6 +51,8 @@ pub struct RollbackReport {
     pub items: Vec<Item>,
     /// Those of the items that were edited since they were promoted. The record keeps the edits.
     pub edited: Vec<PathBuf>,
+    /// Those of the items that were deleted since they were promoted.
+    pub deleted: Vec<PathBuf>,
     /// What was done about the initramfs.
     pub initramfs: InitramfsOutcome,
     /// The image.
@@ -69,7 +71,10 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     let image = crate::promote::inputs::workspace::image_tree(&options.image)?;
     let run_options = RunOptions {
         dry_run: options.dry_run,
-        initramfs: !options.no_initramfs,
+        refresh: match options.no_initramfs {
+            true => Refresh::Never,
+            false => Refresh::IfDue,
+        },
         ownership: Ownership::Keep,
         recheck: true,
     };
@@ -103,7 +108,7 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     for (place, (id, entry)) in &undone {
         items.push(put_back(&run.sidecar, *id, place, entry)?);
     }
-    let mut edited = Vec::new();
+    let (mut edited, mut deleted) = (Vec::new(), Vec::new());
     for (place, held) in history::held(&records) {
         if let Some((id, entry)) = undone.get(&place) {
             let wanted = Put {
@@ -113,8 +118,10 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
             let held_now = held.sure.as_ref().map(|put| &put.entry.after);
             run.has_news |= held_now != wanted.before().as_ref();
             let (now, _) = status::state(run.trees.tree(place.zone)?, &held)?;
-            if matches!(now, HeldState::Edited | HeldState::Missing) {
-                edited.push(place.in_image());
+            match now {
+                HeldState::Edited => edited.push(place.in_image()),
+                HeldState::Missing => deleted.push(place.in_image()),
+                HeldState::Intact | HeldState::Unreadable => {}
             }
         }
     }
@@ -125,13 +132,15 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     };
     let dirs = empty_dirs(&records, to);
     let plan = |_: &mut Trees| Ok(Vec::new());
-    let ran = run.execute(&mut items, &plan, begin, &dirs)?;
+    let prepared = run.prepare(&mut items, &dirs)?;
+    let ran = run.write(&mut items, &plan, begin, prepared)?;
     Ok(RollbackReport {
         id: ran.id,
         to,
         dry_run: options.dry_run,
         items,
         edited,
+        deleted,
         initramfs: ran.initramfs,
         image,
         elapsed: started.elapsed(),
@@ -185,7 +194,8 @@ fn check_backup(path: &Path, sha256: &str, id: u64) -> Result<()> {
     }
 }
 
-fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
+/// Returns the item that restores what was at `place` before promote `id` did `entry`.
+pub(crate) fn put_back(sidecar: &Sidecar, id: u64, place: &Place, entry: &Entry) -> Result<Item> {
     let refused =
         |message: String| refused(message, place.in_image(), LESS_FAR).with_code("no-backup");
     let content = match (&entry.before, &entry.backup) {

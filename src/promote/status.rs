@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use crate::durable::{Bounds, Lookup, Tree};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::promote::apply::initramfs::Initramfs;
-use crate::promote::path::{ROOTFS, Zone};
+use crate::promote::apply::initramfs::{Initramfs, sum_of_output};
+use crate::promote::path::{ROOTFS, RelPath, Zone};
 use crate::promote::record::history::{self, Held, Put, Record};
-use crate::promote::record::journal::{After, Sidecar};
+use crate::promote::record::journal::{After, End, Output, Sidecar};
 use crate::promote::record::stamps::Stamps;
 use crate::promote::tree::bytes::sum;
 use crate::promote::tree::protocol::JsonPath;
+
+/// How a record says that the initramfs was rebuilt.
+const REBUILT: &str = "rebuilt";
 
 /// The present state of a promoted file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -48,6 +51,9 @@ pub struct StatusReport {
     pub last: Option<Record>,
     /// All files that were promoted and not rolled back.
     pub files: Vec<HeldFile>,
+    /// The files that the initramfs tool wrote when the initramfs was last rebuilt, unless it is
+    /// due again.
+    pub outputs: Vec<(PathBuf, HeldState)>,
     /// Whether the initramfs must be rebuilt.
     pub initramfs_due: bool,
 }
@@ -58,11 +64,14 @@ impl StatusReport {
         self.files.iter().filter(|f| f.state == state).count() as u64
     }
 
-    /// Returns whether everything that this user can read is as it was promoted, and the
-    /// initramfs is not due.
+    /// Returns whether something was promoted, everything that this user can read is as it was
+    /// promoted, and the initramfs is not due and not changed.
     pub fn is_ok(&self) -> bool {
         let is_ok = |state| matches!(state, HeldState::Intact | HeldState::Unreadable);
-        !self.initramfs_due && self.files.iter().all(|file| is_ok(file.state))
+        self.last.is_some()
+            && !self.initramfs_due
+            && self.files.iter().all(|file| is_ok(file.state))
+            && self.outputs.iter().all(|(_, state)| is_ok(*state))
     }
 }
 
@@ -116,12 +125,45 @@ pub fn status(image: &Path, progress: &dyn Progress) -> Result<StatusReport> {
         });
     }
     progress.end();
+    let initramfs_due = Initramfs::of(&image, &sidecar).is_pending();
+    let trees = (&elsewhere, rootfs.as_ref().ok());
     Ok(StatusReport {
-        initramfs_due: Initramfs::of(&image, &sidecar).is_pending(),
+        outputs: match initramfs_due {
+            true => Vec::new(),
+            false => outputs(&records, trees),
+        },
+        initramfs_due,
         last: records.into_iter().last(),
         files,
         image,
     })
+}
+
+/// Compares the files that the initramfs tool wrote last with their recorded checksums.
+fn outputs(records: &[Record], trees: (&Tree, Option<&Tree>)) -> Vec<(PathBuf, HeldState)> {
+    let rebuilt = |end: &&End| end.initramfs.as_deref() == Some(REBUILT);
+    let ends = records
+        .iter()
+        .rev()
+        .filter_map(|record| record.end.as_ref());
+    let Some(end) = ends.into_iter().find(rebuilt) else {
+        return Vec::new();
+    };
+    let state = |output: &Output| {
+        let path = RelPath::parse(output.path.as_ref()).ok()?;
+        let now = match path.split() {
+            (Zone::Elsewhere, rest) => sum_of_output(trees.0, rest),
+            (Zone::Rootfs, rest) => sum_of_output(trees.1?, rest),
+        };
+        let state = match now {
+            Ok(Some(sum)) if sum == output.sha256 => HeldState::Intact,
+            Ok(Some(_)) => HeldState::Edited,
+            Ok(None) => HeldState::Missing,
+            Err(_) => HeldState::Unreadable,
+        };
+        Some((path.as_path().to_path_buf(), state))
+    };
+    end.outputs.iter().filter_map(state).collect()
 }
 
 fn open(path: &Path, bounds: Bounds) -> Result<Tree> {

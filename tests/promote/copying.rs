@@ -28,7 +28,7 @@ fn promote_copies_overlay_and_manifest_and_a_second_run_writes_nothing() {
              source: {}\n\
              image: {}\n\
              {record}\
-             next: flash the image, or validate it\n",
+             next: flash the image (/jetson-flash-image), or validate it (/jetson-validate-image)\n",
             &head[..7],
             it.path("Source").display(),
             it.path("Image/Linux_for_Tegra").display()
@@ -128,7 +128,8 @@ fn files_in_rootfs_keep_owner_mode_and_capabilities_and_new_files_belong_to_root
     let it = Workspace::new();
     for name in ["usr/bin/sudo", "usr/bin/ping", "etc/shadow", "opt/new/tool"] {
         let path = it.write_overlay(format!("rootfs/{name}"), format!("overlay {name}\n"));
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        let mode = if name == "etc/shadow" { 0o644 } else { 0o755 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
     it.commit("under rootfs");
     it.give_to(4711);

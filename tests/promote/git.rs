@@ -188,7 +188,7 @@ fn root_runs_git_as_the_owner_of_the_repository() {
 }
 
 #[test]
-fn user_can_promote_an_overlay_owned_by_another_user() {
+fn repository_of_another_user_is_refused_until_git_is_told_that_it_is_safe() {
     needs_root!();
     let it = Workspace::new();
     let user = User::new(&it, Some("NOPASSWD: ALL"));
@@ -199,6 +199,19 @@ fn user_can_promote_an_overlay_owned_by_another_user() {
             std::process::Command::new("chown")
                 .args(["-R", "4711"])
                 .arg(repo),
+        );
+    }
+    let before = it.everything_and_when();
+    for repo in [it.overlay(), it.path("Source/bsp_sources/nvidia-oot")] {
+        let ran = Ran::of(user.promote(&it).arg("--json"));
+        failed(ran, "foreign-repository", repo.to_str().unwrap());
+        assert_eq!(it.everything_and_when(), before);
+        // This is what the help says, for the user whose home is the workspace.
+        crate::support::check(
+            std::process::Command::new("git")
+                .args(["config", "--global", "--add", "safe.directory"])
+                .arg(repo)
+                .env("HOME", it.path("")),
         );
     }
     let ran = Ran::of(&mut user.promote(&it)).exits(0);

@@ -74,7 +74,7 @@ fn image_without_promotes_is_reported_as_such() {
     let it = Workspace::new();
     let before = it.everything_and_when();
     assert_eq!(it.action(&["history"]).exits(0).stdout, "");
-    let ran = it.action(&["status"]).exits(0);
+    let ran = it.action(&["status"]).exits(1);
     assert!(
         ran.stdout.contains("last: nothing was promoted"),
         "{}",

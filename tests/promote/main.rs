@@ -24,6 +24,8 @@ mod real_kernel;
 mod refusals;
 mod rollback;
 mod root_and_owner;
+mod situations;
+mod tolerance;
 mod unchanged;
 mod unwritable;
 mod verify;

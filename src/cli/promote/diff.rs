@@ -81,7 +81,9 @@ pub(super) fn run(
         no_initramfs: args.no_initramfs,
         ..Options::default()
     };
-    let compared = promote(&options, &*progress).and_then(|report| {
+    let compared = promote(&options, &*progress).and_then(|mut reports| {
+        // There is one image, so there is one report.
+        let report = reports.remove(0);
         let found = differences(&report, &*progress)?;
         Ok((report, found))
     });

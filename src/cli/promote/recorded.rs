@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::{
-    HeldState, Record, RollbackOptions, RollbackReport, StatusReport, Workspace, history, rollback,
-    status,
+    HeldState, PlannedItem, Record, RollbackOptions, RollbackReport, StatusReport, Workspace,
+    history, rollback, status,
 };
 
 use super::super::args::{ImageArgs, ProgressForm, PromoteArgs, RollbackArgs};
@@ -25,7 +25,7 @@ pub(super) fn image(args: &PromoteArgs, named: &ImageArgs) -> Result<PathBuf> {
         )
         .advice("leave one of them out")),
         (Some(image), None) => Ok(image.clone()),
-        (None, _) => Ok(Workspace::probe(args.workspace.as_deref())?.image),
+        (None, _) => Ok(Workspace::probe(args.workspace.as_deref(), false)?.image),
     }
 }
 
@@ -126,8 +126,15 @@ struct JsonStatus<'a> {
     image: &'a Path,
     ok: bool,
     initramfs_due: bool,
+    initramfs: Vec<JsonOutput>,
     last: Option<JsonRecord<'a>>,
     files: Vec<JsonHeld>,
+}
+
+#[derive(Serialize)]
+struct JsonOutput {
+    path: String,
+    state: HeldState,
 }
 
 #[derive(Serialize)]
@@ -154,6 +161,14 @@ pub(super) fn look(
             image: &report.image,
             ok: report.is_ok(),
             initramfs_due: report.initramfs_due,
+            initramfs: report
+                .outputs
+                .iter()
+                .map(|(path, state)| JsonOutput {
+                    path: text(path),
+                    state: *state,
+                })
+                .collect(),
             last: report.last.as_ref().map(JsonRecord::new),
             files: report
                 .files
@@ -190,6 +205,16 @@ fn status_words(out: &mut Out, report: &StatusReport) -> Result<()> {
         }
         out.line(&line)?;
     }
+    for (path, state) in &report.outputs {
+        let word = match state {
+            HeldState::Intact => continue,
+            HeldState::Edited => "edited",
+            HeldState::Missing => "missing",
+            HeldState::Unreadable => "unreadable",
+        };
+        let path = shown(path);
+        out.line(&format!("{word}: {path} (the initramfs tool wrote it)"))?;
+    }
     match &report.last {
         Some(record) => out.line(&format!("last: {}", words(record)))?,
         None => out.line("last: nothing was promoted")?,
@@ -219,6 +244,7 @@ struct JsonRollback<'a> {
     restored: u64,
     identical: u64,
     edited: Vec<String>,
+    deleted: Vec<String>,
     initramfs: String,
     seconds: f64,
     files: Vec<JsonItem>,
@@ -253,6 +279,7 @@ pub(super) fn back(
             restored,
             identical,
             edited: report.edited.iter().map(|path| text(path)).collect(),
+            deleted: report.deleted.iter().map(|path| text(path)).collect(),
             initramfs: report.initramfs.to_string(),
             seconds: report.elapsed.as_secs_f64(),
             files: report.items.iter().map(JsonItem::new).collect(),
@@ -275,18 +302,29 @@ fn rollback_words(
     restored: u64,
     identical: u64,
 ) -> Result<()> {
-    let verb = if report.dry_run {
-        "to put back"
-    } else {
-        "put back"
+    let (verb, removed) = match report.dry_run {
+        true => ("to put back", "to remove"),
+        false => ("put back", "removed"),
+    };
+    let is_removed = |item: &&PlannedItem| item.is_to_be_written() && item.is_removal();
+    let removals = report.items.iter().filter(is_removed).count() as u64;
+    let restored = restored - removals;
+    let removed = match removals {
+        0 => String::new(),
+        count => format!(", {count} {removed}"),
     };
     out.line(&match report.to {
         0 => "as before all promotes".to_owned(),
         to => format!("as after promote {to}"),
     })?;
-    out.line(&format!("files: {restored} {verb}, {identical} identical"))?;
+    out.line(&format!(
+        "files: {restored} {verb}{removed}, {identical} identical"
+    ))?;
     for path in &report.edited {
         out.line(&format!("note: {} was edited by hand", shown(path)))?;
+    }
+    for path in &report.deleted {
+        out.line(&format!("note: {} was deleted by hand", shown(path)))?;
     }
     out.line(&format!("initramfs: {}", report.initramfs))?;
     out.line(&format!("image: {}", shown(&report.image)))?;

@@ -14,11 +14,43 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::block::file_type_name;
+use crate::durable::{Last, Lookup, Tree};
 use crate::error::{Error, Kind, Result};
 use crate::promote::helper::client as helper;
-use crate::promote::path::ROOTFS;
-use crate::promote::record::journal::Sidecar;
+use crate::promote::path::{ROOTFS, RelPath};
+use crate::promote::record::journal::{Output, Sidecar};
 use crate::promote::refused::{refused, shell_word};
+use crate::promote::tree::bytes;
+use crate::promote::trees::Trees;
+
+/// Returns the checksum of one of [`OUTPUTS`] in the tree that contains it, or `None` if it is not
+/// a file.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn sum_of_output(tree: &Tree, path: &Path) -> io::Result<Option<String>> {
+    let place = tree.resolve(path, Last::Follow)?;
+    match tree.lookup(&place)? {
+        Lookup::File(file, _) => bytes::sum(&file).map(Some),
+        Lookup::Unreadable(e) => Err(e),
+        _ => Ok(None),
+    }
+}
+
+/// Returns the files that the tool wrote, with their checksums. A file that this user may not
+/// read is left out.
+pub(crate) fn outputs(trees: &Trees) -> Vec<Output> {
+    let output = |name: &&str| {
+        let path = RelPath::parse(name.as_ref()).ok()?;
+        let (zone, rest) = path.split();
+        let sha256 = sum_of_output(trees.tree(zone).ok()?, rest).ok()??;
+        Some(Output {
+            path: (*name).to_owned(),
+            sha256,
+        })
+    };
+    OUTPUTS.iter().filter_map(output).collect()
+}
 
 const MARK: &str = "initramfs-pending";
 const LOG: &str = "initramfs.log";
@@ -121,10 +153,11 @@ impl Initramfs {
     }
 
     /// Rebuilds the initramfs: runs NVIDIA's tool in `Linux_for_Tegra/`, as root or through sudo.
-    /// The output of the tool is synced to stable storage before the note is removed.
-    pub(crate) fn apply(&self, as_root: bool) -> Result<()> {
+    /// The output of the tool is synced to stable storage before the note is removed. The log of
+    /// the run `id` also has a name of its own.
+    pub(crate) fn apply(&self, as_root: bool, id: u64) -> Result<()> {
         let tool = self.image.join(TOOL);
-        self.sidecar.make("")?;
+        self.sidecar.make("logs")?;
         let path = self.sidecar.path(LOG);
         let failed = |e| Error::io("write the log", e).with_path(&path);
         // A file that another user left may not be writable, but its folder is.
@@ -133,6 +166,8 @@ impl Initramfs {
             _ => {}
         }
         let log = self.sidecar.create(&path, 0o644)?;
+        // Without hard links there is only the log of the last run.
+        let _ = std::fs::hard_link(&path, self.sidecar.log(id));
         match flock(&log, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             Err(e) => return Err(failed(e.into())),

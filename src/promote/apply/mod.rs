@@ -2,5 +2,7 @@
 
 pub(crate) mod checks;
 pub(crate) mod initramfs;
+mod kept;
+mod lock;
 pub(crate) mod run;
 pub(crate) mod writer;

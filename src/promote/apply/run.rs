@@ -4,34 +4,43 @@
 use std::path::Path;
 
 use super::checks;
-use super::initramfs::Initramfs;
+use super::initramfs::{self, Initramfs};
+use super::lock::lock;
 use super::writer::Writer;
 use crate::durable::{Directory, Lookup, Tree};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::progress::Progress;
-use crate::promote::inputs::content::{Content, Sources};
+use crate::promote::inputs::content::Sources;
 use crate::promote::inputs::git::Git;
 use crate::promote::options::Ownership;
 use crate::promote::path::{Place, Zone};
 use crate::promote::plan::survey;
 use crate::promote::plan::union::Item;
 use crate::promote::record::history::{self, Record};
-use crate::promote::record::journal::{
-    After, Begin, End, Entry, Journal, Line, Sidecar, now, user_and_host,
-};
+use crate::promote::record::journal::{Begin, End, Journal, Sidecar, now, user_and_host};
 use crate::promote::record::stamps::{Before, Stamps};
 use crate::promote::report::InitramfsOutcome;
-use crate::promote::tree::protocol::{Found, PreviousState, Reply, Request};
-use crate::promote::tree::{bytes, executor};
+use crate::promote::tree::protocol::{Found, Request};
 use crate::promote::trees::Trees;
 
 const ZONES: [Zone; 2] = [Zone::Elsewhere, Zone::Rootfs];
+
+/// When to rebuild the initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refresh {
+    /// If it is due.
+    IfDue,
+    /// Not now.
+    Never,
+    /// Even if it is not due.
+    Always,
+}
 
 /// The options of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunOptions {
     pub(crate) dry_run: bool,
-    pub(crate) initramfs: bool,
+    pub(crate) refresh: Refresh,
     pub(crate) ownership: Ownership,
     pub(crate) recheck: bool,
 }
@@ -44,13 +53,25 @@ pub(crate) struct Run<'a> {
     /// Whether there is something to record even if nothing must be written.
     pub(crate) has_news: bool,
     records: Option<(Vec<Record>, u64)>,
-    stamps: Stamps,
+    pub(super) stamps: Stamps,
     /// Whether sudo has confirmed that it will run the initramfs tool.
     may_refresh: bool,
     initramfs: Initramfs,
     options: RunOptions,
     progress: &'a dyn Progress,
     _lock: Option<Directory>,
+}
+
+/// What [`Run::prepare`] found out, for [`Run::write`].
+pub(crate) struct Prepared {
+    before: Before,
+    /// The trees in which an interrupted run left staged files.
+    leftovers: Vec<Zone>,
+    /// The directories to remove, if they are empty then.
+    empty_dirs: Vec<Place>,
+    /// Whether there is something to write or to record.
+    records: bool,
+    initramfs: InitramfsOutcome,
 }
 
 /// The result of a run.
@@ -68,19 +89,9 @@ impl<'a> Run<'a> {
         options: RunOptions,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let lock = if options.dry_run {
-            None
-        } else {
-            let dir = Directory::open(image)?;
-            if !dir.try_lock()? {
-                return Err(Error::new(
-                    Kind::Busy,
-                    format!("another promote is running on this image{}", holder(image)),
-                )
-                .with_path(image)
-                .advice("wait until it ends, then promote again"));
-            }
-            Some(dir)
+        let lock = match options.dry_run {
+            true => None,
+            false => Some(lock(image)?),
         };
         let sidecar = Sidecar::of(image);
         let initramfs = Initramfs::of(image, &sidecar);
@@ -106,8 +117,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Returns the records of the journal, oldest first. They are read on the first call, because
-    /// a run that has nothing to do does not need them.
+    /// Returns the records of the journal, oldest first. They are read on the first call.
     pub(crate) fn records(&mut self) -> Result<&[Record]> {
         Ok(&self.journal()?.0)
     }
@@ -120,52 +130,69 @@ impl<'a> Run<'a> {
         Ok(self.records.insert(read))
     }
 
-    /// Compares `items` with the image, checks everything, and then writes. If new symlinks of
-    /// the overlay are among the items, they are written first. Then `plan` returns the places of
-    /// the remaining items, which may be behind these symlinks.
+    /// Compares `items` with the image, and checks everything that can be known to fail before
+    /// something is written. Of `empty_dirs`, those that are there will be removed.
     ///
     /// # Errors
-    /// If a check fails, nothing was written. If writing fails, the files that were complete are
-    /// kept, and the error says so. If the initramfs fails, it stays due.
-    pub(crate) fn execute(
-        &mut self,
-        items: &mut Vec<Item>,
-        plan: &dyn Fn(&mut Trees) -> Result<Vec<Item>>,
-        begin: Begin,
-        empty_dirs: &[Place],
-    ) -> Result<RunOutcome> {
-        let mut before = self.compare(items)?;
-        let due = is_dirty(items) || self.initramfs.is_pending();
+    /// A check fails. Nothing was written.
+    pub(crate) fn prepare(&mut self, items: &mut [Item], empty_dirs: &[Place]) -> Result<Prepared> {
+        let before = self.compare(items)?;
+        let due = self.is_due(items);
         let leftovers = ZONES.into_iter();
         let leftovers: Vec<Zone> = leftovers
             .filter(|zone| self.trees.tree(*zone).is_ok_and(Tree::has_leftovers))
             .collect();
         let records = items.iter().any(Item::is_to_be_written)
-            || due && self.options.initramfs
+            || due && self.options.refresh != Refresh::Never
             || self.has_news;
-        let empty_dirs: Vec<&Place> = empty_dirs
+        let empty_dirs: Vec<Place> = empty_dirs
             .iter()
             .filter(|dir| records && self.is_there(dir))
+            .cloned()
             .collect();
         let needs_root = leftovers.contains(&Zone::Rootfs)
             || empty_dirs.iter().any(|dir| dir.zone == Zone::Rootfs);
         self.check(items, records, needs_root)?;
+        Ok(Prepared {
+            before,
+            leftovers,
+            empty_dirs,
+            records,
+            initramfs: match (due, self.options.refresh) {
+                (false, _) => InitramfsOutcome::NotNeeded,
+                (true, Refresh::Never) => InitramfsOutcome::Postponed,
+                (true, _) => InitramfsOutcome::Due,
+            },
+        })
+    }
+
+    /// Writes `items`, unless this is a dry run. If new symlinks of the overlay are among the
+    /// items, they are written first. Then `plan` returns the places of the remaining items,
+    /// which may be behind these symlinks.
+    ///
+    /// # Errors
+    /// If writing fails, the files that were complete are kept, and the error says so. If the
+    /// initramfs fails, it stays due.
+    pub(crate) fn write(
+        &mut self,
+        items: &mut Vec<Item>,
+        plan: &dyn Fn(&mut Trees) -> Result<Vec<Item>>,
+        begin: Begin,
+        prepared: Prepared,
+    ) -> Result<RunOutcome> {
+        let Prepared { mut before, .. } = prepared;
         let mut ran = RunOutcome {
             id: None,
-            initramfs: match (due, self.options.initramfs) {
-                (false, _) => InitramfsOutcome::NotNeeded,
-                (true, false) => InitramfsOutcome::Postponed,
-                (true, true) => InitramfsOutcome::Due,
-            },
+            initramfs: prepared.initramfs,
         };
         if self.options.dry_run {
             return Ok(ran);
         }
-        for zone in leftovers {
+        for zone in prepared.leftovers {
             let cleared = self.trees.ask(zone, &Request::Clear, None);
             cleared.map_err(|e| e.or_advice("remove its .lbpayload-staging as root"))?;
         }
-        if !records {
+        if !prepared.records {
             return Ok(ran);
         }
         let (user, host) = user_and_host();
@@ -182,11 +209,11 @@ impl<'a> Run<'a> {
         let written = self
             .write_links(items, plan, &mut before, &mut journal)
             .and_then(|links| {
-                self.write_rest(items, &before, &empty_dirs, &mut journal)?;
+                self.write_rest(items, &before, &prepared.empty_dirs, &mut journal)?;
                 items.splice(..0, links);
                 Ok(())
             });
-        let result = written.and_then(|()| self.refresh());
+        let result = written.and_then(|()| self.refresh(journal.id()));
         ran.initramfs = match &result {
             Ok(outcome) => *outcome,
             Err(_) if self.initramfs.is_pending() => InitramfsOutcome::StillDue,
@@ -202,6 +229,10 @@ impl<'a> Run<'a> {
             finished: now(),
             message: result.as_ref().err().map(ToString::to_string),
             initramfs: Some(ran.initramfs.to_string()),
+            outputs: match ran.initramfs {
+                InitramfsOutcome::Rebuilt => initramfs::outputs(&self.trees),
+                _ => Vec::new(),
+            },
         });
         // The first failure is returned: a full disk, for example, makes the record fail too.
         result.and(ended.map(|()| ran.initramfs))?;
@@ -222,6 +253,16 @@ impl<'a> Run<'a> {
             }
         }
         survey::probe(items, &mut self.trees, &self.sources, self.progress)?;
+        // A file that git does not call executable, but that is: only what a promote did to it is
+        // undone.
+        let is_odd = |item: &&mut Item| item.found == Found::Mode && item.executable == Some(false);
+        let mut odd: Vec<&mut Item> = items.iter_mut().filter(is_odd).collect();
+        if !odd.is_empty() {
+            let ours = history::made_executable(self.records()?);
+            for item in odd.iter_mut().filter(|item| !ours.contains(&item.place)) {
+                item.found = Found::Same;
+            }
+        }
         if !self.options.dry_run {
             // Files that are equal already may have been written without a sync, for example by a
             // run that was killed right after its renames.
@@ -237,7 +278,7 @@ impl<'a> Run<'a> {
     fn check(&mut self, items: &[Item], records: bool, needs_root: bool) -> Result<()> {
         let unknown = checks::probe_access(&self.trees, items, records)?;
         checks::probe_room(&self.trees, items)?;
-        let refresh = self.options.initramfs && (is_dirty(items) || self.initramfs.is_pending());
+        let refresh = self.options.refresh != Refresh::Never && self.is_due(items);
         if refresh {
             self.initramfs.probe_tool()?;
         }
@@ -259,6 +300,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Returns whether the initramfs will be due once `items` are written.
+    fn is_due(&self, items: &[Item]) -> bool {
+        is_dirty(items) || self.initramfs.is_pending() || self.options.refresh == Refresh::Always
+    }
+
     /// Writes the symlinks of the overlay that do not exist yet, and then plans and compares the
     /// remaining `items` in the changed image. Returns the symlinks.
     fn write_links(
@@ -274,7 +320,7 @@ impl<'a> Run<'a> {
             return Ok(links);
         }
         self.mark(&links, journal)?;
-        self.writer(journal).apply(links.iter())?;
+        self.write_all(&links, journal)?;
         *items = plan(&mut self.trees)?;
         items.retain(|item| links.iter().all(|link| link.dst != item.dst));
         *before = self.compare(items)?;
@@ -286,12 +332,12 @@ impl<'a> Run<'a> {
         &mut self,
         items: &[Item],
         before: &Before,
-        empty_dirs: &[&Place],
+        empty_dirs: &[Place],
         journal: &mut Journal,
     ) -> Result<()> {
         self.mark(items, journal)?;
         self.note_kept(items, before, journal)?;
-        self.writer(journal).apply(items.iter())?;
+        self.write_all(items, journal)?;
         for place in empty_dirs {
             let remove = Request::RemoveDir(place.path.clone());
             self.trees.ask(place.zone, &remove, None)?;
@@ -300,14 +346,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn writer<'w>(&'w mut self, journal: &'w mut Journal) -> Writer<'w> {
-        Writer {
+    fn write_all(&mut self, items: &[Item], journal: &mut Journal) -> Result<()> {
+        let made_executable = history::made_executable(self.records()?);
+        let writer = Writer {
             trees: &mut self.trees,
             sources: &self.sources,
             journal,
             ownership: self.options.ownership,
+            made_executable: &made_executable,
             progress: self.progress,
-        }
+        };
+        writer.apply(items.iter())
     }
 
     /// Notes that the initramfs is due, if writing `items` makes it outdated.
@@ -318,16 +367,16 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Rebuilds the initramfs if it is due.
-    fn refresh(&self) -> Result<InitramfsOutcome> {
-        if !self.initramfs.is_pending() {
-            return Ok(InitramfsOutcome::NotNeeded);
-        }
-        if !self.options.initramfs {
-            return Ok(InitramfsOutcome::Postponed);
+    /// Rebuilds the initramfs if it is due, in the run `id`.
+    fn refresh(&self, id: u64) -> Result<InitramfsOutcome> {
+        match self.options.refresh {
+            Refresh::Always => self.initramfs.mark(id)?,
+            _ if !self.initramfs.is_pending() => return Ok(InitramfsOutcome::NotNeeded),
+            Refresh::Never => return Ok(InitramfsOutcome::Postponed),
+            Refresh::IfDue => {}
         }
         self.progress.begin("initramfs", 0);
-        let made = self.initramfs.apply(self.trees.as_root());
+        let made = self.initramfs.apply(self.trees.as_root(), id);
         self.progress.end();
         made.map(|()| InitramfsOutcome::Rebuilt)
     }
@@ -341,78 +390,10 @@ impl<'a> Run<'a> {
             Err(e) => e.kind() == std::io::ErrorKind::PermissionDenied,
         })
     }
-
-    /// Records the items that are equal already, if the journal has no entry or another content
-    /// for them.
-    fn note_kept(&mut self, items: &[Item], before: &Before, journal: &mut Journal) -> Result<()> {
-        let known = history::held(self.records()?);
-        for item in items.iter().filter(|item| !item.is_to_be_written()) {
-            let known = known.get(&item.place).and_then(|held| held.sure.as_ref());
-            let there = before.there(&item.place);
-            if known.is_some() && self.stamps.is_untouched(&item.place, there) {
-                continue;
-            }
-            let Some((before, after)) = self.look(item)? else {
-                continue;
-            };
-            if known.is_some_and(|put| put.entry.after == after) {
-                continue;
-            }
-            journal.line(&Line::File(Box::new(Entry {
-                place: item.place.clone(),
-                dst: item.dst.as_path().to_path_buf(),
-                channel: item.channel,
-                before,
-                backup: None,
-                after,
-                kept: true,
-                made: Vec::new(),
-            })))?;
-        }
-        Ok(())
-    }
-
-    /// Returns the content of an item's place in the form that the journal uses.
-    fn look(&mut self, item: &Item) -> Result<Option<(PreviousState, After)>> {
-        if item.content == Content::Absent {
-            return Ok(Some((PreviousState::Nothing, After::Nothing)));
-        }
-        let zone = item.place.zone;
-        let look = Request::Look(item.place.path.clone());
-        // A file that this process cannot read has just been compared through the helper.
-        let tree = self.trees.tree(zone)?;
-        let (reply, old) = match executor::perform(tree, &look, None) {
-            Err(_) if self.trees.may_ask() => self.trees.ask(zone, &look, None)?,
-            other => other?,
-        };
-        let Reply::Previous(before) = reply else {
-            return Ok(None);
-        };
-        let sum = old.map(|old| bytes::sum(&old.into())).transpose();
-        let sum = sum.map_err(|e| Error::io("read", e).with_path(item.place.in_image()))?;
-        Ok(After::of(&before, sum).map(|after| (before, after)))
-    }
 }
 
 /// Returns whether writing `items` makes the initramfs outdated.
 fn is_dirty(items: &[Item]) -> bool {
     let dirties = |item: &Item| item.is_to_be_written() && item.dirties_initramfs();
     items.iter().any(dirties)
-}
-
-/// Returns the process that holds the lock, according to /proc/locks.
-fn holder(image: &Path) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = image.metadata() else {
-        return String::new();
-    };
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let inode = format!(":{}", meta.ino());
-    let found = locks.lines().find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let place = words.get(5)?;
-        (words.get(1) == Some(&"FLOCK") && place.ends_with(&inode))
-            .then(|| words.get(4).map(|pid| (*pid).to_owned()))?
-    });
-    found.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }

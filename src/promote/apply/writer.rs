@@ -1,13 +1,15 @@
 //! Writes what was planned. Files are staged, synced together, and then given their names.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use crate::promote::inputs::content::{Content, Opened, Sources};
+use crate::promote::inputs::invoker;
 use crate::promote::options::Ownership;
 use crate::promote::path::{Place, Zone};
-use crate::promote::plan::union::{Item, plan_attributes};
+use crate::promote::plan::union::{Item, Rules, plan_attributes};
 use crate::promote::record::journal::{After, Entry, Journal, Line};
 use crate::promote::tree::protocol::{JsonPath, PreviousState, Reply, Request};
 use crate::promote::trees::{Trees, unexpected};
@@ -23,6 +25,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) sources: &'a Sources,
     pub(crate) journal: &'a mut Journal,
     pub(crate) ownership: Ownership,
+    /// The files that earlier promotes made executable.
+    pub(crate) made_executable: &'a BTreeSet<Place>,
     pub(crate) progress: &'a dyn Progress,
 }
 
@@ -89,7 +93,16 @@ impl Writer<'_> {
         };
         let (after, made) = match &item.content {
             Content::Absent => (After::Nothing, Vec::new()),
-            content => self.fill(slot, &item.place, content, opened.as_ref(), &previous)?,
+            _ => self.fill(slot, item, opened.as_ref(), &previous)?,
+        };
+        let rules = self.rules(item);
+        let executable = match (&previous, item.executable) {
+            (PreviousState::File { attributes, .. }, Some(wanted)) => {
+                let mode = attributes.mode;
+                (rules.mode(mode) != mode).then_some(wanted)
+            }
+            (_, Some(true)) => Some(true),
+            _ => None,
         };
         self.journal.line(&Line::File(Box::new(Entry {
             place: item.place.clone(),
@@ -100,7 +113,19 @@ impl Writer<'_> {
             after,
             kept: false,
             made,
+            executable,
         })))
+    }
+
+    fn rules(&self, item: &Item) -> Rules {
+        Rules {
+            zone: item.place.zone,
+            ownership: self.ownership,
+            as_root: self.trees.as_root(),
+            invoker: invoker::by_sudo(),
+            executable: item.executable,
+            was_made_executable: self.made_executable.contains(&item.place),
+        }
     }
 
     /// Stages the bytes of `opened`, or a symlink. Returns the content that the place will have,
@@ -108,24 +133,27 @@ impl Writer<'_> {
     fn fill(
         &mut self,
         slot: u64,
-        place: &Place,
-        content: &Content,
+        item: &Item,
         opened: Option<&Opened>,
         previous: &PreviousState,
     ) -> Result<(After, Vec<JsonPath>)> {
+        let Item { place, content, .. } = item;
+        let rules = self.rules(item);
         let target = content.link().map(|target| JsonPath(target.into()));
         let request = Request::Stage {
             slot,
             place: place.path.clone(),
             attributes: plan_attributes(
-                place.zone,
-                self.ownership,
-                self.trees.as_root(),
+                &rules,
                 content,
                 opened.map(|opened| &opened.attributes),
                 previous,
             ),
             link: target.clone(),
+            dir_owner: match place.zone {
+                Zone::Elsewhere => rules.invoker,
+                Zone::Rootfs => None,
+            },
         };
         let file = opened.map(|opened| &opened.file);
         match (self.trees.ask(place.zone, &request, file)?, target) {

@@ -1,8 +1,6 @@
 //! The gate against two people promoting overlays that lack each other's work: does the upstream
 //! have commits that HEAD lacks?
 
-use std::ffi::OsStr;
-
 use crate::error::{Error, Result, printable};
 use crate::promote::inputs::git::{Git, Status};
 use crate::promote::refused::{refused, shell_word};
@@ -40,14 +38,22 @@ pub(crate) fn probe(git: &Git, status: &Status, offline: bool, dry_run: bool) ->
         return Ok(Collision::Skipped("the upstream branch is not there"));
     };
     let name = printable(&String::from_utf8_lossy(&name));
-    let behind = if dry_run && !offline {
-        !has_what_upstream_has(git)?
-    } else {
-        git.lines(&["rev-list", "--count", "HEAD..@{upstream}"])? != b"0"
+    let upstream = match dry_run && !offline {
+        true => id_at_remote(git)?,
+        false => Some("@{upstream}".into()),
     };
-    if behind {
+    let missing = match &upstream {
+        None => Some(0),
+        Some(upstream) => count_missing(git, upstream)?,
+    };
+    if missing != Some(0) {
+        let commits = match missing {
+            Some(1) => "1 commit".to_owned(),
+            Some(count) => format!("{count} commits"),
+            None => "commits".into(),
+        };
         return Err(refused(
-            format!("{name} has commits that HEAD lacks"),
+            format!("{name} has {commits} that HEAD lacks"),
             git.dir(),
             format!("git -C {} pull, then promote again", shell_word(git.dir())),
         )
@@ -65,8 +71,21 @@ fn unreachable(e: Error) -> Error {
         .advice("check the network and the remote")
 }
 
-/// Checks the same without a fetch, since a fetch would write to the repository.
-fn has_what_upstream_has(git: &Git) -> Result<bool> {
+/// Returns the number of commits of `upstream` that HEAD lacks, or `None` if the repository does
+/// not have them, so that they cannot be counted.
+fn count_missing(git: &Git, upstream: &str) -> Result<Option<u64>> {
+    let known = ["cat-file", "-e", &format!("{upstream}^{{commit}}")];
+    if !git.succeeds(&known)? {
+        return Ok(None);
+    }
+    let range = format!("HEAD..{upstream}");
+    let count = git.lines(&["rev-list", "--count", &range])?;
+    let count = String::from_utf8_lossy(&count).parse();
+    Ok(count.ok())
+}
+
+/// Asks the remote for the commit of the upstream branch. A fetch would write to the repository.
+fn id_at_remote(git: &Git) -> Result<Option<String>> {
     let config = |what: &str| -> Result<String> {
         let branch = git.lines(&["symbolic-ref", "--short", "HEAD"])?;
         let key = format!("branch.{}.{what}", String::from_utf8_lossy(&branch));
@@ -78,22 +97,9 @@ fn has_what_upstream_has(git: &Git) -> Result<bool> {
     let out = git.run(&args).map_err(unreachable)?;
     let text = String::from_utf8_lossy(&out);
     // ls-remote lists every ref whose name ends with this one.
-    let is_it = |line: &&str| {
-        line.split_once('\t')
-            .is_some_and(|(_, name)| name == branch)
-    };
-    let Some(id) = text
-        .lines()
-        .find(is_it)
-        .and_then(|line| line.split('\t').next())
-    else {
-        return Ok(true);
-    };
-    // A commit that is not in the local repository is not in HEAD either.
-    git.succeeds(&[
-        OsStr::new("merge-base"),
-        "--is-ancestor".as_ref(),
-        id.as_ref(),
-        "HEAD".as_ref(),
-    ])
+    let id = text.lines().find_map(|line| {
+        let (id, name) = line.split_once('\t')?;
+        (name == branch).then(|| id.to_owned())
+    });
+    Ok(id)
 }

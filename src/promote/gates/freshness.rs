@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result, printable};
 use crate::promote::inputs::git::{Git, Status};
@@ -19,8 +19,15 @@ const DEPTH: usize = 5;
 pub(crate) struct Kernel {
     /// The repositories, by their paths below `bsp_sources/`.
     pub(crate) repos: BTreeMap<String, Repo>,
-    /// The repository at `bsp_sources/` itself, if there are no others.
+    /// The repository at `bsp_sources/` itself. It may have others inside.
     pub(crate) mono: Option<Repo>,
+    /// What the last build was made from, by the paths below `bsp_sources/`. `None` if the build
+    /// left no state.
+    pub(crate) built: Option<BTreeMap<String, Built>>,
+    /// What could not be read.
+    pub(crate) problems: Vec<String>,
+    /// The places of the sources, without symlinks.
+    pub(crate) places: Vec<PathBuf>,
 }
 
 /// The state of a repository that the gate checks.
@@ -31,36 +38,120 @@ pub(crate) struct Repo {
     pub(crate) more_than_one_commit: bool,
 }
 
+/// A path that the last build was made from, compared with its present state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Built {
+    /// It is not in a repository.
+    NoRepository,
+    /// Its repository is at the commit that was built.
+    Same,
+    /// Its repository is at another commit, or has none.
+    Other { head: Option<String>, built: String },
+    /// Its repository, which is somewhere else, has uncommitted edits there.
+    Edited,
+}
+
 impl Kernel {
-    /// Reads the state of the repositories below `dir`.
-    pub(crate) fn probe(dir: &Path) -> Result<Self> {
+    /// Reads the state of the repositories below `dir`, and compares it with that of the last
+    /// build.
+    pub(crate) fn probe(dir: &Path, state: Option<&BuildState>) -> Result<Self> {
+        let mut this = Self::default();
         let mut found = Vec::new();
         if dir.is_dir() {
-            let in_repo = is_repo(dir);
-            find(dir, DEPTH, in_repo, &mut BTreeSet::new(), &mut found)?;
-        }
-        if found.is_empty() {
-            return Ok(Self {
-                mono: Git::at(dir)?.as_ref().map(Repo::probe).transpose()?,
-                ..Self::default()
-            });
+            let (in_repo, seen) = (is_repo(dir), &mut BTreeSet::new());
+            let skipped = &mut this.problems;
+            find(dir, DEPTH, in_repo, seen, &mut found, skipped);
         }
         // Git spends its time checking files, so two processes at once take half as long.
-        let repos = try_map(&found, |path| match Git::at(path)? {
-            Some(git) => Repo::probe(&git),
-            None => Err(refused(
-                "its .git is not a repository",
-                path,
-                "repair it, or remove it",
-            )),
+        let repos = try_map(&found, |path| match Git::at(path) {
+            Ok(Some(git)) => Repo::probe(&git).map(|repo| Some((repo, git.dir().to_path_buf()))),
+            Ok(None) => Ok(None),
+            Err(e) if e.code() == "git" => Ok(None),
+            Err(e) => Err(e),
         })?;
-        let name = |path: &PathBuf| {
-            let rel = path.strip_prefix(dir).unwrap_or(path);
-            rel.to_string_lossy().into_owned()
+        for (path, repo) in found.iter().zip(repos) {
+            let name = path.strip_prefix(dir).unwrap_or(path);
+            let name = name.to_string_lossy().into_owned();
+            match repo {
+                Some((repo, place)) => {
+                    this.places.push(place);
+                    this.repos.insert(name, repo);
+                }
+                None => this.problems.push(format!(
+                    "the .git of {} in bsp_sources/ is not a repository",
+                    printable(&name)
+                )),
+            }
+        }
+        if let Some(git) = Git::at(dir)? {
+            this.mono = Some(Repo::probe(&git)?);
+        }
+        let Some(state) = state else {
+            return Ok(this);
         };
-        Ok(Self {
-            repos: found.iter().map(name).zip(repos).collect(),
-            mono: None,
+        let listed: Vec<(&String, &String)> = state.repos.iter().collect();
+        let built = try_map(&listed, |(name, id)| this.compare(dir, name, id))?;
+        let names = listed.into_iter().map(|(name, _)| name.clone());
+        this.built = Some(names.zip(built).collect());
+        Ok(this)
+    }
+
+    /// Compares the repository that contains the path `name` with the commit that was built.
+    fn compare(&self, dir: &Path, name: &str, id: &str) -> Result<Built> {
+        let is_inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+        let path = dir.join(name);
+        if !Path::new(name).components().all(is_inside) || !path.is_dir() {
+            return Ok(Built::NoRepository);
+        }
+        let around = match Git::around(&path) {
+            Err(e) if e.code() == "git" => None,
+            other => other?,
+        };
+        // A repository that contains more than the sources says nothing about them.
+        let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+        let is_wider = |git: &Git| whole.starts_with(git.top()) && whole != git.top();
+        let Some(git) = around.filter(|git| !is_wider(git)) else {
+            return Ok(Built::NoRepository);
+        };
+        let known = match (self.repos.get(name), &self.mono) {
+            (Some(repo), _) => Some(repo.clone()),
+            (None, Some(mono)) if git.top() == whole => Some(mono.clone()),
+            _ => None,
+        };
+        let repo = match known {
+            Some(repo) => repo,
+            None => {
+                let repo = Repo::probe(&git)?;
+                if repo.edited {
+                    return Ok(Built::Edited);
+                }
+                repo
+            }
+        };
+        let other = Built::Other {
+            head: repo.head.clone(),
+            built: id.to_owned(),
+        };
+        let Some(head) = repo.head else {
+            return Ok(other);
+        };
+        if head == id {
+            return Ok(Built::Same);
+        }
+        let is_short = head.len() != id.len();
+        let spec = format!("{id}^{{commit}}");
+        let find = [
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            &spec,
+        ];
+        let full = || git.lines(&find).is_ok_and(|full| full == head.as_bytes());
+        Ok(if is_short && full() {
+            Built::Same
+        } else {
+            other
         })
     }
 }
@@ -82,32 +173,38 @@ impl Repo {
 
 /// Searches for repositories. Symlinks are followed, but within a repository only to another
 /// repository, because a kernel's tree has many other symlinks. `seen` prevents directories from
-/// being walked twice.
+/// being walked twice. A directory that cannot be read is added to `skipped`.
 fn find(
     dir: &Path,
     depth: usize,
     in_repo: bool,
     seen: &mut BTreeSet<(u64, u64)>,
     found: &mut Vec<PathBuf>,
-) -> Result<()> {
-    let failed = |e| {
-        Error::io("look for repositories in", e)
-            .with_path(dir)
-            .advice("make the directory readable")
-    };
-    let meta = dir.metadata().map_err(failed)?;
-    if !seen.insert((meta.dev(), meta.ino())) {
-        return Ok(());
-    }
-    let mut dirs = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let kind = entry.file_type().map_err(failed)?;
-        let leads_to_one = kind.is_symlink() && entry.path().is_dir();
-        if (kind.is_dir() || leads_to_one) && entry.file_name() != ".git" {
-            dirs.push((kind.is_symlink(), entry.path()));
+    skipped: &mut Vec<String>,
+) {
+    let listed = dir.metadata().and_then(|meta| {
+        if !seen.insert((meta.dev(), meta.ino())) {
+            return Ok(Vec::new());
         }
-    }
+        let mut dirs = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let leads_to_one = kind.is_symlink() && entry.path().is_dir();
+            if (kind.is_dir() || leads_to_one) && entry.file_name() != ".git" {
+                dirs.push((kind.is_symlink(), entry.path()));
+            }
+        }
+        Ok(dirs)
+    });
+    let mut dirs = match listed {
+        Ok(dirs) => dirs,
+        Err(e) => {
+            let path = printable(&dir.to_string_lossy());
+            skipped.push(format!("{path} was not searched for repositories: {e}"));
+            return;
+        }
+    };
     // Real directories come before symlinks to them.
     dirs.sort();
     for (by_link, dir) in dirs {
@@ -116,10 +213,9 @@ fn find(
             found.push(dir.clone());
         }
         if depth > 1 && (!by_link || !in_repo || is_repo) {
-            find(&dir, depth - 1, in_repo || is_repo, seen, found)?;
+            find(&dir, depth - 1, in_repo || is_repo, seen, found, skipped);
         }
     }
-    Ok(())
 }
 
 fn is_repo(dir: &Path) -> bool {
@@ -127,8 +223,12 @@ fn is_repo(dir: &Path) -> bool {
 }
 
 /// Returns why each stale repository is stale, one line for each. Does no I/O.
-pub(crate) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<String> {
+pub(crate) fn detect_stale(kernel: &Kernel) -> Vec<String> {
     let mut stale = Vec::new();
+    let is_listed = |name: &str| {
+        let built = kernel.built.as_ref();
+        built.is_some_and(|built| built.keys().any(|path| Path::new(path).starts_with(name)))
+    };
     let named = kernel
         .repos
         .iter()
@@ -138,22 +238,20 @@ pub(crate) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<S
         let shown = printable(name);
         if repo.edited {
             stale.push(format!("{shown} has uncommitted edits"));
-        } else if state.is_none() && name != "." && repo.more_than_one_commit {
+        } else if name != "." && repo.more_than_one_commit && !is_listed(name) {
             stale.push(format!("{shown} has commits that were never built"));
         }
     }
-    for (name, built) in state.iter().flat_map(|state| &state.repos) {
+    for (name, built) in kernel.built.iter().flatten() {
         let shown = printable(name);
-        let repo = kernel
-            .mono
-            .as_ref()
-            .or_else(|| kernel.repos.get(clean(name)));
-        match repo {
-            None if kernel.repos.is_empty() => {}
-            None => stale.push(format!(
+        match built {
+            Built::Same => {}
+            Built::NoRepository if kernel.repos.is_empty() && kernel.mono.is_none() => {}
+            Built::NoRepository => stale.push(format!(
                 "{shown} was built but is not a repository in bsp_sources/"
             )),
-            Some(Repo { head, .. }) if head.as_ref() != Some(built) => {
+            Built::Edited => stale.push(format!("{shown} has uncommitted edits")),
+            Built::Other { head, built } => {
                 let short = |id: &str| printable(id.get(..7).unwrap_or(id));
                 stale.push(format!(
                     "{shown} is at {} but was built at {}",
@@ -161,7 +259,6 @@ pub(crate) fn detect_stale(kernel: &Kernel, state: Option<&BuildState>) -> Vec<S
                     short(built)
                 ));
             }
-            Some(_) => {}
         }
     }
     stale
@@ -172,8 +269,8 @@ fn clean(name: &str) -> &str {
 }
 
 /// Refuses an outdated build.
-pub(crate) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> Result<()> {
-    let stale = detect_stale(kernel, state);
+pub(crate) fn check(kernel: &Kernel, dir: &Path) -> Result<()> {
+    let stale = detect_stale(kernel);
     if stale.is_empty() {
         return Ok(());
     }
@@ -186,28 +283,33 @@ pub(crate) fn check(kernel: &Kernel, state: Option<&BuildState>, dir: &Path) -> 
     Err(stale.into_iter().skip(1).fold(error, Error::note))
 }
 
-/// Returns notes on builds that cannot be checked with a repository. Does no I/O.
+/// Returns notes on builds that cannot be checked with a repository, and on repositories that
+/// were customized. Does no I/O.
 pub(crate) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<String> {
+    let mut notes = kernel.problems.clone();
     let Some(manifest) = manifest else {
-        return Vec::new();
+        return notes;
     };
-    if kernel.mono.is_none() && kernel.repos.is_empty() {
-        return vec!["no kernel-side repository shows whether the build is up to date".into()];
+    let is_checked = |built: &Built| *built != Built::NoRepository;
+    let any_checked = kernel.built.iter().flatten().any(|(_, b)| is_checked(b));
+    if kernel.mono.is_none() && kernel.repos.is_empty() && !any_checked {
+        notes.push("no kernel-side repository shows whether the build is up to date".into());
+        return notes;
     }
-    let mut notes = Vec::new();
     if kernel.mono.is_none() {
-        let unknown = |repo: &str| {
-            let path = Path::new(clean(repo));
-            !path.ancestors().any(|dir| {
-                dir.to_str()
-                    .is_some_and(|dir| kernel.repos.contains_key(dir))
+        let is_known = |dir: &Path| {
+            let built = kernel.built.as_ref();
+            dir.to_str().is_some_and(|dir| {
+                kernel.repos.contains_key(dir)
+                    || built.is_some_and(|built| built.get(dir).is_some_and(is_checked))
             })
         };
+        let unknown = |repo: &str| !Path::new(clean(repo)).ancestors().any(is_known);
         let mut missing: Vec<&str> = manifest
             .artifacts
             .iter()
             .map(|artifact| artifact.source_repo.as_str())
-            .filter(|repo| unknown(repo))
+            .filter(|repo| !repo.is_empty() && unknown(repo))
             .collect();
         missing.sort_unstable();
         missing.dedup();
@@ -218,13 +320,6 @@ pub(crate) fn detect_notes(kernel: &Kernel, manifest: Option<&Manifest>) -> Vec<
                 names.join(", ")
             ));
         }
-    }
-    if !manifest.dirty_repos.is_empty() {
-        let names: Vec<String> = manifest.dirty_repos.iter().map(|n| printable(n)).collect();
-        notes.push(format!(
-            "built with uncommitted edits in {}",
-            names.join(", ")
-        ));
     }
     notes
 }
@@ -240,21 +335,19 @@ mod tests {
         }
     }
 
-    fn state(repos: &[(&str, &str)]) -> BuildState {
-        let mut text = "toolchain: x\nbsp_version: '1'\nmode: full\nrepos:\n".to_owned();
-        for (name, id) in repos {
-            text.push_str(&format!("  '{name}': '{id}'\n"));
-        }
-        serde_yaml_ng::from_str(&text).unwrap()
+    fn built(entries: &[(&str, Built)]) -> Option<BTreeMap<String, Built>> {
+        let entry = |(name, built): &(&str, Built)| ((*name).to_owned(), built.clone());
+        Some(entries.iter().map(entry).collect())
     }
 
-    fn several(repos: &[(&str, Repo)]) -> Kernel {
+    fn several(repos: &[(&str, Repo)], built: Option<BTreeMap<String, Built>>) -> Kernel {
         Kernel {
             repos: repos
                 .iter()
                 .map(|(name, repo)| ((*name).to_owned(), repo.clone()))
                 .collect(),
-            mono: None,
+            built,
+            ..Kernel::default()
         }
     }
 
@@ -268,41 +361,48 @@ mod tests {
             more_than_one_commit: true,
             ..repo("a")
         };
-        let at_a = state(&[("k", "aaaaaaaa")]);
-        let stale = |kernel: &Kernel, state| detect_stale(kernel, state).join("; ");
-        assert!(stale(&several(&[("k", edited)]), Some(&at_a)).contains("uncommitted"));
-        let moved = several(&[("k", repo("bbbbbbbb"))]);
+        let stale = |name: &str, repo: &Repo, built| {
+            detect_stale(&several(&[(name, repo.clone())], built)).join(", ")
+        };
+        let same = || built(&[("k", Built::Same)]);
+        assert!(stale("k", &edited, same()).contains("uncommitted"));
+        let other = Built::Other {
+            head: Some("bbbbbbbb".into()),
+            built: "aaaaaaaa".into(),
+        };
         assert_eq!(
-            stale(&moved, Some(&at_a)),
+            stale("k", &repo("bbbbbbbb"), built(&[("k", other)])),
             "k is at bbbbbbb but was built at aaaaaaa"
         );
-        assert!(stale(&several(&[("k", grown)]), None).contains("never built"));
-        assert_eq!(stale(&several(&[("k", repo("a"))]), None), "");
-        assert_eq!(stale(&several(&[("k", repo("aaaaaaaa"))]), Some(&at_a)), "");
+        assert!(stale("k", &grown, None).contains("never built"));
+        assert!(stale("j", &grown, same()).contains("never built"));
+        assert_eq!(stale("k", &grown, same()), "");
+        // A path in the repository is enough.
+        assert_eq!(stale("k", &grown, built(&[("k/dts", Built::Same)])), "");
+        assert_eq!(stale("k", &repo("a"), None), "");
+        assert_eq!(stale("j", &repo("a"), same()), "");
     }
 
     #[test]
-    fn the_mono_repository_is_compared_with_every_path_that_was_built() {
-        let mono = |head| Kernel {
+    fn a_mono_repository_needs_no_entry_of_its_own() {
+        let kernel = Kernel {
             mono: Some(Repo {
                 more_than_one_commit: true,
-                ..repo(head)
+                ..repo("aaaaaaaa")
             }),
             ..Kernel::default()
         };
-        let built = state(&[("kernel/a", "aaaaaaaa"), ("hardware/b", "bbbbbbbb")]);
-        let stale = detect_stale(&mono("aaaaaaaa"), Some(&built));
-        assert_eq!(stale, ["hardware/b is at aaaaaaa but was built at bbbbbbb"]);
-        assert!(detect_stale(&mono("x"), None).is_empty());
+        assert!(detect_stale(&kernel).is_empty());
     }
 
     #[test]
     fn a_built_path_that_is_not_a_repository_is_stale() {
-        let kernel = several(&[("k", repo("aaaaaaaa"))]);
-        let built = state(&[("kk", "aaaaaaaa")]);
+        let missing = built(&[("kk", Built::NoRepository)]);
+        let kernel = several(&[("k", repo("aaaaaaaa"))], missing.clone());
         assert_eq!(
-            detect_stale(&kernel, Some(&built)),
+            detect_stale(&kernel),
             ["kk was built but is not a repository in bsp_sources/"]
         );
+        assert!(detect_stale(&several(&[], missing)).is_empty());
     }
 }

@@ -2,3 +2,4 @@
 
 pub(crate) mod collision;
 pub(crate) mod freshness;
+pub(crate) mod outside;

@@ -130,7 +130,8 @@ impl Sources {
 
 const REBUILD: &str = "build again, then promote again";
 
-fn open(path: &Path) -> Result<(File, Metadata)> {
+/// Opens a source, which must be a regular file.
+pub(crate) fn open(path: &Path) -> Result<(File, Metadata)> {
     let failed = |e| {
         Error::io("open", e)
             .with_path(path)

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::unistd::{Uid, User};
 
+use super::invoker;
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::refused::shell_word;
 
@@ -32,41 +33,75 @@ const KEPT: &[&str] = &[
     "GIT_SSH_VARIANT",
 ];
 
-/// The working tree of a repository.
+/// The working tree of a repository, or a directory in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Git {
     dir: PathBuf,
-    owner: Option<Owner>,
+    /// The path of `dir` in the working tree. It is empty, or ends with `/`.
+    prefix: OsString,
+    runs_as: Option<Account>,
 }
 
-/// The user that git runs as if root asks about a user's repository. The repository's
-/// configuration may name programs to run, and they must not run as root.
+/// The user that git runs as if this process is root. The repository's configuration may name
+/// programs to run, and they must not run as root.
 #[derive(Debug, Clone)]
-struct Owner {
+struct Account {
     uid: u32,
     gid: u32,
     home: Option<PathBuf>,
+    /// Whether it is the user who ran sudo, and not the owner of the repository.
+    by_sudo: bool,
 }
 
 impl Git {
     /// Opens the repository whose working tree starts at `dir`. Returns `Ok(None)` if there is no
     /// such repository, even if `dir` lies inside one.
     pub(crate) fn at(dir: &Path) -> Result<Option<Self>> {
-        let Ok(dir) = dir.canonicalize() else {
-            return Ok(None);
-        };
         // In a linked worktree and in a submodule, this is a file.
         if !dir.join(".git").exists() {
             return Ok(None);
         }
-        let owner = owner(&dir);
-        let git = Self { dir, owner };
-        let top = git.lines(&["rev-parse", "--show-toplevel"])?;
-        let top = PathBuf::from(OsString::from_vec(top));
-        Ok((top == git.dir).then_some(git))
+        let git = Self::around(dir)?;
+        Ok(git.filter(|git| git.prefix.is_empty()))
     }
 
-    /// Returns the working tree. Its path has no symlinks.
+    /// Opens the repository whose working tree contains `dir`. Returns `Ok(None)` if there is
+    /// none.
+    pub(crate) fn around(dir: &Path) -> Result<Option<Self>> {
+        let Ok(dir) = dir.canonicalize() else {
+            return Ok(None);
+        };
+        let runs_as = account(&dir);
+        let mut git = Self {
+            dir,
+            prefix: OsString::new(),
+            runs_as,
+        };
+        match git.lines(&["rev-parse", "--show-prefix"]) {
+            Ok(prefix) => git.prefix = OsString::from_vec(prefix),
+            Err(e) if e.cause().contains("not a git repository") => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        Ok(Some(git))
+    }
+
+    /// Returns the top of the working tree.
+    pub(crate) fn top(&self) -> &Path {
+        let depth = Path::new(&self.prefix).components().count();
+        self.dir.ancestors().nth(depth).unwrap_or(&self.dir)
+    }
+
+    /// Returns the name of this directory in `commit`, as git commands take it.
+    pub(crate) fn tree_of(&self, commit: &str) -> OsString {
+        let mut name = OsString::from(commit);
+        if !self.prefix.is_empty() {
+            name.push(":");
+            name.push(&self.prefix);
+        }
+        name
+    }
+
+    /// Returns the directory. Its path has no symlinks.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -78,6 +113,9 @@ impl Git {
             return Ok(output.stdout);
         }
         let said = String::from_utf8_lossy(&output.stderr);
+        if let Some((_, at)) = said.split_once("detected dubious ownership in repository at '") {
+            return Err(self.not_trusted(at.split('\'').next().unwrap_or_default()));
+        }
         let said = said
             .lines()
             .map(str::trim)
@@ -94,6 +132,22 @@ impl Git {
             .with_path(&self.dir)
             .with_code("git")
             .advice(format!("git -C {} status", shell_word(&self.dir))))
+    }
+
+    /// Creates the error for a repository that belongs to somebody else. Only the user can say
+    /// that its programs may run.
+    fn not_trusted(&self, at: &str) -> Error {
+        let at = PathBuf::from(at);
+        Error::new(
+            Kind::Refused,
+            "the repository belongs to another user, so git does not use it",
+        )
+        .with_path(&at)
+        .with_code("foreign-repository")
+        .advice(format!(
+            "if you trust it: git config --global --add safe.directory {}",
+            shell_word(&at)
+        ))
     }
 
     /// Returns the output without the line feed at the end.
@@ -138,7 +192,10 @@ impl Git {
     fn start<T>(&self, how: impl Fn(&mut Command) -> io::Result<T>) -> Result<T> {
         let started = match how(&mut self.command(true)) {
             // The owner cannot enter this directory, so only root can have written here.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.owner.is_some() => {
+            Err(e)
+                if e.kind() == io::ErrorKind::PermissionDenied
+                    && self.runs_as.as_ref().is_some_and(|who| !who.by_sudo) =>
+            {
                 how(&mut self.command(false))
             }
             other => other,
@@ -157,7 +214,7 @@ impl Git {
         }
     }
 
-    fn command(&self, as_owner: bool) -> Command {
+    fn command(&self, as_other: bool) -> Command {
         let mut command = Command::new("git");
         for (name, _) in std::env::vars_os() {
             let bytes = name.as_encoded_bytes();
@@ -169,22 +226,18 @@ impl Git {
                 command.env_remove(name);
             }
         }
-        let mut safe = OsString::from("safe.directory=");
-        safe.push(&self.dir);
         command
             .current_dir(&self.dir)
             .env("LC_ALL", "C")
             .env("GIT_TERMINAL_PROMPT", "0")
             // Queries must not write anything, not even a refreshed index.
             .env("GIT_OPTIONAL_LOCKS", "0")
-            .arg("-c")
-            .arg(safe)
             .args(["-c", "core.fsmonitor=false"])
             .stdin(Stdio::null());
-        if let Some(owner) = self.owner.as_ref().filter(|_| as_owner) {
-            command.uid(owner.uid).gid(owner.gid);
+        if let Some(who) = self.runs_as.as_ref().filter(|_| as_other) {
+            command.uid(who.uid).gid(who.gid);
             command.env_remove("XDG_CONFIG_HOME");
-            match &owner.home {
+            match &who.home {
                 Some(home) => command.env("HOME", home),
                 None => command.env_remove("HOME"),
             };
@@ -193,16 +246,30 @@ impl Git {
     }
 }
 
-fn owner(dir: &Path) -> Option<Owner> {
-    let meta = dir.metadata().ok()?;
-    if !Uid::effective().is_root() || meta.uid() == 0 {
+/// Returns the user that git runs as: the one who ran sudo, or the owner of the repository.
+fn account(dir: &Path) -> Option<Account> {
+    if !Uid::effective().is_root() {
         return None;
     }
-    let user = User::from_uid(Uid::from_raw(meta.uid())).ok().flatten();
-    Some(Owner {
+    let home = |uid| User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    if let Some((uid, gid)) = invoker::by_sudo() {
+        return Some(Account {
+            uid,
+            gid,
+            home: home(uid).map(|user| user.dir),
+            by_sudo: true,
+        });
+    }
+    let meta = dir.metadata().ok()?;
+    if meta.uid() == 0 {
+        return None;
+    }
+    let user = home(meta.uid());
+    Some(Account {
         uid: meta.uid(),
         gid: user.as_ref().map_or(meta.gid(), |user| user.gid.as_raw()),
         home: user.map(|user| user.dir),
+        by_sudo: false,
     })
 }
 
@@ -229,6 +296,8 @@ impl Status {
             &format!("--untracked-files={untracked}"),
             // Nested repositories are queried on their own.
             "--ignore-submodules=dirty",
+            "--",
+            ".",
         ])?;
         Ok(Self::detect(&out))
     }

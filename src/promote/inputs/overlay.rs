@@ -1,6 +1,6 @@
 //! Channel A: the committed files of the overlay tracker, at HEAD or another commit.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -40,6 +40,8 @@ pub struct Tracked {
     pub dst: RelPath,
     /// The content.
     pub content: Content,
+    /// Whether git says that it is executable. `None` if its mode is not taken from git.
+    pub executable: Option<bool>,
 }
 
 /// Returns the files of `head`, with the times and owners of the checked-out files. If the
@@ -102,6 +104,7 @@ pub(crate) fn probe_head(
                 false => Content::Committed(entry.blob(), given),
             })
         },
+        ownership,
     )?;
     let scope = Scope {
         words: format!("overlay HEAD ({})", short(head)),
@@ -112,7 +115,11 @@ pub(crate) fn probe_head(
 }
 
 /// Returns the files of a named commit, or the files that a range changed.
-pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Tracked>)> {
+pub(crate) fn probe_reference(
+    git: &Git,
+    name: &str,
+    ownership: Ownership,
+) -> Result<(Scope, Vec<Tracked>)> {
     let wrong = |message: &str| {
         Error::new(Kind::Refused, message)
             .doing("read the overlay at")
@@ -144,7 +151,14 @@ pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Track
     let changed = |filter: &str| match &since {
         None => Ok(None),
         Some(since) => {
-            let args = ["diff-tree", "-r", "-z", "--no-renames", "--name-only"];
+            let args = [
+                "diff-tree",
+                "-r",
+                "-z",
+                "--no-renames",
+                "--name-only",
+                "--relative",
+            ];
             let names = git.names(&[&args[..], &[filter, since.as_str(), &commit]].concat());
             names.map(Some)
         }
@@ -152,9 +166,8 @@ pub(crate) fn probe_reference(git: &Git, name: &str) -> Result<(Scope, Vec<Track
     let deleted = changed("--diff-filter=D")?.map_or(0, |names| names.len() as u64);
     let changed = changed("--diff-filter=d")?;
     let is_wanted = |name: &OsString| changed.as_ref().is_none_or(|names| names.contains(name));
-    let files = files(git, &commit, is_wanted, |entry, committed| {
-        Ok(Content::Committed(entry.blob(), committed))
-    })?;
+    let content = |entry: Entry, committed| Ok(Content::Committed(entry.blob(), committed));
+    let files = files(git, &commit, is_wanted, content, ownership)?;
     let (name, until) = (printable(name), short(&commit));
     let words = match &since {
         None => format!("overlay {name} ({until})"),
@@ -183,11 +196,19 @@ fn files(
     commit: &str,
     is_wanted: impl Fn(&OsString) -> bool,
     content: impl Fn(Entry, Attributes) -> Result<Content>,
+    ownership: Ownership,
 ) -> Result<Vec<Tracked>> {
     let out = git.lines(&["show", "-s", "--no-show-signature", "--format=%ct", commit])?;
     let time = String::from_utf8_lossy(&out);
     let time: i64 = time.trim().parse().map_err(|_| not_understood(git, &out))?;
-    let out = git.run(&["ls-tree", "-r", "-l", "-z", "--full-tree", commit])?;
+    let tree = git.tree_of(commit);
+    let exists = [OsStr::new("cat-file"), "-e".as_ref(), &tree];
+    if tree != commit && !git.succeeds(&exists)? {
+        // The commit has no file in this directory.
+        return Ok(Vec::new());
+    }
+    let list = ["ls-tree", "-r", "-l", "-z", "--full-tree"].map(OsStr::new);
+    let out = git.run(&[&list[..], &[&tree]].concat())?;
     let mut batch = None;
     let mut files = Vec::new();
     for record in out.split(|byte| *byte == 0).filter(|r| !r.is_empty()) {
@@ -201,6 +222,8 @@ fn files(
             mtime: (time, 0),
             ..Attributes::default()
         };
+        let is_file = entry.mode != SYMLINK && ownership == Ownership::Keep;
+        let executable = is_file.then_some(entry.mode & 0o111 != 0);
         let content = if entry.mode == SYMLINK {
             let mut target = Vec::new();
             let reader = match batch.take() {
@@ -212,7 +235,11 @@ fn files(
         } else {
             content(entry, committed)?
         };
-        files.push(Tracked { dst, content });
+        files.push(Tracked {
+            dst,
+            content,
+            executable,
+        });
     }
     Ok(files)
 }

@@ -1,31 +1,53 @@
 //! Reads the small YAML files of a workspace. They are not trusted.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde::de::{DeserializeOwned, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_ignored::Path as Field;
+use serde_yaml_ng::Value;
 
 use crate::block::file_type_name;
 use crate::error::{Error, Kind, Result, printable};
 
-/// The maximum size of a file in bytes. No pointer, profile or manifest is larger: a module takes
-/// about 200 bytes of a manifest.
-const MAX_BYTES: u64 = 16 << 20;
+/// The maximum size of a file in bytes. A module takes about 250 bytes of a manifest, so this is
+/// enough for 250,000 of them.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// The maximum number of brackets that may be open at once.
 const MAX_OPEN: u32 = 1000;
+
+/// The maximum number of lines, commas, opening brackets, dashes and colons. The parser keeps a
+/// record of about 130 bytes for each of them, and more for its text. 100,000 artifacts have
+/// 900,000.
+const MAX_PARTS: u64 = 3_000_000;
+
+/// The byte order mark that some editors put at the start of a file.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A file that was read.
+#[derive(Debug)]
+pub(crate) struct Parsed<T> {
+    pub(crate) value: T,
+    pub(crate) text: Vec<u8>,
+    /// The fields that `T` does not have, such as `artifacts[].size`, and how often they occur.
+    pub(crate) unknown: BTreeMap<String, u64>,
+    /// Whether the file starts with a byte order mark.
+    pub(crate) has_mark: bool,
+}
 
 /// Reads `path`. Returns `Ok(None)` if there is no such file. Aliases are expanded at most as
 /// often as the repetition limit of serde_yaml allows, so a bomb of aliases is a syntax error.
 ///
 /// # Errors
-/// The file cannot be read, is longer than 16 MiB, or does not have the form of `T`. `advice` is
-/// the advice of these errors.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<(T, Vec<u8>)>> {
+/// The file cannot be read, is longer than 64 MiB, has a field twice, or does not have the form
+/// of `T`. `advice` is the advice of these errors.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Option<Parsed<T>>> {
     let text = match read_bounded(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -40,13 +62,106 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
     if is_too_deep(&text) {
         return Err(wrong("brackets are nested too deeply"));
     }
-    match serde_yaml_ng::from_slice(&text) {
-        Ok(value) => Ok(Some((value, text))),
-        Err(e) => {
-            // The message may quote the file, so it is made short and printable.
-            let said: String = e.to_string().chars().take(300).collect();
-            Err(wrong(&printable(&said)))
+    if has_too_many_parts(&text) {
+        return Err(wrong("more than 3,000,000 values"));
+    }
+    let has_mark = text.starts_with(MARK);
+    let yaml = without_mark(&text);
+    let (mut unknown, mut seen, mut twice) = (BTreeMap::new(), BTreeSet::new(), None);
+    let parsed = serde_ignored::deserialize(
+        serde_yaml_ng::Deserializer::from_slice(yaml),
+        |field: Field<'_>| {
+            if !seen.insert(field.to_string()) {
+                twice.get_or_insert_with(|| field.to_string());
+            }
+            *unknown.entry(without_indexes(&field)).or_insert(0) += 1;
+        },
+    );
+    let value = parsed.map_err(|e| {
+        // The message may quote the file, so it is made short and printable.
+        let said: String = e.to_string().chars().take(300).collect();
+        wrong(&printable(&said))
+    })?;
+    match twice {
+        Some(field) => Err(wrong(&format!("duplicate field `{}`", printable(&field)))),
+        None => Ok(Some(Parsed {
+            value,
+            has_mark,
+            text,
+            unknown,
+        })),
+    }
+}
+
+/// Returns the text behind the byte order mark.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(MARK).unwrap_or(text)
+}
+
+/// Returns the name of a field, with `[]` for the position in a list.
+fn without_indexes(field: &Field<'_>) -> String {
+    match field {
+        Field::Root => String::new(),
+        Field::Seq { parent, .. } => without_indexes(parent) + "[]",
+        Field::Map { parent, key } => match without_indexes(parent) {
+            above if above.is_empty() => key.clone(),
+            above => format!("{above}.{key}"),
+        },
+        Field::Some { parent }
+        | Field::NewtypeStruct { parent }
+        | Field::NewtypeVariant { parent } => without_indexes(parent),
+    }
+}
+
+/// A field that promote can do without, as YAML reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Scalar {
+    /// The field is missing.
+    #[default]
+    Missing,
+    /// It is null, or it has no value.
+    Null,
+    /// A text.
+    Text(String),
+    /// A number or a boolean. The text may differ from how it is written.
+    Other(String),
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct AnyScalar;
+        impl Visitor<'_> for AnyScalar {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string (in quotes if necessary)")
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Text(text.to_owned()))
+            }
+
+            fn visit_unit<E>(self) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Null)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Other(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Other(value.to_string()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Other(value.to_string()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> std::result::Result<Scalar, E> {
+                Ok(Scalar::Other(value.to_string()))
+            }
         }
+        deserializer.deserialize_any(AnyScalar)
     }
 }
 
@@ -57,20 +172,118 @@ pub(crate) struct Text(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct OnlyText;
-        impl Visitor<'_> for OnlyText {
-            type Value = Text;
+        match Scalar::deserialize(deserializer)? {
+            Scalar::Text(text) => Ok(Self(text)),
+            _ => Err(serde::de::Error::custom(
+                "invalid type, expected a string (in quotes if necessary)",
+            )),
+        }
+    }
+}
+
+/// A map of texts, as they are written, in which each key occurs once. `None` stands for null.
+#[derive(Debug, Default)]
+pub(crate) struct Unique(pub(crate) BTreeMap<String, Option<String>>);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct UniqueKeys;
+        impl<'de> Visitor<'de> for UniqueKeys {
+            type Value = Unique;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string (in quotes if necessary)")
+                f.write_str("a map")
             }
 
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Text, E> {
-                Ok(Text(text.to_owned()))
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Unique, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, Option<String>>()? {
+                    if entries.contains_key(&key) {
+                        let message = format!("duplicate field `{}`", printable(&key));
+                        return Err(serde::de::Error::custom(message));
+                    }
+                    entries.insert(key, value);
+                }
+                Ok(Unique(entries))
             }
         }
-        deserializer.deserialize_any(OnlyText)
+        deserializer.deserialize_map(UniqueKeys)
     }
+}
+
+/// Names in one of the forms that people write: a list of names, a list of maps, a map, or one
+/// name. Of maps, the keys are the names.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pub(crate) names: Vec<String>,
+    /// The form, if it is not a list of maps with one key each.
+    pub(crate) form: Option<&'static str>,
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct AnyForm;
+        impl<'de> Visitor<'de> for AnyForm {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_unit<E>(self) -> std::result::Result<Names, E> {
+                Ok(Names::default())
+            }
+
+            fn visit_str<E>(self, name: &str) -> std::result::Result<Names, E> {
+                Ok(Names {
+                    names: vec![name.to_owned()],
+                    form: Some("is a text"),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, _)) = map.next_entry::<String, Value>()? {
+                    names.push(name);
+                }
+                let form = Some("is a map");
+                Ok(Names { names, form })
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> std::result::Result<Names, A::Error> {
+                let mut all = Names::default();
+                while let Some(item) = list.next_element::<Names>()? {
+                    if item.form != Some("is a map") {
+                        all.form = Some("has an entry that is not a map");
+                    } else if item.names.len() != 1 {
+                        all.form = Some("has a map without exactly one repository");
+                    }
+                    all.names.extend(item.names);
+                }
+                Ok(all)
+            }
+        }
+        deserializer.deserialize_any(AnyForm)
+    }
+}
+
+/// Returns whether the file has so many parts that the parser would need too much memory.
+fn has_too_many_parts(text: &[u8]) -> bool {
+    let is_part = |pair: &&[u8]| match pair[0] {
+        b'\n' | b',' | b'[' | b'{' => true,
+        b'-' | b':' | b'?' => matches!(pair[1], b' ' | b'\t' | b'\n'),
+        _ => false,
+    };
+    text.windows(2).filter(is_part).count() as u64 > MAX_PARTS
 }
 
 /// Returns whether too many brackets are open at once. The time that libyaml takes grows with the
@@ -104,7 +317,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     if text.len() as u64 > MAX_BYTES {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "longer than 16 MiB",
+            "longer than 64 MiB",
         ));
     }
     Ok(text)
@@ -146,9 +359,35 @@ mod tests {
         let long = dir.path().join("long");
         File::create(&long).unwrap().set_len(MAX_BYTES + 1).unwrap();
         let error = read::<Anything>(&long, "rebuild").unwrap_err();
-        assert!(error.to_string().contains("16 MiB"), "{error}");
+        assert!(error.to_string().contains("64 MiB"), "{error}");
         assert!(read::<Anything>(dir.path(), "rebuild").is_err());
         let missing = read::<Anything>(&dir.path().join("none"), "rebuild").unwrap();
         assert!(missing.is_none());
+    }
+
+    #[test]
+    fn unknown_fields_are_counted_and_a_second_one_of_the_same_name_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            read::<Anything>(file.path(), "rebuild")
+        };
+        let parsed = read("a: 1\nb: 2\nc: [3]\n").unwrap().unwrap();
+        let unknown: Vec<_> = parsed.unknown.into_iter().collect();
+        assert_eq!(unknown, [("b".into(), 1), ("c".into(), 1)]);
+        for text in ["a: 1\nb: 2\nb: 3\n", "a: 1\na: 2\n"] {
+            let error = read(text).unwrap_err();
+            assert!(error.to_string().contains("duplicate field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_many_small_values_is_refused_before_it_is_parsed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for many in ["-\n", "- ", "[],", "? "] {
+            std::fs::write(file.path(), many.repeat(4_000_000)).unwrap();
+            let error = read::<Anything>(file.path(), "rebuild").unwrap_err();
+            assert!(error.to_string().contains("3,000,000"), "{error}");
+        }
     }
 }

@@ -1,14 +1,16 @@
 //! Resolves the destinations of both channels and of the mirror.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use super::union::{Channel, Item, plan_mirror, plan_union};
 use crate::durable::{Last, Lookup};
 use crate::error::{Error, Kind, Result};
-use crate::promote::inputs::content::Content;
+use crate::promote::inputs::content::{Content, open};
 use crate::promote::inputs::manifest::Manifest;
 use crate::promote::inputs::overlay::Tracked;
-use crate::promote::path::{KERNEL, RelPath, Zone};
+use crate::promote::path::{KERNEL, Place, RelPath, Zone};
+use crate::promote::tree::bytes::same;
 use crate::promote::trees::Trees;
 
 /// Returns the plan: the files that the image should hold, by their places in the image as it is
@@ -17,6 +19,7 @@ pub(crate) fn enumerate(
     trees: &mut Trees,
     tracked: &[Tracked],
     manifest: Option<&Manifest>,
+    strict: bool,
 ) -> Result<Vec<Item>> {
     let artifacts = || manifest.iter().flat_map(|manifest| &manifest.artifacts);
     let built: BTreeSet<&RelPath> = artifacts().map(|artifact| &artifact.dst).collect();
@@ -26,18 +29,35 @@ pub(crate) fn enumerate(
         .partition(|file| file.content.link().is_some() && built.contains(&file.dst));
     let shadowed: BTreeSet<&RelPath> = shadowed.into_iter().map(|file| &file.dst).collect();
     let mut wanted = Vec::new();
-    for Tracked { dst, content } in tracked {
+    for Tracked {
+        dst,
+        content,
+        executable,
+    } in tracked
+    {
         let last = match content.link() {
             Some(_) => Last::Keep,
             None => Last::Follow,
         };
         let place = trees.resolve(dst, last)?;
         let (dst, content) = (dst.clone(), content.clone());
-        wanted.push(Item::new(dst, place, Channel::Overlay, content));
+        let item = Item::new(dst, place, Channel::Overlay, content);
+        wanted.push(Item {
+            executable: *executable,
+            ..item
+        });
     }
+    let mut built_for: HashMap<Place, usize> = HashMap::new();
     for artifact in artifacts() {
         let dst = artifact.dst.clone();
         let place = trees.resolve(&dst, Last::Follow)?;
+        if let Some(first) = built_for.get(&place).map(|at| &mut wanted[*at]) {
+            if !strict && same_bytes(&first.content, &artifact.src)? {
+                first.double = Some(artifact.src.clone());
+                continue;
+            }
+        }
+        built_for.insert(place.clone(), wanted.len());
         let shadows = shadowed.contains(&dst).then_some(Channel::Overlay);
         let content = Content::Built(artifact.src.clone());
         let item = Item::new(dst, place, Channel::Manifest, content);
@@ -46,6 +66,18 @@ pub(crate) fn enumerate(
     let mut items = plan_union(wanted)?;
     mirror(trees, &mut items)?;
     Ok(items)
+}
+
+/// Returns whether the files at `src` and of `content` are two with the same bytes.
+fn same_bytes(content: &Content, src: &Path) -> Result<bool> {
+    let Content::Built(first) = content else {
+        return Ok(false);
+    };
+    if first == src {
+        return Ok(false);
+    }
+    let ((a, _), (b, meta)) = (open(first)?, open(src)?);
+    same(&a, &b, &meta).map_err(|e| Error::io("compare", e).with_path(src))
 }
 
 /// Adds the mirror: a copy of `kernel/Image` as `rootfs/boot/Image`.

@@ -75,7 +75,8 @@ fn look(
         }
     };
     let file = opened.as_ref().map(|opened| &opened.file);
-    let found = compare(tree, &item.place.path, file, item.content.link())
+    let link = item.content.link();
+    let found = compare(tree, &item.place.path, file, link, item.executable)
         .map_err(|e| Error::io("compare with", e).with_path(trees.path(&item.place)))?;
     progress.advance(bytes);
     Ok((found, bytes))
@@ -87,6 +88,7 @@ fn ask(item: &Item, trees: &mut Trees, sources: &Sources) -> Result<Found> {
     let request = Request::Compare {
         place: item.place.path.clone(),
         link: link.map(|target| JsonPath(target.into())),
+        executable: item.executable,
     };
     let file = opened.as_ref().map(|opened| &opened.file);
     match trees.ask(item.place.zone, &request, file)? {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,10 @@ pub struct Item {
     pub(crate) content: Content,
     /// The channel that has another content for this destination, but lower priority.
     pub shadows: Option<Channel>,
+    /// Whether it should be executable. `None` if that is left as it is.
+    pub(crate) executable: Option<bool>,
+    /// Another source of the same channel that has the same bytes for it.
+    pub(crate) double: Option<PathBuf>,
     /// The result of the comparison with the image.
     pub(crate) found: Found,
     /// The length in bytes.
@@ -68,6 +72,8 @@ impl Item {
             channel,
             content,
             shadows: None,
+            executable: None,
+            double: None,
             found: Found::Missing,
             bytes: 0,
         }
@@ -81,6 +87,11 @@ impl Item {
     /// Returns whether it is a symlink of the overlay that must be written.
     pub(crate) fn is_new_link(&self) -> bool {
         self.channel == Channel::Overlay && self.content.link().is_some() && self.is_to_be_written()
+    }
+
+    /// Returns whether it is removed from the image.
+    pub fn is_removal(&self) -> bool {
+        self.content == Content::Absent
     }
 
     /// Returns whether only root can tell if it must be written.
@@ -198,11 +209,35 @@ pub(crate) fn plan_mirror(
     Ok(())
 }
 
+/// What decides the attributes of a file, apart from its source and its old state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) zone: Zone,
+    pub(crate) ownership: Ownership,
+    pub(crate) as_root: bool,
+    /// The user who ran sudo.
+    pub(crate) invoker: Option<(u32, u32)>,
+    /// Whether it should be executable. `None` if that is left as it is.
+    pub(crate) executable: Option<bool>,
+    /// Whether an earlier promote made it executable, so that this one may undo that.
+    pub(crate) was_made_executable: bool,
+}
+
+impl Rules {
+    /// Returns the mode that an existing file of mode `there` gets.
+    pub(crate) fn mode(&self, there: u32) -> u32 {
+        match self.executable {
+            // Those who may read it may execute it, as git does it.
+            Some(true) if there & 0o111 == 0 => there | 0o100 | ((there & 0o444) >> 2),
+            Some(false) if self.was_made_executable => there & !0o111,
+            _ => there,
+        }
+    }
+}
+
 /// Returns the attributes to give a file.
 pub(crate) fn plan_attributes(
-    zone: Zone,
-    ownership: Ownership,
-    as_root: bool,
+    rules: &Rules,
     content: &Content,
     source: Option<&Attributes>,
     previous: &PreviousState,
@@ -211,6 +246,7 @@ pub(crate) fn plan_attributes(
         PreviousState::File { attributes, .. } => Some(attributes.clone()),
         _ => None,
     };
+    let (zone, as_root) = (rules.zone, rules.as_root);
     let may_give = |owner: &(u32, u32)| Some(*owner).filter(|_| zone == Zone::Rootfs || as_root);
     match content {
         Content::Backup(_, given) => {
@@ -220,18 +256,22 @@ pub(crate) fn plan_attributes(
             };
         }
         Content::Link(_, given) => {
-            let roots = (zone == Zone::Rootfs).then_some((0, 0));
+            let new = match zone {
+                Zone::Rootfs => Some((0, 0)),
+                Zone::Elsewhere => rules.invoker,
+            };
             return Attributes {
-                owner: given.owner.as_ref().and_then(may_give).or(roots),
+                owner: given.owner.as_ref().and_then(may_give).or(new),
                 ..given.clone()
             };
         }
         _ => {}
     }
     let source = source.cloned().unwrap_or_default();
-    match (zone, ownership) {
+    match (zone, rules.ownership) {
         (Zone::Rootfs, Ownership::Keep) => match there {
             Some(there) => Attributes {
+                mode: rules.mode(there.mode),
                 mtime: source.mtime,
                 ..there
             },
@@ -248,10 +288,14 @@ pub(crate) fn plan_attributes(
             ..source
         },
         (Zone::Elsewhere, _) => Attributes {
-            owner: match ownership {
+            mode: match &there {
+                Some(there) if rules.executable.is_some() => rules.mode(there.mode),
+                _ => source.mode,
+            },
+            owner: match rules.ownership {
                 _ if !as_root => None,
                 Ownership::Source => source.owner,
-                Ownership::Keep => there.and_then(|there| there.owner),
+                Ownership::Keep => there.and_then(|there| there.owner).or(rules.invoker),
             },
             xattrs: Vec::new(),
             ..source
@@ -365,8 +409,16 @@ mod tests {
             bytes: 1,
         };
         let content = Content::Built("/x".into());
+        let rules = |zone, ownership| Rules {
+            zone,
+            ownership,
+            as_root: false,
+            invoker: None,
+            executable: None,
+            was_made_executable: false,
+        };
         let plan = |zone, ownership, was: &PreviousState| {
-            plan_attributes(zone, ownership, false, &content, Some(&source), was)
+            plan_attributes(&rules(zone, ownership), &content, Some(&source), was)
         };
         use Ownership::{Keep, Source};
         let kept = plan(Zone::Rootfs, Keep, &was);
@@ -378,5 +430,35 @@ mod tests {
         let literal = plan(Zone::Rootfs, Source, &was);
         assert_eq!((literal.mode, literal.owner), (0o4755, Some((1000, 1000))));
         assert_eq!(plan(Zone::Elsewhere, Source, &was).owner, None);
+        // By sudo, a new file outside of rootfs/ belongs to the user.
+        let by_sudo = Rules {
+            as_root: true,
+            invoker: Some((1000, 1001)),
+            ..rules(Zone::Elsewhere, Keep)
+        };
+        let owner = |was| plan_attributes(&by_sudo, &content, Some(&source), was).owner;
+        assert_eq!(owner(&PreviousState::Nothing), Some((1000, 1001)));
+        assert_eq!(owner(&was), Some((0, 42)));
+    }
+
+    #[test]
+    fn only_the_executable_bit_follows_git_and_only_a_bit_of_ours_is_removed() {
+        let mode = |executable, was_made_executable, there| {
+            let rules = Rules {
+                zone: Zone::Rootfs,
+                ownership: Ownership::Keep,
+                as_root: false,
+                invoker: None,
+                executable,
+                was_made_executable,
+            };
+            rules.mode(there)
+        };
+        assert_eq!(mode(Some(true), false, 0o644), 0o755);
+        assert_eq!(mode(Some(true), false, 0o640), 0o750);
+        assert_eq!(mode(Some(true), false, 0o4711), 0o4711);
+        assert_eq!(mode(Some(false), false, 0o755), 0o755);
+        assert_eq!(mode(Some(false), true, 0o755), 0o644);
+        assert_eq!(mode(None, true, 0o755), 0o755);
     }
 }

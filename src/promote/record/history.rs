@@ -1,10 +1,11 @@
 //! Reads the journal: what was promoted, and what the image should hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::path::Place;
+use crate::promote::plan::union::Channel;
 use crate::promote::record::journal::{After, Begin, End, Entry, Line, Sidecar};
 use crate::promote::refused::shell_word;
 
@@ -204,6 +205,24 @@ pub(crate) fn held(records: &[Record]) -> BTreeMap<Place, Held> {
         }
     }
     held
+}
+
+/// Returns the places of the files that promotes made executable, and did not undo. Does no I/O.
+pub(crate) fn made_executable(records: &[Record]) -> BTreeSet<Place> {
+    let mut made = BTreeSet::new();
+    for entry in records.iter().flat_map(|record| &record.entries) {
+        match (entry.channel, entry.executable) {
+            (_, Some(true)) => {
+                made.insert(entry.place.clone());
+            }
+            // A rollback puts the old mode back.
+            (_, Some(false)) | (Channel::Rollback, None) => {
+                made.remove(&entry.place);
+            }
+            (_, None) => {}
+        }
+    }
+    made
 }
 
 #[cfg(test)]

@@ -94,6 +94,9 @@ pub(crate) struct Entry {
     /// The directories that were created for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) made: Vec<JsonPath>,
+    /// Whether the run made the file executable, or undid that. `None` if it did neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) executable: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +142,18 @@ pub struct End {
     pub message: Option<String>,
     /// What was done about the initramfs.
     pub initramfs: Option<String>,
+    /// The files that the initramfs tool wrote, if the run rebuilt the initramfs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<Output>,
+}
+
+/// A file that the initramfs tool wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// The path below `Linux_for_Tegra/`.
+    pub path: String,
+    /// The SHA-256 sum of the file.
+    pub sha256: String,
 }
 
 /// This program's folder in an image.
@@ -165,6 +180,11 @@ impl Sidecar {
 
     pub(crate) fn backups(&self, id: u64) -> PathBuf {
         self.path("backups").join(id.to_string())
+    }
+
+    /// Returns the path of the log of the initramfs tool in a run, whether it exists or not.
+    pub(crate) fn log(&self, id: u64) -> PathBuf {
+        self.path("logs").join(format!("{id:06}.log"))
     }
 
     /// Returns the runs that have backups.
@@ -252,6 +272,9 @@ impl Sidecar {
 
     /// Removes the backups of old promotes.
     pub(crate) fn prune(&self, newest: u64) {
+        if let Some(old) = newest.checked_sub(KEPT) {
+            let _ = std::fs::remove_file(self.log(old));
+        }
         for id in self.runs_with_backups() {
             let dir = self.backups(id);
             if id.saturating_add(KEPT) <= newest {

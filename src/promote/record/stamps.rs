@@ -2,7 +2,7 @@
 //!
 //! Comparing two files means reading both of them completely. Therefore each run that writes
 //! saves the inode, size, modification time and change time of both sides, as git's index does
-//! (for a file of the overlay, the git object ID of its bytes). The next run reads only files
+//! (for a file of the overlay, the git object ID of its bytes and its mode). The next run reads only files
 //! that were touched. The kernel sets the change time whenever a file changes, and no program can
 //! set it back. If the change time is so recent that another change could get the same time, the
 //! file is not saved.
@@ -137,7 +137,9 @@ impl Before {
     pub(crate) fn probe(items: &[Item], sources: &Sources, trees: &Trees) -> Self {
         let both = |item: &Item| {
             let source = match &item.content {
-                Content::Committed(blob, _) => Some(Version::Object(blob.oid.clone())),
+                Content::Committed(blob, given) => {
+                    Some(Version::Object(format!("{} {:o}", blob.oid, given.mode)))
+                }
                 // The checksum of a backup is checked each time.
                 Content::Backup(..) => None,
                 content => sources.stamp(content).map(Version::File),

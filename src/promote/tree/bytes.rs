@@ -14,12 +14,14 @@ use crate::promote::tree::protocol::{Found, JsonPath};
 /// The number of bytes that are compared or copied at a time.
 const PIECE: usize = 256 * 1024;
 
-/// Returns whether `place` holds the bytes of `file`, or the symlink to `link`.
+/// Returns whether `place` holds the bytes of `file`, or the symlink to `link`, and whether it is
+/// as `executable` as it should be.
 pub(crate) fn compare(
     tree: &Tree,
     place: &Path,
     file: Option<&File>,
     link: Option<&Path>,
+    executable: Option<bool>,
 ) -> io::Result<Found> {
     let seen = match tree.lookup(place) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(Found::Denied),
@@ -35,13 +37,20 @@ pub(crate) fn compare(
         Lookup::Symlink(target, _) if link == Some(target.as_path()) => Found::Same,
         Lookup::Symlink(..) => Found::Differs,
         Lookup::File(there, meta) => match file {
-            Some(file) if same(file, &there, &meta)? => Found::Same,
+            Some(file) if same(file, &there, &meta)? => {
+                let is_executable = meta.mode() & 0o111 != 0;
+                match executable {
+                    Some(wanted) if wanted != is_executable => Found::Mode,
+                    _ => Found::Same,
+                }
+            }
             _ => Found::Differs,
         },
     })
 }
 
-fn same(file: &File, there: &File, meta: &std::fs::Metadata) -> io::Result<bool> {
+/// Returns whether two files have the same bytes. `meta` is that of `there`.
+pub(crate) fn same(file: &File, there: &File, meta: &std::fs::Metadata) -> io::Result<bool> {
     let wanted = file.metadata()?;
     if wanted.len() != meta.len() {
         return Ok(false);

@@ -33,9 +33,13 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
             let (previous, file) = look(tree, place).map_err(failed("inspect", place))?;
             return Ok((Reply::Previous(previous), file.map(OwnedFd::from)));
         }
-        Request::Compare { place, link } => {
+        Request::Compare {
+            place,
+            link,
+            executable,
+        } => {
             let link = link.as_ref().map(|link| link.0.as_path());
-            let found = compare(tree, place, file, link);
+            let found = compare(tree, place, file, link, *executable);
             found.map(Reply::Found).map_err(failed("compare", place))?
         }
         Request::Stage {
@@ -43,10 +47,11 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
             place,
             attributes,
             link,
+            dir_owner,
         } => {
             let staged = stage(tree, *slot, attributes, link.as_ref(), file);
             let staged = staged.and_then(|(sha256, bytes)| {
-                let made = tree.make_parents(place);
+                let made = tree.make_parents(place, *dir_owner);
                 let made = made.map_err(failed("create the directories above", place))?;
                 Ok(Reply::Staged {
                     sha256,

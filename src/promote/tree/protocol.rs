@@ -27,6 +27,8 @@ pub(crate) enum Request {
         #[serde(with = "path_bytes")]
         place: PathBuf,
         link: Option<JsonPath>,
+        /// Whether the file should be executable. `None` if that does not matter.
+        executable: Option<bool>,
     },
     /// Stage the bytes of the file that is sent along, or the link, and create the directories
     /// that its place needs.
@@ -36,6 +38,8 @@ pub(crate) enum Request {
         place: PathBuf,
         attributes: Attributes,
         link: Option<JsonPath>,
+        /// The user and the group of new directories. `None` means those of the process.
+        dir_owner: Option<(u32, u32)>,
     },
     /// Sync the staged files to stable storage.
     Flush,
@@ -74,16 +78,22 @@ pub(crate) enum Reply {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Failure {
     kind: Kind,
+    #[serde(default)]
+    code: String,
     doing: Option<String>,
     path: Option<JsonPath>,
     cause: String,
     advice: Option<String>,
 }
 
+/// The codes that an error of an operation on a tree can have, apart from those of its kind.
+const CODES: [&str; 4] = ["bug", "file-too-large", "no-memory", "too-many-open-files"];
+
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Self {
             kind: error.kind(),
+            code: error.code().to_owned(),
             doing: error.named_doing().map(str::to_owned),
             path: error.path().map(|path| JsonPath(path.into())),
             cause: error.cause(),
@@ -95,6 +105,9 @@ impl From<&Error> for Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let mut error = Self::new(failure.kind, failure.cause);
+        if let Some(code) = CODES.iter().find(|code| **code == failure.code) {
+            error = error.with_code(code);
+        }
         if let Some(doing) = failure.doing {
             error = error.doing(doing);
         }
@@ -119,6 +132,8 @@ pub(crate) enum Found {
     Missing,
     /// The content is the same.
     Same,
+    /// The content is the same, but only one of both is executable.
+    Mode,
     /// The content differs.
     Differs,
     /// The destination is a directory.
@@ -146,4 +161,30 @@ pub(crate) enum PreviousState {
         attributes: Attributes,
     },
     Other,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn an_error_keeps_its_code_on_the_way_from_the_helper() {
+        for error in [
+            Error::io("write", io::Error::from_raw_os_error(libc::EFBIG)),
+            Error::io("write", io::Error::from_raw_os_error(libc::ENOSPC)),
+            Error::io("open", io::Error::from_raw_os_error(libc::EMFILE)),
+            Error::no_memory("read"),
+            Error::new(Kind::Changed, "the source changed"),
+            Error::new(Kind::Refused, "read-only filesystem"),
+            Error::bug("what"),
+        ] {
+            let sent = serde_json::to_string(&Failure::from(&error)).unwrap();
+            let failure: Failure = serde_json::from_str(&sent).unwrap();
+            let arrived = Error::from(failure);
+            assert_eq!(arrived.code(), error.code());
+            assert_eq!(arrived.to_string(), error.to_string());
+            assert_eq!(arrived.help(), error.help());
+        }
+    }
 }
