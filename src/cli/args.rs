@@ -510,6 +510,10 @@ pub(super) enum PromoteAction {
     Verify(ImageArgs),
     /// Restore the state after an earlier promote
     Rollback(RollbackArgs),
+    /// Print the JSON Schemas of the reports and of the errors
+    Schema,
+    /// Print instructions for an agent that promotes with this program (a SKILL.md)
+    Skill,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::promote::{
 
 use super::args::{ProgressForm, PromoteAction, PromoteArgs};
 use super::exit::Outcome;
-use super::output::{Out, lossy};
+use super::output::{Out, lossy, to_stdout};
 use super::{progress, signals};
 
 mod diff;
@@ -52,7 +52,14 @@ fn act(args: &PromoteArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Ou
         PromoteAction::Diff(wanted) => diff::run(args, wanted, form, quiet),
         PromoteAction::Verify(image) => verify::run(args, image, form, quiet),
         PromoteAction::Rollback(back) => recorded::back(args, back, form, quiet),
+        PromoteAction::Schema => print(include_str!("promote/schema.json")),
+        PromoteAction::Skill => print(include_str!("promote/SKILL.md")),
     }
+}
+
+fn print(text: &str) -> Result<Outcome> {
+    to_stdout(text.as_bytes())?;
+    Ok(Outcome::Done)
 }
 
 /// Runs the privileged helper.

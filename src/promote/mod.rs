@@ -24,6 +24,7 @@ mod status;
 mod tree;
 mod trees;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -131,9 +132,12 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Vec<Report>
         } = planned;
         let plan = |trees: &mut Trees| {
             let mut items = plan(trees)?;
-            let is_wanted = |place: &Place| items.iter().any(|item| item.place == *place);
+            let wanted: BTreeSet<&Place> = items.iter().map(|item| &item.place).collect();
             let more = leftovers.items.iter();
-            let more: Vec<Item> = more.filter(|i| !is_wanted(&i.place)).cloned().collect();
+            let more: Vec<Item> = more
+                .filter(|item| !wanted.contains(&item.place))
+                .cloned()
+                .collect();
             items.extend(more);
             Ok(items)
         };

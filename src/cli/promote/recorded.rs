@@ -48,6 +48,7 @@ struct JsonRecord<'a> {
     unsure: u64,
     kept: u64,
     initramfs: Option<&'a str>,
+    log: Option<String>,
 }
 
 impl<'a> JsonRecord<'a> {
@@ -71,6 +72,7 @@ impl<'a> JsonRecord<'a> {
             unsure: record.unsure(),
             kept: record.kept(),
             initramfs: end.and_then(|end| end.initramfs.as_deref()),
+            log: record.log.as_deref().map(text),
         }
     }
 }
@@ -114,6 +116,13 @@ pub(super) fn list(args: &PromoteArgs, named: &ImageArgs) -> Result<Outcome> {
     } else {
         for record in &records {
             out.line(&words(record))?;
+            let end = record.end.as_ref();
+            if let Some(message) = end.and_then(|end| end.message.as_deref()) {
+                out.line(&format!("  because: {}", printable(message)))?;
+            }
+            if let Some(log) = record.log.as_ref().filter(|_| record.state() != "done") {
+                out.line(&format!("  log: {}", shown(log)))?;
+            }
         }
     }
     out.end()?;

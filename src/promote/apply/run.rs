@@ -17,7 +17,7 @@ use crate::promote::path::{Place, Zone};
 use crate::promote::plan::survey;
 use crate::promote::plan::union::Item;
 use crate::promote::record::history::{self, Record};
-use crate::promote::record::journal::{Begin, End, Journal, Sidecar, now, user_and_host};
+use crate::promote::record::journal::{Begin, End, FORMAT, Journal, Sidecar, now, user_and_host};
 use crate::promote::record::stamps::{Before, Stamps};
 use crate::promote::report::InitramfsOutcome;
 use crate::promote::tree::protocol::{Found, Request};
@@ -202,6 +202,7 @@ impl<'a> Run<'a> {
             user,
             host,
             version: env!("CARGO_PKG_VERSION").into(),
+            format: FORMAT,
             ..begin
         };
         let mut journal = Journal::begin(&self.sidecar, begin)?;

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::path::Place;
 use crate::promote::plan::union::Channel;
-use crate::promote::record::journal::{After, Begin, End, Entry, Line, Sidecar};
-use crate::promote::refused::shell_word;
+use crate::promote::record::journal::{After, Begin, End, Entry, FORMAT, Line, Sidecar};
+use crate::promote::refused::{refused, shell_word};
 
 /// A run, as recorded in the journal.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct Record {
     pub(crate) made: Vec<Place>,
     /// How it ended, or `None` if it was cut off.
     pub end: Option<End>,
+    /// The log of the initramfs tool, if the run started it and the log is still kept.
+    pub log: Option<PathBuf>,
     /// The number of files that it is known to have created, replaced or removed.
     named: u64,
     /// The number of further files for which the record itself says that this is not known.
@@ -98,6 +101,7 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
     let mut records = Vec::new();
     for (_, path) in files {
         let text = std::fs::read(&path).map_err(|e| failed(e).with_path(&path))?;
+        refuse_newer(&text, &path)?;
         let parsed = parse(&text).map_err(|e| {
             Error::new(Kind::Syntax, printable(&e.to_string()))
                 .doing("read the journal")
@@ -105,9 +109,37 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
                 .with_code("bad-record")
                 .advice(format!("mv {0} {0}.bad", shell_word(&path)))
         })?;
-        records.extend(parsed);
+        records.extend(parsed.map(|mut record| {
+            let log = sidecar.log(record.begin.id);
+            record.log = log.is_file().then_some(log);
+            record
+        }));
     }
     Ok((records, next))
+}
+
+/// Refuses a record that a newer version of this program has written.
+fn refuse_newer(text: &[u8], path: &Path) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct First {
+        format: u32,
+        version: String,
+    }
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    // A record without a format is one of the first ones.
+    let Ok(First { format, version }) = serde_json::from_slice(first) else {
+        return Ok(());
+    };
+    if format <= FORMAT {
+        return Ok(());
+    }
+    let version = printable(&version);
+    Err(refused(
+        format!("a newer version of lbpayload ({version}) has written this record"),
+        path,
+        format!("use lbpayload {version} for this image"),
+    )
+    .with_code("newer-record"))
 }
 
 /// Parses the lines of a record. The last line may be incomplete. Without a complete first line,
@@ -126,6 +158,7 @@ fn parse(text: &[u8]) -> serde_json::Result<Option<Record>> {
                     entries: Vec::new(),
                     made: Vec::new(),
                     end: None,
+                    log: None,
                     named: 0,
                     unsure: 0,
                 });

@@ -27,6 +27,10 @@ use crate::promote::tree::protocol::{JsonPath, PreviousState};
 /// The number of promotes whose backups are kept.
 pub(crate) const KEPT: u64 = 10;
 
+/// The version of the format of the records. A record of a later format is not read, because it may
+/// mean something that this program does not know.
+pub(crate) const FORMAT: u32 = 1;
+
 /// A line of a record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "lowercase")]
@@ -65,6 +69,9 @@ pub struct Begin {
     pub host: String,
     /// The version of this program.
     pub version: String,
+    /// The version of the format of the record. The first ones do not say it.
+    #[serde(default)]
+    pub format: u32,
     /// A description of the overlay's scope.
     pub overlay: Option<String>,
     /// The commit of the overlay.
