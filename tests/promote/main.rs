@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod helper;
 mod user;
 mod workspace;
 
@@ -30,6 +31,7 @@ mod rollback;
 mod root_and_owner;
 mod situations;
 mod tolerance;
+mod tricks;
 mod unchanged;
 mod unwritable;
 mod verify;

@@ -1,18 +1,11 @@
 //! Files of root in the image, and which users may write them.
 
 use std::fs;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, sendmsg, socketpair,
-};
-
+use crate::helper::Helper;
 use crate::needs_root;
 use crate::refusals::failed;
 use crate::support::{Ran, lbpayload};
@@ -276,57 +269,6 @@ fn helper_ends_with_a_killed_run_and_the_next_run_completes_the_image() {
         assert_eq!(image, expected, "{n}");
     }
     assert!(kills > 5, "{kills}");
-}
-
-/// The helper as promote starts it, with this test in place of promote.
-struct Helper {
-    socket: Option<OwnedFd>,
-    child: Child,
-}
-
-impl Helper {
-    fn start(named: &Path) -> Self {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        let child = lbpayload()
-            .arg("promote-helper")
-            .arg(named)
-            .stdin(Stdio::from(theirs))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self {
-            socket: Some(ours),
-            child,
-        }
-    }
-
-    fn ask(&self, text: &str, file: Option<&fs::File>) -> String {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
-        if !fds.is_empty() {
-            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        }
-        let socket = self.socket.as_ref().unwrap();
-        let bytes = [IoSlice::new(text.as_bytes())];
-        sendmsg(socket, &bytes, &mut control, SendFlags::empty()).unwrap();
-        let mut answer = vec![0; 1 << 16];
-        let (n, _) = recv(socket, &mut answer[..], RecvFlags::empty()).unwrap();
-        String::from_utf8(answer[..n].to_vec()).unwrap()
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        self.socket = None;
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
