@@ -1,5 +1,5 @@
-//! The README's examples run, its links lead to existing files, and its commands are
-//! those that CI runs.
+//! The examples of the README and of docs/promote.md run, links lead to existing files, and the
+//! commands are those that CI runs.
 
 mod support;
 
@@ -17,9 +17,9 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The `$ lbpayload …` lines of the README, split into words.
-fn examples() -> Vec<Vec<String>> {
-    readme()
+/// The `$ lbpayload …` lines of a document, split into words.
+fn examples(document: &str) -> Vec<Vec<String>> {
+    document
         .lines()
         .filter_map(|line| line.strip_prefix("$ lbpayload "))
         .map(|line| line.split_whitespace().map(str::to_owned).collect())
@@ -64,7 +64,7 @@ fn stage_workspace(dir: &Path) {
 
 #[test]
 fn every_readme_example_runs() {
-    let examples = examples();
+    let examples = examples(&readme());
     assert!(examples.len() >= 7, "{examples:?}");
     let dir = tempfile::tempdir().unwrap();
     stage(dir.path());
@@ -106,6 +106,20 @@ fn every_readme_example_runs() {
         );
     }
     assert!(dir.path().join("arrived/gcc.tar.xz").exists());
+}
+
+#[test]
+fn every_example_of_the_page_on_promote_runs() {
+    let page = std::fs::read_to_string(root().join("docs/promote.md")).unwrap();
+    let examples = examples(&page);
+    assert!(examples.len() >= 10, "{examples:?}");
+    let dir = tempfile::tempdir().unwrap();
+    stage_workspace(dir.path());
+    for words in examples {
+        let shown = words.join(" ");
+        let ran = Ran::of(lbpayload().args(&words).current_dir(dir.path()));
+        assert_eq!(ran.status, Some(0), "{shown}: {}", ran.stderr);
+    }
 }
 
 /// A copy of the scripts, with a program that builds quickly.
@@ -202,8 +216,10 @@ fn every_file_link_leads_to_an_existing_file() {
         "SEMANTICS.md",
         "FORMAT.md",
         "SECURITY.md",
+        "docs/promote.md",
     ] {
-        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        let path = root().join(document);
+        let text = std::fs::read_to_string(&path).unwrap();
         for link in text
             .split("](")
             .skip(1)
@@ -212,7 +228,7 @@ fn every_file_link_leads_to_an_existing_file() {
             if !link.contains("://") {
                 links += 1;
                 assert!(
-                    root().join(link).exists(),
+                    path.parent().unwrap().join(link).exists(),
                     "{document} links to {link}, which does not exist"
                 );
             }
