@@ -248,13 +248,22 @@ fn prepare(
     options: &Options,
 ) -> Result<Planned> {
     let mut items = plan(&mut run.trees)?;
+    let records = match run.records() {
+        Ok(records) => records,
+        Err(e) if options.dry_run && is_denied(&e) => {
+            log::warn!("{e} (what earlier promotes left behind is not known)");
+            &[]
+        }
+        Err(e) => return Err(e),
+    };
+    let manifest = inputs.manifest.as_ref();
+    let never_promoted = leftovers::never_promoted(records, manifest, images);
     let leftovers = match options.overlay_ref {
         // Another commit of the overlay may lack files that HEAD has.
         Some(_) => Leftovers::default(),
+        None if records.is_empty() => Leftovers::default(),
         None => leftovers::find(run, &items, options.prune)?,
     };
-    let manifest = inputs.manifest.as_ref();
-    let never_promoted = leftovers::never_promoted(run.records()?, manifest, images);
     items.extend(leftovers.items.iter().cloned());
     let prepared = run.prepare(&mut items, &leftovers.dirs)?;
     Ok(Planned {
@@ -263,6 +272,11 @@ fn prepare(
         never_promoted,
         prepared,
     })
+}
+
+fn is_denied(error: &Error) -> bool {
+    let source = error.io_error();
+    source.is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 fn begin(inputs: &Inputs) -> Begin {

@@ -412,6 +412,24 @@ fn new_files_belong_to_the_user_who_ran_sudo() {
 }
 
 #[test]
+fn plan_for_an_image_whose_journal_cannot_be_read_is_a_plan_with_a_warning() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let conf = it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf");
+    fs::set_permissions(conf, fs::Permissions::from_mode(0o644)).unwrap();
+    let user = User::new(&it, None);
+    let root = Some(0);
+    std::os::unix::fs::lchown(it.l4t(".lbpayload"), root, root).unwrap();
+    let ran = Ran::of(user.promote(&it).arg("--dry-run")).exits(0);
+    assert!(
+        ran.stderr.contains("warning: could not read the journal"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
 fn git_runs_as_the_user_who_ran_sudo() {
     needs_root!();
     let it = Workspace::new();

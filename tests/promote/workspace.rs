@@ -262,7 +262,6 @@ impl Workspace {
         command
             .args(["promote", "--workspace"])
             .arg(self.dir.path())
-            .env_remove("SUDO_UID")
             .env("GIT_CONFIG_GLOBAL", "/dev/null");
         command
     }

@@ -105,6 +105,8 @@ pub fn sha256sum(data: &[u8]) -> String {
 pub fn lbpayload() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lbpayload"));
     command.env_remove("RUST_LOG").stdin(Stdio::null());
+    // promote runs git as the user who ran sudo, and the tests' repositories belong to root.
+    command.env_remove("SUDO_UID");
     command
 }
 

@@ -145,7 +145,11 @@ impl Git {
         .with_path(&at)
         .with_code("foreign-repository")
         .advice(format!(
-            "if you trust it: git config --global --add safe.directory {}",
+            "if you trust it: {}git config --global --add safe.directory {}",
+            match &self.runs_as {
+                Some(who) => format!("sudo -u '#{}' ", who.uid),
+                None => String::new(),
+            },
             shell_word(&at)
         ))
     }
