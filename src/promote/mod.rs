@@ -46,6 +46,7 @@ use plan::destinations::enumerate;
 use plan::union::Item;
 use record::history as records;
 use record::journal::{Begin, Sidecar};
+use record::overlaid;
 use trees::Trees;
 
 pub use coherence::{Check, CheckState, CoherenceReport, Problem, verify};
@@ -248,7 +249,10 @@ fn prepare(
     options: &Options,
 ) -> Result<Planned> {
     let mut items = plan(&mut run.trees)?;
-    let records = match run.records() {
+    let wanted: BTreeSet<&Place> = items.iter().map(|item| &item.place).collect();
+    let known = overlaid::read(&run.sidecar);
+    let is_clean = known.is_some_and(|places| places.iter().all(|place| wanted.contains(place)));
+    let records = match run.records_if(!is_clean) {
         Ok(records) => records,
         Err(e) if options.dry_run && is_denied(&e) => {
             log::warn!("{e} (what earlier promotes left behind is not known)");

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::needs_root;
+use crate::refusals::failed;
 use crate::workspace::Workspace;
 
 /// Waits until every source is old enough to be recorded as unchanged: older than one
@@ -136,4 +137,19 @@ fn recheck_reads_everything_and_a_broken_stamps_file_is_not_an_error() {
         ran.stdout
     );
     assert!(ran.stderr.contains("stamps.json"), "{}", ran.stderr);
+}
+
+#[test]
+fn run_with_nothing_to_do_does_not_read_the_records() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    let record = it.l4t(".lbpayload/journal/000001.jsonl");
+    fs::write(&record, "no record\n").unwrap();
+    it.promote(&[]).exits(0);
+    it.promote(&["--dry-run"]).exits(0);
+    // What the overlay no longer has is found in the records.
+    it.git(&it.overlay(), &["rm", "-q", "bootloader/board.conf"]);
+    it.git(&it.overlay(), &["commit", "-qm", "gone"]);
+    failed(it.promote(&["--json"]), "bad-record", "000001.jsonl");
 }

@@ -18,6 +18,7 @@ use crate::promote::plan::survey;
 use crate::promote::plan::union::Item;
 use crate::promote::record::history::{self, Record};
 use crate::promote::record::journal::{Begin, End, FORMAT, Journal, Sidecar, now, user_and_host};
+use crate::promote::record::overlaid;
 use crate::promote::record::stamps::{Before, Stamps};
 use crate::promote::report::InitramfsOutcome;
 use crate::promote::tree::protocol::{Found, Request};
@@ -122,6 +123,14 @@ impl<'a> Run<'a> {
         Ok(&self.journal()?.0)
     }
 
+    /// Returns the records, or none if they are not `needed`.
+    pub(crate) fn records_if(&mut self, needed: bool) -> Result<&[Record]> {
+        match needed {
+            true => self.records(),
+            false => Ok(&[]),
+        }
+    }
+
     fn journal(&mut self) -> Result<&(Vec<Record>, u64)> {
         let read = match self.records.take() {
             Some(read) => read,
@@ -195,6 +204,7 @@ impl<'a> Run<'a> {
         if !prepared.records {
             return Ok(ran);
         }
+        let is_promote = begin.action == "promote";
         let (user, host) = user_and_host();
         let begin = Begin {
             id: self.journal()?.1,
@@ -237,7 +247,15 @@ impl<'a> Run<'a> {
         });
         // The first failure is returned: a full disk, for example, makes the record fail too.
         result.and(ended.map(|()| ran.initramfs))?;
-        if let Err(e) = Stamps::write(&self.sidecar, &self.trees, items, &before) {
+        let mut saved = Stamps::write(&self.sidecar, &self.trees, items, &before);
+        if is_promote {
+            let records = self
+                .records
+                .as_ref()
+                .map_or(&[][..], |(records, _)| records);
+            saved = saved.and(overlaid::write(&self.sidecar, records, items, journal.id()));
+        }
+        if let Err(e) = saved {
             log::warn!("{e} (the next promote will take longer)");
         }
         Ok(ran)

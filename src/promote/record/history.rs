@@ -69,22 +69,17 @@ impl Record {
     }
 }
 
-/// Reads all records, oldest first, and the number of the next run.
-pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
+/// Returns the files of the records, by their numbers, oldest first.
+fn files(sidecar: &Sidecar) -> Result<Vec<(u64, PathBuf)>> {
     let dir = sidecar.records();
-    let failed = |e| {
-        Error::io("read the journal", e)
-            .with_path(&dir)
-            .advice("run as the owner of the image, or as root")
-    };
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 1)),
-        Err(e) => return Err(failed(e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e, &dir)),
     };
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.map_err(failed)?.path();
+        let path = entry.map_err(|e| failed(e, &dir))?.path();
         let id = path
             .file_stem()
             .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
@@ -93,6 +88,23 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
         }
     }
     files.sort();
+    Ok(files)
+}
+
+fn failed(e: io::Error, path: &Path) -> Error {
+    Error::io("read the journal", e)
+        .with_path(path)
+        .advice("run as the owner of the image, or as root")
+}
+
+/// Returns the number of the last record, or 0 if there is none.
+pub(crate) fn last(sidecar: &Sidecar) -> Result<u64> {
+    Ok(files(sidecar)?.last().map_or(0, |(id, _)| *id))
+}
+
+/// Reads all records, oldest first, and the number of the next run.
+pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
+    let files = files(sidecar)?;
     // A number whose record was moved away may still have backups.
     let last = files.last().map_or(0, |(id, _)| *id);
     let next = last
@@ -100,7 +112,7 @@ pub(crate) fn read(sidecar: &Sidecar) -> Result<(Vec<Record>, u64)> {
         .saturating_add(1);
     let mut records = Vec::new();
     for (_, path) in files {
-        let text = std::fs::read(&path).map_err(|e| failed(e).with_path(&path))?;
+        let text = std::fs::read(&path).map_err(|e| failed(e, &path))?;
         refuse_newer(&text, &path)?;
         let parsed = parse(&text).map_err(|e| {
             Error::new(Kind::Syntax, printable(&e.to_string()))

@@ -2,4 +2,5 @@
 
 pub(crate) mod history;
 pub(crate) mod journal;
+pub(crate) mod overlaid;
 pub(crate) mod stamps;
