@@ -34,8 +34,8 @@ use crate::promote::refused::refused;
 
 use apply::initramfs;
 use apply::run::{Prepared, Refresh, Run, RunOptions};
-use gates::freshness::{self, Kernel};
-use gates::{collision, outside};
+use gates::kernel::Kernel;
+use gates::{collision, freshness, outside};
 use inputs::git::{Git, Status};
 use inputs::manifest::{BuildState, Manifest};
 use inputs::overlay::{self, Scope, Tracked};
@@ -45,8 +45,9 @@ use path::{Place, RelPath};
 use plan::destinations::enumerate;
 use plan::union::Item;
 use record::history as records;
-use record::journal::{Begin, Sidecar};
+use record::journal::Begin;
 use record::overlaid;
+use record::sidecar::Sidecar;
 use trees::Trees;
 
 pub use coherence::{Check, CheckState, CoherenceReport, Problem, verify};

@@ -24,6 +24,7 @@ mod initramfs_tool;
 mod journal;
 mod overlay_symlinks;
 mod privilege;
+mod prune;
 mod real_kernel;
 mod refusals;
 mod reports;

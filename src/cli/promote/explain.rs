@@ -19,7 +19,11 @@ pub(in crate::cli) fn route(error: &Error) -> Option<&'static str> {
         {
             "/jetson-build-source"
         }
-        "syntax" | "deviation" if is_named("active_target.yml") => "/jetson-set-target",
+        "syntax" | "deviation"
+            if is_named("active_target.yml") || is_named("active_target.yaml") =>
+        {
+            "/jetson-set-target"
+        }
         _ => return None,
     })
 }

@@ -2,4 +2,5 @@
 
 pub(crate) mod collision;
 pub(crate) mod freshness;
+pub(crate) mod kernel;
 pub(crate) mod outside;

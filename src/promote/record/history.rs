@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Kind, Result, printable};
 use crate::promote::path::Place;
 use crate::promote::plan::union::Channel;
-use crate::promote::record::journal::{After, Begin, End, Entry, FORMAT, Line, Sidecar};
+use crate::promote::record::journal::{After, Begin, End, Entry, FORMAT, Line};
+use crate::promote::record::sidecar::Sidecar;
 use crate::promote::refused::{refused, shell_word};
 
 /// A run, as recorded in the journal.

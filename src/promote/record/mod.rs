@@ -3,4 +3,5 @@
 pub(crate) mod history;
 pub(crate) mod journal;
 pub(crate) mod overlaid;
+pub(crate) mod sidecar;
 pub(crate) mod stamps;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::history::{self, Record};
-use super::journal::Sidecar;
+use super::sidecar::Sidecar;
 use crate::error::Result;
 use crate::promote::path::Place;
 use crate::promote::plan::union::{Channel, Item};

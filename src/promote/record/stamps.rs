@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::Sidecar;
+use super::sidecar::Sidecar;
 use crate::durable::StatKey;
 use crate::error::Result;
 use crate::promote::inputs::content::{Content, Sources};
