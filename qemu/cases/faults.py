@@ -24,6 +24,21 @@ def _whole(found: dict, payload, where: str) -> int:
     return len(found)
 
 
+def _readable(payload, sector: int) -> dict:
+    """The files of a u64 payload that can be read when this sector of 512 bytes cannot."""
+    readable, start = {}, 16
+    bad = range(sector * 512, sector * 512 + 512)
+    for name, it in payload.files.items():
+        data = start + 16 + len(name.encode())
+        if start < bad.stop and data > bad.start:
+            # Nobody knows where the files behind a header are that cannot be read.
+            break
+        start = data + it[0]
+        if data == start or start <= bad.start or data >= bad.stop:
+            readable[name] = it
+    return readable
+
+
 def _limited(disk: Disk, bytes_per_second: int) -> list[str]:
     """Has QEMU read that slowly from a disk; gives its arguments for that."""
     disk.node = {
@@ -53,7 +68,7 @@ def _wait_for_reads(machine, disk: Disk, wanted: int) -> None:
             raise Failed("the import ended before its disk did what was asked of it")
 
 
-@case("source-eio", "the payload's disk has one bad sector, at twelve different places: only complete files, and the message names the place")
+@case("source-eio", "the payload's disk has one bad sector, at twelve different places: every other file arrives, and the message names the place")
 def source_eio(lab):
     payload, destination = lab.payload(), lab.destination("ext4", 640 * MIB)
     chance = random.Random(SEED)
@@ -79,9 +94,11 @@ def source_eio(lab):
     with filesystems.files(destination) as external:
         for n, sector in enumerate(sectors):
             found = filesystems.contents(external / str(n))
-            if len(found) >= len(payload.files):
-                raise Failed(f"all files were imported, though sector {sector} cannot be read")
-            checked += _whole(found, payload, f"sector {sector}")
+            expected = _readable(payload, sector)
+            if found != expected:
+                wrong = sorted(found.keys() ^ expected.keys())
+                raise Failed(f"sector {sector}: these files are wrong, or missing, or should be: {wrong}")
+            checked += len(found)
             if f"offset {sector * 512}" not in said[f"message-{n}"]:
                 raise Failed(f"sector {sector}, offset {sector * 512}: the guest says {said[f'message-{n}']}")
     return f"{len(sectors)} bad sectors, {checked} files checked, losses: none"
