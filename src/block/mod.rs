@@ -38,6 +38,7 @@ pub use fault_recorder::FaultRecorder;
 pub use file::FileSource;
 pub use offset::OffsetSource;
 pub use open::SourceOptions;
+pub use ranges::Ranges;
 pub use source::{DirectPolicy, ReadMode, Source, read_exact_at};
 
 #[cfg(feature = "internals")]
@@ -59,7 +60,6 @@ mod internals {
     #[cfg(any(test, feature = "internals"))]
     pub use super::queue::Job;
     pub use super::queue::{Completion, Queue, Sink};
-    pub use super::ranges::Ranges;
     pub use super::read_ahead::ReadAhead;
     pub use super::source::read_to_fault;
     pub use super::threads::ThreadQueue;

@@ -98,7 +98,7 @@ impl<'a> CopyReader<'a> {
         give: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Ranges> {
         let mut lost = Ranges::default();
-        let mut piece = vec![0; PIECE.min((range.end - range.start) as usize)];
+        let mut piece = vec![0; (range.end - range.start).min(PIECE as u64) as usize];
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + piece.len() as u64);

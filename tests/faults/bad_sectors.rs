@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lbpayload::block::{CopiesSource, IoEngine, ReadMode, Source};
+use lbpayload::error::Kind;
 use lbpayload::import::{Options, Report, Tuning, import};
 use lbpayload::payload::{Cause, Payload};
-use lbpayload::progress::Silent;
+use lbpayload::progress::{Progress, Silent};
 
 use crate::support::{Image, noise, sha256sum, tree};
 
@@ -684,4 +685,74 @@ fn partial_file_replaces_neither_an_entry_nor_another_file() {
         b"an entry"
     );
     assert!(std::fs::read(dir.path().join("b.partial")).unwrap() == noise(7, 5000));
+}
+
+/// Records the phases, and asks to stop when one of them begins.
+#[derive(Default)]
+struct Phases {
+    seen: Mutex<Vec<String>>,
+    stop_at: &'static str,
+    stop: AtomicBool,
+}
+
+impl Progress for Phases {
+    fn begin(&self, phase: &str, _total_bytes: u64) {
+        let stops = !self.stop_at.is_empty() && phase.starts_with(self.stop_at);
+        self.stop.fetch_or(stops, Ordering::SeqCst);
+        self.seen.lock().unwrap().push(phase.to_owned());
+    }
+    fn advance(&self, _bytes: u64) {}
+    fn file_done(&self, _name: &str) {}
+    fn end(&self) {}
+    fn cancelled(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// A disk with one bad sector, and the file that has it.
+fn one_bad_sector(image: &Image) -> (Arc<Disk>, String) {
+    let bytes = padded(image);
+    let free = without_header(image, bytes.len() as u64, 512);
+    let extents = extents(image);
+    let file = 120;
+    let inside =
+        |n: &&u64| **n * 512 >= extents[file].start && (**n + 1) * 512 <= extents[file].end;
+    let bad = *free.iter().find(inside).unwrap();
+    let name = String::from_utf8(image.files[file].0.clone()).unwrap();
+    (Arc::new(Disk::new(&bytes, 512, &[bad])), name)
+}
+
+#[test]
+fn progress_names_the_file_whose_bad_sectors_are_waited_for() {
+    let image = payload_of_300();
+    let (disk, name) = one_bad_sector(&image);
+    let dir = in_memory();
+    let payload = Payload::open(disk).unwrap();
+    let mut options = Options::default();
+    options.dest = dir.path().into();
+    let phases = Phases::default();
+    import(&payload, options, &phases, None).unwrap();
+    let seen = phases.seen.lock().unwrap();
+    for phase in ["reading around bad sectors of", "retrying bad sectors of"] {
+        assert!(seen.contains(&format!("{phase} {name}")), "{seen:?}");
+    }
+}
+
+#[test]
+fn import_that_is_stopped_while_it_retries_has_given_every_other_file() {
+    let image = payload_of_300();
+    let (disk, name) = one_bad_sector(&image);
+    let dir = in_memory();
+    let payload = Payload::open(disk).unwrap();
+    let mut options = Options::default();
+    options.dest = dir.path().into();
+    let phases = Phases {
+        stop_at: "retrying",
+        ..Phases::default()
+    };
+    let error = import(&payload, options, &phases, None).unwrap_err();
+    assert_eq!(error.kind(), Kind::Interrupted);
+    let names: Vec<String> = tree(dir.path()).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), 299);
+    assert!(!names.contains(&name));
 }
