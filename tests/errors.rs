@@ -47,8 +47,7 @@ fn library_errors_name_no_option_or_command_of_the_program() {
     let mut texts = Vec::new();
     for entry in std::fs::read_dir(&src).unwrap() {
         let path = entry.unwrap().path();
-        // The messages of pack follow.
-        if path.is_dir() && !path.ends_with("cli") && !path.ends_with("pack") {
+        if path.is_dir() && !path.ends_with("cli") {
             sources(&path, &mut texts);
         }
     }

@@ -246,6 +246,9 @@ pub(super) struct DiffArgs {
     #[arg(value_name = "NEW", value_hint = ValueHint::FilePath)]
     pub new: PathBuf,
 
+    #[command(flatten)]
+    pub input: SourceArgs,
+
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,

@@ -32,7 +32,10 @@ struct JsonReport<'a> {
 pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     signals::listen()?;
     let progress = progress::shown(form);
-    let (old, new) = (index(&args.old, &*progress)?, index(&args.new, &*progress)?);
+    let (old, new) = (
+        index(args, &args.old, &*progress)?,
+        index(args, &args.new, &*progress)?,
+    );
     let mut out = Out::new();
     // Only JSON needs the names together.
     let (mut changed, mut added, mut removed) = (Vec::new(), Vec::new(), Vec::new());
@@ -72,11 +75,9 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
     })
 }
 
-fn index(path: &Path, progress: &dyn Progress) -> Result<Index> {
-    Index::strict(
-        &Payload::open(SourceOptions::default().open(path)?)?,
-        progress,
-    )
+fn index(args: &DiffArgs, path: &Path, progress: &dyn Progress) -> Result<Index> {
+    let source = args.input.open(path, SourceOptions::default())?;
+    Index::strict(&Payload::open(source)?, progress)
 }
 
 /// Returns the summary. It leaves out what is zero.

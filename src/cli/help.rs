@@ -56,6 +56,8 @@ fn by_code(error: &Error) -> Option<String> {
         "no-devices" => {
             "mount /sys or /proc (`payload-import --mount-proc`), or name the device".into()
         }
+        "needs-force" => "add --force to overwrite it, or --dry-run to see what is on it".into(),
+        "no-checksum" => format!("{own}, or leave out --checksums"),
         "no-direct-io" => "leave out `--direct always` to use the page cache".into(),
         "no-initramfs-tool" => format!("{own}, or use `lbpayload promote --no-initramfs`"),
         "no-memory" => "lower --memory, or raise the limit (`ulimit -v`, or the cgroup's)".into(),
@@ -69,8 +71,10 @@ fn by_code(error: &Error) -> Option<String> {
         "no-workspace" => format!("{own}: `lbpayload promote --workspace DIR`"),
         "not-a-source" => "name the image file or the disk, `lbpayload probe` finds disks".into(),
         "not-found" if !has_help => "attach the disk, or name it or the image with --device".into(),
+        "nothing-to-pack" => "name files, or add --allow-empty for an empty payload".into(),
         "server-died" => "add -f to see why: the server then runs in the foreground".into(),
         "source-missing" => "check the path, `lbpayload probe` finds disks".into(),
+        "too-large" => "leave out `--dialect u32`".into(),
         "too-many-files" => "`lbpayload list` and `lbpayload cat` have no such limit".into(),
         "upstream-unreachable" => format!("{own}, or use `lbpayload promote --offline`"),
         "wrong-magic" if !has_help => {

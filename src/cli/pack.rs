@@ -56,8 +56,7 @@ pub(super) fn run(
         )
         .with_code("needs-force")
         .doing("write")
-        .with_path(&args.output)
-        .advice("add --force to overwrite it, or --dry-run to see what is on it"));
+        .with_path(&args.output));
     }
     if !to_stdout {
         // With a stream there is nothing to clean up, and waiting for a full pipe would delay the
@@ -178,10 +177,7 @@ fn plan(args: &PackArgs, verbose: bool) -> Result<Plan> {
         verify,
         sum_image: verbose,
     };
-    pack::plan(&inputs, options).map_err(|e| match e.code() {
-        "nothing-to-pack" => e.advice("name files, or add --allow-empty for an empty payload"),
-        _ => e,
-    })
+    pack::plan(&inputs, options)
 }
 
 /// Prints what would be written, and what is on the device.

@@ -157,7 +157,7 @@ fn unlisted(input: &Input) -> Error {
     Error::new(Kind::Checksum, "no checksum is given for it")
         .with_code("no-checksum")
         .with_path(&input.path)
-        .advice("add its line to the checksums, or leave out --checksums")
+        .advice("add its line to the checksums")
 }
 
 fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
@@ -187,11 +187,11 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
         }
         Some(path) => Err(Error::new(
             Kind::Refused,
-            format!("--embed-checksums adds a file `{EMBEDDED_SUMS}`, one is given already"),
+            format!("the checksums are embedded as `{EMBEDDED_SUMS}`, one is given already"),
         )
         .with_code("name-repeated")
         .with_path(path)
-        .advice("leave out the file or --embed-checksums")),
+        .advice("leave out the file, or do not embed the checksums")),
         None => Ok(()),
     }
 }
@@ -218,7 +218,7 @@ fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -
     dialect.put_header(count, &mut Vec::new()).map_err(|e| {
         Error::new(Kind::Refused, format!("too many files: {e}"))
             .with_code("too-large")
-            .advice("use the default, `--dialect u64`")
+            .advice("use the dialect u64")
     })?;
     let mut sums_bytes = 0;
     let (mut data_bytes, mut payload_bytes) = (0_u64, dialect.header_len());
@@ -235,7 +235,7 @@ fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -
                 Error::new(Kind::Refused, format!("too large: {e}"))
                     .with_code("too-large")
                     .with_path(&input.path)
-                    .advice("use the default, `--dialect u64`")
+                    .advice("use the dialect u64")
             })?;
         add(input.name.as_str().len(), input.size, true).ok_or_else(overflow)?;
         sums_bytes += sum_line(Sha256Sum([0; 32]), input.name.as_str()).len() as u64;
@@ -249,7 +249,7 @@ fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -
                      {EMBEDDED_SUMS_MAX_BYTES}"
                 ),
             )
-            .advice("pack fewer files, or leave out --embed-checksums"));
+            .advice("pack fewer files, or do not embed the checksums"));
         }
         add(EMBEDDED_SUMS.len(), sums_bytes, false).ok_or_else(overflow)?;
     }

@@ -22,6 +22,8 @@ fn every_command_that_reads_a_payload_takes_an_offset() {
     lb!["verify", "--offset", &offset, &place.image].exits(0);
     let ran = lb!["cat", "--offset", &offset, &place.image, name].exits(0);
     assert!(ran.stdout_bytes == image.files[1].1);
+    let ran = lb!["diff", "--offset", &offset, &place.image, &place.image].exits(0);
+    assert_eq!(ran.stderr, "both hold the same 5 files\n");
     lb![
         "import",
         "--offset",

@@ -260,7 +260,7 @@ fn pack_refuses_to_embed_checksums_if_a_file_has_that_name() {
         packing.out(),
         &packing.dir
     ];
-    packing.refused(ran, "name-repeated", &["SHA256SUMS", "--embed-checksums"]);
+    packing.refused(ran, "name-repeated", &["SHA256SUMS", "embedded"]);
 }
 
 #[test]
