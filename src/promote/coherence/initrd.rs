@@ -159,6 +159,16 @@ mod tests {
     }
 
     #[test]
+    fn bytes_behind_an_archive_in_a_compressed_stream_are_damage() {
+        let bytes = [&archive(&[("a", b"1")])[..], b"rest"].concat();
+        let error = names(&compress("gzip", &["-n"], &bytes)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let bytes = [&archive(&[("a", b"1")])[..], &[b'x'; 200]].concat();
+        let error = names(&compress("gzip", &["-n"], &bytes)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
     fn other_formats_are_named_and_other_bytes_are_damage() {
         for (bytes, kind, what) in [
             (

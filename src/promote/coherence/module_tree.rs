@@ -129,7 +129,7 @@ fn is_source(name: &OsString) -> bool {
     name == "build" || name == "source"
 }
 
-fn read(rootfs: &Tree, place: &PathBuf) -> io::Result<Modinfo> {
+fn read(rootfs: &Tree, place: &Path) -> io::Result<Modinfo> {
     let file = open_place(rootfs, place)?;
     let name = place.to_string_lossy();
     let mut info = Modinfo::read(&name, &file)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::compression::{Limited, split_suffix};
 use super::module_tree::ModuleTree;
@@ -131,7 +131,7 @@ fn module_name(path: &Path) -> String {
     plain.strip_suffix(".ko").unwrap_or(plain).replace('-', "_")
 }
 
-fn read(rootfs: &Tree, place: &PathBuf) -> io::Result<String> {
+fn read(rootfs: &Tree, place: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     let file = open_place(rootfs, place)?;
     Limited::new(file, MAX_TEXT).read_to_end(&mut bytes)?;

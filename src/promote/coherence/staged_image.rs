@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::durable::{Last, Lookup, Tree};
 use crate::error::Result;
@@ -45,7 +45,7 @@ pub(super) fn open(tree: &Tree, path: &Path) -> io::Result<File> {
 }
 
 /// Opens the regular file at `place`, a path without symlinks.
-pub(super) fn open_place(tree: &Tree, place: &PathBuf) -> io::Result<File> {
+pub(super) fn open_place(tree: &Tree, place: &Path) -> io::Result<File> {
     match tree.lookup(place)? {
         Lookup::File(file, _) => Ok(file),
         Lookup::Nothing => Err(io::ErrorKind::NotFound.into()),
