@@ -227,6 +227,28 @@ fn a_large_diff_is_cut_and_says_so() {
 }
 
 #[test]
+fn all_diffs_together_are_limited_and_say_so() {
+    needs_root!();
+    let it = settled();
+    let text = format!("{}\n", "x".repeat(1000)).repeat(64);
+    for n in 0..270 {
+        it.write_overlay(format!("bootloader/{n:03}.conf"), &text);
+    }
+    it.commit("many files");
+    let all = differences(&it.promote(&["diff", "--json"]));
+    assert_eq!(all.len(), 270);
+    let shown = all.iter().filter(|found| found["text"].is_string()).count();
+    // Each has 64,064 bytes, a plus for each line, and the header.
+    assert!((255..262).contains(&shown), "{shown}");
+    let last = all.last().unwrap();
+    let note = "not shown, because the diffs of the files before it are large";
+    assert_eq!(
+        (&last["note"], &last["new"]["bytes"]),
+        (&note.into(), &64064.into())
+    );
+}
+
+#[test]
 fn exit_code_tells_whether_a_promote_would_change_anything() {
     needs_root!();
     let it = Workspace::new();

@@ -370,6 +370,37 @@ fn a_module_without_dots_in_its_name_is_the_same_with_a_slash_before_it() {
 }
 
 #[test]
+fn what_lbpayload_does_not_read_could_not_be_checked_and_fails_the_gate() {
+    let Some(it) = RealImage::new() else { return };
+    let lz4 = [&[0x02, 0x21, 0x4c, 0x18][..], &[7; 100]].concat();
+    it.put(&it.l4t("bootloader/l4t_initrd.img"), &lz4);
+    // Only the last of two hard links has the data.
+    let module = it.some_modules()[0].clone();
+    let copy = module.with_file_name("copy.ko");
+    fs::hard_link(it.l4t("rootfs").join(&module), it.l4t("rootfs").join(&copy)).unwrap();
+    it.depmod();
+    let linked = it.archive(&[module, copy]);
+    it.put(&it.l4t("rootfs/boot/initrd"), &linked);
+    let ran = it.verify(&["--json"]);
+    assert_eq!(ran.status, Some(1));
+    for (name, message) in [
+        (
+            "bootloader-initrd",
+            "it is compressed with lz4, which lbpayload does not read",
+        ),
+        (
+            "rootfs-initrd",
+            "it is a hard link in the initramfs, which lbpayload does not follow",
+        ),
+    ] {
+        let check = check_of(&ran, name);
+        assert_eq!(check["state"], "unchecked", "{check}");
+        assert_eq!(check["problems"][0]["message"], message);
+    }
+    assert_eq!(check_of(&ran, "modules-dep")["state"], "ok");
+}
+
+#[test]
 fn a_symlink_that_leads_out_of_the_image_is_not_followed() {
     let Some(it) = RealImage::new() else { return };
     for (name, target) in [

@@ -5,9 +5,9 @@ use std::io::{self, BufReader, Read};
 
 use super::compression::{Limited, split_suffix};
 
-/// The size in bytes of the largest module that is read, decompressed. The largest known ones,
-/// with debug information, are about a third of it.
-const MAX_MODULE: u64 = 1 << 30;
+/// The size in bytes of the largest module that is read, decompressed. With debug information, a
+/// module can have some hundred MiB.
+const MAX_MODULE: u64 = 512 << 20;
 
 /// The size in bytes of an ELF header and of a section header, for 64 bits.
 const HEADER: usize = 64;
