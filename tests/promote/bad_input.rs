@@ -82,7 +82,7 @@ fn anchors_tags_and_tabs_are_read_as_yaml_reads_them_or_refused() {
     let accepted = [
         // An alias is the text that its anchor names.
         plain(&format!("&s \"{src}\""), "kernel/x")
-            + &format!("  - {{kind: dtb, src: *s, dst: kernel/y, source_repo: nvidia-oot}}\n"),
+            + "  - {kind: dtb, src: *s, dst: kernel/y, source_repo: nvidia-oot}\n",
         plain(&format!("!!str \"{src}\""), "!!str kernel/x"),
         plain(&src, "\"kernel/\\x78\""),
     ];

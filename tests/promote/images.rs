@@ -2,7 +2,7 @@
 //! unfinished run did not bring.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::needs_root;
 use crate::refusals::failed;
@@ -20,7 +20,7 @@ fn copies(it: &Workspace, count: usize) -> Vec<PathBuf> {
     (0..count).map(copy).collect()
 }
 
-fn read(image: &PathBuf, rel: &str) -> String {
+fn read(image: &Path, rel: &str) -> String {
     fs::read_to_string(image.join(rel)).unwrap()
 }
 

@@ -145,7 +145,7 @@ fn commands_of_the_skill_run_and_its_routes_are_those_of_the_program() {
         }
     }
     assert!(rows > 15, "{rows}");
-    let given = quoted(&source, '"').into_iter();
+    let given = quoted(source, '"').into_iter();
     let given: BTreeSet<String> = given.filter(|word| word.starts_with('/')).collect();
     assert_eq!(routes, given);
 }

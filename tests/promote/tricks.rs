@@ -216,8 +216,11 @@ fn prepare(it: &Workspace) {
     );
 }
 
+/// Plays a trick.
+type Play = fn(&mut Arena);
+
 /// Tricks that need more than a path, by their names in SECURITY.md.
-const MORE: [(&str, fn(&mut Arena)); 12] = [
+const MORE: [(&str, Play); 12] = [
     ("a symlink that the caller has just published", |a| {
         let (evil, below) = (json!("etc/evil"), json!("etc/evil/precious"));
         let target = a.it.path("outside");
