@@ -67,6 +67,7 @@
 //! # Features
 //!
 //! - `cli` (default): the program, with its command line, its FUSE mount and `promote`.
+//! - `net` (default): `lbpayload fetch`, and payloads behind a URL.
 //! - `udev` (default): what udev knows of a device, for `lbpayload probe`.
 //! - `internals`: shows what tests, fuzzing and simulation drive. No promise of any kind
 //!   covers it.
@@ -85,6 +86,11 @@ mod durable;
 #[doc(hidden)]
 pub mod durable;
 pub mod error;
+#[cfg(all(feature = "net", not(feature = "internals")))]
+mod fetch;
+#[cfg(all(feature = "net", feature = "internals"))]
+#[doc(hidden)]
+pub mod fetch;
 pub mod format;
 pub mod import;
 #[cfg(all(feature = "cli", not(feature = "internals")))]
@@ -92,6 +98,11 @@ mod mount;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod mount;
+#[cfg(all(feature = "net", not(feature = "internals")))]
+mod net;
+#[cfg(all(feature = "net", feature = "internals"))]
+#[doc(hidden)]
+pub mod net;
 pub mod pack;
 pub mod payload;
 #[cfg(all(feature = "cli", not(feature = "internals")))]

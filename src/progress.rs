@@ -12,6 +12,18 @@ pub trait Progress: Send + Sync {
     /// left, so that the rate and the time left are those of the bytes that are really moved.
     fn skip(&self, _bytes: u64) {}
 
+    /// Called when it turns out that the phase has that many more bytes to process.
+    fn extend(&self, _bytes: u64) {}
+
+    /// Called when work on a file starts that takes a while, with its size if that is known.
+    fn file_started(&self, _name: &str, _bytes: Option<u64>) {}
+
+    /// Called when that many more bytes of a started file have been processed.
+    fn file_advanced(&self, _name: &str, _bytes: u64) {}
+
+    /// Called when work on a started file stops, whether it is complete or not.
+    fn file_stopped(&self, _name: &str) {}
+
     /// Called when a file is complete under its name, or has been checked.
     fn file_done(&self, name: &str);
 

@@ -44,11 +44,18 @@ const ROOMS: &[(&str, &[&str])] = &[
         "mount",
         &["error", "progress", "sys", "format", "block", "payload"],
     ),
+    ("net", &["error", "progress", "sys", "block"]),
+    (
+        "fetch",
+        &[
+            "error", "progress", "sys", "format", "payload", "durable", "net",
+        ],
+    ),
     (
         "cli",
         &[
             "error", "progress", "sys", "format", "block", "payload", "durable", "probe", "pack",
-            "verify", "diff", "import", "mount", "promote",
+            "verify", "diff", "import", "mount", "promote", "net", "fetch",
         ],
     ),
 ];

@@ -82,6 +82,9 @@ pub(super) enum Command {
     Probe(ProbeArgs),
     /// Copy the files of a payload into a directory
     Import(ImportArgs),
+    /// Download the files of a live-bootstrap checkout, or of a list, and check them
+    #[cfg(feature = "net")]
+    Fetch(super::fetch::FetchArgs),
     /// Mount a payload as a read-only directory, through FUSE
     Mount(MountArgs),
     /// Unmount a payload, and wait until its server has ended

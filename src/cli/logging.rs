@@ -55,7 +55,11 @@ pub(super) fn start(program: &'static str, verbose: u8, quiet: bool) {
         _ => "trace",
     };
     let env = env_logger::Env::default().default_filter_or(level);
-    let filter = env_logger::Builder::from_env(env).build();
+    let filter = env_logger::Builder::from_env(env)
+        // They log URLs with their queries, and headers with passwords.
+        .filter_module("ureq", LevelFilter::Info)
+        .filter_module("rustls", LevelFilter::Info)
+        .build();
     let max = filter.filter();
     let logger = LOGGER.get_or_init(|| Logger {
         program,

@@ -5,6 +5,8 @@ mod cat;
 mod diff;
 mod document;
 mod exit;
+#[cfg(feature = "net")]
+mod fetch;
 mod help;
 mod import;
 mod list;
@@ -69,6 +71,8 @@ pub fn main(inherited: Inherited) -> ExitCode {
         Command::Diff(args) => diff::run(args, cli.progress(), cli.quiet),
         Command::Probe(args) => probe::run(args),
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
+        #[cfg(feature = "net")]
+        Command::Fetch(args) => fetch::run(args, cli.progress(), cli.quiet),
         Command::Mount(args) => mount::run(args, cli.progress(), inherited),
         Command::Unmount(args) => unmount::run(args),
         Command::Promote(args) => promote::run(args, cli.progress(), cli.quiet),

@@ -1,10 +1,11 @@
 //! Progress for people and programs, on standard error.
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::progress::{Progress, Silent};
 
@@ -40,45 +41,93 @@ impl Progress for Quiet {
     }
 }
 
-/// A bar with bytes, rate and time left.
+/// A bar with bytes, rate and time left, and below it a line for each started file.
 #[derive(Default)]
-struct Bar(Mutex<Option<ProgressBar>>);
+struct Bar(Mutex<Bars>);
+
+#[derive(Default)]
+struct Bars {
+    all: MultiProgress,
+    main: Option<ProgressBar>,
+    files: HashMap<String, ProgressBar>,
+}
 
 impl Bar {
-    fn with(&self, act: impl FnOnce(&ProgressBar)) {
-        if let Ok(bar) = self.0.lock() {
-            if let Some(bar) = &*bar {
-                act(bar);
-            }
+    fn with(&self, act: impl FnOnce(&mut Bars)) {
+        if let Ok(mut bars) = self.0.lock() {
+            act(&mut bars);
         }
     }
+
+    fn with_main(&self, act: impl FnOnce(&ProgressBar)) {
+        self.with(|bars| {
+            if let Some(bar) = &bars.main {
+                act(bar);
+            }
+        });
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Progress for Bar {
     fn begin(&self, phase: &str, total_bytes: u64) {
         let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::stderr())
-            .with_style(style)
+        let bar = ProgressBar::new(total_bytes)
+            .with_style(style(template))
             .with_prefix(phase.to_owned());
-        if let Ok(mut place) = self.0.lock() {
-            *place = Some(bar);
-        }
+        self.with(|bars| bars.main = Some(bars.all.add(bar)));
+    }
+
+    fn extend(&self, bytes: u64) {
+        self.with_main(|bar| bar.inc_length(bytes));
     }
 
     fn advance(&self, bytes: u64) {
-        self.with(|bar| bar.inc(bytes));
+        self.with_main(|bar| bar.inc(bytes));
+    }
+
+    fn file_started(&self, name: &str, bytes: Option<u64>) {
+        let (bar, template) = match bytes {
+            Some(bytes) => (
+                ProgressBar::new(bytes),
+                "  {bytes}/{total_bytes} {wide_msg}",
+            ),
+            None => (ProgressBar::no_length(), "  {bytes} {wide_msg}"),
+        };
+        let bar = bar
+            .with_style(style(template))
+            .with_message(name.to_owned());
+        self.with(|bars| drop(bars.files.insert(name.to_owned(), bars.all.add(bar))));
+    }
+
+    fn file_advanced(&self, name: &str, bytes: u64) {
+        self.with(|bars| {
+            if let Some(bar) = bars.files.get(name) {
+                bar.inc(bytes);
+            }
+        });
+    }
+
+    fn file_stopped(&self, name: &str) {
+        self.with(|bars| {
+            if let Some(bar) = bars.files.remove(name) {
+                bar.finish_and_clear();
+                bars.all.remove(&bar);
+            }
+        });
     }
 
     fn skip(&self, bytes: u64) {
-        self.with(|bar| bar.dec_length(bytes));
+        self.with_main(|bar| bar.dec_length(bytes));
     }
 
     fn file_done(&self, _name: &str) {}
 
     fn end(&self) {
-        self.with(ProgressBar::finish_and_clear);
+        self.with_main(ProgressBar::finish_and_clear);
     }
 
     fn cancelled(&self) -> bool {
@@ -174,6 +223,10 @@ impl Progress for Lines {
             },
             true,
         );
+    }
+
+    fn extend(&self, bytes: u64) {
+        self.update(|state| state.total += bytes, false);
     }
 
     fn advance(&self, bytes: u64) {

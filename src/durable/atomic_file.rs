@@ -22,7 +22,9 @@ const STEP: u64 = 64 << 20;
 
 /// The start of a temporary name. A random part and a suffix follow.
 const PREFIX: &str = ".lbpayload-";
-const SUFFIX: &str = ".part";
+pub(super) const SUFFIX: &str = ".part";
+/// The start of the name of a file that is downloaded.
+pub(super) const DOWNLOAD: &str = ".lbpayload-fetch-";
 
 /// A file that is written in the directory of its final name. Dropping it removes it.
 #[derive(Debug)]
@@ -108,7 +110,12 @@ impl AtomicFile {
 
     /// Returns whether `name` is a temporary name, left behind by a run that was killed.
     pub fn is_leftover(name: &str) -> bool {
-        name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+        name.starts_with(PREFIX) && name.ends_with(SUFFIX) && !Self::is_download(name)
+    }
+
+    /// Returns whether `name` is that of a file which a later run can complete: a download.
+    pub fn is_download(name: &str) -> bool {
+        name.starts_with(DOWNLOAD) && name.ends_with(SUFFIX)
     }
 
     /// Returns the path of the file before it has its final name.

@@ -11,6 +11,8 @@ mod atomic_file;
 mod attributes;
 mod directory;
 mod lookup;
+#[cfg(feature = "net")]
+mod partial;
 mod resolve;
 mod staged;
 mod staging;
@@ -25,6 +27,8 @@ pub use atomic_file::AtomicFile;
 pub use attributes::Attributes;
 pub use directory::{Directory, settle};
 pub use lookup::Lookup;
+#[cfg(feature = "net")]
+pub use partial::Partial;
 pub use resolve::{Bounds, Last};
 pub use staging::Staging;
 pub use staging_dir::STAGING_NAME;

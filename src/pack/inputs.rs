@@ -120,7 +120,7 @@ fn from_bootstrap(dir: &Path, checksums: &mut Option<Checksums>) -> Result<Vec<I
             Ok(input) => inputs.push(input),
             Err(e) if is_not_found(&e) => missing.push(MissingFile {
                 name: name.as_str().to_owned(),
-                url: file.url,
+                url: file.urls.into_iter().next().unwrap_or_default(),
             }),
             Err(e) => return Err(e),
         }
@@ -175,6 +175,10 @@ fn from_paths(paths: &[PathBuf]) -> Result<Vec<Input>> {
                     );
                 }
                 let name = name_of(&path)?;
+                if AtomicFile::is_download(name.as_str()) {
+                    log::info!("left out: {}, an incomplete download", path.display());
+                    continue;
+                }
                 if AtomicFile::is_leftover(name.as_str()) {
                     return Err(Error::new(
                         Kind::Refused,

@@ -23,8 +23,11 @@ pub struct BootstrapSources {
 pub struct BootstrapFile {
     /// The SHA-256 sum of the file.
     pub sum: Sha256Sum,
-    /// The URL of the file. For a git repository it is the URL of the snapshot.
-    pub url: String,
+    /// The URLs of the file, in the order of the manifest. For a git repository it is that of the
+    /// snapshot. What a `sources` line has in their place, such as `_`, is among them.
+    pub urls: Vec<String>,
+    /// Whether the first disk carries it: a build before the cut needs it.
+    pub early: bool,
 }
 
 impl BootstrapSources {
@@ -44,6 +47,17 @@ impl BootstrapSources {
 /// # Errors
 /// A file cannot be read or parsed, or a name has two different sums.
 pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
+    let (mut files, cut) = bootstrap_files(dir)?;
+    files.retain(|_, file| !file.early);
+    Ok(BootstrapSources { files, cut })
+}
+
+/// Reads the same as [`bootstrap_sources`], and returns every file of the checkout by name,
+/// those of the first disk too, and the line of the cut.
+///
+/// # Errors
+/// The same as for [`bootstrap_sources`].
+pub fn bootstrap_files(dir: &Path) -> Result<(BTreeMap<Name, BootstrapFile>, Option<u64>)> {
     let path = dir.join("steps").join("manifest");
     let text = std::fs::read_to_string(&path).map_err(|e| {
         Error::io("read", e)
@@ -52,13 +66,12 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
     })?;
     let steps = parse_manifest(&text).map_err(|e| e.with_path(&path))?;
     let cut = cut_line(&steps);
-    let mut all = BTreeMap::new();
-    let mut early = BTreeSet::new();
+    let mut all: BTreeMap<Name, BootstrapFile> = BTreeMap::new();
     let mut read = BTreeSet::new();
     for step in steps.iter().filter(|s| s.directive == "build") {
-        let before_cut = cut.is_some_and(|cut| step.line < cut);
+        let early = cut.is_some_and(|cut| step.line < cut);
         // A package may be built several times, the first time before the cut.
-        if !read.insert((step.argument.clone(), before_cut)) {
+        if !read.insert((step.argument.clone(), early)) {
             continue;
         }
         package_name(step).map_err(|e| e.with_path(&path))?;
@@ -68,27 +81,27 @@ pub fn bootstrap_sources(dir: &Path) -> Result<BootstrapSources> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(Error::io("read", e).with_path(&sources)),
         };
-        for (name, file) in parse_sources(&text).map_err(|e| e.with_path(&sources))? {
-            if before_cut {
-                early.insert(name.clone());
+        for (name, sum, url) in parse_sources(&text).map_err(|e| e.with_path(&sources))? {
+            let file = all.entry(name.clone()).or_insert(BootstrapFile {
+                sum,
+                urls: Vec::new(),
+                early: false,
+            });
+            if file.sum != sum {
+                let other = file.sum;
+                return Err(Error::new(
+                    Kind::Syntax,
+                    format!("{name} has two different checksums: {other} and {sum}"),
+                )
+                .with_path(&sources));
             }
-            match all.get(&name) {
-                None => drop(all.insert(name, file)),
-                Some(BootstrapFile { sum, .. }) if *sum != file.sum => {
-                    let other = file.sum;
-                    return Err(Error::new(
-                        Kind::Syntax,
-                        format!("{name} has two different checksums: {sum} and {other}"),
-                    )
-                    .with_path(&sources));
-                }
-                // The first URL is as good as this one.
-                Some(_) => {}
+            file.early |= early;
+            if !file.urls.contains(&url) {
+                file.urls.push(url);
             }
         }
     }
-    all.retain(|name, _| !early.contains(name));
-    Ok(BootstrapSources { files: all, cut })
+    Ok((all, cut))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -147,7 +160,7 @@ fn package_name(step: &Step) -> Result<()> {
 }
 
 /// Parses lines of `f URL SHA256 [FILENAME]` or `g GIT-URL SNAPSHOT-URL SHA256 [FILENAME]`.
-fn parse_sources(text: &str) -> Result<Vec<(Name, BootstrapFile)>> {
+fn parse_sources(text: &str) -> Result<Vec<(Name, Sha256Sum, String)>> {
     let mut files = Vec::new();
     for (line, text) in (1_u64..).zip(text.lines()) {
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -172,8 +185,7 @@ fn parse_sources(text: &str) -> Result<Vec<(Name, BootstrapFile)>> {
             .parse()
             .map_err(|()| bad(format!("no SHA-256 sum of 64 hexadecimal digits: {sum:?}")))?;
         let name = Name::new(name.as_bytes()).map_err(|e| bad(format!("{name:?}: {e}")))?;
-        let url = url.to_owned();
-        files.push((name, BootstrapFile { sum, url }));
+        files.push((name, sum, url.to_owned()));
     }
     Ok(files)
 }
@@ -221,7 +233,7 @@ mod tests {
         );
         let sources = bootstrap_sources(dir.path()).unwrap();
         assert_eq!(names(&sources), ["gcc.tar", "r.tar.gz", "snap-2.tar.gz"]);
-        let urls: Vec<&str> = sources.files.values().map(|f| f.url.as_str()).collect();
+        let urls: Vec<&str> = sources.files.values().map(|f| f.urls[0].as_str()).collect();
         assert_eq!(
             urls,
             [
@@ -231,6 +243,34 @@ mod tests {
             ]
         );
         assert_eq!(sources.cut, Some(4));
+    }
+
+    #[test]
+    fn every_file_of_the_checkout_has_the_urls_of_all_its_lines() {
+        let dir = checkout(
+            "build: a\nimprove: import_payload\nbuild: b\n",
+            &[
+                ("a", &format!("f https://x/a {A}\nf _ {B} none\n")),
+                (
+                    "b",
+                    &format!("f http://y/a {A}\nf https://x/a {A}\ng git://g git://s {B} r\n"),
+                ),
+            ],
+        );
+        let (files, cut) = bootstrap_files(dir.path()).unwrap();
+        assert_eq!(cut, Some(2));
+        let found: Vec<_> = files
+            .iter()
+            .map(|(name, file)| (name.as_str(), file.urls.join(" "), file.early))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("a", "https://x/a http://y/a".to_owned(), true),
+                ("none", "_".to_owned(), true),
+                ("r", "git://s".to_owned(), false)
+            ]
+        );
     }
 
     #[test]

@@ -34,6 +34,8 @@ mod internals {
     pub use super::copy_reader::CopyReader;
     pub use super::digest::{Hashed, Lanes};
     pub use super::entry_stream::{EntryStream, OnFault, Piece, Reread};
+    #[cfg(feature = "net")]
+    pub use super::live_bootstrap::bootstrap_files;
     pub use super::live_bootstrap::bootstrap_sources;
     #[cfg(feature = "internals")]
     pub use super::live_bootstrap::{BootstrapFile, BootstrapSources};

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::fixture::{Place, as_tree, fails_with, json, sample};
 use crate::support::{Image, Ran, lbpayload, tree};
 
-pub(crate) const COMMANDS: [&str; 12] = [
+pub(crate) const COMMANDS: &[&str] = &[
     "pack",
     "list",
     "verify",
@@ -16,6 +16,8 @@ pub(crate) const COMMANDS: [&str; 12] = [
     "diff",
     "probe",
     "import",
+    #[cfg(feature = "net")]
+    "fetch",
     "mount",
     "unmount",
     "promote",

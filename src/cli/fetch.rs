@@ -1,0 +1,250 @@
+//! `lbpayload fetch`
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, ValueHint};
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::fetch::{self, FileReport, Options, Report, State, Wanted};
+use crate::net::Url;
+
+use super::args::ProgressForm;
+use super::exit::Outcome;
+use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
+use super::{progress, signals};
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["live_bootstrap", "list"])))]
+pub(super) struct FetchArgs {
+    /// Fetch what the live-bootstrap checkout DIR needs and does not have
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub live_bootstrap: Option<PathBuf>,
+
+    /// Fetch what FILE lists: in each line a URL, a SHA-256 checksum and perhaps a file name
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub list: Option<PathBuf>,
+
+    /// Where to put the files; created if missing (default: DIR/distfiles)
+    #[arg(long, value_name = "DISTFILES", value_hint = ValueHint::DirPath)]
+    pub dest: Option<PathBuf>,
+
+    /// Leave out the files that the first disk of live-bootstrap carries
+    #[arg(long, conflicts_with = "list")]
+    pub payload_only: bool,
+
+    /// Download nothing, only list the missing files
+    #[arg(long)]
+    pub offline: bool,
+
+    #[command(flatten)]
+    pub download: DownloadArgs,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to download.
+#[derive(Debug, Args)]
+pub(super) struct DownloadArgs {
+    /// Look for the files below URL first: http://, https:// or file:// (can be repeated)
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub mirror: Vec<String>,
+
+    /// Use the mirrors in FILE too, a URL in each line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub mirrors: Option<PathBuf>,
+
+    /// The number of files to download at once, at most two from one host
+    #[arg(long, value_name = "N", default_value = "8", value_parser = jobs)]
+    pub jobs: NonZeroUsize,
+
+    /// Give up a source that sends nothing for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30",
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub stall_timeout: u64,
+}
+
+fn jobs(text: &str) -> std::result::Result<NonZeroUsize, String> {
+    match text.parse() {
+        Ok(number @ 1..=64) => NonZeroUsize::new(number).ok_or_else(String::new),
+        _ => Err("expected a number from 1 to 64".into()),
+    }
+}
+
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    #[serde(serialize_with = "lossy")]
+    dest: &'a Path,
+    files: usize,
+    fetched: usize,
+    kept: usize,
+    missing: usize,
+    bytes: u64,
+    seconds: f64,
+    entries: &'a [FileReport],
+}
+
+pub(super) fn run(args: &FetchArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
+    if args.list.is_some() && args.dest.is_none() {
+        return Err(Error::new(Kind::Usage, "--list needs --dest")
+            .advice("name the directory for the files with --dest"));
+    }
+    let mirrors = args.download.mirrors()?;
+    let (wanted, dest) = match (&args.list, &args.live_bootstrap) {
+        (Some(list), _) => (fetch::of_list(list, &mirrors)?, PathBuf::new()),
+        (None, Some(dir)) => (
+            fetch::of_checkout(dir, args.payload_only, &mirrors)?,
+            dir.join("distfiles"),
+        ),
+        (None, None) => return Err(Error::bug("the command line asks for no files")),
+    };
+    let dest = args.dest.clone().unwrap_or(dest);
+    let report = get(&wanted, &dest, &args.download, args.offline, form)?;
+    let missing = report.count(State::Missing);
+    let mut out = Out::new();
+    if args.json {
+        out.json(&JsonReport {
+            dest: &dest,
+            files: report.files.len(),
+            fetched: report.count(State::Fetched),
+            kept: report.count(State::Kept),
+            missing,
+            bytes: report.fetched_bytes(),
+            seconds: report.elapsed.as_secs_f64(),
+            entries: &report.files,
+        })?;
+    } else if args.offline {
+        for file in report.missing() {
+            out.line(&format!("{} {}", file.name, file.sources.join(" ")))?;
+        }
+    } else if !quiet && missing < report.files.len() {
+        out.line(&words(&report, &dest))?;
+    }
+    out.end()?;
+    say_missing(&report, &dest, args.offline);
+    Ok(match missing {
+        0 => Outcome::Done,
+        _ => Outcome::Wrong,
+    })
+}
+
+impl DownloadArgs {
+    fn mirrors(&self) -> Result<Vec<Url>> {
+        let parse = |text: &String| {
+            // The URL may hold a password, so the message does not repeat it.
+            Url::parse(text).map_err(|why| {
+                Error::new(Kind::Usage, format!("--mirror: {why}"))
+                    .advice("for a directory of this machine, write file:///path")
+            })
+        };
+        let mut mirrors: Vec<Url> = self.mirror.iter().map(parse).collect::<Result<_>>()?;
+        if let Some(file) = &self.mirrors {
+            mirrors.extend(fetch::mirrors(file)?);
+        }
+        Ok(mirrors)
+    }
+}
+
+fn get(
+    wanted: &[Wanted],
+    dest: &Path,
+    args: &DownloadArgs,
+    offline: bool,
+    form: Option<ProgressForm>,
+) -> Result<Report> {
+    let options = Options {
+        dest: dest.to_path_buf(),
+        jobs: args.jobs,
+        stall: Duration::from_secs(args.stall_timeout),
+        offline,
+    };
+    signals::listen()?;
+    let progress = progress::shown(form);
+    let report = fetch::fetch(wanted, &options, &*progress);
+    drop(progress);
+    let report = report?;
+    warn_of_bad_hosts(&report);
+    Ok(report)
+}
+
+/// Warns of each host that failed, in one line, where the files came from others.
+fn warn_of_bad_hosts(report: &Report) {
+    let mut hosts: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+    let fetched = report.files.iter().filter(|f| f.state == State::Fetched);
+    for file in fetched {
+        // The last one is what worked.
+        for bad in file.tries.iter().rev().skip(1) {
+            let host = hosts.entry(&bad.host).or_default();
+            *host = (host.0 + 1, &bad.result);
+        }
+    }
+    for (host, (count, result)) in hosts {
+        let times = if count == 1 {
+            "once"
+        } else {
+            &format!("{count} times")
+        };
+        log::warn!("{host} failed {times}, other sources had the files (last: {result})");
+    }
+}
+
+/// Prints each missing file and what its sources did.
+fn say_missing(report: &Report, dest: &Path, offline: bool) {
+    let missing = report.count(State::Missing);
+    if missing == 0 {
+        return;
+    }
+    let mut lines = String::new();
+    let mut say = |level, text: &str| lines.push_str(&labelled("lbpayload", level, text));
+    let mut help = None;
+    for file in report.missing().filter(|_| !offline) {
+        say(Level::Error, &format!("could not fetch `{}`", file.name));
+        for attempt in &file.tries {
+            say(
+                Level::Note,
+                &format!("{}: {}", attempt.source, attempt.result),
+            );
+            help = help.or(attempt.help);
+        }
+        if file.sources.is_empty() {
+            say(
+                Level::Note,
+                "it has no URL that can be fetched, only a mirror can have it",
+            );
+        }
+    }
+    let of = format!("{missing} of {} files", report.files.len());
+    let dest = dest.display();
+    say(Level::Error, &format!("{of} are missing in `{dest}`"));
+    let help = match (offline, help) {
+        (true, _) => "run it again without --offline",
+        (false, Some(help)) => help,
+        (false, None) => "name a mirror that has them (--mirror URL), or put them there yourself",
+    };
+    say(Level::Help, help);
+    to_stderr(&lines);
+}
+
+/// Returns a one-line summary. It leaves out what did not happen.
+fn words(report: &Report, dest: &Path) -> String {
+    let (fetched, kept) = (report.count(State::Fetched), report.count(State::Kept));
+    let dest = dest.display();
+    if fetched == 0 && kept == report.files.len() {
+        return format!("all {kept} files are already in {dest}");
+    }
+    let mut line = format!(
+        "fetched {fetched} file{} ({}) into {dest} in {:.1} s",
+        if fetched == 1 { "" } else { "s" },
+        human_bytes(report.fetched_bytes()),
+        report.elapsed.as_secs_f64()
+    );
+    if kept > 0 {
+        line += &format!(", {kept} kept");
+    }
+    line
+}
