@@ -84,7 +84,7 @@ pub(super) enum Command {
     Import(ImportArgs),
     /// Download the files of a live-bootstrap checkout, or of a list, and check them
     #[cfg(feature = "net")]
-    Fetch(super::fetch::FetchArgs),
+    Fetch(super::fetch_args::FetchArgs),
     /// Mount a payload as a read-only directory, through FUSE
     Mount(MountArgs),
     /// Unmount a payload, and wait until its server has ended

@@ -7,6 +7,8 @@ mod document;
 mod exit;
 #[cfg(feature = "net")]
 mod fetch;
+#[cfg(feature = "net")]
+mod fetch_args;
 mod help;
 mod import;
 mod list;

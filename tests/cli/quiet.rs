@@ -74,6 +74,13 @@ fn quiet_command_prints_only_requested_output_and_errors() {
     let (image, dest, out) = (image.as_str(), dest.as_str(), out.as_str());
     let packed = format!("--output={out}");
 
+    #[cfg(feature = "net")]
+    let (list, mirror) = {
+        let sum = crate::support::sha256sum(&[7; 4096]);
+        let list = place.file("list", format!("_ {sum} noise\n"));
+        (text(&list), format!("file://{}", place.dir().display()))
+    };
+
     let rows: &[(&[&str], i32, Prints<'_>)] = &[
         (&["pack", &packed, image], 0, Only("")),
         (&["pack", &packed, "--json", image], 0, Same),
@@ -117,6 +124,20 @@ fn quiet_command_prints_only_requested_output_and_errors() {
         ),
         (&["import", "--device", &wrong, dest], 1, Only("")),
         (&["import", "--device", &cut, dest], 1, Only("")),
+        #[cfg(feature = "net")]
+        (
+            &["fetch", "--list", &list, "--dest", dest, "--offline"],
+            1,
+            Same,
+        ),
+        #[cfg(feature = "net")]
+        (
+            &[
+                "fetch", "--list", &list, "--dest", dest, "--mirror", &mirror,
+            ],
+            0,
+            Only(""),
+        ),
         (&["mount", "missing", dest], 1, Only("")),
         (&["unmount", "missing"], 1, Only("")),
         (&["promote", "--workspace", "missing"], 1, Only("")),
@@ -137,7 +158,7 @@ fn quiet_command_prints_only_requested_output_and_errors() {
     }
     for command in crate::every_command::COMMANDS {
         assert!(
-            rows.iter().any(|(args, ..)| args[0] == command),
+            rows.iter().any(|(args, ..)| args[0] == *command),
             "{command}"
         );
     }
