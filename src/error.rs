@@ -109,6 +109,7 @@ impl Error {
         let kind = match source.kind() {
             io::ErrorKind::BrokenPipe => Kind::ClosedPipe,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Space,
+            io::ErrorKind::StaleNetworkFileHandle => Kind::Changed,
             _ => Kind::Io,
         };
         Self(Box::new(Detail {

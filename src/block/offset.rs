@@ -4,6 +4,7 @@ use std::fs::Metadata;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
 
@@ -66,8 +67,20 @@ impl Source for OffsetSource {
         self.inner.read_cached(buf, self.start + offset)
     }
 
+    fn will_read(&self, offset: u64, len: usize) {
+        self.inner.will_read(self.start + offset, len);
+    }
+
+    fn quiesce(&self) {
+        self.inner.quiesce();
+    }
+
     fn mode(&self) -> ReadMode {
         self.inner.mode()
+    }
+
+    fn modified(&self) -> Option<SystemTime> {
+        self.inner.modified()
     }
 
     fn is_device(&self) -> bool {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::buffer::PAGE;
 use super::fault_map::FaultMap;
@@ -84,8 +85,21 @@ pub trait Source: Send + Sync {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Announces a read, which a slow source can start at once.
+    fn will_read(&self, _offset: u64, _len: usize) {}
+
+    /// Waits until nothing is read ahead, so that the source has no thread of its own. A read
+    /// may start threads again.
+    fn quiesce(&self) {}
+
     /// Returns how the source is read.
     fn mode(&self) -> ReadMode;
+
+    /// Returns when the source was last changed, if it knows that and its path does not lead to
+    /// a file that tells.
+    fn modified(&self) -> Option<SystemTime> {
+        None
+    }
 
     /// Returns whether this is a block device, which shows only whole sectors.
     fn is_device(&self) -> bool {

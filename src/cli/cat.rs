@@ -13,6 +13,7 @@ use super::args::CatArgs;
 use super::exit::Outcome;
 use super::list;
 use super::output::Out;
+use super::source::warn_if_unchecked;
 
 /// The size of the pieces in which several copies are read, in bytes.
 const PIECE: u64 = 1 << 20;
@@ -31,6 +32,7 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
         return Err(Error::new(Kind::Usage, message).advice("lbpayload cat --help"));
     }
     let payload = list::open(&paths, &args.input)?;
+    warn_if_unchecked(&**payload.source(), false);
     let mut out = Out::new();
     if paths.len() > 1 {
         cat_copies(&payload.recording_faults(), &names, &mut out)?;

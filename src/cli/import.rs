@@ -15,6 +15,7 @@ use crate::sys::share_one_heap;
 use super::args::{ImportArgs, ProgressForm};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
+use super::source::{refuse_url, warn_if_unchecked};
 use super::verify::{JsonRange, several};
 use super::{progress, signals, sums};
 
@@ -93,13 +94,17 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         .map(|d| d.as_path())
         .chain(found)
         .collect();
-    let device = devices[0];
     let source = SourceOptions {
         direct: args.direct,
         ..SourceOptions::default()
     };
     let memory = args.memory.get();
-    let payload = Payload::open(args.input.open(&devices, source)?)?.with_index_memory(
+    let source = args.input.open(&devices, source)?;
+    warn_if_unchecked(
+        &*source,
+        !args.checksums.is_empty() || args.live_bootstrap.is_some(),
+    );
+    let payload = Payload::open(source)?.with_index_memory(
         usize::try_from(memory / 2)
             .unwrap_or(usize::MAX)
             .min(24 << 20),
@@ -119,6 +124,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         ..Options::default()
     };
     let report = import(&payload, options, &*progress, None);
+    let device = payload.source().path();
     drop(progress);
     let report = report?;
     let mut out = Out::new();
@@ -226,6 +232,7 @@ fn json<'a>(
 
 /// Refuses `import IMAGE` and `import IMAGE DEST`, which lack --device.
 fn refuse_an_image_as_dest(args: &ImportArgs) -> Result<()> {
+    refuse_url(&args.dest, "lbpayload import --device URL DIRECTORY")?;
     let is_file = args.device.is_empty() && args.dest.is_file();
     let after = match &args.extra {
         None if !is_file => return Ok(()),

@@ -66,7 +66,7 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
     let mut out = Out::new();
     if args.json {
         out.json(&JsonReport {
-            source: &args.source,
+            source: payload.source().path(),
             dialect: payload.dialect(),
             files: payload.claimed_files(),
             payload_bytes: index.payload_bytes(),

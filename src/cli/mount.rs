@@ -24,6 +24,7 @@ use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
 use super::logging::{self, Target};
 use super::mount_options::Options;
+use super::source::{is_url, warn_if_unchecked};
 use super::{mount_index, progress, signals};
 
 /// The number of problems that a lenient mount names. The attribute `problem` has the rest.
@@ -49,7 +50,7 @@ pub(super) fn run(
     options.debug |= args.debug;
     options.direct = args.direct.or(options.direct);
     options.index = args.index.clone().or(options.index);
-    options.source.offset = args.input.offset.or(options.source.offset);
+    options.source = args.input.or(&options.source);
     let invocation = Invocation {
         foreground: args.foreground || args.debug,
         ready,
@@ -111,12 +112,23 @@ pub(super) fn mount(
     if options.debug {
         logging::show_debug();
     }
-    let time = time_of(source)?;
+    // A URL tells its time when it is opened.
+    let time = match is_url(source) {
+        true => None,
+        false => Some(time_of(source)?),
+    };
     // The path is made absolute, as mount(8) does: the server leaves this working directory, and
     // the name in the mount table is read from other directories.
     let resolved = source.canonicalize();
     let source = resolved.as_deref().unwrap_or(source);
     let filesystem = Arc::new(open_filesystem(source, time, options, invocation.form)?);
+    let opened = &**filesystem.payload().source();
+    warn_if_unchecked(opened, false);
+    // Two processes cannot share the threads.
+    opened.quiesce();
+    let time = time
+        .or_else(|| opened.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH);
     let settings = Settings {
         time: Some(time),
         ..options.settings.clone()
@@ -188,7 +200,7 @@ fn tell_systemd(server: &Server) {
 
 fn open_filesystem(
     source: &Path,
-    time: SystemTime,
+    time: Option<SystemTime>,
     options: &Options,
     form: Option<ProgressForm>,
 ) -> Result<Filesystem> {
@@ -200,7 +212,9 @@ fn open_filesystem(
     // The node of a device is only as old as the last boot.
     let changed = match opened.is_device() {
         true => SystemTime::UNIX_EPOCH,
-        false => time,
+        false => time
+            .or_else(|| opened.modified())
+            .unwrap_or(SystemTime::UNIX_EPOCH),
     };
     if let Some(index) = &options.index {
         if let Some(filesystem) = mount_index::read(index, &payload, changed)? {
@@ -222,7 +236,7 @@ fn open_filesystem(
             };
             log::warn!(
                 "{of}`{}`: {} ({entry}at offset {at})",
-                source.display(),
+                opened.path().display(),
                 problem.message()
             );
         }
@@ -236,7 +250,7 @@ fn open_filesystem(
     .map_err(|e| match e.kind() {
         Kind::Format => e.advice(format!(
             "`lbpayload mount --lenient {} DIR` shows the files that are intact",
-            source_and_offset(source, options)
+            source_and_offset(opened.path(), options)
         )),
         _ => e,
     })?;

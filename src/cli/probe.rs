@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::block::{DeviceKind, Devices, Properties, Roots};
+use crate::block::{DeviceKind, Devices, Properties, Roots, SourceOptions};
 use crate::error::{Error, Result, printable};
 use crate::format::Dialect;
 use crate::probe::{
-    Finding, Verdict, ask_udev, nothing_found, payloads, probe_all, probe_path, summary,
+    Finding, Verdict, ask_udev, nothing_found, payloads, probe_all, probe_path, probe_source,
+    summary,
 };
 use crate::progress::Silent;
 
@@ -17,6 +18,7 @@ use super::args::ProbeArgs;
 use super::exit::{self, Outcome};
 use super::help::help;
 use super::output::{Level, Out, human_bytes, lossy};
+use super::source::{SourceArgs, is_url, shown};
 
 #[derive(Serialize)]
 struct JsonFinding<'a> {
@@ -47,7 +49,13 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
     } else {
         // If the devices are named, a failed scan does not matter: it only tells their kinds.
         let devices = Devices::scan(&roots).ok();
-        let look = |path| probe_path(path, devices.as_ref(), &Silent);
+        let look = |path: &Path| match is_url(path) {
+            true => {
+                let opened = SourceArgs::default().open(&[path], SourceOptions::default());
+                probe_source(&shown(path), opened, &Silent)
+            }
+            false => probe_path(path, devices.as_ref(), &Silent),
+        };
         let findings = args.devices.iter().map(|path| look(path));
         (findings.collect::<Result<_>>()?, "the command line")
     };

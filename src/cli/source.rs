@@ -1,11 +1,12 @@
 //! Opens the source of every command that reads a payload.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 
-use crate::block::{CopiesSource, Source, SourceOptions};
+use crate::block::{CopiesSource, OffsetSource, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 
 use super::values::whole_bytes;
@@ -16,37 +17,49 @@ pub(super) struct SourceArgs {
     /// Where the payload starts in SRC, in bytes (K, M and G are powers of 1024)
     #[arg(long, value_name = "BYTES", value_parser = whole_bytes)]
     pub offset: Option<u64>,
+
+    /// The memory limit for the pieces of a URL that have been read (default: 64M)
+    #[cfg(feature = "net")]
+    #[arg(long, value_name = "BYTES", value_parser = super::values::memory)]
+    pub cache: Option<std::num::NonZeroU64>,
 }
 
 impl SourceArgs {
-    /// Opens the source at `paths`. Several paths are copies of one payload. `options` say what
-    /// else the command needs. Nothing else in `cli` opens the source of a payload, except for
-    /// `payload-import`, which has no such options.
+    /// Returns these options, and the others for what these leave open.
+    pub(super) fn or(&self, others: &Self) -> Self {
+        Self {
+            offset: self.offset.or(others.offset),
+            #[cfg(feature = "net")]
+            cache: self.cache.or(others.cache),
+        }
+    }
+
+    /// Opens the source at `paths`, each of which may be an http or https URL. Several paths are
+    /// copies of one payload. `options` say what else the command needs. Nothing else in `cli`
+    /// opens the source of a payload, except for `payload-import`, which has no such options.
     ///
     /// # Errors
-    /// The same as for [`SourceOptions::open`]; a device is named twice.
+    /// The same as for [`SourceOptions::open`], or those of a URL; a device is named twice.
     pub(super) fn open<P: AsRef<Path>>(
         &self,
         paths: &[P],
         options: SourceOptions,
     ) -> Result<Arc<dyn Source>> {
-        let options = SourceOptions {
-            offset: self.offset.unwrap_or(0),
-            ..options
-        };
         if let [path] = paths {
-            return options.open(path.as_ref());
+            return self.open_one(path.as_ref(), options);
         }
         let mut copies: Vec<Arc<dyn Source>> = Vec::new();
         for path in paths.iter().map(AsRef::as_ref) {
-            let copy = options.open(path)?;
-            let meta = std::fs::metadata(path).map_err(|e| Error::io("open", e).with_path(path))?;
-            if let Some(other) = copies.iter().find(|other| other.is_file(&meta)) {
-                let other = other.path().display();
-                let message = format!("`{}` and `{other}` are the same device", path.display());
-                return Err(
-                    Error::new(Kind::Usage, message).advice("name each copy of the payload once")
-                );
+            let copy = self.open_one(path, options)?;
+            if !is_url(path) {
+                let meta =
+                    std::fs::metadata(path).map_err(|e| Error::io("open", e).with_path(path))?;
+                if let Some(other) = copies.iter().find(|other| other.is_file(&meta)) {
+                    let other = other.path().display();
+                    let message = format!("`{}` and `{other}` are the same device", path.display());
+                    return Err(Error::new(Kind::Usage, message)
+                        .advice("name each copy of the payload once"));
+                }
             }
             copies.push(copy);
         }
@@ -55,4 +68,79 @@ impl SourceArgs {
             None => Err(Error::new(Kind::Usage, "no image or device is named")),
         }
     }
+
+    fn open_one(&self, path: &Path, options: SourceOptions) -> Result<Arc<dyn Source>> {
+        let offset = self.offset.unwrap_or(0);
+        if !is_url(path) {
+            return SourceOptions { offset, ..options }.open(path);
+        }
+        let source = self.open_url(&path.to_string_lossy())?;
+        match offset {
+            0 => Ok(source),
+            _ => Ok(Arc::new(OffsetSource::new(source, offset)?)),
+        }
+    }
+
+    #[cfg(feature = "net")]
+    fn open_url(&self, url: &str) -> Result<Arc<dyn Source>> {
+        use crate::net::{HttpOptions, HttpSource};
+        let mut options = HttpOptions::default();
+        if let Some(cache) = self.cache {
+            options.cache = cache.get();
+        }
+        Ok(Arc::new(HttpSource::open(url, options)?))
+    }
+
+    #[cfg(not(feature = "net"))]
+    fn open_url(&self, _url: &str) -> Result<Arc<dyn Source>> {
+        Err(
+            Error::new(Kind::Refused, "this build of lbpayload cannot read URLs")
+                .with_code("no-net")
+                .advice("download the image first, or use a build with the feature `net`"),
+        )
+    }
+}
+
+/// Returns whether `path` is an http or https URL.
+pub(super) fn is_url(path: &Path) -> bool {
+    let scheme = |known: &str| {
+        let start = path.as_os_str().as_encoded_bytes().get(..known.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    scheme("http://") || scheme("https://")
+}
+
+/// Returns `path` as messages and reports show it: a URL without user, password and query.
+pub(super) fn shown(path: &Path) -> Cow<'_, Path> {
+    #[cfg(feature = "net")]
+    if is_url(path) {
+        let url = crate::net::Url::parse(&path.to_string_lossy());
+        let url = url.map_or_else(|_| "the URL".to_owned(), |url| url.to_string());
+        return Cow::Owned(url.into());
+    }
+    Cow::Borrowed(path)
+}
+
+/// Warns of a payload that comes without encryption and that nothing checks.
+pub(super) fn warn_if_unchecked(source: &dyn Source, checked: bool) {
+    let path = source.path();
+    let plain = is_url(path) && !path.as_os_str().as_encoded_bytes().starts_with(b"https");
+    if plain && !checked {
+        log::warn!(
+            "{} comes without encryption and is not checked, anybody on the way can change it",
+            path.display()
+        );
+    }
+}
+
+/// Refuses a URL where a directory to write to is expected.
+///
+/// # Errors
+/// `path` is a URL.
+pub(super) fn refuse_url(path: &Path, instead: &str) -> Result<()> {
+    if !is_url(path) {
+        return Ok(());
+    }
+    let message = format!("`{}` is a URL, expected a directory", shown(path).display());
+    Err(Error::new(Kind::Usage, message).advice(instead))
 }

@@ -15,6 +15,7 @@ use crate::verify::{FileVerdict, Report, verify};
 use super::args::{ProgressForm, VerifyArgs};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
+use super::source::warn_if_unchecked;
 use super::{map, progress, signals, sums};
 
 /// A problem in the form that `verify --json` and `list --json` print.
@@ -97,15 +98,16 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
         Some(source) => vec![source],
         None => args.device.iter().map(|device| device.as_path()).collect(),
     };
-    let path = paths[0];
     let source = args.input.open(&paths, SourceOptions::default())?;
+    let checked = !args.checksums.is_empty() || args.live_bootstrap.is_some();
+    warn_if_unchecked(&*source, checked);
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
         Ok(payload) => payload,
         Err(problem) => {
             if args.json {
                 out.json(&JsonReport {
-                    source: path,
+                    source: source.path(),
                     dialect: None,
                     files: 0,
                     payload_bytes: 0,
@@ -147,7 +149,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     let report = result?;
     if args.json {
         out.json(&JsonReport {
-            source: path,
+            source: source.path(),
             dialect: Some(report.dialect),
             files: report.files,
             payload_bytes: report.payload_bytes,
@@ -171,7 +173,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     if let Some(map) = &args.map {
         map::write(map, &report, &*source)?;
     }
-    finish(path, report, &*source, quiet)
+    finish(source.path(), report, &*source, quiet)
 }
 
 fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Result<Outcome> {

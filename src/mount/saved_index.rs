@@ -143,6 +143,14 @@ pub(super) fn read_index(
         return Err(Unfit::Other);
     }
     let confirmed = Confirmed::none(tree.files());
+    // On a server, each header costs a round trip, and these can be asked for together.
+    let head = payload.dialect().entry_header_len();
+    for node in sample(&tree) {
+        let len = head + node.name.len() as u64;
+        payload
+            .source()
+            .will_read(node.data_offset - len, len as usize);
+    }
     for node in sample(&tree) {
         if !confirmed.confirm(payload, &node)? {
             return Err(Unfit::Other);

@@ -69,14 +69,6 @@ impl Answer {
         ContentRange::parse(self.header("content-range")?)
     }
 
-    /// Returns what identifies this version of the object: its strong ETag, else its
-    /// Last-Modified.
-    pub fn version(&self) -> Option<&str> {
-        let strong = |tag: &&str| !tag.starts_with("W/");
-        let tag = self.header("etag").filter(strong);
-        tag.or_else(|| self.header("last-modified"))
-    }
-
     /// Reads some of the body. 0 is its end.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub struct Client {
     tls: OnceLock<Result<Agent, String>>,
     stall: Duration,
     stopped: AtomicBool,
+    downgrades: bool,
 }
 
 impl Client {
@@ -36,12 +37,20 @@ impl Client {
             tls: OnceLock::new(),
             stall,
             stopped: AtomicBool::new(false),
+            downgrades: true,
         }
     }
 
+    /// Refuses redirects from https to http.
+    #[must_use]
+    pub fn refusing_downgrades(mut self) -> Self {
+        self.downgrades = false;
+        self
+    }
+
     /// Asks for `url`, or for a range of it: from a first byte to a last one, or to the end.
-    /// Follows redirects. With `version`, from [`Answer::version`], the server sends the whole object
-    /// with status 200 if it is now another one.
+    /// Follows redirects. With `version`, an ETag or a Last-Modified date, the server sends the
+    /// whole object with status 200 if it is now another one.
     ///
     /// # Errors
     /// There is no answer. Any status but a redirect is an answer.
@@ -63,7 +72,11 @@ impl Client {
             }
             let lost = |why: &str| Failure::new(Cause::Protocol, format!("a bad redirect ({why})"));
             let location = answer.header("location").ok_or_else(|| lost("no target"))?;
-            url = url.follow(location).map_err(|why| lost(&why))?;
+            let next = url.follow(location).map_err(|why| lost(&why))?;
+            if url.scheme() == Scheme::Https && next.scheme() == Scheme::Http && !self.downgrades {
+                return Err(lost("from https to http"));
+            }
+            url = next;
         }
         let words = format!("more than {MAX_REDIRECTS} redirects");
         Err(Failure::new(Cause::Protocol, words))
@@ -138,6 +151,9 @@ fn config(stall: Duration, tls: Option<TlsConfig>) -> Config {
         // Followed here, because passwords and limits are ours.
         .max_redirects(0)
         .max_redirects_will_error(false)
+        // As many as a source reads at once, and two each for a few hosts.
+        .max_idle_connections(32)
+        .max_idle_connections_per_host(16)
         .timeout_connect(Some(CONNECT))
         .timeout_resolve(Some(CONNECT))
         .timeout_per_read(Some(stall))

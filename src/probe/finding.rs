@@ -123,9 +123,26 @@ pub(super) fn probe_device(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<Finding> {
-    let mut finding = Finding::new(device, path.to_path_buf(), Verdict::Empty);
-    let source = match FileSource::open(path, DirectPolicy::Auto) {
-        Ok(source) => Arc::new(source),
+    let finding = Finding::new(device, path.to_path_buf(), Verdict::Empty);
+    let opened = FileSource::open(path, DirectPolicy::Auto);
+    examine(
+        finding,
+        opened.map(|file| Arc::new(file) as Arc<dyn Source>),
+        progress,
+    )
+}
+
+/// Completes a finding from its source, or from the error of opening it.
+///
+/// # Errors
+/// Only an interruption.
+pub(super) fn examine(
+    mut finding: Finding,
+    opened: Result<Arc<dyn Source>>,
+    progress: &dyn Progress,
+) -> Result<Finding> {
+    let source = match opened {
+        Ok(source) => source,
         Err(e) => {
             finding.verdict = match e.io_error().and_then(io::Error::raw_os_error) {
                 // The drive exists, but contains no medium.
@@ -143,7 +160,6 @@ pub(super) fn probe_device(
     if source.is_empty() {
         return Ok(finding);
     }
-    let source: Arc<dyn Source> = source;
     finding.determine_verdict(&source, progress)?;
     Ok(finding)
 }

@@ -5,8 +5,11 @@ mod finding;
 mod nothing;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::block::{Device, Devices, DirectPolicy, FileSource, ReadAhead, Roots, properties};
+use crate::block::{
+    Device, Devices, DirectPolicy, FileSource, ReadAhead, Roots, Source, properties,
+};
 use crate::error::{Error, Kind, Result};
 use crate::format::MAGIC;
 use crate::progress::Progress;
@@ -74,6 +77,19 @@ pub fn probe_path(
         .cloned();
     let device = listed.unwrap_or_else(|| Device::unlisted(path, number));
     probe_device(device, path, progress)
+}
+
+/// Examines a source that is neither a file nor a device, or says why it could not be opened.
+///
+/// # Errors
+/// Only an interruption.
+pub fn probe_source(
+    path: &Path,
+    opened: Result<Arc<dyn Source>>,
+    progress: &dyn Progress,
+) -> Result<Finding> {
+    let finding = Finding::new(Device::unlisted(path, None), path.into(), Verdict::Empty);
+    finding::examine(finding, opened, progress)
 }
 
 /// Marks the payloads that another device shows too (a dm or md over a disk, a loop over a

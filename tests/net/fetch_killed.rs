@@ -14,12 +14,12 @@ use crate::support::Ran;
 /// The number of runs that are killed. `LBPAYLOAD_KILLS` sets another.
 fn kills() -> u64 {
     let set = std::env::var("LBPAYLOAD_KILLS").ok();
-    set.and_then(|n| n.parse().ok()).unwrap_or(24)
+    set.and_then(|n| n.parse().ok()).unwrap_or(16)
 }
 
 #[test]
 fn a_killed_fetch_leaves_no_wrong_file_and_fetches_little_twice() {
-    let place = Place::new(&Files::new(12, 1_000_000));
+    let place = Place::new(&Files::new(8, 1_000_000));
     let total: u64 = place.files.iter().map(|(_, data)| data.len() as u64).sum();
     let sent = Arc::new(AtomicU64::new(0));
     let (files, count) = (place.files.clone(), Arc::clone(&sent));

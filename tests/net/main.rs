@@ -14,3 +14,5 @@ mod fixture;
 mod nginx;
 mod proxy;
 mod server;
+mod url;
+mod url_mount;
