@@ -57,3 +57,11 @@ fn promote_page_matches_its_raw_results() {
     std::fs::copy(docs().join("promote.json"), raw).unwrap();
     assert_generated_by("promote", "bench-promote", dir.path(), &[]);
 }
+
+#[test]
+fn many_machines_page_matches_its_script() {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+    let mut command = Command::new(scripts.join("many-machines"));
+    let status = command.arg("--check").status().expect("python3");
+    assert!(status.success(), "run `scripts/many-machines --write`");
+}

@@ -118,6 +118,10 @@ pub(super) fn shown(path: &Path) -> Cow<'_, Path> {
         let url = url.map_or_else(|_| "the URL".to_owned(), |url| url.to_string());
         return Cow::Owned(url.into());
     }
+    #[cfg(not(feature = "net"))]
+    if is_url(path) {
+        return Cow::Owned("the URL".into());
+    }
     Cow::Borrowed(path)
 }
 

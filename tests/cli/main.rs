@@ -29,6 +29,7 @@ mod large_payloads;
 mod limits;
 mod list;
 mod memory;
+mod no_net;
 mod nothing_in_dev;
 mod offset;
 mod pack;

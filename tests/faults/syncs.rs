@@ -173,3 +173,27 @@ fn existing_files_are_synced_before_they_are_reported() {
     let told = calls.find(&["write"], "payload-import: 00000");
     calls.assert_order(&looked_at, &synced, &told);
 }
+
+#[cfg(feature = "net")]
+#[test]
+fn fetched_file_is_synced_before_its_rename_and_the_directory_after_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = noise(1, 200_000);
+    std::fs::write(temp.path().join("file"), &data).unwrap();
+    let list = temp.path().join("list");
+    let sum = crate::support::sha256sum(&data);
+    std::fs::write(&list, format!("_ {sum} file\n")).unwrap();
+    let dest = temp.path().join("dest");
+    let mirror = format!("--mirror=file://{}", temp.path().display());
+    let args = ["fetch", "--dest", dest.to_str().unwrap(), &mirror, "--list"];
+    let args: Vec<&Path> = args.iter().map(Path::new).chain([&*list]).collect();
+    let Some(calls) = Calls::of(&args) else {
+        return;
+    };
+    let writes = calls.find(WRITES, ".lbpayload-fetch-");
+    let syncs = calls.find(SYNCS, ".lbpayload-fetch-");
+    let named = calls.find(NAMINGS, "\"file\"");
+    calls.assert_order(&writes, &syncs, &named);
+    let directory = calls.find(SYNCS, &open_on(&dest));
+    calls.assert_order(&named, &directory, &[usize::MAX]);
+}
