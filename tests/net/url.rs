@@ -196,6 +196,22 @@ fn an_object_that_changes_meanwhile_is_an_error_that_says_so() {
     });
     let ran = Ran::of(&mut command(&["cat", &server.url("/x"), "large", "tiny"])).exits(1);
     ran.says("it has changed on the server since it was opened");
+    let requests = server.requests();
+    assert_eq!(requests[0].header("if-range"), None);
+    assert_eq!(requests[1].header("if-range"), Some("\"1\""));
+    // A server that ignores If-Range.
+    let (bytes, asked) = (image.bytes(), AtomicUsize::new(0));
+    let server = Server::start(move |request, out| {
+        let (first, last) = request.range().unwrap();
+        let last = last.unwrap().min(bytes.len() - 1);
+        let number = asked.fetch_add(1, Ordering::SeqCst) / 2;
+        let range = format!("Content-Range: bytes {first}-{last}/{}\r\n", bytes.len());
+        let fields = format!("ETag: W/\"{number}\"\r\n{range}");
+        send(out, "206 Partial Content", &fields, &bytes[first..=last])
+    });
+    Ran::of(&mut command(&["cat", &server.url("/x"), "large"]))
+        .exits(1)
+        .says("it has changed on the server since it was opened");
     // A server that has no version at all, but another length.
     let (bytes, asked) = (image.bytes(), AtomicUsize::new(0));
     let server = Server::start(move |request, out| {

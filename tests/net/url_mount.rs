@@ -95,6 +95,36 @@ fn mount_with_an_index_asks_for_a_few_headers_at_once() {
 }
 
 #[test]
+fn mount_in_the_background_waits_for_what_is_read_ahead() {
+    if cannot_use("/dev/fuse", "no FUSE") {
+        return;
+    }
+    // Many small files: the walk reads everything in order, and what is read ahead of it, behind
+    // the payload, comes late.
+    let file = |n: usize| (format!("f{n:04}").into_bytes(), noise(n as u64, 1000));
+    let image = Image {
+        wide: true,
+        files: (0..4000).map(file).collect(),
+    };
+    let mut bytes = image.bytes();
+    let end = bytes.len();
+    bytes.resize(end + 8_000_000, 0);
+    let server = Server::start(move |request, out| {
+        if request.range().unwrap().0 > end {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+        good(request, out, &bytes)
+    });
+    let mounted = Mounted::new(&server.url("/x"), &[]);
+    let late = |request: &crate::server::Request| request.range().unwrap().0 > end;
+    assert!(server.requests().iter().any(late), "nothing was read ahead");
+    assert_eq!(
+        std::fs::read(mounted.at("f3999")).unwrap(),
+        image.files[3999].1
+    );
+}
+
+#[test]
 fn a_server_that_goes_away_gives_eio_and_its_answer_in_the_problem_attribute() {
     if cannot_use("/dev/fuse", "no FUSE") {
         return;
