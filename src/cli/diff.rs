@@ -76,7 +76,7 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
 }
 
 fn index(args: &DiffArgs, path: &Path, progress: &dyn Progress) -> Result<Index> {
-    let source = args.input.open(path, SourceOptions::default())?;
+    let source = args.input.open(&[path], SourceOptions::default())?;
     Index::strict(&Payload::open(source)?, progress)
 }
 
