@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lbpayload::block::{CopiesSource, IoEngine, ReadMode, Source};
@@ -28,6 +28,9 @@ pub struct Disk {
     /// A sector becomes readable after this many reads.
     heals_after: u32,
     dead: AtomicBool,
+    /// It dies at this read.
+    dies_at: u32,
+    all_reads: AtomicU32,
 }
 
 impl Disk {
@@ -40,6 +43,8 @@ impl Disk {
             bad: Mutex::new(bad.iter().map(|&n| (n, 0)).collect()),
             heals_after: u32::MAX,
             dead: false.into(),
+            dies_at: u32::MAX,
+            all_reads: 0.into(),
         }
     }
 
@@ -70,7 +75,8 @@ impl Source for Disk {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         assert_eq!(offset % self.alignment as u64, 0, "an unaligned read");
         let eio = || io::Error::from_raw_os_error(libc::EIO);
-        if self.dead.load(Ordering::SeqCst) {
+        let n = self.all_reads.fetch_add(1, Ordering::SeqCst);
+        if n >= self.dies_at || self.dead.load(Ordering::SeqCst) {
             return Err(eio());
         }
         let start = offset as usize;
@@ -405,6 +411,35 @@ fn two_copies_with_disjoint_bad_sectors_give_every_file() {
         check(&image, &[], sector, &report, dir.path());
         let given: u64 = report.from.iter().map(|(_, bytes)| bytes).sum();
         assert_eq!(given, report.bytes);
+    }
+}
+
+#[test]
+fn disk_that_dies_at_any_read_is_replaced_by_a_second_copy() {
+    let image = payload_of_300();
+    let bytes = padded(&image);
+    // The first reads find the payload.
+    let alone = Arc::new(Disk::new(&bytes, 512, &[]));
+    let dir = in_memory();
+    run(
+        Arc::clone(&alone) as Arc<dyn Source>,
+        dir.path(),
+        |options| {
+            options.tuning = Tuning::for_memory(4 << 20);
+        },
+    );
+    let reads = alone.all_reads.load(Ordering::SeqCst);
+    for dies_at in (1..reads).step_by(7) {
+        let mut first = Disk::new(&bytes, 512, &[]);
+        first.dies_at = dies_at;
+        let second = Arc::new(Disk::new(&bytes, 512, &[]));
+        let dir = in_memory();
+        let both = copies(&[&Arc::new(first), &second]);
+        let report = run(both, dir.path(), |options| {
+            options.tuning = Tuning::for_memory(4 << 20);
+        });
+        assert!(report.failed.is_empty(), "{dies_at}: {:?}", report.failed);
+        check(&image, &[], 512, &report, dir.path());
     }
 }
 
