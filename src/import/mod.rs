@@ -227,11 +227,16 @@ pub fn import(
         }
         result?;
     }
-    if let Some(problem) = lost {
-        if let Cause::Lost { files, .. } = problem.cause {
-            report.lost = files;
+    if let Some(mut problem) = lost {
+        if let Cause::Lost { files, .. } = &mut problem.cause {
+            if let Selection::Some(names) = &selection {
+                *files = names.len() as u64 - plan.files;
+            }
+            report.lost = *files;
         }
-        report.failed.add(problem);
+        if report.lost > 0 {
+            report.failed.add(problem);
+        }
     }
     report.failed.sort();
     report.elapsed = started.elapsed();

@@ -364,6 +364,9 @@ impl Problem {
 /// Returns in words how much of a file cannot be read, and where.
 fn unreadable(ranges: &[Range<u64>], start: u64) -> String {
     const SHOWN: usize = 5;
+    if let [range] = ranges {
+        return format!("{} bytes cannot be read", range.end - range.start);
+    }
     let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let mut places: Vec<String> = ranges
         .iter()

@@ -558,6 +558,17 @@ fn files_before_an_unreadable_header_arrive_and_those_behind_it_are_counted() {
     let lost = report.failed.iter().find(|p| p.index == Some(150)).unwrap();
     assert_eq!((lost.slug(), lost.offset), ("header-unreadable", header));
 
+    // Of the files that are asked for, only those behind it are lost.
+    for (asked, lost) in [(&["file-003"][..], 0), (&["file-003", "file-200"], 1)] {
+        let disk = Disk::new(&bytes, 512, &[header / 512]);
+        let dir = in_memory();
+        let report = run(Arc::new(disk), dir.path(), |options| {
+            options.files = asked.iter().map(|&name| name.into()).collect();
+        });
+        assert_eq!((report.written, report.lost), (1, lost));
+        assert_eq!(report.failed.count(), lost);
+    }
+
     // Another try reads the header, and the files behind it are found.
     disk = Disk::new(&bytes, 512, &[header / 512]);
     disk.heals_after = 3;
