@@ -101,7 +101,9 @@ mod tests {
         let all = Arc::new(Barrier::new(6));
         for _ in 0..5 {
             let all = Arc::clone(&all);
-            pool.run(move || drop(all.wait()));
+            pool.run(move || {
+                all.wait();
+            });
         }
         all.wait();
     }

@@ -74,12 +74,12 @@ fn remount_changes_the_flags_and_never_makes_it_writable() {
 #[test]
 fn lack_of_memory_for_the_names_is_an_error() {
     needs_fuse!();
-    let names: Vec<_> = (0..200_000).map(|n| format!("{n:0>250}")).collect();
+    let names: Vec<_> = (0..100_000).map(|n| format!("{n:0>250}")).collect();
     let files: Vec<_> = names.iter().map(|name| (&**name, &b""[..])).collect();
     let fixture = Fixture::new(&Image::new(&files));
     let mut command = Command::new("prlimit");
     command
-        .arg("--as=90000000")
+        .arg("--as=70000000")
         .arg(env!("CARGO_BIN_EXE_lbpayload"));
     let ran = Ran::of(command.arg("mount").arg(&fixture.image).arg(&fixture.point));
     let ran = ran.exits(1).says("error: ").says("emory");
