@@ -26,6 +26,9 @@ use super::sums::Sums;
 /// The kernel's read-ahead in KiB, where it can be set.
 const READ_AHEAD_KIB: u32 = 1024;
 
+/// More than the memory that fuser gets for each event loop. It uses little of it.
+const LOOP_BYTES: usize = 17 << 20;
+
 /// The interval at which a server that was asked to stop checks whether another mount still
 /// covers its own. It polls because without /proc there is no notification.
 const COVERED_POLL: Duration = Duration::from_millis(250);
@@ -211,7 +214,9 @@ fn open_session(
     };
     // Two threads keep one reader and the disk busy. More threads help only with more processors.
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
-    config.n_threads = Some(processors.clamp(2, 4));
+    let loops = processors.clamp(2, 4);
+    config.n_threads = Some(loops);
+    check_memory(loops).map_err(|e| e.with_path(dir))?;
     let failed = |e: io::Error| Error::io("mount on", e).with_path(dir);
     if let Some(fuse) = mount_ourselves(dir, fsname, settings)? {
         return Session::from_fd(adapter, fuse, config.acl, config).map_err(|e| {
@@ -234,6 +239,16 @@ fn open_session(
         config.mount_options.push(MountOption::NoExec);
     }
     Session::new(adapter, dir, &config).map_err(|e| by_fusermount_failed(e, dir))
+}
+
+/// Checks that fuser will get memory for its loops. It would abort the program otherwise.
+fn check_memory(loops: usize) -> Result<()> {
+    let mut buffers = vec![Vec::<u8>::new(); loops];
+    let mut got = buffers.iter_mut().map(|b| b.try_reserve_exact(LOOP_BYTES));
+    match got.all(|got| got.is_ok()) {
+        true => Ok(()),
+        false => Err(Error::no_memory("get memory to serve the mount")),
+    }
 }
 
 /// Mounts with mount(2). This needs privilege but no other program, and an initramfs has no

@@ -74,15 +74,30 @@ fn remount_changes_the_flags_and_never_makes_it_writable() {
 #[test]
 fn lack_of_memory_for_the_names_is_an_error() {
     needs_fuse!();
-    let names: Vec<_> = (0..100_000).map(|n| format!("{n:0>250}")).collect();
+    let names: Vec<_> = (0..150_000).map(|n| format!("{n:0>250}")).collect();
     let files: Vec<_> = names.iter().map(|name| (&**name, &b""[..])).collect();
     let fixture = Fixture::new(&Image::new(&files));
-    let mut command = Command::new("prlimit");
-    command
-        .arg("--as=70000000")
-        .arg(env!("CARGO_BIN_EXE_lbpayload"));
-    let ran = Ran::of(command.arg("mount").arg(&fixture.image).arg(&fixture.point));
-    let ran = ran.exits(1).says("error: ").says("emory");
+    let ran = with_memory(&fixture, 70 << 20).says("could not get memory for the names");
     ran.says("external.img");
     fixture.is_clean();
+}
+
+/// fuser aborts where it gets no memory for its buffers.
+#[test]
+fn lack_of_memory_for_the_server_is_an_error() {
+    needs_fuse!();
+    let mut fixture = Fixture::new(&sample());
+    fixture.point = fixture.dir().join("made");
+    with_memory(&fixture, 40 << 20).says("could not get memory to serve the mount");
+    assert!(!fixture.point.exists());
+    fixture.is_clean();
+}
+
+fn with_memory(fixture: &Fixture, bytes: u64) -> Ran {
+    let mut command = Command::new("prlimit");
+    command
+        .arg(format!("--as={bytes}"))
+        .arg(env!("CARGO_BIN_EXE_lbpayload"));
+    let ran = Ran::of(command.arg("mount").arg(&fixture.image).arg(&fixture.point));
+    ran.exits(1).says("error: ")
 }
