@@ -1,7 +1,7 @@
 //! What earlier promotes left behind: files that the overlay no longer has, and artifacts that an
 //! unfinished promote did not bring.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use crate::error::Result;
@@ -36,7 +36,7 @@ struct Chain {
 /// Finds the files that promotes put into the image from the overlay and that `items` lack. With
 /// `prune`, also plans their removal.
 pub(crate) fn find(run: &mut Run<'_>, items: &[Item], prune: bool) -> Result<Leftovers> {
-    let wanted: BTreeSet<&Place> = items.iter().map(|item| &item.place).collect();
+    let wanted: HashSet<&Place> = items.iter().map(|item| &item.place).collect();
     let records = run.records()?;
     let chains = detect(records, &wanted);
     let mut found = Leftovers::default();
@@ -94,7 +94,7 @@ fn present_state(run: &mut Run<'_>, place: &Place, held: &Held, prune: bool) -> 
 }
 
 /// Returns the places that were last written from the overlay and are not `wanted`. Does no I/O.
-fn detect(records: &[Record], wanted: &BTreeSet<&Place>) -> BTreeMap<Place, Chain> {
+fn detect(records: &[Record], wanted: &HashSet<&Place>) -> BTreeMap<Place, Chain> {
     let mut chains: BTreeMap<Place, Chain> = BTreeMap::new();
     for record in records {
         for entry in record.entries.iter().filter(|entry| !entry.kept) {

@@ -24,7 +24,7 @@ mod status;
 mod tree;
 mod trees;
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -134,7 +134,7 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Vec<Report>
         } = planned;
         let plan = |trees: &mut Trees| {
             let mut items = plan(trees)?;
-            let wanted: BTreeSet<&Place> = items.iter().map(|item| &item.place).collect();
+            let wanted: HashSet<&Place> = items.iter().map(|item| &item.place).collect();
             let more = leftovers.items.iter();
             let more: Vec<Item> = more
                 .filter(|item| !wanted.contains(&item.place))
@@ -250,7 +250,7 @@ fn prepare(
     options: &Options,
 ) -> Result<Planned> {
     let mut items = plan(&mut run.trees)?;
-    let wanted: BTreeSet<&Place> = items.iter().map(|item| &item.place).collect();
+    let wanted: HashSet<&Place> = items.iter().map(|item| &item.place).collect();
     let known = overlaid::read(&run.sidecar);
     let is_clean = known.is_some_and(|places| places.iter().all(|place| wanted.contains(place)));
     let records = match run.records_if(!is_clean) {

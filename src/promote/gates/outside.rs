@@ -13,26 +13,32 @@ use crate::promote::refused::refused;
 pub(crate) fn check(manifest: &Manifest, roots: &[PathBuf]) -> Result<()> {
     let real: Vec<PathBuf> = roots.iter().filter_map(|r| r.canonicalize().ok()).collect();
     let is_in = |path: &Path, roots: &[PathBuf]| roots.iter().any(|root| path.starts_with(root));
-    // Most artifacts of a build are in a few directories.
-    let mut dirs: HashMap<&Path, Option<PathBuf>> = HashMap::new();
+    let is_written_in = |path: &Path| is_in(path, roots) || is_in(path, &real);
+    // Most artifacts of a build are in a few directories, so each is resolved once.
+    let mut dirs: HashMap<&Path, Option<(PathBuf, bool)>> = HashMap::new();
     for artifact in &manifest.artifacts {
         let src = artifact.src.as_path();
         let (Some(dir), Some(name)) = (src.parent(), src.file_name()) else {
             continue;
         };
-        let dir = dirs.entry(dir).or_insert_with(|| dir.canonicalize().ok());
-        let Some(mut resolved) = dir.as_ref().map(|dir| dir.join(name)) else {
+        let dir = dirs.entry(dir).or_insert_with(|| {
+            let resolved = dir.canonicalize().ok()?;
+            let is_inside = is_written_in(dir) && is_in(&resolved, &real);
+            Some((resolved, is_inside))
+        });
+        let Some((dir, is_inside)) = dir else {
             continue;
         };
-        match resolved.symlink_metadata() {
-            Ok(meta) if meta.is_symlink() => match resolved.canonicalize() {
-                Ok(target) => resolved = target,
+        let resolved = match src.symlink_metadata() {
+            Ok(meta) if !meta.is_symlink() && *is_inside => continue,
+            Ok(meta) if !meta.is_symlink() => dir.join(name),
+            Ok(_) => match src.canonicalize() {
+                Ok(target) => target,
                 Err(_) => continue,
             },
-            Ok(_) => {}
             Err(_) => continue,
-        }
-        let written = is_in(src, roots) || is_in(src, &real);
+        };
+        let written = is_written_in(src);
         if written && is_in(&resolved, &real) {
             continue;
         }
