@@ -132,6 +132,15 @@ pub(super) struct PackArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub live_bootstrap: Option<PathBuf>,
 
+    /// Download the files that the checkout does not have first, as `lbpayload fetch` does
+    #[cfg(feature = "net")]
+    #[arg(long, requires = "live_bootstrap")]
+    pub fetch: bool,
+
+    #[cfg(feature = "net")]
+    #[command(flatten)]
+    pub download: super::fetch_args::DownloadArgs,
+
     /// Check every input against the checksums in FILE (sha256sum format; can be repeated)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub checksums: Vec<PathBuf>,
@@ -175,7 +184,7 @@ pub(super) struct PackArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// The image file or block device
+    /// The image file, block device or http(s) URL
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 
@@ -189,7 +198,7 @@ pub(super) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// The image file or block device
+    /// The image file, block device or http(s) URL
     #[arg(value_name = "SRC", required_unless_present = "device", conflicts_with = "device",
           value_hint = ValueHint::FilePath)]
     pub source: Option<PathBuf>,
@@ -222,7 +231,7 @@ pub(super) struct VerifyArgs {
 #[command(override_usage = "lbpayload cat [OPTIONS] <SRC> <NAME>...\n       \
                             lbpayload cat [OPTIONS] --device <SRC> --device <SRC> <NAME>...")]
 pub(super) struct CatArgs {
-    /// The image file or block device
+    /// The image file, block device or http(s) URL
     #[arg(value_name = "SRC", required_unless_present = "device", value_hint = ValueHint::FilePath)]
     pub source: Option<PathBuf>,
 
@@ -241,11 +250,11 @@ pub(super) struct CatArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
-    /// The old image file or block device
+    /// The old image file, block device or http(s) URL
     #[arg(value_name = "OLD", value_hint = ValueHint::FilePath)]
     pub old: PathBuf,
 
-    /// The new image file or block device
+    /// The new image file, block device or http(s) URL
     #[arg(value_name = "NEW", value_hint = ValueHint::FilePath)]
     pub new: PathBuf,
 
@@ -283,7 +292,7 @@ pub(super) struct ImportArgs {
     #[arg(hide = true)]
     pub extra: Option<PathBuf>,
 
-    /// The image file or block device (default: the only payload that probing finds). Repeat it for
+    /// The image file, block device or http(s) URL (default: the only payload that probing finds). Repeat it for
     /// several copies of one payload: what cannot be read from one is read from the next
     #[arg(long, value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub device: Vec<PathBuf>,
@@ -357,7 +366,7 @@ pub(super) struct ImportArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = MOUNT_OPTIONS)]
 pub(super) struct MountArgs {
-    /// The image file or block device
+    /// The image file, block device or http(s) URL
     #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
 

@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use super::args::{DiffArgs, ProgressForm};
 use super::exit::Outcome;
 use super::output::{Out, lossy, to_stderr};
+use super::source::shown;
 use super::{progress, signals};
 
 #[derive(Serialize)]
@@ -55,8 +56,8 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
     let report = report?;
     if args.json {
         out.json(&JsonReport {
-            old: &args.old,
-            new: &args.new,
+            old: &shown(&args.old),
+            new: &shown(&args.new),
             same: report.is_same(),
             common: report.common,
             by_checksum: report.by_checksum,

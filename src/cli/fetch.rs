@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -43,7 +42,8 @@ pub(super) fn run(args: &FetchArgs, form: Option<ProgressForm>, quiet: bool) -> 
         (None, None) => return Err(Error::bug("the command line asks for no files")),
     };
     let dest = args.dest.clone().unwrap_or(dest);
-    let report = get(&wanted, &dest, &args.download, args.offline, form)?;
+    let options = args.download.options(&dest, args.offline);
+    let report = get(&wanted, &options, form)?;
     let missing = report.count(State::Missing);
     let mut out = Out::new();
     if args.json {
@@ -72,22 +72,32 @@ pub(super) fn run(args: &FetchArgs, form: Option<ProgressForm>, quiet: bool) -> 
     })
 }
 
-fn get(
-    wanted: &[Wanted],
-    dest: &Path,
+/// Fetches what `pack --live-bootstrap DIR` needs and does not have. What nobody has is named here,
+/// and missing when the payload is planned.
+///
+/// # Errors
+/// The checkout cannot be read, or the directory of its files cannot be written.
+pub(super) fn before_pack(
+    dir: &Path,
     args: &DownloadArgs,
-    offline: bool,
     form: Option<ProgressForm>,
-) -> Result<Report> {
-    let options = Options {
-        dest: dest.to_path_buf(),
-        jobs: args.jobs,
-        stall: Duration::from_secs(args.stall_timeout),
-        offline,
-    };
+    quiet: bool,
+) -> Result<()> {
+    let wanted = fetch::of_checkout(dir, true, &args.mirrors()?)?;
+    let dest = dir.join("distfiles");
+    let report = get(&wanted, &args.options(&dest, false), form)?;
+    if !quiet && report.count(State::Fetched) > 0 {
+        // Standard output is for the payload.
+        to_stderr(&format!("{}\n", words(&report, &dest)));
+    }
+    to_stderr(&answers(&report).0);
+    Ok(())
+}
+
+fn get(wanted: &[Wanted], options: &Options, form: Option<ProgressForm>) -> Result<Report> {
     signals::listen()?;
     let progress = progress::shown(form);
-    let report = fetch::fetch(wanted, &options, &*progress);
+    let report = fetch::fetch(wanted, options, &*progress);
     drop(progress);
     let report = report?;
     warn_of_bad_hosts(&report);
@@ -121,35 +131,41 @@ fn say_missing(report: &Report, dest: &Path, offline: bool) {
     if missing == 0 {
         return;
     }
-    let mut lines = String::new();
-    let mut say = |level, text: &str| lines.push_str(&labelled("lbpayload", level, text));
-    let mut help = None;
-    for file in report.missing().filter(|_| !offline) {
-        say(Level::Error, &format!("could not fetch `{}`", file.name));
-        for attempt in &file.tries {
-            say(
-                Level::Note,
-                &format!("{}: {}", attempt.source, attempt.result),
-            );
-            help = help.or(attempt.help);
-        }
-        if file.sources.is_empty() {
-            say(
-                Level::Note,
-                "it has no URL that can be fetched, only a mirror can have it",
-            );
-        }
-    }
+    let (mut lines, help) = match offline {
+        true => (String::new(), None),
+        false => answers(report),
+    };
     let of = format!("{missing} of {} files", report.files.len());
-    let dest = dest.display();
-    say(Level::Error, &format!("{of} are missing in `{dest}`"));
+    let message = format!("{of} are missing in `{}`", dest.display());
+    lines += &labelled("lbpayload", Level::Error, &message);
     let help = match (offline, help) {
         (true, _) => "run it again without --offline",
         (false, Some(help)) => help,
         (false, None) => "name a mirror that has them (--mirror URL), or put them there yourself",
     };
-    say(Level::Help, help);
+    lines += &labelled("lbpayload", Level::Help, help);
     to_stderr(&lines);
+}
+
+/// Returns the lines that name each missing file and what its sources did, and what the user can
+/// do about the first that says so.
+fn answers(report: &Report) -> (String, Option<&'static str>) {
+    let mut lines = String::new();
+    let mut say = |level, text: &str| lines.push_str(&labelled("lbpayload", level, text));
+    let mut help = None;
+    for file in report.missing() {
+        say(Level::Error, &format!("could not fetch `{}`", file.name));
+        for attempt in &file.tries {
+            let note = format!("{}: {}", attempt.source, attempt.result);
+            say(Level::Note, &note);
+            help = help.or(attempt.help);
+        }
+        if file.sources.is_empty() {
+            let note = "it has no URL that can be fetched, only a mirror can have it";
+            say(Level::Note, note);
+        }
+    }
+    (lines, help)
 }
 
 /// Returns a one-line summary. It leaves out what did not happen.

@@ -1,12 +1,13 @@
 //! The options of `lbpayload fetch`, and those of a command that downloads too.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueHint};
 
 use crate::error::{Error, Kind, Result};
-use crate::fetch;
+use crate::fetch::{self, Options};
 use crate::net::Url;
 
 #[derive(Debug, Args)]
@@ -41,7 +42,7 @@ pub(super) struct FetchArgs {
 }
 
 /// How to download.
-#[derive(Debug, Args)]
+#[derive(Debug, PartialEq, Eq, Default, Args)]
 pub(super) struct DownloadArgs {
     /// Look for the files below URL first: http://, https:// or file:// (can be repeated)
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
@@ -51,14 +52,14 @@ pub(super) struct DownloadArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub mirrors: Option<PathBuf>,
 
-    /// The number of files to download at once, at most two from one host
-    #[arg(long, value_name = "N", default_value = "8", value_parser = jobs)]
-    pub jobs: NonZeroUsize,
+    /// The number of files to download at once, at most two from one host (default: 8)
+    #[arg(long, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<NonZeroUsize>,
 
-    /// Give up a source that sends nothing for so many seconds
-    #[arg(long, value_name = "SECONDS", default_value = "30",
+    /// Give up a source that sends nothing for so many seconds (default: 30)
+    #[arg(long, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86400))]
-    pub stall_timeout: u64,
+    pub stall_timeout: Option<u64>,
 }
 
 fn jobs(text: &str) -> std::result::Result<NonZeroUsize, String> {
@@ -69,6 +70,16 @@ fn jobs(text: &str) -> std::result::Result<NonZeroUsize, String> {
 }
 
 impl DownloadArgs {
+    /// Returns how to fetch into `dest`.
+    pub(super) fn options(&self, dest: &Path, offline: bool) -> Options {
+        Options {
+            dest: dest.to_path_buf(),
+            jobs: self.jobs.unwrap_or(NonZeroUsize::MIN.saturating_add(7)),
+            stall: Duration::from_secs(self.stall_timeout.unwrap_or(30)),
+            offline,
+        }
+    }
+
     /// Reads all mirrors, in their order.
     ///
     /// # Errors

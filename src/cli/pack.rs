@@ -67,6 +67,8 @@ pub(super) fn run(
         // Before the inputs are read: leftovers may be among them.
         pack::remove_leftovers(&args.output);
     }
+    #[cfg(feature = "net")]
+    fetch_first(args, form, quiet)?;
     let plan = plan(args, verbose)?;
     let output = if to_stdout {
         Output::Stdout
@@ -126,6 +128,22 @@ pub(super) fn run(
         out.end()?;
     }
     Ok(Outcome::Done)
+}
+
+/// Downloads what is missing, with `--fetch`.
+#[cfg(feature = "net")]
+fn fetch_first(args: &PackArgs, form: Option<ProgressForm>, quiet: bool) -> Result<()> {
+    use super::fetch_args::DownloadArgs;
+    match &args.live_bootstrap {
+        Some(dir) if args.fetch && !args.dry_run => {
+            super::fetch::before_pack(dir, &args.download, form, quiet)
+        }
+        _ if !args.fetch && args.download != DownloadArgs::default() => {
+            let message = "--mirror, --mirrors, --jobs and --stall-timeout need --fetch";
+            Err(Error::new(Kind::Usage, message).advice("add --fetch"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refuse_for_stdout(args: &PackArgs) -> Result<()> {

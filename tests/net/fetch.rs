@@ -122,6 +122,47 @@ fn fetch_gets_what_a_checkout_needs_and_pack_takes_it() {
 }
 
 #[test]
+fn pack_fetches_what_is_missing_first() {
+    let files = Files::new(3, 3000);
+    let place = Place::new(&files);
+    let server = files.serve();
+    let sum = |n: usize| sha256sum(files.iter().nth(n).unwrap().1);
+    let packages = [
+        ("early", format!("f _ {} f000.tar.gz\n", sum(0))),
+        (
+            "late",
+            format!("f _ {} f001.tar.gz\nf _ {} f002.tar.gz\n", sum(1), sum(2)),
+        ),
+    ];
+    let manifest = "build: early\nimprove: import_payload\nbuild: late\n";
+    let root = checkout(place.temp.path(), manifest, &packages);
+    let image = place.temp.path().join("external.img");
+    let pack = |options: &[&str]| {
+        let mut command = lbpayload();
+        command.args(["pack", "--live-bootstrap"]).arg(&root);
+        Ran::of(command.arg("-o").arg(&image).args(options))
+    };
+    let mirror = server.url("/");
+    pack(&["--mirror", &mirror]).exits(2).says("need --fetch");
+    pack(&["--fetch", "--dry-run", "--mirror", &mirror]).exits(1);
+    assert_eq!(server.requests().len(), 0);
+    pack(&["--fetch"])
+        .exits(1)
+        .says("could not fetch `f001.tar.gz`")
+        .says("2 of 2 files are missing in");
+    assert!(!image.exists());
+    let packed = pack(&["--fetch", "--mirror", &mirror, "--json"]).exits(0);
+    assert!(packed.stdout.starts_with('{'), "{}", packed.stdout);
+    packed.says("fetched 2 files");
+    let mut list = lbpayload();
+    let listed = Ran::of(list.arg("list").arg(&image)).exits(0);
+    assert_eq!(listed.stdout.lines().count(), 2);
+    // Nothing is missing now, and nothing is said of it.
+    let again = pack(&["--fetch"]).exits(0);
+    assert!(!again.stderr.contains("fetched"), "{}", again.stderr);
+}
+
+#[test]
 fn fetch_offline_lists_all_missing_files_and_asks_nobody() {
     let place = Place::new(&Files::new(4, 100));
     let server = place.files.serve();

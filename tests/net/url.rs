@@ -106,6 +106,11 @@ fn every_command_reads_a_url_as_it_reads_the_file() {
         };
         assert_eq!(same(&local.stdout), same(&remote.stdout), "{args:?}");
     }
+    // Of one local and one remote payload too.
+    Ran::of(&mut command(&["diff", file, &url])).exits(0);
+    let secret = server.url("/external.img?sig=hunter2");
+    let report = Ran::of(&mut command(&["diff", "--json", file, &secret])).exits(0);
+    assert!(!report.stdout.contains("hunter2"), "{}", report.stdout);
     let dest = temp.path().join("out");
     let ran = Ran::of(&mut command(&[
         "import",
