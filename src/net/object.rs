@@ -23,6 +23,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// small steps would otherwise wait for each step.
 const REST: Duration = Duration::from_secs(5);
 
+const CHANGED: &str = "it has changed on the server since it was opened";
+
 /// What identifies a version of the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Version {
@@ -73,10 +75,7 @@ impl From<Failure> for Trouble {
 impl Trouble {
     fn into_io(self) -> io::Error {
         match self {
-            Self::Changed => io::Error::new(
-                io::ErrorKind::StaleNetworkFileHandle,
-                "it has changed on the server since it was opened",
-            ),
+            Self::Changed => io::Error::new(io::ErrorKind::StaleNetworkFileHandle, CHANGED),
             Self::Failed(failure) => io::Error::other(failure.to_string()),
         }
     }
@@ -165,7 +164,10 @@ impl Object {
                     log::warn!("{}: {failure}", self.path.display());
                     Some(Instant::now() + REST)
                 }
-                Trouble::Changed => None,
+                Trouble::Changed => {
+                    log::warn!("{}: {CHANGED}", self.path.display());
+                    None
+                }
             };
             *self.trouble() = Some((trouble.clone(), until));
             return Err(trouble.into_io());

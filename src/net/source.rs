@@ -155,7 +155,7 @@ impl HttpSource {
             }
         }
         state.workers.retain(|worker| !worker.is_finished());
-        while state.working < AHEAD.min(state.queue.len()) {
+        for _ in 0..state.queue.len().min(AHEAD - state.working) {
             let shared = Arc::clone(&self.shared);
             let work = move || shared.work();
             let Ok(worker) = std::thread::Builder::new().name("http".into()).spawn(work) else {
@@ -219,7 +219,11 @@ impl Shared {
         state.cache(size).expect(number);
         state.queue.retain(|queued| *queued != (size, number));
         drop(state);
-        on_a_thread(|| self.load(size, number))
+        on_a_thread(|| self.load(size, number)).inspect_err(|_| {
+            // There may have been no thread that could say so.
+            self.lock().cache(size).forget(number);
+            self.changed.notify_all();
+        })
     }
 
     /// Reads a piece that the cache expects.

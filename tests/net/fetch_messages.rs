@@ -115,7 +115,7 @@ fn a_destination_that_is_no_directory_or_holds_one_under_a_name_is_refused() {
     std::fs::write(place.dest(), "file").unwrap();
     Ran::of(&mut place.from_mirrors(&[], &[]))
         .exits(1)
-        .says("not a directory");
+        .says("expected a directory, found a regular file");
     std::fs::remove_file(place.dest()).unwrap();
     std::fs::create_dir_all(place.dest().join("f000.tar.gz")).unwrap();
     Ran::of(&mut place.from_mirrors(&[], &[]))
