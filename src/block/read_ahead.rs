@@ -61,7 +61,13 @@ impl<'a> ReadAhead<'a> {
             return Ok(&[]);
         }
         if offset < self.start || end > self.start + self.filled as u64 {
-            self.fill(offset, end)?;
+            if let Err(e) = self.fill(offset, end) {
+                let len = (end - offset) as usize;
+                if !self.source.read_spare(&mut self.buf[..len], offset) {
+                    return Err(e);
+                }
+                (self.start, self.filled) = (offset, len);
+            }
         }
         let from = (offset - self.start).min(self.filled as u64) as usize;
         let to = (end - self.start).min(self.filled as u64) as usize;

@@ -131,6 +131,12 @@ pub trait Source: Send + Sync {
         &[]
     }
 
+    /// Fills `buf` with the bytes at `offset` from elsewhere, although the source cannot be read
+    /// there. Returns whether that was possible.
+    fn read_spare(&self, _buf: &mut [u8], _offset: u64) -> bool {
+        false
+    }
+
     /// Returns the file descriptor, for a queue that passes it to the kernel.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None

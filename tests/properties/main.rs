@@ -5,4 +5,5 @@ mod support;
 
 mod damage;
 mod names;
+mod protection;
 mod round_trip;

@@ -1,0 +1,197 @@
+//! Finds the trailer of a payload.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
+use crate::progress::Progress;
+
+use super::geometry::{BLOCK, GROUP};
+use super::header::{Header, HeaderFault, MAGIC};
+use super::metadata::{Check, Metadata};
+use super::tree::{chaining_value, short};
+
+/// The number of blocks that are compared to tell whether a trailer belongs to a payload.
+const SAMPLES: u64 = 64;
+/// The number of bytes that a search reads at a time.
+const SEARCH_BYTES: usize = 1 << 20;
+
+/// What was found out about the trailer of a payload.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Trailer {
+    /// There is none.
+    None,
+    /// This is its header.
+    Found(Header),
+    /// There is one, but it cannot be used. The text says why.
+    Unusable(String),
+}
+
+/// What a walk over the headers of the payload found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walked {
+    /// The payload ends here, and all headers are valid.
+    Valid(u64),
+    /// The headers are damaged, or there is no payload.
+    Invalid,
+}
+
+/// Looks for a trailer in the last block of the source and behind the payload. `walk` is called
+/// only if the end of the payload has to be known.
+pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trailer {
+    let mut unusable = None;
+    let mut walked = None;
+    let mut walk = || *walked.get_or_insert_with(&mut *walk);
+    if let Some(at) = last_block(source.len()) {
+        match header_at(&**source, at) {
+            Ok(header) if header.incomplete => unusable = Some(incomplete()),
+            Ok(header) => match belongs(source, &header, &mut walk) {
+                Ok(()) => return Trailer::Found(header),
+                Err(why) => unusable = Some(why),
+            },
+            Err(fault @ (HeaderFault::NoMagic | HeaderFault::Damaged)) => {
+                log::debug!("in the last block of the source: {fault}");
+            }
+            Err(fault) => unusable = Some(fault.to_string()),
+        }
+    }
+    if let Walked::Valid(end) = walk() {
+        let at = end.checked_next_multiple_of(BLOCK);
+        match at.map(|at| header_at(&**source, at)) {
+            Some(Ok(header)) if header.incomplete => unusable = Some(incomplete()),
+            Some(Ok(header)) => match belongs(source, &header, &mut walk) {
+                Ok(()) => return Trailer::Found(header),
+                Err(why) => unusable = Some(why),
+            },
+            None | Some(Err(HeaderFault::NoMagic)) => {}
+            Some(Err(fault)) => unusable = Some(fault.to_string()),
+        }
+    }
+    unusable.map_or(Trailer::None, Trailer::Unusable)
+}
+
+fn incomplete() -> String {
+    "it is incomplete, its writer was interrupted".into()
+}
+
+/// Searches the whole source for a trailer.
+pub fn search(source: &Arc<dyn Source>, progress: &dyn Progress) -> io::Result<Option<Header>> {
+    let mut buf = AlignedBuf::new(SEARCH_BYTES)?;
+    let len = source.len() / BLOCK * BLOCK;
+    progress.begin("searching", len);
+    let mut at = 0;
+    while at < len {
+        if progress.cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let part = (SEARCH_BYTES as u64).min(len - at);
+        let part = part as usize;
+        let read = read_exact_at(&**source, &mut buf[..part], at);
+        for (n, block) in buf[..part].chunks_mut(PAGE).enumerate() {
+            let place = at + (n * PAGE) as u64;
+            let there = match &read {
+                Ok(read) => *read >= (n + 1) * PAGE,
+                Err(_) => matches!(read_exact_at(&**source, block, place), Ok(PAGE)),
+            };
+            if !there || block[..8] != MAGIC {
+                continue;
+            }
+            if let Ok(header) = Header::parse(block) {
+                let g = &header.geometry;
+                // A header inside the data of a file is at another place than it says.
+                let right_place = g.start == place || g.header2 == place;
+                if right_place && !header.incomplete && fits(&header, source.len()) {
+                    progress.end();
+                    return Ok(Some(header));
+                }
+            }
+        }
+        progress.advance(part as u64);
+        at += part as u64;
+    }
+    progress.end();
+    Ok(None)
+}
+
+/// Returns the offset of the last whole block of a source of `len` bytes.
+pub fn last_block(len: u64) -> Option<u64> {
+    (len / BLOCK).checked_sub(1).map(|block| block * BLOCK)
+}
+
+/// Reads a header. A trailer that does not fit into the source is refused, but it may be cut off
+/// behind its first header.
+pub fn header_at(source: &dyn Source, at: u64) -> Result<Header, HeaderFault> {
+    let end = at.checked_add(BLOCK).ok_or(HeaderFault::NoMagic)?;
+    if end > source.len() {
+        return Err(HeaderFault::NoMagic);
+    }
+    let mut buf = AlignedBuf::new(PAGE).map_err(|_| HeaderFault::NoMagic)?;
+    match read_exact_at(source, &mut buf[..PAGE], at) {
+        Ok(PAGE) => {}
+        _ => return Err(HeaderFault::NoMagic),
+    }
+    let header = Header::parse(&buf)?;
+    if !fits(&header, source.len()) {
+        return Err(HeaderFault::Numbers);
+    }
+    Ok(header)
+}
+
+fn fits(header: &Header, len: u64) -> bool {
+    let start = header.geometry.start;
+    start.checked_add(BLOCK).is_some_and(|end| end <= len)
+}
+
+/// Decides whether a trailer belongs to the payload in the source, or was left there by another
+/// one. A trailer is used if in doubt: then too much damage is an error, and not ignored.
+fn belongs(
+    source: &Arc<dyn Source>,
+    header: &Header,
+    walk: &mut dyn FnMut() -> Walked,
+) -> Result<(), String> {
+    let g = &header.geometry;
+    let meta = Metadata::new(Arc::clone(source), header.clone(), 1 << 20);
+    let first_is_right = || {
+        let mut buf = AlignedBuf::new(GROUP as usize).ok()?;
+        let len = g.group_len(0);
+        let n = read_exact_at(&**source, &mut buf[..len.next_multiple_of(PAGE)], 0).ok()?;
+        Some(n >= len && meta.check(0, &buf[..len]) == Check::Right)
+    };
+    if header_at(&**source, g.start).as_ref() == Ok(header) && first_is_right() == Some(true) {
+        return Ok(());
+    }
+    let (mut wrong, mut compared) = (0, 0);
+    let count = SAMPLES.min(g.blocks);
+    let mut buf = AlignedBuf::new(PAGE).map_err(|e| e.to_string())?;
+    for n in 0..count {
+        // u128, because the product of two numbers from the header may not fit.
+        let block = (u128::from(g.blocks) * u128::from(n) / u128::from(count)) as u64;
+        let len = g.block_len(block);
+        match read_exact_at(&**source, &mut buf[..PAGE], block * BLOCK) {
+            Ok(n) if n >= len => {}
+            _ => continue,
+        }
+        let found = short(&chaining_value(&buf[..len], block * BLOCK));
+        let known = (0..2).filter_map(|copy| meta.block_hash(copy, block));
+        let known: Vec<[u8; 8]> = known.collect();
+        if known.is_empty() {
+            continue;
+        }
+        compared += 1;
+        wrong += u64::from(!known.contains(&found));
+    }
+    let foreign = match walk() {
+        Walked::Valid(end) if end == g.payload_len() => false,
+        Walked::Valid(_) => wrong * 2 > compared,
+        Walked::Invalid => compared > 0 && wrong * 16 >= compared * 15,
+    };
+    if foreign {
+        return Err(format!(
+            "it belongs to another payload of {} bytes: {wrong} of {compared} blocks that were \
+             compared differ",
+            g.payload_len()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! Finds the right bytes of damaged groups.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::block::{AlignedBuf, PAGE, Source};
+
+use super::geometry::{FANOUT, GROUP, GROUP_BLOCKS, Geometry, Region};
+use super::header::Header;
+use super::metadata::{Check, Metadata};
+use super::ranges::Ranges;
+use super::stripe::{Batch, Block, Stripes};
+use super::tree::{ChainingValue, chaining_value, join};
+
+/// The number of blocks that could not be healed and are not tried again.
+const MAX_LOST: usize = 65_536;
+
+/// Finds the right bytes of damaged groups: by another read, from other copies of the payload, or
+/// from the recovery blocks. Uses one thread at a time, while others read what is healthy.
+pub struct Healer {
+    pub(super) meta: Metadata,
+    copies: Vec<Arc<dyn Source>>,
+    memory: usize,
+    /// Held while something is healed, so that the memory limit holds.
+    state: Mutex<State>,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Blocks that were computed. They are likely to be needed soon.
+    computed: BTreeMap<u64, Box<Block>>,
+    /// Blocks that could not be computed.
+    lost: BTreeSet<u64>,
+    /// Pages of the tree that could not be computed, with their level.
+    lost_pages: BTreeSet<(usize, u64)>,
+}
+
+/// The damage that was found so far, in blocks of the payload.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// The damaged blocks, which are the healed and the lost ones.
+    pub damaged: Ranges,
+    /// The blocks whose right bytes were found.
+    pub healed: Ranges,
+    /// The blocks whose right bytes were not found.
+    pub lost: Ranges,
+}
+
+/// The bytes of groups that were asked for. `None` if a group is lost.
+pub(super) type Groups = HashMap<u64, Option<Vec<u8>>>;
+
+impl Healer {
+    /// Creates a healer for the payload in `source`, with the header that was found. `memory` is
+    /// the number of bytes for buffers and pages of hashes; the codec's tables need 9 MiB more.
+    pub fn new(source: Arc<dyn Source>, header: Header, memory: usize) -> Self {
+        let copies = source.copies().to_vec();
+        Self {
+            meta: Metadata::new(source, header, memory / 4),
+            copies,
+            memory: memory / 2,
+            state: Mutex::default(),
+            found: Mutex::default(),
+        }
+    }
+
+    /// Adds copies of the payload, which are read where the source is damaged.
+    #[must_use]
+    pub fn with_copies(mut self, copies: impl IntoIterator<Item = Arc<dyn Source>>) -> Self {
+        self.copies.extend(copies);
+        self
+    }
+
+    /// Returns the layout of the trailer.
+    pub fn geometry(&self) -> &Geometry {
+        self.meta.geometry()
+    }
+
+    /// Returns the header of the trailer.
+    pub fn header(&self) -> &Header {
+        &self.meta.header
+    }
+
+    /// Returns the damage that was found so far.
+    pub fn found(&self) -> Found {
+        lock(&self.found).clone()
+    }
+
+    pub(super) fn stripes(&self) -> Stripes<'_> {
+        Stripes {
+            meta: &self.meta,
+            copies: &self.copies,
+            memory: self.memory,
+        }
+    }
+
+    /// Compares the bytes of a group with the tree. If the page of the tree is lost in both
+    /// copies, it is computed from the payload.
+    pub(super) fn check(&self, group: u64, bytes: &[u8]) -> bool {
+        match self.meta.check(group, bytes) {
+            Check::Right => true,
+            Check::Wrong => false,
+            Check::Unknown => {
+                let mut state = lock(&self.state);
+                self.rebuild(&mut state, 0, group / FANOUT)
+                    && self.meta.check(group, bytes) == Check::Right
+            }
+        }
+    }
+
+    /// Finds the right bytes of groups that are damaged.
+    ///
+    /// # Errors
+    /// There is not enough memory, or no thread can be started.
+    pub(super) fn heal(&self, groups: &[u64]) -> io::Result<Groups> {
+        let mut state = lock(&self.state);
+        // Another thread may have computed the page of the tree, or there is none.
+        for group in groups {
+            if !self.meta.knows(*group) {
+                self.rebuild(&mut state, 0, group / FANOUT);
+            }
+        }
+        self.heal_checked(&mut state, groups, true)
+    }
+
+    /// Finds the bytes of groups. If `by_tree`, they are given out only if the tree confirms them.
+    fn heal_checked(&self, state: &mut State, groups: &[u64], by_tree: bool) -> io::Result<Groups> {
+        let mut needed = BTreeSet::new();
+        let mut buf = AlignedBuf::new(PAGE)?;
+        let mut read: HashMap<u64, Box<Block>> = HashMap::new();
+        let mut damaged = BTreeSet::new();
+        for block in groups.iter().flat_map(|group| self.blocks_of(*group)) {
+            match self.stripes().read_block(block, &mut buf) {
+                Some(from_copy) => {
+                    let mut bytes = Box::new([0; PAGE]);
+                    bytes.copy_from_slice(&buf[..PAGE]);
+                    read.insert(block, bytes);
+                    if from_copy {
+                        damaged.insert(block);
+                    }
+                }
+                None => {
+                    damaged.insert(block);
+                    if let Some(bytes) = state.computed.get(&block) {
+                        read.insert(block, bytes.clone());
+                    } else if !state.lost.contains(&block) {
+                        needed.insert(block);
+                    }
+                }
+            }
+        }
+        read.extend(self.compute(state, &needed)?);
+        let mut out = Groups::new();
+        let mut found = lock(&self.found);
+        for group in groups {
+            let bytes = self.assemble(*group, &read);
+            let bytes =
+                bytes.filter(|bytes| !by_tree || self.meta.check(*group, bytes) == Check::Right);
+            let damaged = self
+                .blocks_of(*group)
+                .filter(|block| damaged.contains(block));
+            for block in damaged {
+                // What is only a step towards a page of the tree is not reported.
+                if by_tree {
+                    found.damaged.add(block);
+                    match bytes {
+                        Some(_) => found.healed.add(block),
+                        None => found.lost.add(block),
+                    }
+                }
+            }
+            out.insert(*group, bytes);
+        }
+        Ok(out)
+    }
+
+    fn blocks_of(&self, group: u64) -> Range<u64> {
+        let first = group * GROUP_BLOCKS;
+        first..(first + GROUP_BLOCKS).min(self.geometry().blocks)
+    }
+
+    fn assemble(&self, group: u64, blocks: &HashMap<u64, Box<Block>>) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(GROUP as usize);
+        for block in self.blocks_of(group) {
+            bytes.extend_from_slice(&blocks.get(&block)?[..]);
+        }
+        bytes.truncate(self.geometry().group_len(group));
+        Some(bytes)
+    }
+
+    /// Computes blocks from their stripes. Other damaged blocks of these stripes are computed too,
+    /// and kept as far as there is room.
+    fn compute(
+        &self,
+        state: &mut State,
+        needed: &BTreeSet<u64>,
+    ) -> io::Result<HashMap<u64, Box<Block>>> {
+        let mut out = HashMap::new();
+        // The stripes that are needed, by region.
+        let mut wanted: BTreeMap<u64, (Region, BTreeSet<u64>)> = BTreeMap::new();
+        for block in needed {
+            let region = self.geometry().region_of(*block);
+            let stripe = (block - region.first) % region.stripes;
+            let (_, stripes) = wanted
+                .entry(region.first)
+                .or_insert((region, BTreeSet::new()));
+            stripes.insert(stripe);
+        }
+        let room = (self.memory / 4 / PAGE).max(64);
+        for (region, stripes) in wanted.into_values() {
+            let batch = Batch::fit(&region, self.memory).stripes;
+            for range in runs(&stripes, batch) {
+                let healed = self.stripes().heal(&region, range)?;
+                if state.lost.len() + healed.lost.len() <= MAX_LOST {
+                    state.lost.extend(&healed.lost);
+                }
+                for (block, bytes) in healed.blocks {
+                    if needed.contains(&block) {
+                        out.insert(block, bytes);
+                    } else {
+                        if state.computed.len() >= room {
+                            state.computed.pop_first();
+                        }
+                        state.computed.insert(block, bytes);
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Computes a page of the tree from the payload, where both copies of it are damaged. Returns
+    /// whether it is the right one.
+    fn rebuild(&self, state: &mut State, level: usize, page: u64) -> bool {
+        let levels = &self.geometry().levels;
+        if self.meta.tree_page(0, level, page).is_some()
+            || self.meta.tree_page(1, level, page).is_some()
+        {
+            return true;
+        }
+        if state.lost_pages.contains(&(level, page)) {
+            return false;
+        }
+        let above = level + 1;
+        let right = (above >= levels.len() || self.rebuild(state, above, page / FANOUT))
+            && self
+                .values_of(state, level, page)
+                .is_some_and(|values| self.meta.offer(level, page, &values));
+        if !right && state.lost_pages.len() < MAX_LOST {
+            state.lost_pages.insert((level, page));
+        }
+        right
+    }
+
+    /// Computes the chaining values of a page from the payload.
+    fn values_of(&self, state: &mut State, level: usize, page: u64) -> Option<Vec<ChainingValue>> {
+        let first = page * FANOUT;
+        let count = self.geometry().levels[level].in_page(page) as u64;
+        if level > 0 {
+            let below = (first..first + count)
+                .map(|page| Some(join(&self.values_of(state, level - 1, page)?)));
+            return below.collect();
+        }
+        // A few groups at a time, to save memory.
+        let mut values = Vec::new();
+        for start in (first..first + count).step_by(16) {
+            let groups: Vec<u64> = (start..(start + 16).min(first + count)).collect();
+            let mut bytes = self.heal_checked(state, &groups, false).ok()?;
+            for group in groups {
+                let bytes = bytes.remove(&group)??;
+                values.push(chaining_value(&bytes, group * GROUP));
+            }
+        }
+        Some(values)
+    }
+}
+
+/// Returns runs of neighbouring stripes, each of at most `most`.
+fn runs(stripes: &BTreeSet<u64>, most: u64) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for stripe in stripes {
+        match runs.last_mut() {
+            Some(run) if run.end == *stripe && run.end - run.start < most => run.end += 1,
+            _ => runs.push(*stripe..stripe + 1),
+        }
+    }
+    runs
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

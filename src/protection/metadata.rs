@@ -1,0 +1,250 @@
+//! The hash tree and the block hashes of a trailer, read page by page from either copy.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blake3::hazmat::ChainingValue;
+
+use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
+
+use super::geometry::{BLOCK, FANOUT, Geometry, HASHES};
+use super::header::Header;
+use super::tree::{chaining_value, join, join_root, values};
+
+type Page = Arc<[u8]>;
+
+/// The number of pages that are read at once where pages are needed in order.
+const AHEAD: u64 = 64;
+
+/// The metadata of a trailer.
+pub(super) struct Metadata {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) header: Header,
+    tree: Cache,
+    hashes: Cache,
+    /// The offset behind the last read of the tree, to detect reads in order.
+    expected: AtomicU64,
+}
+
+/// A limited number of pages.
+struct Cache {
+    pages: Mutex<HashMap<u64, Page>>,
+    limit: usize,
+}
+
+impl Cache {
+    fn new(bytes: usize) -> Self {
+        Self {
+            pages: Mutex::default(),
+            limit: (bytes / PAGE).max(16),
+        }
+    }
+
+    fn get(&self, key: u64) -> Option<Page> {
+        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.get(&key).cloned()
+    }
+
+    fn put(&self, key: u64, page: Page) {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if pages.len() >= self.limit {
+            pages.clear();
+        }
+        pages.insert(key, page);
+    }
+}
+
+/// What the hash tree says about the bytes of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    Right,
+    Wrong,
+    /// The page of the tree is lost in both copies.
+    Unknown,
+}
+
+impl Metadata {
+    /// `memory` is the number of bytes that pages may take.
+    pub(super) fn new(source: Arc<dyn Source>, header: Header, memory: usize) -> Self {
+        Self {
+            source,
+            header,
+            tree: Cache::new(memory / 2),
+            hashes: Cache::new(memory / 2),
+            expected: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn geometry(&self) -> &Geometry {
+        &self.header.geometry
+    }
+
+    /// Compares the bytes of a group with the tree.
+    pub(super) fn check(&self, group: u64, bytes: &[u8]) -> Check {
+        if self.geometry().groups == 1 {
+            return match *blake3::hash(bytes).as_bytes() == self.header.root {
+                true => Check::Right,
+                false => Check::Wrong,
+            };
+        }
+        let offset = group * super::geometry::GROUP;
+        match self.value(0, group) {
+            None => Check::Unknown,
+            Some(value) if value == chaining_value(bytes, offset) => Check::Right,
+            Some(_) => Check::Wrong,
+        }
+    }
+
+    /// Returns whether the tree can check a group.
+    pub(super) fn knows(&self, group: u64) -> bool {
+        self.geometry().groups == 1 || self.page(0, group / FANOUT).is_some()
+    }
+
+    /// Returns a chaining value of a level.
+    fn value(&self, level: usize, number: u64) -> Option<ChainingValue> {
+        let page = self.page(level, number / FANOUT)?;
+        let at = (number % FANOUT) as usize * 32;
+        let mut value = [0; 32];
+        value.copy_from_slice(&page[at..at + 32]);
+        Some(value)
+    }
+
+    /// Returns a page of the tree that has been checked, from the cache or from either copy.
+    fn page(&self, level: usize, page: u64) -> Option<Page> {
+        let shape = self.geometry().levels[level];
+        let key = shape.at + page * BLOCK;
+        if let Some(page) = self.tree.get(key) {
+            return Some(page);
+        }
+        let in_order = self.expected.load(Ordering::Relaxed) == key;
+        let ahead = if in_order || shape.pages() <= AHEAD {
+            AHEAD
+        } else {
+            4
+        };
+        let count = ahead
+            .min(shape.pages() - page)
+            .min(self.tree.limit as u64 / 2);
+        if let Ok(bytes) = self.read(self.geometry().meta[0] + key, count) {
+            for (n, one) in bytes.chunks(PAGE).enumerate() {
+                if self.is_right(level, page + n as u64, one) {
+                    self.tree.put(key + n as u64 * BLOCK, one.into());
+                }
+            }
+            self.expected.store(key + count * BLOCK, Ordering::Relaxed);
+        }
+        if let Some(page) = self.tree.get(key) {
+            return Some(page);
+        }
+        for copy in 0..2 {
+            if let Some(bytes) = self.tree_page(copy, level, page) {
+                self.tree.put(key, Arc::clone(&bytes));
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    /// Reads a page of one copy of the tree. Returns `None` if it is damaged.
+    pub(super) fn tree_page(&self, copy: usize, level: usize, page: u64) -> Option<Page> {
+        let at = self.geometry().levels[level].at + page * BLOCK;
+        let bytes = self.read(self.geometry().meta[copy] + at, 1).ok()?;
+        self.is_right(level, page, &bytes)
+            .then(|| bytes[..PAGE].into())
+    }
+
+    fn is_right(&self, level: usize, page: u64, bytes: &[u8]) -> bool {
+        let shape = self.geometry().levels[level];
+        let values = values(bytes, shape.in_page(page));
+        if level + 1 == self.geometry().levels.len() {
+            return join_root(&values) == self.header.root;
+        }
+        self.value(level + 1, page) == Some(join(&values))
+    }
+
+    /// Adds a page of the tree that was computed from the payload, if it is the right one.
+    pub(super) fn offer(&self, level: usize, page: u64, values: &[ChainingValue]) -> bool {
+        let mut bytes = vec![0; PAGE];
+        for (out, value) in bytes.chunks_exact_mut(32).zip(values) {
+            out.copy_from_slice(value);
+        }
+        let right = self.is_right(level, page, &bytes);
+        if right {
+            let key = self.geometry().levels[level].at + page * BLOCK;
+            self.tree.put(key, bytes.into());
+        }
+        right
+    }
+
+    /// Returns a block hash of one copy. The blocks of the payload come first, then the recovery
+    /// blocks. `None` if it cannot be read.
+    pub(super) fn block_hash(&self, copy: usize, number: u64) -> Option<[u8; 8]> {
+        let page = number / HASHES;
+        let key = (copy as u64) << 62 | page;
+        let bytes = match self.hashes.get(key) {
+            Some(bytes) => bytes,
+            None => {
+                let pages = self.geometry().hashes_len / BLOCK;
+                let start = self.geometry().meta[copy] + self.geometry().tree_len;
+                let count = AHEAD.min(pages - page).min(self.hashes.limit as u64 / 2);
+                let read = self.read(start + page * BLOCK, count);
+                let (read, count) = match read {
+                    Ok(read) => (read, count),
+                    Err(_) => (self.read(start + page * BLOCK, 1).ok()?, 1),
+                };
+                for n in (0..count).rev() {
+                    let at = n as usize * PAGE;
+                    self.hashes.put(key + n, read[at..at + PAGE].into());
+                }
+                read[..PAGE].into()
+            }
+        };
+        let at = (number % HASHES) as usize * 8;
+        let mut hash = [0; 8];
+        hash.copy_from_slice(&bytes[at..at + 8]);
+        Some(hash)
+    }
+
+    /// Returns the copy of the payload's headers, if one of the two is intact and it is not
+    /// longer than `limit` bytes.
+    pub(super) fn headers(&self, limit: u64) -> Option<Vec<u8>> {
+        (0..2).find_map(|copy| self.headers_of(copy, limit))
+    }
+
+    /// Returns one copy of the payload's headers.
+    pub(super) fn headers_of(&self, copy: usize, limit: u64) -> Option<Vec<u8>> {
+        let g = self.geometry();
+        let len = g.shape.headers_len;
+        if len > limit {
+            return None;
+        }
+        let at = g.meta[copy] + g.headers_in_meta();
+        let bytes = self.read(at, len.div_ceil(BLOCK)).ok()?;
+        let bytes = &bytes[..len as usize];
+        let right = *blake3::hash(bytes).as_bytes() == self.header.headers_hash;
+        right.then(|| bytes.to_vec())
+    }
+
+    /// Reads whole pages. Bytes behind the end of the source are an error.
+    pub(super) fn read(&self, offset: u64, pages: u64) -> io::Result<AlignedBuf> {
+        let len = pages as usize * PAGE;
+        if offset.saturating_add(len as u64) > self.source.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buf = AlignedBuf::new(len)?;
+        match read_exact_at(&*self.source, &mut buf[..len], offset)? {
+            n if n == len => Ok(buf),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Drops all pages, so that they are read again.
+    pub(super) fn forget(&self) {
+        for cache in [&self.tree, &self.hashes] {
+            let pages = cache.pages.lock();
+            pages.unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Writes a trailer.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::block::{AlignedBuf, PAGE};
+
+use super::code::Encoder;
+use super::geometry::{BLOCK, GROUP, Geometry, Region};
+use super::header::Header;
+use super::heal::lock;
+use super::stripe::in_threads;
+use super::tree::{ChainingValue, TreeBuilder, hash_group, short};
+
+/// A file or device that holds a payload, and that a trailer is written to. Offsets count from
+/// the start of the payload. All of them, and all lengths, are multiples of 4096, and all memory
+/// is aligned to pages.
+pub trait Target: Sync {
+    /// Fills `buf` from `offset`, or up to the end. Returns the number of bytes read.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of `buf` at `offset`.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Brings everything written to stable storage.
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The default memory limit of a writer, in bytes.
+pub const DEFAULT_MEMORY: usize = 192 << 20;
+/// What a writer needs besides the encoders, at most.
+const BUFFERS: usize = 8 << 20;
+
+/// Writes the trailer of a payload. The payload's bytes are passed to it once, in order. Then it
+/// reads them again from the target, in the order that the stripes need.
+pub struct TrailerWriter<'a> {
+    target: &'a dyn Target,
+    geometry: Geometry,
+    tree: TreeBuilder,
+    /// A writer for each level of the tree, level 0 first.
+    levels: Vec<PartWriter<'a>>,
+    hashes: PartWriter<'a>,
+    headers: PartWriter<'a>,
+    headers_hash: blake3::Hasher,
+    /// The start of a group that is not complete yet.
+    pending: Vec<u8>,
+    /// The number of bytes that came before.
+    hashed: u64,
+    /// The length of the file before the trailer was added.
+    former_len: u64,
+    root: Option<[u8; 32]>,
+}
+
+impl<'a> TrailerWriter<'a> {
+    /// Starts the trailer: writes a header that is marked as incomplete, and syncs it. `memory`
+    /// limits the memory in bytes. `former_len` is the length of the file before the trailer was
+    /// added, or 0.
+    ///
+    /// # Errors
+    /// The target cannot be written, or there is not enough memory.
+    pub fn begin(
+        target: &'a dyn Target,
+        geometry: Geometry,
+        memory: usize,
+        former_len: u64,
+    ) -> io::Result<Self> {
+        let large = (memory / 32).clamp(PAGE, 1 << 20) / PAGE * PAGE;
+        let metas = geometry.meta;
+        let part = |at: u64, size| PartWriter::new(target, metas.map(|meta| meta + at), size);
+        let mut levels = Vec::new();
+        for (n, level) in geometry.levels.iter().enumerate() {
+            levels.push(part(level.at, if n == 0 { large } else { PAGE })?);
+        }
+        let writer = Self {
+            tree: TreeBuilder::new(levels.len()),
+            levels,
+            hashes: part(geometry.tree_len, large)?,
+            headers: part(geometry.headers_in_meta(), 16 * PAGE)?,
+            headers_hash: blake3::Hasher::new(),
+            pending: Vec::with_capacity(GROUP as usize),
+            hashed: 0,
+            former_len,
+            root: None,
+            target,
+            geometry,
+        };
+        let mark = Header {
+            geometry: writer.geometry.clone(),
+            root: [0; 32],
+            headers_hash: [0; 32],
+            former_len,
+            incomplete: true,
+        };
+        write_header(target, &mark, writer.geometry.start)?;
+        target.sync()?;
+        Ok(writer)
+    }
+
+    /// Adds bytes to the copy of the payload's headers.
+    ///
+    /// # Errors
+    /// The target cannot be written.
+    pub fn headers(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.headers_hash.update(bytes);
+        self.headers.put(bytes)
+    }
+
+    /// Adds the next bytes of the payload, headers included.
+    ///
+    /// # Errors
+    /// The target cannot be written.
+    pub fn payload(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if self.pending.is_empty() && bytes.len() >= GROUP as usize {
+                let (group, rest) = bytes.split_at(GROUP as usize);
+                self.group(group)?;
+                bytes = rest;
+                continue;
+            }
+            let room = GROUP as usize - self.pending.len();
+            let (part, rest) = bytes.split_at(room.min(bytes.len()));
+            self.pending.extend_from_slice(part);
+            bytes = rest;
+            if self.pending.len() == GROUP as usize {
+                let group = std::mem::take(&mut self.pending);
+                self.group(&group)?;
+                self.pending = group;
+                self.pending.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut hashes = Vec::with_capacity(4);
+        let value = hash_group(bytes, self.hashed, &mut hashes);
+        self.hashed += bytes.len() as u64;
+        if self.geometry.groups == 1 {
+            self.root = Some(*blake3::hash(bytes).as_bytes());
+        }
+        self.hashes.put(hashes.as_flattened())?;
+        let levels = &mut self.levels;
+        self.tree.add(value, &mut |level, values| {
+            write_page(levels, level, values)
+        })
+    }
+
+    /// Reads the payload again, and writes the rest of the trailer. The headers come last, after
+    /// everything else is on stable storage. `third` is the offset of a third header.
+    ///
+    /// `memory` limits the memory in bytes. `advance` is called with the number of bytes that
+    /// were read since the last call, and may return an error to stop.
+    ///
+    /// # Errors
+    /// The target cannot be read or written, or not all bytes of the payload were added.
+    pub fn finish(
+        mut self,
+        third: Option<u64>,
+        memory: usize,
+        advance: &(dyn Fn(u64) -> io::Result<()> + Sync),
+    ) -> io::Result<Header> {
+        if !self.pending.is_empty() {
+            let group = std::mem::take(&mut self.pending);
+            self.group(&group)?;
+        }
+        if self.hashed != self.geometry.payload_len()
+            || self.headers.put_so_far() != self.geometry.shape.headers_len
+        {
+            return Err(io::Error::other(
+                "the payload has another length than planned",
+            ));
+        }
+        let levels = &mut self.levels;
+        let root = self
+            .tree
+            .finish(&mut |level, values| write_page(levels, level, values))?
+            .or(self.root)
+            .ok_or_else(|| io::Error::other("there is no payload"))?;
+        for number in 0..self.geometry.regions {
+            let region = self.geometry.region(number);
+            let memory = memory.saturating_sub(BUFFERS);
+            let hashes = encode(self.target, &self.geometry, &region, memory, advance)?;
+            self.hashes.put(hashes.as_flattened())?;
+        }
+        self.levels.iter_mut().try_for_each(PartWriter::flush)?;
+        self.hashes.flush()?;
+        self.headers.flush()?;
+        let header = Header {
+            geometry: self.geometry.clone(),
+            root,
+            headers_hash: *self.headers_hash.finalize().as_bytes(),
+            former_len: self.former_len,
+            incomplete: false,
+        };
+        // The file gets its full length before it is synced.
+        write_header(self.target, &header, self.geometry.header2)?;
+        self.target.sync()?;
+        for at in third.into_iter().chain([self.geometry.start]) {
+            write_header(self.target, &header, at)?;
+        }
+        self.target.sync()?;
+        Ok(header)
+    }
+}
+
+/// Writes a copy of a header.
+pub(super) fn write_header(target: &dyn Target, header: &Header, at: u64) -> io::Result<()> {
+    let mut buf = AlignedBuf::new(PAGE)?;
+    buf[..PAGE].copy_from_slice(&header.encode());
+    target.write_all_at(&buf[..PAGE], at)
+}
+
+fn write_page(
+    levels: &mut [PartWriter<'_>],
+    level: usize,
+    values: &[ChainingValue],
+) -> io::Result<()> {
+    levels[level].put(values.as_flattened())?;
+    levels[level].pad()
+}
+
+/// Writes one part of the metadata in order, to both copies.
+struct PartWriter<'a> {
+    target: &'a dyn Target,
+    at: [u64; 2],
+    buf: AlignedBuf,
+    size: usize,
+    filled: usize,
+    flushed: u64,
+}
+
+impl<'a> PartWriter<'a> {
+    fn new(target: &'a dyn Target, at: [u64; 2], size: usize) -> io::Result<Self> {
+        Ok(Self {
+            target,
+            at,
+            buf: AlignedBuf::new(size)?,
+            size,
+            filled: 0,
+            flushed: 0,
+        })
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = bytes.len().min(self.size - self.filled);
+            self.buf[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+            self.filled += n;
+            bytes = &bytes[n..];
+            if self.filled == self.size {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the number of bytes that were put.
+    fn put_so_far(&self) -> u64 {
+        self.flushed + self.filled as u64
+    }
+
+    /// Fills the current page up with zeros.
+    fn pad(&mut self) -> io::Result<()> {
+        let end = self.filled.next_multiple_of(PAGE);
+        self.buf[self.filled..end].fill(0);
+        self.filled = end;
+        if self.filled == self.size {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let len = self.filled.next_multiple_of(PAGE);
+        if len == 0 {
+            return Ok(());
+        }
+        self.buf[self.filled..len].fill(0);
+        for at in &mut self.at {
+            self.target.write_all_at(&self.buf[..len], *at)?;
+            *at += len as u64;
+        }
+        self.flushed += self.filled as u64;
+        self.filled = 0;
+        Ok(())
+    }
+}
+
+/// Writes the recovery blocks of a region, and returns their hashes.
+fn encode(
+    target: &dyn Target,
+    geometry: &Geometry,
+    region: &Region,
+    memory: usize,
+    advance: &(dyn Fn(u64) -> io::Result<()> + Sync),
+) -> io::Result<Vec<[u8; 8]>> {
+    let count = (region.stripes * region.recovery) as usize;
+    let hashes = Mutex::new(vec![[0; 8]; count]);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (rows, recovery) = (region.rows(), region.recovery as usize);
+    let of_a_stripe =
+        |width| Encoder::memory(rows, region.recovery, width) + recovery * PAGE + PAGE;
+    let threads = cores.min(4).min((memory / of_a_stripe(PAGE)).max(1));
+    let memory = memory / threads;
+    let mut width = PAGE;
+    while width > 64 && of_a_stripe(width) > memory {
+        width /= 2;
+    }
+    let most = region.stripes.div_ceil(threads as u64);
+    let batch = match width {
+        PAGE => ((memory / of_a_stripe(PAGE)) as u64).clamp(1, most),
+        _ => 1,
+    };
+    let next = AtomicU64::new(0);
+    in_threads(threads, || {
+        let mut encoders = Vec::new();
+        let mut read = AlignedBuf::new(batch as usize * PAGE)?;
+        let mut out = AlignedBuf::new(batch as usize * recovery * PAGE)?;
+        loop {
+            let start = next.fetch_add(batch, Ordering::Relaxed);
+            if start >= region.stripes {
+                return Ok(());
+            }
+            let stripes = start..(start + batch).min(region.stripes);
+            let count = (stripes.end - stripes.start) as usize;
+            for at in (0..PAGE).step_by(width) {
+                for (n, stripe) in stripes.clone().enumerate() {
+                    let data = region.data_of(stripe);
+                    match encoders.get_mut(n) {
+                        None => encoders.push(Encoder::new(data, region.recovery, width)?),
+                        Some(encoder) => encoder.reset(data, region.recovery, width)?,
+                    }
+                }
+                for row in 0..rows {
+                    let blocks = region.row(row, &stripes);
+                    let len = (blocks.end - blocks.start) as usize * PAGE;
+                    if len == 0 {
+                        continue;
+                    }
+                    let offset = blocks.start * BLOCK;
+                    let n = target.read_at(&mut read[..len], offset)?;
+                    let there = (geometry.payload_len() - offset).min(len as u64) as usize;
+                    if n < there {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    read[there..len].fill(0);
+                    for (block, encoder) in read[..len].chunks(PAGE).zip(&mut encoders) {
+                        encoder.add(&block[at..at + width])?;
+                    }
+                    if at == 0 {
+                        advance(there as u64)?;
+                    }
+                }
+                for (n, encoder) in encoders.iter_mut().enumerate().take(count) {
+                    encoder.encode(|j, bytes| {
+                        let to = (j * count + n) * PAGE + at;
+                        out[to..to + width].copy_from_slice(bytes);
+                    })?;
+                }
+            }
+            for j in 0..region.recovery {
+                let numbers = region.recovery_row(j, &stripes);
+                let from = j as usize * count * PAGE;
+                let bytes = &out[from..from + count * PAGE];
+                target.write_all_at(bytes, geometry.recovery_offset(numbers.start))?;
+                let first = (numbers.start - region.first_recovery) as usize;
+                let mut hashes = lock(&hashes);
+                for (n, block) in bytes.chunks(PAGE).enumerate() {
+                    hashes[first + n] = short(blake3::hash(block).as_bytes());
+                }
+            }
+        }
+    })?;
+    hashes
+        .into_inner()
+        .map_err(|_| io::Error::other("a thread panicked"))
+}
