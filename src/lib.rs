@@ -116,6 +116,7 @@ mod promote;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod promote;
+pub mod protect;
 pub mod protection;
 mod sys;
 pub mod verify;

@@ -258,13 +258,28 @@ impl Geometry {
         let number = recovery
             .contains(&offset)
             .then(|| (offset - self.recovery_at) / BLOCK)?;
+        let region = self.region_of_recovery(number);
+        Some((number - region.first_recovery) % region.stripes)
+    }
+
+    /// Returns the region that a recovery block belongs to.
+    pub(super) fn region_of_recovery(&self, number: u64) -> Region {
         let of_full = u64::from(self.shape.full.stripes) * u64::from(self.shape.full.recovery);
-        let region = match self.regions {
+        self.region(match self.regions {
             1 => 0,
             regions => (number / of_full).min(regions - 1),
-        };
-        let region = self.region(region);
-        Some((number - region.first_recovery) % region.stripes)
+        })
+    }
+
+    /// Returns the blocks of the payload in a group.
+    pub fn blocks_of(&self, group: u64) -> Range<u64> {
+        let first = group * GROUP_BLOCKS;
+        first..(first + GROUP_BLOCKS).min(self.blocks)
+    }
+
+    /// Returns the offset of the second copy of the header.
+    pub fn second_header(&self) -> u64 {
+        self.header2
     }
 
     /// Returns the offset of the second copy of the metadata.

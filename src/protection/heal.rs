@@ -96,6 +96,11 @@ impl Healer {
         }
     }
 
+    /// Returns whether these are the right bytes of a group.
+    pub fn is_right(&self, group: u64, bytes: &[u8]) -> bool {
+        self.check(group, bytes)
+    }
+
     /// Compares the bytes of a group with the tree. If the page of the tree is lost in both
     /// copies, it is computed from the payload.
     pub(super) fn check(&self, group: u64, bytes: &[u8]) -> bool {
@@ -176,9 +181,58 @@ impl Healer {
         Ok(out)
     }
 
-    fn blocks_of(&self, group: u64) -> Range<u64> {
-        let first = group * GROUP_BLOCKS;
-        first..(first + GROUP_BLOCKS).min(self.geometry().blocks)
+    /// Reads from the source alone, and from no other copy.
+    pub(super) fn stripes_of_source(&self) -> Stripes<'_> {
+        Stripes {
+            copies: &[],
+            ..self.stripes()
+        }
+    }
+
+    /// Finds the right bytes of blocks, given in groups of which at least one block is damaged.
+    /// Passes each group on, with its bytes, or `None` if it is lost.
+    ///
+    /// The groups are taken in the order of their stripes, so that no stripe is computed twice.
+    ///
+    /// # Errors
+    /// There is not enough memory, or `each` returns an error.
+    pub fn heal_all(
+        &self,
+        damaged: &Ranges,
+        each: &mut dyn FnMut(u64, Option<&[u8]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut quads: BTreeMap<(u64, u64), BTreeSet<u64>> = BTreeMap::new();
+        for block in damaged.iter().flatten() {
+            let region = self.geometry().region_of(block);
+            let quad = (block - region.first) % region.stripes / GROUP_BLOCKS;
+            let groups = quads.entry((region.first, quad)).or_default();
+            groups.insert(block / GROUP_BLOCKS);
+        }
+        let mut quads = quads.into_iter().peekable();
+        while let Some(((first, quad), groups)) = quads.next() {
+            let region = self.geometry().region_of(first);
+            let most = Batch::fit(&region, self.memory).stripes / GROUP_BLOCKS;
+            let mut groups = groups;
+            let mut count = 1;
+            while count < most
+                && quads
+                    .peek()
+                    .is_some_and(|(key, _)| *key == (first, quad + count))
+            {
+                groups.extend(quads.next().into_iter().flat_map(|(_, groups)| groups));
+                count += 1;
+            }
+            let groups: Vec<u64> = groups.into_iter().collect();
+            let healed = self.heal(&groups)?;
+            for group in groups {
+                each(group, healed.get(&group).and_then(|bytes| bytes.as_deref()))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn blocks_of(&self, group: u64) -> Range<u64> {
+        self.geometry().blocks_of(group)
     }
 
     fn assemble(&self, group: u64, blocks: &HashMap<u64, Box<Block>>) -> Option<Vec<u8>> {

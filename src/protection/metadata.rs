@@ -239,12 +239,4 @@ impl Metadata {
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
-
-    /// Drops all pages, so that they are read again.
-    pub(super) fn forget(&self) {
-        for cache in [&self.tree, &self.hashes] {
-            let pages = cache.pages.lock();
-            pages.unwrap_or_else(PoisonError::into_inner).clear();
-        }
-    }
 }

@@ -4,6 +4,7 @@
 //! [`find()`] looks for the trailer of a payload. A [`ProtectedSource`] reads a payload, checks each
 //! byte before it is given out, and heals what is damaged. A [`TrailerWriter`] writes a trailer.
 
+mod check;
 mod code;
 mod find;
 mod geometry;
@@ -17,6 +18,7 @@ mod stripe;
 mod tree;
 mod write;
 
+pub use check::TrailerDamage;
 pub use find::{Trailer, Walked, find, header_at, last_block, search};
 pub use geometry::{BLOCK, GROUP, Geometry};
 pub use header::{Header, HeaderFault, MAGIC};

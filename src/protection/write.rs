@@ -59,6 +59,8 @@ pub struct TrailerWriter<'a> {
     /// The length of the file before the trailer was added.
     former_len: u64,
     root: Option<[u8; 32]>,
+    /// The header that the result must have.
+    expected: Option<Header>,
 }
 
 impl<'a> TrailerWriter<'a> {
@@ -74,6 +76,40 @@ impl<'a> TrailerWriter<'a> {
         memory: usize,
         former_len: u64,
     ) -> io::Result<Self> {
+        let mark = Header {
+            geometry: geometry.clone(),
+            root: [0; 32],
+            headers_hash: [0; 32],
+            former_len,
+            incomplete: true,
+        };
+        write_header(target, &mark, geometry.start)?;
+        target.sync()?;
+        Self::new(target, geometry, memory, former_len, None)
+    }
+
+    /// Writes a trailer again that is damaged. It must become the one with this header.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn again(target: &'a dyn Target, header: &Header, memory: usize) -> io::Result<Self> {
+        let geometry = header.geometry.clone();
+        Self::new(
+            target,
+            geometry,
+            memory,
+            header.former_len,
+            Some(header.clone()),
+        )
+    }
+
+    fn new(
+        target: &'a dyn Target,
+        geometry: Geometry,
+        memory: usize,
+        former_len: u64,
+        expected: Option<Header>,
+    ) -> io::Result<Self> {
         let large = (memory / 32).clamp(PAGE, 1 << 20) / PAGE * PAGE;
         let metas = geometry.meta;
         let part = |at: u64, size| PartWriter::new(target, metas.map(|meta| meta + at), size);
@@ -81,7 +117,7 @@ impl<'a> TrailerWriter<'a> {
         for (n, level) in geometry.levels.iter().enumerate() {
             levels.push(part(level.at, if n == 0 { large } else { PAGE })?);
         }
-        let writer = Self {
+        Ok(Self {
             tree: TreeBuilder::new(levels.len()),
             levels,
             hashes: part(geometry.tree_len, large)?,
@@ -91,19 +127,10 @@ impl<'a> TrailerWriter<'a> {
             hashed: 0,
             former_len,
             root: None,
+            expected,
             target,
             geometry,
-        };
-        let mark = Header {
-            geometry: writer.geometry.clone(),
-            root: [0; 32],
-            headers_hash: [0; 32],
-            former_len,
-            incomplete: true,
-        };
-        write_header(target, &mark, writer.geometry.start)?;
-        target.sync()?;
-        Ok(writer)
+        })
     }
 
     /// Adds bytes to the copy of the payload's headers.
@@ -202,6 +229,9 @@ impl<'a> TrailerWriter<'a> {
             former_len: self.former_len,
             incomplete: false,
         };
+        if self.expected.is_some_and(|expected| expected != header) {
+            return Err(io::Error::other("the trailer would not match the payload"));
+        }
         // The file gets its full length before it is synced.
         write_header(self.target, &header, self.geometry.header2)?;
         self.target.sync()?;
