@@ -12,7 +12,7 @@ use crate::import::ExistingPolicy;
 use crate::promote::Ownership;
 
 use super::source::SourceArgs;
-use super::values::{direct, memory, size};
+use super::values::{direct, memory, percent, size, whole_bytes};
 
 /// Store files on raw disks (LBPAYLD1 payloads) and read them back
 #[derive(Debug, Parser)]
@@ -85,6 +85,10 @@ pub(super) enum Command {
     /// Download the files of a live-bootstrap checkout, or of a list, and check them
     #[cfg(feature = "net")]
     Fetch(super::fetch_args::FetchArgs),
+    /// Add hashes and redundancy behind a payload, with which damage is found and healed
+    Protect(ProtectArgs),
+    /// Repair a protected payload that is damaged
+    Repair(RepairArgs),
     /// Mount a payload as a read-only directory, through FUSE
     Mount(MountArgs),
     /// Unmount a payload, and wait until its server has ended
@@ -357,6 +361,72 @@ pub(super) struct ImportArgs {
     /// Show what would be done, without doing it
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProtectArgs {
+    /// The image file or block device (with --force)
+    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+
+    /// Where the payload starts in SRC, in bytes (K, M and G are powers of 1024)
+    #[arg(long, value_name = "BYTES", value_parser = whole_bytes)]
+    pub offset: Option<u64>,
+
+    /// How much may be damaged and still be healed, in percent of the payload (1 to 50)
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = percent)]
+    pub percent: u32,
+
+    /// Write to a device, and over data behind the payload
+    #[arg(long)]
+    pub force: bool,
+
+    /// Take the protection away; a file gets its former length back
+    #[arg(long, conflicts_with = "percent")]
+    pub remove: bool,
+
+    /// The memory limit in bytes, at least 4M (K, M and G are powers of 1024)
+    #[arg(long, value_name = "BYTES", default_value = "192M", value_parser = memory)]
+    pub memory: NonZeroU64,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RepairArgs {
+    /// The image file or block device
+    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+
+    /// Where the payload starts in SRC, in bytes (K, M and G are powers of 1024)
+    #[arg(long, value_name = "BYTES", value_parser = whole_bytes)]
+    pub offset: Option<u64>,
+
+    /// Another copy of the payload, protected or not, to take intact blocks from (can be repeated)
+    #[arg(long, value_name = "COPY", value_hint = ValueHint::FilePath)]
+    pub from: Vec<PathBuf>,
+
+    /// Write a repaired copy to OUT, and leave SRC as it is
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+
+    /// Show what would be repaired, without writing anything
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Repair what is possible even if not everything is
+    #[arg(long, conflicts_with = "output")]
+    pub force: bool,
+
+    /// The memory limit in bytes, at least 4M (K, M and G are powers of 1024)
+    #[arg(long, value_name = "BYTES", default_value = "192M", value_parser = memory)]
+    pub memory: NonZeroU64,
 
     /// Print the report as JSON
     #[arg(long)]

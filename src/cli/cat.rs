@@ -31,8 +31,8 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
         let message = "the names of files in the payload are missing";
         return Err(Error::new(Kind::Usage, message).advice("lbpayload cat --help"));
     }
-    let payload = list::open(&paths, &args.input)?;
-    warn_if_unchecked(&**payload.source(), false);
+    let (payload, protected) = list::open(&paths, &args.input)?;
+    warn_if_unchecked(&**payload.source(), protected.protection.is_some());
     let mut out = Out::new();
     if paths.len() > 1 {
         cat_copies(&payload.recording_faults(), &names, &mut out)?;
@@ -46,6 +46,7 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
         }
     }
     out.end()?;
+    protected.warn();
     Ok(Outcome::Done)
 }
 

@@ -31,6 +31,10 @@ fn by_code(error: &Error) -> Option<String> {
         "busy" if error.named_doing() == Some("unmount") => format!(
             "end what uses it (see `fuser -vm {path}`), or use `lbpayload unmount --lazy {path}`"
         ),
+        "cannot-heal" => format!(
+            "`lbpayload repair --from COPY {path}` takes blocks from another copy, \
+             `--force` repairs the rest"
+        ),
         "content-differs" => "nothing was written, `--existing replace` replaces it".into(),
         "copies-differ" if error.kind() == Kind::Checksum => {
             "give its checksum with --checksums FILE".into()
@@ -39,6 +43,7 @@ fn by_code(error: &Error) -> Option<String> {
             "name the copies of one of them with --device".into()
         }
         "damaged-candidate" if !has_help && !in_the_files => format!("lbpayload verify {path}"),
+        "data-behind-payload" => "`--force` overwrites it".into(),
         "dead-mount" => {
             format!("`lbpayload unmount {path}` removes the mount, its server has died")
         }
@@ -69,6 +74,11 @@ fn by_code(error: &Error) -> Option<String> {
         "no-record" => format!("`lbpayload promote history --image {path}` lists the promotes"),
         "no-such-entry" => format!("`lbpayload list {path}` shows the names"),
         "no-workspace" => format!("{own}: `lbpayload promote --workspace DIR`"),
+        "not-protected" => format!("`lbpayload protect {path}` protects an intact payload"),
+        "repair-failed" => format!("{own} with `lbpayload repair -o OUT {path}`"),
+        "trailer-mismatch" => {
+            format!("`lbpayload repair {path}`, or `--force` takes the payload as it is")
+        }
         "not-a-source" => "name the image file or the disk, `lbpayload probe` finds disks".into(),
         "not-found" if !has_help => "attach the disk, or name it or the image with --device".into(),
         "nothing-to-pack" => "name files, or add --allow-empty for an empty payload".into(),

@@ -1,10 +1,11 @@
 //! `lbpayload import`
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::block::{ReadMode, Roots, Source, SourceOptions};
+use crate::block::{ReadMode, Roots, SourceOptions};
 use crate::durable::WriteMode;
 use crate::error::{Error, Kind, Result, printable};
 use crate::import::{ExistingPolicy, Options, Report, Tuning, import};
@@ -15,6 +16,7 @@ use crate::sys::share_one_heap;
 use super::args::{ImportArgs, ProgressForm};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
+use super::protection::{JsonProtection, Protected};
 use super::source::{refuse_url, warn_if_unchecked};
 use super::verify::{JsonRange, several};
 use super::{progress, signals, sums};
@@ -44,6 +46,8 @@ struct JsonReport<'a> {
     lost: u64,
     partial: u64,
     copies: Vec<JsonCopy<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<JsonProtection>,
 }
 
 /// A file that was not imported.
@@ -100,11 +104,20 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     };
     let memory = args.memory.get();
     let source = args.input.open(&devices, source)?;
+    // Only a device that was named is searched.
+    let search = (!args.device.is_empty()).then_some(&*progress as _);
+    let protected = args.input.protected(source, memory / 4, search)?;
     warn_if_unchecked(
-        &*source,
-        !args.checksums.is_empty() || args.live_bootstrap.is_some(),
+        &*protected.source,
+        protected.protection.is_some()
+            || !args.checksums.is_empty()
+            || args.live_bootstrap.is_some(),
     );
-    let payload = Payload::open(source)?.with_index_memory(
+    let memory = match protected.protection {
+        Some(_) => memory / 4 * 3,
+        None => memory,
+    };
+    let payload = Payload::open(Arc::clone(&protected.source))?.with_index_memory(
         usize::try_from(memory / 2)
             .unwrap_or(usize::MAX)
             .min(24 << 20),
@@ -129,11 +142,12 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let report = report?;
     let mut out = Out::new();
     if args.json {
-        out.json(&json(args, device, &report, &**payload.source()))?;
+        out.json(&json(args, device, &report, &protected))?;
     } else if args.dry_run || !quiet {
         out.line(&words(args, device, &report))?;
     }
     out.end()?;
+    protected.warn();
     if report.unlisted > 0 {
         log::warn!(
             "{} files have no checksum and were not checked",
@@ -187,7 +201,7 @@ fn json<'a>(
     args: &'a ImportArgs,
     device: &'a Path,
     report: &'a Report,
-    source: &dyn Source,
+    protected: &Protected,
 ) -> JsonReport<'a> {
     JsonReport {
         source: device,
@@ -213,7 +227,7 @@ fn json<'a>(
                 name: problem.name.as_deref(),
                 code: problem.slug(),
                 message: problem.message(),
-                ranges: JsonRange::all(problem, source),
+                ranges: JsonRange::all(problem, &*protected.source),
             })
             .collect(),
         failed_count: report.failed.count(),
@@ -227,6 +241,7 @@ fn json<'a>(
                 bytes: *bytes,
             })
             .collect(),
+        protection: protected.json(),
     }
 }
 

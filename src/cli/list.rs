@@ -1,6 +1,7 @@
 //! `lbpayload list`
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::{Error as _, SerializeSeq, Serializer};
@@ -14,6 +15,7 @@ use crate::progress::Silent;
 use super::args::ListArgs;
 use super::exit::Outcome;
 use super::output::{Out, lossy};
+use super::protection::{MEMORY, Protected};
 use super::source::SourceArgs;
 use super::verify::JsonProblem;
 
@@ -57,7 +59,7 @@ impl Serialize for JsonEntries<'_> {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
-    let payload = open(&[&args.source], &args.input)?;
+    let (payload, protected) = open(&[&args.source], &args.input)?;
     let mut problems = Problems::default();
     let index = Index::scan(&payload, &Silent, &mut |problem| {
         problems.add(problem);
@@ -70,7 +72,7 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
             dialect: payload.dialect(),
             files: payload.claimed_files(),
             payload_bytes: index.payload_bytes(),
-            source_bytes: payload.source().len(),
+            source_bytes: protected.source_len(),
             entries: JsonEntries(&index),
             problems: JsonProblem::all(&problems, &**payload.source()),
         })?;
@@ -85,6 +87,7 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
         }
     }
     out.end()?;
+    protected.warn();
     // The entries have been listed even if there are problems. The problems decide the exit
     // status.
     let count = problems.count();
@@ -103,10 +106,11 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
 
 /// Opens the source of a command that reads headers. A device is read past the page cache; a
 /// regular file through the page cache, where skipping from header to header is cheapest.
-pub(super) fn open<P: AsRef<Path>>(paths: &[P], args: &SourceArgs) -> Result<Payload> {
+pub(super) fn open<P: AsRef<Path>>(paths: &[P], args: &SourceArgs) -> Result<(Payload, Protected)> {
     let options = SourceOptions {
         cached_files: true,
         ..SourceOptions::default()
     };
-    Payload::open(args.open(paths, options)?)
+    let protected = args.protected(args.open(paths, options)?, MEMORY, None)?;
+    Ok((Payload::open(Arc::clone(&protected.source))?, protected))
 }

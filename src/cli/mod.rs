@@ -2,6 +2,7 @@
 
 mod args;
 mod cat;
+mod damage;
 mod diff;
 mod document;
 mod exit;
@@ -23,6 +24,8 @@ mod pack;
 mod probe;
 mod progress;
 mod promote;
+mod protect;
+mod protection;
 mod reference;
 mod signals;
 mod source;
@@ -75,6 +78,8 @@ pub fn main(inherited: Inherited) -> ExitCode {
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
         #[cfg(feature = "net")]
         Command::Fetch(args) => fetch::run(args, cli.progress(), cli.quiet),
+        Command::Protect(args) => protect::protect(args, cli.progress()),
+        Command::Repair(args) => protect::repair(args, cli.progress()),
         Command::Mount(args) => mount::run(args, cli.progress(), inherited),
         Command::Unmount(args) => unmount::run(args),
         Command::Promote(args) => promote::run(args, cli.progress(), cli.quiet),

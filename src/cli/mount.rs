@@ -24,6 +24,7 @@ use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
 use super::logging::{self, Target};
 use super::mount_options::Options;
+use super::protection::MEMORY;
 use super::source::{is_url, warn_if_unchecked};
 use super::{mount_index, progress, signals};
 
@@ -279,7 +280,9 @@ fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
         keep_cache: true,
         ..SourceOptions::default()
     };
-    options.source.open(&[path], how)
+    let source = options.source.open(&[path], how)?;
+    let protected = options.source.protected(source, MEMORY, None)?;
+    Ok(protected.source)
 }
 
 /// Returns the modification time of the image file or of the device's node, because the image has

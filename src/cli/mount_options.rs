@@ -100,6 +100,7 @@ impl Options {
             ("debug", None) => self.debug = true,
             ("remount", None) => self.remount = true,
             ("index", Some(value)) if !value.is_empty() => self.index = Some(value.into()),
+            ("noverify", None) => self.source.no_protection = true,
             ("lenient", None) => self.strictness = Strictness::Lenient,
             ("direct", None) => self.direct = Some(DirectPolicy::Always),
             ("direct", Some(value)) => {

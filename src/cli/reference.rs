@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::block::{Devices, Roots, SourceOptions, mount_proc};
 use crate::durable::Directory;
@@ -17,6 +18,7 @@ use crate::sys::share_one_heap;
 
 use super::args::ProgressForm;
 use super::output::{Out, to_stderr};
+use super::protection::{self, Protected};
 use super::{logging, progress, signals};
 
 /// The program name that selects this mode.
@@ -125,7 +127,10 @@ fn first_of(devices: &Devices, dest: &Path) -> Result<u8> {
 }
 
 fn copy(device: &Path, dest: &Path) -> Result<u8> {
-    let payload = Payload::open(SourceOptions::default().open(device)?)?;
+    let source = SourceOptions::default().open(device)?;
+    // It never searches a device for a trailer.
+    let protected = Protected::open(source, protection::MEMORY / 4, None)?;
+    let payload = Payload::open(Arc::clone(&protected.source))?;
     // The reference also opens the directory before it prints its first line.
     drop(Directory::open_or_make(dest, false)?);
     share_one_heap();
@@ -153,6 +158,7 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
     };
     let result = import(&payload, options, &*progress, Some(&mut tell));
     let ended = out.end();
+    protected.warn();
     let report = result?;
     // Errors of standard output are not failures, as in the reference: the files are complete.
     if let Err(e) = said.and(ended) {

@@ -8,7 +8,9 @@ use clap::Args;
 
 use crate::block::{CopiesSource, OffsetSource, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 
+use super::protection::Protected;
 use super::values::whole_bytes;
 
 /// The options that say how a source is read. All commands that read a payload have them.
@@ -22,6 +24,9 @@ pub(super) struct SourceArgs {
     #[cfg(feature = "net")]
     #[arg(long, value_name = "BYTES", value_parser = super::values::memory)]
     pub cache: Option<std::num::NonZeroU64>,
+    /// Read it as if there were no protection trailer: nothing is checked or healed
+    #[arg(long)]
+    pub no_protection: bool,
 }
 
 impl SourceArgs {
@@ -31,6 +36,7 @@ impl SourceArgs {
             offset: self.offset.or(others.offset),
             #[cfg(feature = "net")]
             cache: self.cache.or(others.cache),
+            no_protection: self.no_protection || others.no_protection,
         }
     }
 
@@ -98,6 +104,24 @@ impl SourceArgs {
                 .with_code("no-net")
                 .advice("download the image first, or use a build with the feature `net`"),
         )
+    }
+
+    /// Adds the protection of a source that was opened, if it has any. `memory` is what healing
+    /// may take, in bytes. If `search` is given, a device whose payload cannot be read is searched
+    /// for a trailer.
+    ///
+    /// # Errors
+    /// The search fails or is interrupted.
+    pub(super) fn protected(
+        &self,
+        source: Arc<dyn Source>,
+        memory: u64,
+        search: Option<&dyn Progress>,
+    ) -> Result<Protected> {
+        if self.no_protection {
+            return Ok(Protected::without(source));
+        }
+        Protected::open(source, memory, search)
     }
 }
 

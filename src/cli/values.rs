@@ -27,6 +27,13 @@ pub(super) fn memory(text: &str) -> Result<NonZeroU64, String> {
     })
 }
 
+/// Parses a percentage of redundancy.
+pub(super) fn percent(text: &str) -> Result<u32, String> {
+    let number = text.trim_end_matches('%').parse().ok();
+    let fits = number.filter(|percent| (1..=50).contains(percent));
+    fits.ok_or_else(|| "expected a number from 1 to 50".into())
+}
+
 /// Parses as [`size`] does, but accepts 0 too.
 pub(super) fn whole_bytes(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {

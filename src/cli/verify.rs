@@ -13,8 +13,10 @@ use crate::payload::{Cause, Payload, Problem};
 use crate::verify::{FileVerdict, Report, verify};
 
 use super::args::{ProgressForm, VerifyArgs};
+use super::damage::{Damage, JsonDamage};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
+use super::protection::MEMORY;
 use super::source::warn_if_unchecked;
 use super::{map, progress, signals, sums};
 
@@ -89,6 +91,8 @@ struct JsonReport<'a> {
     /// The sectors that cannot be read from the first copy.
     bad: Vec<JsonRange>,
     from_other_copies: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<JsonDamage>,
 }
 
 pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
@@ -99,8 +103,15 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
         None => args.device.iter().map(|device| device.as_path()).collect(),
     };
     let source = args.input.open(&paths, SourceOptions::default())?;
-    let checked = !args.checksums.is_empty() || args.live_bootstrap.is_some();
-    warn_if_unchecked(&*source, checked);
+    let progress = progress::shown(form);
+    let protected = args.input.protected(source, MEMORY, Some(&*progress))?;
+    let source = Arc::clone(&protected.source);
+    warn_if_unchecked(
+        &*source,
+        protected.protection.is_some()
+            || !args.checksums.is_empty()
+            || args.live_bootstrap.is_some(),
+    );
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
         Ok(payload) => payload,
@@ -118,13 +129,13 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
                     unlisted: 0,
                     bad: Vec::new(),
                     from_other_copies: 0,
+                    protection: None,
                 })?;
                 out.end()?;
             }
             return Err(problem.into_error(&*source));
         }
     };
-    let progress = progress::shown(form);
     let mut said = Ok(());
     let mut unlisted = Vec::new();
     let result = verify(&payload, sums, &*progress, &mut |name, verdict| {
@@ -144,22 +155,33 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
             said = out.line(&format!("{}: {word}", printable(name)));
         }
     });
-    drop(progress);
     said?;
     let report = result?;
+    let damage = match &protected.protection {
+        Some(protection) => {
+            // What the walk did not reach is checked too.
+            let mut damage = Damage::find(protection, !report.is_ok(), &*progress)?;
+            damage.name_entries(&payload)?;
+            Some(damage)
+        }
+        None => None,
+    };
+    drop(progress);
+    let ok = report.is_ok() && damage.as_ref().is_none_or(Damage::is_empty);
     if args.json {
         out.json(&JsonReport {
             source: source.path(),
             dialect: Some(report.dialect),
             files: report.files,
             payload_bytes: report.payload_bytes,
-            ok: report.is_ok(),
+            ok,
             problems: JsonProblem::all(&report.problems, &*source),
             more_problems: report.problems.more(),
             matched: report.matched,
             unlisted: report.unlisted,
             bad: JsonRange::of(&report.bad, &*source),
             from_other_copies: report.from_other_copies,
+            protection: damage.as_ref().map(Damage::json),
         })?;
     }
     out.end()?;
@@ -173,7 +195,11 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     if let Some(map) = &args.map {
         map::write(map, &report, &*source)?;
     }
-    finish(source.path(), report, &*source, quiet)
+    let outcome = finish(source.path(), report, &*source, quiet || !ok)?;
+    if let Some(damage) = &damage {
+        damage.say(source.path(), quiet);
+    }
+    Ok(if ok { outcome } else { Outcome::Wrong })
 }
 
 fn finish(path: &Path, report: Report, source: &dyn Source, quiet: bool) -> Result<Outcome> {

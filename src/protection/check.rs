@@ -10,6 +10,7 @@ use super::find::header_at;
 use super::geometry::{BLOCK, GROUP, GROUP_BLOCKS, HASHES};
 use super::heal::Healer;
 use super::ranges::Ranges;
+use super::source::ProtectedSource;
 use super::stripe::read_blocks;
 
 /// The number of blocks that are read at a time.
@@ -41,6 +42,34 @@ impl TrailerDamage {
 
 fn interrupted() -> io::Error {
     io::ErrorKind::Interrupted.into()
+}
+
+impl ProtectedSource {
+    /// Reads the whole payload and heals it, so that all damage is found.
+    ///
+    /// # Errors
+    /// An interruption, or too little memory.
+    pub fn check_all(&self, progress: &dyn Progress) -> io::Result<()> {
+        let mut buf = AlignedBuf::new(STEP as usize * PAGE)?;
+        let len = self.len();
+        progress.begin("checking", len);
+        let mut at = 0;
+        while at < len {
+            if progress.cancelled() {
+                return Err(interrupted());
+            }
+            // A group that is lost is noted by the healer.
+            let read = match self.read_at(&mut buf, at) {
+                Ok(0) => break,
+                Ok(read) => read as u64,
+                Err(_) => (GROUP - at % GROUP).min(len - at),
+            };
+            progress.advance(read);
+            at += read;
+        }
+        progress.end();
+        Ok(())
+    }
 }
 
 impl Healer {

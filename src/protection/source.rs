@@ -118,6 +118,10 @@ impl Source for ProtectedSource {
         self.healer.geometry().payload_len()
     }
 
+    fn start(&self) -> u64 {
+        self.inner.start()
+    }
+
     fn alignment(&self) -> usize {
         BLOCK as usize
     }
