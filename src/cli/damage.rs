@@ -195,6 +195,10 @@ impl Damage {
             Level::Note,
             format!("{left} more in a row could still be healed"),
         );
-        say(Level::Help, format!("lbpayload repair {shown}"));
+        let from = match self.report.found.lost.is_empty() {
+            true => "",
+            false => " --from COPY",
+        };
+        say(Level::Help, format!("lbpayload repair{from} {shown}"));
     }
 }

@@ -48,6 +48,9 @@ fn by_code(error: &Error) -> Option<String> {
             format!("`lbpayload unmount {path}` removes the mount, its server has died")
         }
         "io-engine" => "use `--io threads`, it works everywhere".into(),
+        "io" if is_lost(error) => {
+            format!("`lbpayload repair --from COPY {path}` takes intact blocks from another copy")
+        }
         "name-not-utf8" | "name-refused" | "name-repeated" if index.is_some() && !has_help => {
             format!(
                 "pack it again under another name, or save single files with \
@@ -99,4 +102,10 @@ fn by_code(error: &Error) -> Option<String> {
         _ => return None,
     };
     Some(help)
+}
+
+/// Returns whether the error is about damage of a protected payload that cannot be healed.
+fn is_lost(error: &Error) -> bool {
+    let kind = error.io_error().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::InvalidData)
 }

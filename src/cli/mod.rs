@@ -78,8 +78,8 @@ pub fn main(inherited: Inherited) -> ExitCode {
         Command::Import(args) => import::run(args, cli.progress(), cli.quiet),
         #[cfg(feature = "net")]
         Command::Fetch(args) => fetch::run(args, cli.progress(), cli.quiet),
-        Command::Protect(args) => protect::protect(args, cli.progress()),
-        Command::Repair(args) => protect::repair(args, cli.progress()),
+        Command::Protect(args) => protect::protect(args, cli.progress(), cli.quiet),
+        Command::Repair(args) => protect::repair(args, cli.progress(), cli.quiet),
         Command::Mount(args) => mount::run(args, cli.progress(), inherited),
         Command::Unmount(args) => unmount::run(args),
         Command::Promote(args) => promote::run(args, cli.progress(), cli.quiet),

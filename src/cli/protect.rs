@@ -38,7 +38,11 @@ struct JsonRepair<'a> {
     protection: JsonProtection,
 }
 
-pub(super) fn protect(args: &ProtectArgs, form: Option<ProgressForm>) -> Result<Outcome> {
+pub(super) fn protect(
+    args: &ProtectArgs,
+    form: Option<ProgressForm>,
+    quiet: bool,
+) -> Result<Outcome> {
     refuse_device_without_force(&args.source, args.force)?;
     signals::listen()?;
     let offset = args.offset.unwrap_or(0);
@@ -50,7 +54,7 @@ pub(super) fn protect(args: &ProtectArgs, form: Option<ProgressForm>) -> Result<
         protect::unprotect(&args.source, &header, offset)?;
         if args.json {
             out.json(&serde_json::json!({ "source": shown, "removed": true }))?;
-        } else {
+        } else if !quiet {
             out.line(&format!("took the protection trailer from {shown}"))?;
         }
         out.end()?;
@@ -73,7 +77,7 @@ pub(super) fn protect(args: &ProtectArgs, form: Option<ProgressForm>) -> Result<
             trailer_bytes: report.trailer_bytes,
             blake3: hex::encode(report.blake3),
         })?;
-    } else {
+    } else if !quiet {
         out.line(&format!(
             "protected {shown} ({}) with {} percent of redundancy ({})",
             human_bytes(report.payload_bytes),
@@ -85,7 +89,11 @@ pub(super) fn protect(args: &ProtectArgs, form: Option<ProgressForm>) -> Result<
     Ok(Outcome::Done)
 }
 
-pub(super) fn repair(args: &RepairArgs, form: Option<ProgressForm>) -> Result<Outcome> {
+pub(super) fn repair(
+    args: &RepairArgs,
+    form: Option<ProgressForm>,
+    quiet: bool,
+) -> Result<Outcome> {
     signals::listen()?;
     let progress = progress::shown(form);
     let report = run_repair(args, &*progress);
@@ -107,7 +115,7 @@ pub(super) fn repair(args: &RepairArgs, form: Option<ProgressForm>) -> Result<Ou
                 lost_blocks: lost,
             },
         })?;
-    } else {
+    } else if args.dry_run || !quiet {
         out.line(&words(args, &report))?;
     }
     out.end()?;

@@ -323,6 +323,12 @@ impl Problem {
             {
                 GONE
             }
+            // A protected payload with more damage than can be healed.
+            Cause::Io(e) | Cause::BadSectors { error: e, .. } | Cause::Lost { error: e, .. }
+                if e.kind() == io::ErrorKind::InvalidData =>
+            {
+                return None;
+            }
             Cause::Io(_) | Cause::BadSectors { .. } | Cause::Lost { .. } if source.is_device() => {
                 return Some(format!(
                     "`ddrescue {image} copy.img copy.map` saves what can still be read, \

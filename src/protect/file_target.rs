@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
-use crate::protection::{Geometry, Target, last_block};
+use crate::protection::{Geometry, MAGIC, Target, last_block};
 
 /// A file or a device with a payload that starts at an offset.
 pub struct FileTarget {
@@ -124,7 +124,7 @@ pub fn erase_headers(
     ];
     for at in places.into_iter().flatten().filter(|at| Some(*at) != keep) {
         let read = read_exact_at(&**source, &mut buf[..PAGE], at);
-        if matches!(read, Ok(PAGE)) && super::has_magic(&buf) {
+        if matches!(read, Ok(PAGE)) && buf.starts_with(&MAGIC) {
             target.write_all_at(&zeros[..PAGE], at)?;
         }
     }

@@ -14,7 +14,9 @@ use crate::protection::{
     TrailerDamage, TrailerWriter, last_block,
 };
 
-use super::{FileTarget, FixingTarget, Opened, failed_at, put_payload};
+use super::file_target::{FileTarget, FixingTarget};
+use super::opened::{self, Opened, failed_at};
+use super::stream::{put_payload, read_ahead};
 
 /// How a payload is repaired.
 #[non_exhaustive]
@@ -78,10 +80,30 @@ pub fn repair(
         ..SourceOptions::default()
     }
     .open(path)?;
+    let open = || {
+        let opened = Opened::open(path)?;
+        Ok(Box::new(FileTarget::new(opened.file, options.offset)) as Box<dyn Target>)
+    };
+    repair_source(&source, &open, header, &options, progress)
+}
+
+/// Does the same as [`repair`], for any source. `open` opens it for writing, and is called only
+/// if something is to be written.
+///
+/// # Errors
+/// The same as for [`repair`].
+pub fn repair_source(
+    source: &Arc<dyn Source>,
+    open: &dyn Fn() -> Result<Box<dyn Target>>,
+    header: &Header,
+    options: &RepairOptions,
+    progress: &dyn Progress,
+) -> Result<RepairReport> {
+    let path = source.path();
     let failed = |e: io::Error| failed_at("repair", e, path);
     let geometry = header.geometry().clone();
-    let healer = Healer::new(Arc::clone(&source), header.clone(), options.memory / 2)
-        .with_copies(options.copies);
+    let healer = Healer::new(Arc::clone(source), header.clone(), options.memory / 2)
+        .with_copies(options.copies.iter().cloned());
     progress.begin("checking", geometry.end());
     let damaged = healer.damaged_blocks(progress).map_err(failed)?;
     let third = last_block(source.len());
@@ -117,26 +139,26 @@ pub fn repair(
     if report.damaged.is_empty() && report.trailer.is_empty() {
         return Ok(report);
     }
-    let target = FileTarget::new(Opened::open(path)?.file, options.offset);
-    let (lost, written) =
-        heal(&healer, &report.damaged, Some(&target), progress).map_err(failed)?;
+    let target = open()?;
+    let target = &*target;
+    let (lost, written) = heal(&healer, &report.damaged, Some(target), progress).map_err(failed)?;
     report.lost = lost;
     target.sync().map_err(failed)?;
-    read_again(&source, header, &report, options.memory, path)?;
+    read_again(source, header, &report, options.memory, path)?;
     report.written_blocks = written;
     if !report.trailer.is_empty() {
-        let fixing = FixingTarget::new(&target);
+        let fixing = FixingTarget::new(target);
         if report.lost.is_empty() {
-            let healer = Healer::new(Arc::clone(&source), header.clone(), options.memory / 4);
+            let healer = Healer::new(Arc::clone(source), header.clone(), options.memory / 4);
             let healed: Arc<dyn Source> =
-                Arc::new(ProtectedSource::new(Arc::clone(&source), healer, 64 << 20));
+                Arc::new(ProtectedSource::new(Arc::clone(source), healer, 64 << 20));
             let payload = Payload::open(Arc::clone(&healed))?;
             let index = Index::strict(&payload, progress)?;
             let memory = options.memory / 2;
             let mut writer = TrailerWriter::again(&fixing, header, memory).map_err(failed)?;
             put_payload(&mut writer, &index, &healed, progress)?;
             progress.begin("protecting", geometry.payload_len());
-            let advance = |bytes| super::advance(progress, bytes);
+            let advance = |bytes| opened::advance(progress, bytes);
             writer.finish(third, memory, &advance).map_err(failed)?;
             progress.end();
         } else {
@@ -174,7 +196,7 @@ fn heal(
             .blocks_of(group)
             .filter(|block| damaged.contains(*block));
         for block in blocks {
-            super::advance(progress, BLOCK)?;
+            opened::advance(progress, BLOCK)?;
             let Some(bytes) = bytes else {
                 lost.add(block);
                 continue;
@@ -248,10 +270,10 @@ pub fn repair_into(
     let healed = Arc::clone(&protected) as Arc<dyn Source>;
     let mut file = AtomicFile::create(out)?;
     progress.begin("copying", geometry.payload_len());
-    super::stream::read_ahead(&healed, geometry.payload_len(), &mut |bytes| {
+    read_ahead(&healed, geometry.payload_len(), &mut |bytes| {
         let written = file.write_all(bytes);
         written.map_err(|e| Error::io("write", e).with_path(out))?;
-        super::advance(progress, bytes.len() as u64).map_err(|e| failed_at("copy", e, out))
+        opened::advance(progress, bytes.len() as u64).map_err(|e| failed_at("copy", e, out))
     })
     .map_err(|e| match e.io_error().map(io::Error::kind) {
         Some(io::ErrorKind::InvalidData) => {
@@ -281,7 +303,7 @@ pub fn repair_into(
     let mut writer = begun.map_err(failed)?;
     put_payload(&mut writer, &index, &healed, progress)?;
     progress.begin("protecting", geometry.payload_len());
-    let advance = |bytes| super::advance(progress, bytes);
+    let advance = |bytes| opened::advance(progress, bytes);
     let made = writer
         .finish(None, options.memory / 2, &advance)
         .map_err(failed)?;

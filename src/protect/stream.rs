@@ -10,6 +10,8 @@ use crate::payload::Index;
 use crate::progress::Progress;
 use crate::protection::TrailerWriter;
 
+use super::opened::{advance, failed_at};
+
 /// The size of a read in bytes.
 const STEP: usize = 1 << 20;
 
@@ -20,13 +22,13 @@ pub(super) fn put_payload(
     source: &Arc<dyn Source>,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let failed = |doing, e| super::failed_at(doing, e, source.path());
+    let failed = |doing, e| failed_at(doing, e, source.path());
     put_headers(writer, index, source)?;
     let len = index.payload_bytes();
     progress.begin("hashing", len);
     read_ahead(source, len, &mut |bytes| {
         writer.payload(bytes).map_err(|e| failed("write to", e))?;
-        super::advance(progress, bytes.len() as u64).map_err(|e| failed("read", e))
+        advance(progress, bytes.len() as u64).map_err(|e| failed("read", e))
     })?;
     progress.end();
     Ok(())

@@ -76,6 +76,9 @@ fn incomplete() -> String {
 }
 
 /// Searches the whole source for a trailer.
+///
+/// # Errors
+/// An interruption, or too little memory.
 pub fn search(source: &Arc<dyn Source>, progress: &dyn Progress) -> io::Result<Option<Header>> {
     let mut buf = AlignedBuf::new(SEARCH_BYTES)?;
     let len = source.len() / BLOCK * BLOCK;
@@ -101,7 +104,9 @@ pub fn search(source: &Arc<dyn Source>, progress: &dyn Progress) -> io::Result<O
                 let g = &header.geometry;
                 // A header inside the data of a file is at another place than it says.
                 let right_place = g.start == place || g.header2 == place;
-                if right_place && !header.incomplete && fits(&header, source.len()) {
+                let usable = right_place && !header.incomplete && fits(&header, source.len());
+                // An old trailer on a device that was written again is not taken.
+                if usable && belongs(source, &header, &mut || Walked::Invalid).is_ok() {
                     progress.end();
                     return Ok(Some(header));
                 }
@@ -151,6 +156,9 @@ fn belongs(
     walk: &mut dyn FnMut() -> Walked,
 ) -> Result<(), String> {
     let g = &header.geometry;
+    if g.recovery_at > source.len() {
+        return Err("it is cut off".into());
+    }
     let meta = Metadata::new(Arc::clone(source), header.clone(), 1 << 20);
     let first_is_right = || {
         let mut buf = AlignedBuf::new(GROUP as usize).ok()?;

@@ -299,31 +299,45 @@ impl Healer {
         }
         let above = level + 1;
         let right = (above >= levels.len() || self.rebuild(state, above, page / FANOUT))
-            && self
-                .values_of(state, level, page)
-                .is_some_and(|values| self.meta.offer(level, page, &values));
+            && [true, false].into_iter().any(|as_read| {
+                let values = self.values_of(state, level, page, as_read);
+                values.is_some_and(|values| self.meta.offer(level, page, &values))
+            });
         if !right && state.lost_pages.len() < MAX_LOST {
             state.lost_pages.insert((level, page));
         }
         right
     }
 
-    /// Computes the chaining values of a page from the payload.
-    fn values_of(&self, state: &mut State, level: usize, page: u64) -> Option<Vec<ChainingValue>> {
+    /// Computes the chaining values of a page from the payload: as it is read, or healed with the
+    /// block hashes, which may be lost too.
+    fn values_of(
+        &self,
+        state: &mut State,
+        level: usize,
+        page: u64,
+        as_read: bool,
+    ) -> Option<Vec<ChainingValue>> {
         let first = page * FANOUT;
         let count = self.geometry().levels[level].in_page(page) as u64;
         if level > 0 {
             let below = (first..first + count)
-                .map(|page| Some(join(&self.values_of(state, level - 1, page)?)));
+                .map(|page| Some(join(&self.values_of(state, level - 1, page, as_read)?)));
             return below.collect();
         }
         // A few groups at a time, to save memory.
         let mut values = Vec::new();
         for start in (first..first + count).step_by(16) {
             let groups: Vec<u64> = (start..(start + 16).min(first + count)).collect();
-            let mut bytes = self.heal_checked(state, &groups, false).ok()?;
+            let mut healed = match as_read {
+                true => Groups::new(),
+                false => self.heal_checked(state, &groups, false).ok()?,
+            };
             for group in groups {
-                let bytes = bytes.remove(&group)??;
+                let bytes = match as_read {
+                    true => self.meta.read_group(group).ok()?,
+                    false => healed.remove(&group)??,
+                };
                 values.push(chaining_value(&bytes, group * GROUP));
             }
         }

@@ -9,7 +9,7 @@ use blake3::hazmat::ChainingValue;
 
 use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
 
-use super::geometry::{BLOCK, FANOUT, Geometry, HASHES};
+use super::geometry::{BLOCK, FANOUT, GROUP, Geometry, HASHES};
 use super::header::Header;
 use super::tree::{chaining_value, join, join_root, values};
 
@@ -89,7 +89,7 @@ impl Metadata {
                 false => Check::Wrong,
             };
         }
-        let offset = group * super::geometry::GROUP;
+        let offset = group * GROUP;
         match self.value(0, group) {
             None => Check::Unknown,
             Some(value) if value == chaining_value(bytes, offset) => Check::Right,
@@ -225,6 +225,17 @@ impl Metadata {
         let bytes = &bytes[..len as usize];
         let right = *blake3::hash(bytes).as_bytes() == self.header.headers_hash;
         right.then(|| bytes.to_vec())
+    }
+
+    /// Reads a group as it is.
+    pub(super) fn read_group(&self, group: u64) -> io::Result<Vec<u8>> {
+        let len = self.geometry().group_len(group);
+        let mut buf = AlignedBuf::new(GROUP as usize)?;
+        let padded = len.next_multiple_of(PAGE);
+        match read_exact_at(&*self.source, &mut buf[..padded], group * GROUP)? {
+            n if n >= len => Ok(buf[..len].to_vec()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// Reads whole pages. Bytes behind the end of the source are an error.

@@ -97,7 +97,7 @@ impl Stripes<'_> {
             }
         }
         // If the hashes themselves are damaged, the tree knows.
-        known[0] != known[1] && self.group_is_right(block / GROUP_BLOCKS)
+        (known[0].is_none() || known[0] != known[1]) && self.group_is_right(block / GROUP_BLOCKS)
     }
 
     fn group_is_right(&self, group: u64) -> bool {

@@ -18,6 +18,8 @@ pub(crate) const COMMANDS: &[&str] = &[
     "import",
     #[cfg(feature = "net")]
     "fetch",
+    "protect",
+    "repair",
     "mount",
     "unmount",
     "promote",

@@ -36,6 +36,7 @@ mod pack;
 mod pack_changing_inputs;
 mod pack_refusals;
 mod probe;
+mod protection;
 mod quiet;
 mod reference;
 mod verify;

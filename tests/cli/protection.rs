@@ -1,0 +1,291 @@
+//! Protected payloads: what a user sees of damage and repair.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::fixture::{Place, as_tree, fails_with, json, sample};
+use crate::support::{Image, noise, tree};
+
+const BLOCK: usize = 4096;
+
+/// A place with a protected image, and the bytes of the image.
+fn protected(image: &Image) -> (Place, Vec<u8>) {
+    let place = Place::new(image);
+    lb!["protect", &place.image].exits(0);
+    let bytes = std::fs::read(&place.image).unwrap();
+    (place, bytes)
+}
+
+fn zero(bytes: &mut [u8], blocks: std::ops::Range<usize>) {
+    let end = (blocks.end * BLOCK).min(bytes.len());
+    bytes[blocks.start * BLOCK..end].fill(0);
+}
+
+#[test]
+fn protect_leaves_the_payload_as_it_is_and_remove_restores_the_file() {
+    for (image, padding) in [
+        (sample(), 0),
+        (sample().narrow(), 0),
+        (sample(), 5000),
+        (Image::new(&[]), 0),
+        (Image::new(&[("one", b"1")]), 100),
+    ] {
+        let mut plain = image.bytes();
+        let len = plain.len();
+        plain.resize(len + padding, 0);
+        let place = Place::with_bytes(&plain);
+        let report = json(&lb!["protect", "--json", &place.image].exits(0));
+        assert_eq!(report["payload_bytes"], len);
+        let bytes = std::fs::read(&place.image).unwrap();
+        assert_eq!(bytes[..len], plain[..len]);
+        assert_eq!(bytes.len() % BLOCK, 0);
+        assert_eq!(report["trailer_bytes"], bytes.len() - len);
+        let listed = json(&lb!["list", "--json", &place.image].exits(0));
+        assert_eq!(listed["payload_bytes"], len);
+        assert_eq!(listed["source_bytes"], bytes.len());
+        lb!["verify", &place.image].exits(0);
+        // Once more: the same trailer.
+        lb!["protect", &place.image].exits(0);
+        assert!(std::fs::read(&place.image).unwrap() == bytes);
+        lb!["protect", "--remove", &place.image].exits(0);
+        assert!(std::fs::read(&place.image).unwrap() == plain);
+    }
+}
+
+/// What the reference importer does with an image, line by line: it reads header after header
+/// and copies the data, and does not look behind the last entry.
+const REFERENCE: &str = "
+import struct, sys, os
+f = open(sys.argv[1], 'rb')
+assert f.read(8) == b'LBPAYLD1'
+count, = struct.unpack('<Q', f.read(8))
+for _ in range(count):
+    name_len, size = struct.unpack('<QQ', f.read(16))
+    name = f.read(name_len).decode()
+    open(os.path.join(sys.argv[2], name), 'wb').write(f.read(size))
+";
+
+#[test]
+fn reference_importer_reads_a_protected_image() {
+    let (place, _) = protected(&sample());
+    std::fs::create_dir(&place.dest).unwrap();
+    let mut python = Command::new("python3");
+    python.arg("-c").arg(REFERENCE);
+    crate::support::check(python.args([&place.image, &place.dest]));
+    assert_eq!(tree(&place.dest), as_tree(&sample()));
+}
+
+#[test]
+fn second_reader_that_was_written_from_the_format_agrees() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/read-protected");
+    let small = Image::new(&[("a", &noise(1, 30_000)), ("b", b""), ("c", &noise(2, 5))]);
+    for image in [small.clone(), small.narrow(), Image::new(&[])] {
+        let (place, mut bytes) = protected(&image);
+        crate::support::check(Command::new(&script).arg(&place.image));
+        // It can fail.
+        bytes[9] ^= 1;
+        std::fs::write(&place.image, bytes).unwrap();
+        let status = Command::new(&script).arg(&place.image).output().unwrap();
+        assert_eq!(status.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn lost_first_sector_header_and_data_are_healed_on_the_way_out_and_by_repair() {
+    let (place, good) = protected(&sample());
+    let start = sample().bytes().len().div_ceil(BLOCK);
+    let mut bad = good.clone();
+    bad[..512].fill(0);
+    zero(&mut bad, 100..120);
+    zero(&mut bad, start..start + 1);
+    std::fs::write(&place.image, &bad).unwrap();
+
+    let report = json(&lb!["verify", "--json", &place.image].exits(1));
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["problems"].as_array().unwrap().len(), 0);
+    let protection = &report["protection"];
+    assert_eq!(protection["damaged_blocks"], 21);
+    assert_eq!(protection["healed_blocks"], 21);
+    assert_eq!(protection["damaged_headers"], 1);
+    let places = protection["damaged"].as_array().unwrap();
+    assert_eq!(places[1]["offset"], 100 * BLOCK);
+    assert_eq!(places[1]["length"], 20 * BLOCK);
+    assert_eq!(places[1]["healable"], true);
+    assert_eq!(places[1]["entries"][0], "c-large");
+    lb!["verify", &place.image]
+        .exits(1)
+        .says("80.00 KiB of")
+        .says("can be healed")
+        .says("help: lbpayload repair");
+
+    let ran = place.import().exits(0);
+    let ran = ran.says("21 damaged blocks (84.00 KiB)");
+    assert!(ran.stderr.contains("lbpayload repair"), "{}", ran.stderr);
+    assert_eq!(tree(&place.dest), as_tree(&sample()));
+    let report = json(&lb!["import", "--json", "--device", &place.image, &place.dest].exits(0));
+    assert_eq!(report["protection"]["lost_blocks"], 0);
+    let cat = lb!["cat", &place.image, "d-medium"].exits(0);
+    assert!(cat.stdout_bytes == noise(2, 70_003));
+    assert!(
+        std::fs::read(&place.image).unwrap() == bad,
+        "readers do not write"
+    );
+    lb!["list", "--no-protection", &place.image].exits(1);
+
+    let dry = lb!["repair", "--dry-run", &place.image].exits(0);
+    assert!(
+        dry.stdout.contains("would repair 21 blocks"),
+        "{}",
+        dry.stdout
+    );
+    assert!(std::fs::read(&place.image).unwrap() == bad);
+    let copy = place.dir().join("copy.img");
+    lb!["repair", "-o", &copy, &place.image].exits(0);
+    assert!(std::fs::read(&copy).unwrap() == good);
+    let report = json(&lb!["repair", "--json", &place.image].exits(0));
+    assert_eq!(report["protection"]["healed_blocks"], 21);
+    assert_eq!(report["written_blocks"], 22);
+    assert!(std::fs::read(&place.image).unwrap() == good);
+    let again = lb!["repair", &place.image].exits(0);
+    assert!(again.stdout.contains("is intact"), "{}", again.stdout);
+}
+
+#[test]
+fn more_than_can_be_healed_costs_only_the_files_that_it_hits() {
+    let (place, good) = protected(&sample());
+    let mut bad = good.clone();
+    // The header of `d-medium` too, of which there is a copy.
+    zero(&mut bad, 500..620);
+    std::fs::write(&place.image, &bad).unwrap();
+    let report = json(&lb!["verify", "--json", &place.image].exits(1));
+    assert!(report["protection"]["lost_blocks"].as_u64() > Some(0));
+    assert_eq!(report["files"], 5, "the lost header is known");
+    for name in ["a-empty", "b-small", "e-last"] {
+        lb!["cat", &place.image, name].exits(0);
+    }
+    for name in ["c-large", "d-medium"] {
+        lb!["cat", &place.image, name]
+            .exits(1)
+            .says("too much is lost");
+    }
+    let error = fails_with(lb!["repair", "--json", &place.image], "cannot-heal");
+    assert!(error["help"][0].as_str().unwrap().contains("--from COPY"));
+    assert!(
+        std::fs::read(&place.image).unwrap() == bad,
+        "nothing was written"
+    );
+    let copy = place.file("plain.img", sample().bytes());
+    lb!["repair", "--from", &copy, &place.image].exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == good);
+}
+
+#[test]
+fn trailer_without_recovery_blocks_still_checks() {
+    let (place, good) = protected(&sample());
+    let start = sample().bytes().len().div_ceil(BLOCK);
+    let mut bad = good.clone();
+    // From the middle of the recovery blocks to the end of the first copy of the metadata.
+    let second = u64::from_le_bytes(good[good.len() - BLOCK + 176..][..8].try_into().unwrap());
+    let first = u64::from_le_bytes(good[good.len() - BLOCK + 160..][..8].try_into().unwrap());
+    zero(&mut bad, start..first as usize / BLOCK);
+    zero(&mut bad, first as usize / BLOCK..second as usize / BLOCK);
+    std::fs::write(&place.image, &bad).unwrap();
+    place.import().exits(0);
+    assert_eq!(tree(&place.dest), as_tree(&sample()));
+    lb!["verify", &place.image].exits(1);
+    bad[300_000] ^= 1;
+    std::fs::write(&place.image, &bad).unwrap();
+    lb!["cat", &place.image, "c-large"].exits(1);
+    lb!["cat", &place.image, "d-medium"].exits(0);
+    bad[300_000] ^= 1;
+    std::fs::write(&place.image, &bad).unwrap();
+    lb!["repair", &place.image].exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == good);
+}
+
+#[test]
+fn cut_off_trailer_is_no_obstacle() {
+    let (place, good) = protected(&sample());
+    let len = sample().bytes().len();
+    let start = len.next_multiple_of(BLOCK);
+    let step = (good.len() - start) / 12;
+    for cut in (start..good.len())
+        .step_by(step)
+        .chain([len, good.len() - 1])
+    {
+        std::fs::write(&place.image, &good[..cut]).unwrap();
+        let ran = lb!["cat", &place.image, "c-large"];
+        assert_eq!(ran.status, Some(0), "{cut}: {}", ran.stderr);
+        assert!(ran.stdout_bytes == noise(1, 2_500_001), "{cut}");
+    }
+}
+
+#[test]
+fn trailer_of_another_payload_is_ignored_with_a_note() {
+    let (place, old) = protected(&sample());
+    // A shorter payload over the old one. The old trailer is intact.
+    let other = Image::new(&[("x", &noise(9, 1_000_000)), ("y", &noise(8, 9))]);
+    let mut bytes = old.clone();
+    bytes[..other.bytes().len()].copy_from_slice(&other.bytes());
+    std::fs::write(&place.image, &bytes).unwrap();
+    let longer = Image::new(&[("x", &noise(9, 2_573_000)), ("y", &noise(8, 300))]);
+    let check = |image: &Image| {
+        let _ = std::fs::remove_dir_all(&place.dest);
+        place.import().exits(0);
+        assert_eq!(tree(&place.dest), as_tree(image));
+    };
+    // 39 percent of the blocks differ, so this could be damage too: nothing wrong is given out.
+    lb!["cat", &place.image, "x"].exits(1);
+    lb!["cat", "--no-protection", &place.image, "x"].exits(0);
+    fails_with(lb!["repair", "--json", &place.image], "cannot-heal");
+    // Now almost all blocks differ.
+    let mut bytes = old.clone();
+    bytes[..longer.bytes().len()].copy_from_slice(&longer.bytes());
+    std::fs::write(&place.image, &bytes).unwrap();
+    check(&longer);
+    place
+        .import()
+        .exits(0)
+        .says("it belongs to another payload");
+}
+
+#[test]
+fn damaged_payload_is_not_protected_anew() {
+    let (place, good) = protected(&sample());
+    let mut bad = good.clone();
+    bad[5000] ^= 1;
+    std::fs::write(&place.image, &bad).unwrap();
+    fails_with(lb!["protect", "--json", &place.image], "trailer-mismatch");
+    assert!(std::fs::read(&place.image).unwrap() == bad);
+    lb!["protect", "--force", "--percent", "10", &place.image].exits(0);
+    lb!["verify", &place.image].exits(0);
+    let mut data = sample().bytes();
+    data.extend(b"something else");
+    let other = Place::with_bytes(&data);
+    fails_with(
+        lb!["protect", "--json", &other.image],
+        "data-behind-payload",
+    );
+    assert!(std::fs::read(&other.image).unwrap() == data);
+    fails_with(lb!["repair", "--json", &other.image], "not-protected");
+    for percent in ["0", "51", "x"] {
+        lb!["protect", "--percent", percent, &other.image].exits(2);
+    }
+}
+
+#[test]
+fn payload_at_an_offset_is_protected_there() {
+    let mut bytes = noise(5, 1536);
+    bytes.extend(sample().bytes());
+    let place = Place::with_bytes(&bytes);
+    lb!["protect", "--offset", "1536", &place.image].exits(0);
+    let good = std::fs::read(&place.image).unwrap();
+    let mut bad = good.clone();
+    bad[1536 + 40_000] ^= 1;
+    std::fs::write(&place.image, &bad).unwrap();
+    let report = json(&lb!["verify", "--json", "--offset", "1536", &place.image].exits(1));
+    let damaged = &report["protection"]["damaged"][0];
+    assert_eq!(damaged["offset"], 1536 + 9 * BLOCK);
+    lb!["repair", "--offset", "1536", &place.image].exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == good);
+}
