@@ -9,11 +9,10 @@ use crate::error::{Error, Kind, Result};
 use crate::payload::{Index, Payload};
 use crate::progress::Progress;
 use crate::protection::{
-    BLOCK, DEFAULT_MEMORY, Geometry, Header, Healer, Target, TrailerWriter, Walked, header_at,
-    last_block,
+    BLOCK, DEFAULT_MEMORY, FileTarget, Geometry, Header, Healer, Target, TrailerWriter, Walked,
+    erase_headers, header_at, last_block,
 };
 
-use super::file_target::{FileTarget, erase_headers};
 use super::opened::{Opened, advance, failed_at};
 use super::stream::put_payload;
 

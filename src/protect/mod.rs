@@ -1,11 +1,10 @@
 //! Adds a protection trailer to a payload and takes it away, and repairs a protected payload.
 
 mod add;
-mod file_target;
+mod fixing_target;
 mod opened;
 mod repair;
 mod stream;
 
 pub use add::{Options, Report, protect, unprotect, walk};
-pub use file_target::{FileTarget, erase_headers};
 pub use repair::{RepairOptions, RepairReport, repair, repair_into, repair_source};

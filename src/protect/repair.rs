@@ -10,11 +10,11 @@ use crate::error::{Error, Kind, Result};
 use crate::payload::{Index, Payload};
 use crate::progress::Progress;
 use crate::protection::{
-    BLOCK, DEFAULT_MEMORY, Geometry, Header, Healer, ProtectedSource, Ranges, Target,
+    BLOCK, DEFAULT_MEMORY, FileTarget, Geometry, Header, Healer, ProtectedSource, Ranges, Target,
     TrailerDamage, TrailerWriter, last_block,
 };
 
-use super::file_target::{FileTarget, FixingTarget};
+use super::fixing_target::FixingTarget;
 use super::opened::{self, Opened, failed_at};
 use super::stream::{put_payload, read_ahead};
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod code;
+mod file_target;
 mod find;
 mod geometry;
 mod header;
@@ -19,6 +20,7 @@ mod tree;
 mod write;
 
 pub use check::TrailerDamage;
+pub use file_target::{FileTarget, erase_headers, header_places};
 pub use find::{Trailer, Walked, find, header_at, last_block, search};
 pub use geometry::{BLOCK, GROUP, Geometry};
 pub use header::{Header, HeaderFault, MAGIC};

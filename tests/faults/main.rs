@@ -8,6 +8,7 @@ mod bad_sectors;
 mod doubles;
 mod order;
 mod power;
+mod protection;
 mod random_sectors;
 mod reads;
 mod syncs;

@@ -1,13 +1,16 @@
-//! Writes a trailer to a file or a device.
+//! Writes a trailer to a file or a device, and erases one.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
-use crate::protection::{Geometry, MAGIC, Target, last_block};
+
+use super::find::{Walked, header_at, last_block};
+use super::geometry::{BLOCK, Geometry};
+use super::header::MAGIC;
+use super::write::Target;
 
 /// A file or a device with a payload that starts at an offset.
 pub struct FileTarget {
@@ -22,7 +25,10 @@ impl FileTarget {
     }
 
     /// Sets the length of the file and syncs it.
-    pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
         self.file.sync_all()
     }
@@ -52,56 +58,32 @@ impl Target for FileTarget {
     }
 }
 
-/// Writes only blocks that differ from what is there.
-pub(super) struct FixingTarget<'a> {
-    target: &'a dyn Target,
-    written: AtomicU64,
-}
-
-impl<'a> FixingTarget<'a> {
-    pub(super) fn new(target: &'a dyn Target) -> Self {
-        Self {
-            target,
-            written: AtomicU64::new(0),
+/// Returns where a device holds copies of the header of a trailer, so that they can be erased: in
+/// its last block, behind its payload, and where these headers say. `walk` finds the end of the
+/// payload.
+pub fn header_places(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Vec<u64> {
+    let behind = match walk() {
+        Walked::Valid(end) => end.checked_next_multiple_of(BLOCK),
+        Walked::Invalid => None,
+    };
+    let mut places: Vec<u64> = behind.into_iter().chain(last_block(source.len())).collect();
+    for at in places.clone() {
+        if let Ok(header) = header_at(&**source, at) {
+            places.extend([header.geometry().start(), header.geometry().second_header()]);
         }
     }
-
-    /// Returns the number of blocks that were written.
-    pub(super) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
+    places.sort_unstable();
+    places.dedup();
+    places.retain(|at| has_magic(source, *at));
+    places
 }
 
-impl Target for FixingTarget<'_> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.target.read_at(buf, offset)
-    }
-
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let mut there = AlignedBuf::new(buf.len())?;
-        let whole = self.target.read_at(&mut there[..buf.len()], offset);
-        for (n, block) in buf.chunks(PAGE).enumerate() {
-            let at = n * PAGE;
-            let place = offset + at as u64;
-            let same = match &whole {
-                Ok(read) => *read >= at + PAGE && there[at..at + PAGE] == *block,
-                Err(_) => {
-                    let mut one = AlignedBuf::new(PAGE)?;
-                    let read = self.target.read_at(&mut one[..PAGE], place);
-                    matches!(read, Ok(PAGE)) && one[..PAGE] == *block
-                }
-            };
-            if !same {
-                self.target.write_all_at(block, place)?;
-                self.written.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.target.sync()
-    }
+fn has_magic(source: &Arc<dyn Source>, at: u64) -> bool {
+    let Ok(mut buf) = AlignedBuf::new(PAGE) else {
+        return false;
+    };
+    let read = read_exact_at(&**source, &mut buf[..PAGE], at);
+    matches!(read, Ok(PAGE)) && buf.starts_with(&MAGIC)
 }
 
 /// Erases each copy of the header of a trailer except for one at `keep`, and syncs. The first
@@ -116,15 +98,13 @@ pub fn erase_headers(
     keep: Option<u64>,
 ) -> io::Result<()> {
     let zeros = AlignedBuf::new(PAGE)?;
-    let mut buf = AlignedBuf::new(PAGE)?;
     let places = [
         Some(geometry.second_header()),
         last_block(source.len()),
         Some(geometry.start()),
     ];
     for at in places.into_iter().flatten().filter(|at| Some(*at) != keep) {
-        let read = read_exact_at(&**source, &mut buf[..PAGE], at);
-        if matches!(read, Ok(PAGE)) && buf.starts_with(&MAGIC) {
+        if has_magic(source, at) {
             target.write_all_at(&zeros[..PAGE], at)?;
         }
     }
