@@ -39,7 +39,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "pack",
         &[
-            "error", "progress", "sys", "format", "block", "payload", "durable",
+            "error",
+            "progress",
+            "sys",
+            "format",
+            "block",
+            "payload",
+            "durable",
+            "protection",
         ],
     ),
     (

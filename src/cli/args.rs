@@ -181,6 +181,15 @@ pub(super) struct PackArgs {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Add a protection trailer, with which PERCENT of damage can be healed (1 to 50, default 5)
+    #[arg(long, value_name = "PERCENT", value_parser = percent, num_args = 0..=1,
+          require_equals = true, default_missing_value = "5", conflicts_with = "pad")]
+    pub protect: Option<u32>,
+
+    /// The memory limit for --protect in bytes, at least 4M (K, M and G are powers of 1024)
+    #[arg(long, value_name = "BYTES", default_value = "192M", value_parser = memory)]
+    pub memory: NonZeroU64,
+
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,

@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use super::args::{DiffArgs, ProgressForm};
 use super::exit::Outcome;
 use super::output::{Out, lossy, to_stderr};
+use super::protection::MEMORY;
 use super::source::shown;
 use super::{progress, signals};
 
@@ -78,7 +79,8 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
 
 fn index(args: &DiffArgs, path: &Path, progress: &dyn Progress) -> Result<Index> {
     let source = args.input.open(&[path], SourceOptions::default())?;
-    Index::strict(&Payload::open(source)?, progress)
+    let protected = args.input.protected(source, MEMORY, None)?;
+    Index::strict(&Payload::open(protected.source)?, progress)
 }
 
 /// Returns the summary. It leaves out what is zero.

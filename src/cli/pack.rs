@@ -151,6 +151,9 @@ fn refuse_for_stdout(args: &PackArgs) -> Result<()> {
     if args.json && !args.dry_run {
         return Err(usage("--json and `-o -` both write to standard output"));
     }
+    if args.protect.is_some() {
+        return Err(usage("--protect needs a file or a device"));
+    }
     if args.verify {
         return Err(usage("--verify cannot read standard output back"));
     }
@@ -194,6 +197,8 @@ fn plan(args: &PackArgs, verbose: bool) -> Result<Plan> {
         allow_empty: args.allow_empty,
         verify,
         sum_image: verbose,
+        protect: args.protect,
+        memory: usize::try_from(args.memory.get()).ok(),
     };
     pack::plan(&inputs, options)
 }
@@ -231,6 +236,9 @@ fn show_plan(
 /// Returns the line that says what was done.
 fn closing_line(output: &str, report: &Report) -> String {
     let mut line = format!("packed {} into {output}", amount(report));
+    if let Some(percent) = report.protect {
+        line += &format!(", protected with {percent} percent");
+    }
     if report.verified {
         line += ", read back and compared";
     }

@@ -33,6 +33,7 @@ pub struct AtomicFile {
     path: PathBuf,
     written: u64,
     dropped: u64,
+    keeps_cache: bool,
 }
 
 impl AtomicFile {
@@ -88,6 +89,7 @@ impl AtomicFile {
             path,
             written: 0,
             dropped: 0,
+            keeps_cache: false,
         })
     }
 
@@ -121,6 +123,12 @@ impl AtomicFile {
     /// Returns the path of the file before it has its final name.
     pub fn temporary_path(&self) -> &Path {
         self.temp.path()
+    }
+
+    /// Keeps what was written in the page cache, for a caller that reads it again.
+    pub fn keeping_cache(mut self) -> Self {
+        self.keeps_cache = true;
+        self
     }
 
     /// Returns the file.
@@ -197,11 +205,13 @@ impl Write for AtomicFile {
         self.written += n as u64;
         if self.written - self.dropped >= STEP {
             self.temp.as_file().sync_data()?;
-            drop_cached(
-                self.temp.as_file().as_fd(),
-                self.dropped,
-                self.written - self.dropped,
-            );
+            if !self.keeps_cache {
+                drop_cached(
+                    self.temp.as_file().as_fd(),
+                    self.dropped,
+                    self.written - self.dropped,
+                );
+            }
             self.dropped = self.written;
         }
         Ok(n)

@@ -5,13 +5,17 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::block::{AlignedBuf, Devices, Roots, open_exclusive_for_writing};
+use crate::block::{AlignedBuf, Devices, PAGE, Roots, SourceOptions, open_exclusive_for_writing};
 use crate::error::{Error, Kind, Result};
+use crate::payload::Payload;
+use crate::protection::{Walked, header_places, last_block};
 use crate::sys;
 
 use super::contents::{Contents, Mark, examine};
 use super::read_back::{BLOCK, Written};
+use super::trailer::DeviceTarget;
 
 /// The part at both ends of a device that is cleared as a whole, in bytes. Almost all file
 /// systems, volumes and partition tables have their signatures there.
@@ -26,6 +30,8 @@ pub struct OutputDevice {
     contents: Contents,
     /// The magic bytes that were found.
     marks: Vec<Mark>,
+    /// Where the headers of an old protection trailer are.
+    trailer_headers: Vec<u64>,
 }
 
 impl OutputDevice {
@@ -37,7 +43,13 @@ impl OutputDevice {
         refuse_what_others_show(path)?;
         let (file, size, sector) = open_exclusive_for_writing(path)?;
         let (contents, marks) = examine(&file, path, size, &Roots::default().sys);
+        let old = SourceOptions::default().open(path)?;
+        let mut end = || match Payload::open(Arc::clone(&old)).and_then(|p| end_of(&p)) {
+            Ok(end) => Walked::Valid(end),
+            Err(_) => Walked::Invalid,
+        };
         Ok(Self {
+            trailer_headers: header_places(&old, &mut end),
             path: path.to_path_buf(),
             file,
             size,
@@ -85,6 +97,9 @@ impl OutputDevice {
             let end = (at + len as u64).next_multiple_of(sector);
             self.clear(at - at % sector..end.min(self.size))?;
         }
+        for at in &self.trailer_headers {
+            self.clear(*at..(at + PAGE as u64).min(self.size))?;
+        }
         self.file.sync_all()?;
         self.clear(0..EDGE.min(self.size))?;
         self.clear(self.size.saturating_sub(EDGE).max(EDGE)..self.size)?;
@@ -130,6 +145,22 @@ impl DeviceWriter {
             first: None,
             written,
         })
+    }
+
+    /// Returns what a protection trailer is written to.
+    pub(super) fn trailer_target(&self) -> io::Result<DeviceTarget> {
+        Ok(DeviceTarget::new(self.device.file.try_clone()?))
+    }
+
+    /// Returns the first sector, which is not written yet.
+    pub(super) fn first_sector(&self) -> &[u8] {
+        let sector = self.device.sector;
+        self.first.as_ref().map_or(&[], |first| &first[..sector])
+    }
+
+    /// Returns where the third header of a trailer is that ends at `end`.
+    pub(super) fn third_header(&self, end: u64) -> Option<u64> {
+        last_block(self.device.size).filter(|at| *at >= end)
     }
 
     /// Writes the remaining data and syncs it. The first sector is still cleared. Returns what
@@ -184,6 +215,15 @@ impl DeviceWriter {
         self.filled = 0;
         Ok(())
     }
+}
+
+/// Returns where a payload ends.
+fn end_of(payload: &Payload) -> Result<u64> {
+    let mut walk = payload.walk()?;
+    for step in &mut walk {
+        step.map_err(|problem| problem.into_error(&**payload.source()))?;
+    }
+    Ok(walk.offset())
 }
 
 /// Refuses a device with a loop device over it. O_EXCL does not detect that, but /sys shows it.

@@ -10,6 +10,7 @@ mod read_back;
 mod report;
 mod room;
 mod signatures;
+mod trailer;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -25,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{EMBEDDED_SUMS, Name};
 use crate::payload::{PayloadWriter, Sha256Sum, sum_line};
 use crate::progress::Progress;
+use crate::protection::{FileTarget, Healer};
 use crate::sys::drop_cached;
 
 pub use contents::{Content, Contents};
@@ -36,6 +38,7 @@ pub use room::{refuse_too_little_room, remove_leftovers};
 
 use mismatch::Mismatch;
 use read_back::{BLOCK, Blocks, Written};
+use trailer::Tee;
 
 /// Writes the payload to a file: under a temporary name in the same directory, then synced
 /// and renamed. If the options say so, it is read back and compared before the rename.
@@ -55,11 +58,23 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
         }
     };
     let verify = plan.verify.unwrap_or(false);
+    let failed = |e| trailer::failed(e, path);
+    let target = FileTarget::new(file.file().try_clone().map_err(failed)?, 0);
+    let writer = trailer::begin(plan, &target, plan.payload_bytes).map_err(failed)?;
+    let file = match &writer {
+        // The trailer's writer reads it again.
+        Some(_) => file.keeping_cache(),
+        None => file,
+    };
     let out = Blocks::new(file, verify.then(Written::new));
-    let (mut report, out) = stream(plan, out, progress, &named)?;
+    let ((mut report, out), writer) =
+        trailer::beside(writer, path, |tee| stream(plan, out, tee, progress, &named))?;
     let (file, written) = out
         .complete()
         .map_err(|e| Error::io("write", e).with_path(path))?;
+    if let Some(writer) = writer {
+        trailer::finish(writer, plan, None, path, progress)?;
+    }
     if let Some(written) = written {
         let failed = |e| Error::io("sync", e).with_path(path);
         file.file().sync_all().map_err(failed)?;
@@ -89,7 +104,8 @@ pub fn to_stream(plan: &Plan, out: File, progress: &dyn Progress) -> Result<Repo
             e
         }
     };
-    let (report, out) = stream(plan, BufWriter::with_capacity(BLOCK, out), progress, &named)?;
+    let out = BufWriter::with_capacity(BLOCK, out);
+    let (report, out) = stream(plan, out, None, progress, &named)?;
     let out = out
         .into_inner()
         .map_err(|e| named(Error::io("write", e.into_error())))?;
@@ -140,12 +156,32 @@ fn overwrite(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Resu
             e
         }
     };
-    let (mut report, mut device) = stream(plan, device, progress, &named)?;
+    let target = device.trailer_target();
+    let target = target.map_err(|e| trailer::failed(e, &path))?;
+    let writer = trailer::begin(plan, &target, 0).map_err(|e| trailer::failed(e, &path))?;
+    let ((mut report, mut device), writer) = trailer::beside(writer, &path, |tee| {
+        stream(plan, device, tee, progress, &named)
+    })?;
     let failed = |e| Error::io("write", e).with_path(&path);
-    if let Some(written) = device.complete().map_err(failed)? {
+    let written = device.complete().map_err(failed)?;
+    let mut header = None;
+    if let Some(writer) = writer {
+        target.set_first(device.first_sector());
+        let third = device.third_header(plan.image_bytes);
+        header = Some(trailer::finish(writer, plan, third, &path, progress)?);
+    }
+    if let Some(written) = written {
         let source = SourceOptions::default().open(&path)?;
         if let Some(wrong) = written.compare(&*source, progress)? {
             return Err(wrong.into_error(plan, &path));
+        }
+        if let Some(header) = header {
+            let third = device.third_header(plan.image_bytes);
+            let healer = Healer::new(source, header, 16 << 20);
+            let damage = healer.damaged_trailer(third, progress);
+            if !damage.map_err(failed)?.is_empty() {
+                return Err(trailer::read_back_failed(&path));
+            }
         }
         report.verified = true;
     }
@@ -159,6 +195,7 @@ fn overwrite(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Resu
 struct Summed<W> {
     out: W,
     hasher: Option<Sha256>,
+    tee: Option<Tee>,
 }
 
 impl<W: Write> Write for Summed<W> {
@@ -166,6 +203,9 @@ impl<W: Write> Write for Summed<W> {
         let n = self.out.write(bytes)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&bytes[..n]);
+        }
+        if let Some(tee) = &mut self.tee {
+            tee.put(&bytes[..n]);
         }
         Ok(n)
     }
@@ -178,12 +218,14 @@ impl<W: Write> Write for Summed<W> {
 fn stream<W: Write>(
     plan: &Plan,
     out: W,
+    tee: Option<Tee>,
     progress: &dyn Progress,
     named: &dyn Fn(Error) -> Error,
 ) -> Result<(Report, W)> {
     let out = Summed {
         out,
         hasher: plan.sum_image.then(Sha256::new),
+        tee,
     };
     let mut writer = PayloadWriter::new(out, plan.dialect, plan.files()).map_err(named)?;
     let mut sums = String::new();
@@ -234,7 +276,13 @@ fn stream<W: Write>(
     }
     progress.end();
     debug_assert_eq!(writer.written(), plan.payload_bytes);
-    let Summed { out, hasher } = writer.finish(plan.image_bytes).map_err(named)?;
+    // A trailer takes the place of padding.
+    let padded = match plan.geometry {
+        Some(_) => plan.payload_bytes,
+        None => plan.image_bytes,
+    };
+    let Summed { out, hasher, tee } = writer.finish(padded).map_err(named)?;
+    drop(tee);
     let report = Report {
         sha256: hasher.map(Sha256Sum::from_hasher),
         ..plan.report()

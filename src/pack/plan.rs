@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::error::{Error, Kind, Result, printable};
 use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
 use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, sum_line};
+use crate::protection::{DEFAULT_MEMORY, Geometry};
 
 use super::inputs::{Input, Inputs, collect, nothing_in};
 use super::report::Report;
@@ -31,6 +32,10 @@ pub struct Options {
     pub verify: Option<bool>,
     /// Whether to compute the checksum of the image for the report.
     pub sum_image: bool,
+    /// The redundancy of a protection trailer in percent, 1 to 50. `None` means no trailer.
+    pub protect: Option<u32>,
+    /// The memory limit for writing the trailer, in bytes. `None` means 192 MiB.
+    pub memory: Option<usize>,
 }
 
 /// The plan of a payload: all its contents, in order.
@@ -44,8 +49,10 @@ pub struct Plan {
     pub data_bytes: u64,
     /// The length of the payload in bytes.
     pub payload_bytes: u64,
-    /// The length of the payload and its padding in bytes.
+    /// The length of the payload and its padding or its protection trailer in bytes.
     pub image_bytes: u64,
+    pub(super) geometry: Option<Geometry>,
+    pub(super) memory: usize,
     pub(super) embed: bool,
     pub(super) verify: Option<bool>,
     pub(super) sum_image: bool,
@@ -94,6 +101,31 @@ impl Plan {
         })
     }
 
+    /// Passes on the headers of the payload, one after the other.
+    pub(super) fn headers<E>(
+        &self,
+        each: &mut dyn FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut bytes = Vec::new();
+        // The plan has checked that everything fits.
+        let _ = self.dialect.put_header(self.files(), &mut bytes);
+        let mut left = self.payload_bytes - self.dialect.header_len();
+        for input in &self.inputs {
+            let _ = self.dialect.put_entry(&input.name, input.size, &mut bytes);
+            let name = input.name.as_str().len() as u64;
+            left -= self.dialect.entry_header_len() + name + input.size;
+            if bytes.len() > 64 * 1024 {
+                each(&bytes)?;
+                bytes.clear();
+            }
+        }
+        if let (true, Ok(name)) = (self.embed, embedded_name()) {
+            let size = left - self.dialect.entry_header_len() - EMBEDDED_SUMS.len() as u64;
+            let _ = self.dialect.put_entry(&name, size, &mut bytes);
+        }
+        each(&bytes)
+    }
+
     pub(super) fn hashes(&self) -> bool {
         self.embed || self.checksums.is_some()
     }
@@ -124,6 +156,7 @@ impl Plan {
             payload_bytes: self.payload_bytes,
             image_bytes: self.image_bytes,
             verified: false,
+            protect: self.geometry.as_ref().map(Geometry::percent),
             sha256: None,
         }
     }
@@ -253,7 +286,15 @@ fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -
         }
         add(EMBEDDED_SUMS.len(), sums_bytes, false).ok_or_else(overflow)?;
     }
+    let geometry = match options.protect {
+        Some(percent) => {
+            let headers = payload_bytes - data_bytes - if embed { sums_bytes } else { 0 };
+            Some(Geometry::plan(payload_bytes, headers, percent).ok_or_else(overflow)?)
+        }
+        None => None,
+    };
     let image_bytes = match options.pad {
+        _ if geometry.is_some() => geometry.as_ref().map_or(0, Geometry::end),
         Some(pad) => payload_bytes
             .checked_next_multiple_of(pad)
             .ok_or_else(overflow)?,
@@ -265,6 +306,8 @@ fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -
         data_bytes,
         payload_bytes,
         image_bytes,
+        geometry,
+        memory: options.memory.unwrap_or(DEFAULT_MEMORY),
         embed,
         verify: options.verify,
         sum_image: options.sum_image,

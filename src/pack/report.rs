@@ -13,11 +13,14 @@ pub struct Report {
     pub files: u64,
     /// The length of the payload in bytes.
     pub payload_bytes: u64,
-    /// The number of bytes written, including padding.
+    /// The number of bytes written, including padding or a protection trailer.
     pub image_bytes: u64,
     /// Whether everything was read back and compared.
     pub verified: bool,
-    /// The SHA-256 sum of the image, including padding, if it was asked for.
+    /// The redundancy of the protection trailer in percent, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protect: Option<u32>,
+    /// The SHA-256 sum of the payload and its padding, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
     pub sha256: Option<Sha256Sum>,
 }

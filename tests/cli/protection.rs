@@ -289,3 +289,67 @@ fn payload_at_an_offset_is_protected_there() {
     lb!["repair", "--offset", "1536", &place.image].exits(0);
     assert!(std::fs::read(&place.image).unwrap() == good);
 }
+
+#[test]
+fn pack_with_protection_writes_what_pack_and_protect_write() {
+    let place = Place::new(&sample());
+    let inputs = place.dir().join("inputs");
+    std::fs::create_dir(&inputs).unwrap();
+    for (name, data) in &sample().files {
+        std::fs::write(inputs.join(std::str::from_utf8(name).unwrap()), data).unwrap();
+    }
+    let (once, twice) = (place.dir().join("once.img"), place.dir().join("twice.img"));
+    for options in [
+        &[][..],
+        &["--dialect", "u32"],
+        &["--embed-checksums"],
+        &["--memory", "4M", "--verify"],
+    ] {
+        let run = |protect: &str, out: &Path| {
+            let mut args = vec!["pack", "-o", out.to_str().unwrap()];
+            args.extend(options);
+            args.extend(Some(protect).filter(|option| !option.is_empty()));
+            args.push(inputs.to_str().unwrap());
+            crate::support::run(args).exits(0)
+        };
+        let ran = run("--protect=7", &once);
+        ran.says("protected with 7 percent");
+        run("", &twice);
+        let plain = std::fs::read(&twice).unwrap();
+        lb!["protect", "--percent", "7", &twice].exits(0);
+        let bytes = std::fs::read(&once).unwrap();
+        assert!(bytes == std::fs::read(&twice).unwrap(), "{options:?}");
+        assert!(bytes[..plain.len()] == plain[..], "{options:?}");
+        lb!["verify", &once].exits(0);
+        lb!["protect", "--remove", &once].exits(0);
+        assert!(std::fs::read(&once).unwrap() == plain);
+    }
+    lb!["pack", "-o", &once, "--protect", "--pad", "4096", &inputs].exits(2);
+    lb!["pack", "-o", "-", "--protect", &inputs].exits(2);
+    lb!["pack", "-o", &once, "--protect=51", &inputs].exits(2);
+}
+
+#[test]
+fn example_of_the_format_is_what_the_program_writes() {
+    let place = Place::new(&Image::new(&[("hello", b"hello, world")]));
+    lb!["protect", &place.image].exits(0);
+    let bytes = std::fs::read(&place.image).unwrap();
+    let format = Path::new(env!("CARGO_MANIFEST_DIR")).join("FORMAT.md");
+    let text = std::fs::read_to_string(format).unwrap();
+    let mut compared = 0;
+    for line in text.lines() {
+        let Some((at, hex)) = line.strip_prefix("    ").and_then(|l| l.split_once("  ")) else {
+            continue;
+        };
+        let Ok(at) = usize::from_str_radix(at, 16) else {
+            continue;
+        };
+        let expected: Vec<u8> = hex
+            .split(' ')
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect();
+        assert_eq!(bytes[at..at + expected.len()], expected, "{line}");
+        compared += expected.len();
+    }
+    assert!(compared > 400, "{compared}");
+}

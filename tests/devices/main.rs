@@ -19,6 +19,7 @@ mod partial_last_sector;
 mod partitions_and_nodes;
 mod power_cut;
 mod probe;
+mod protection;
 mod reference;
 mod same_payload_twice;
 
