@@ -91,9 +91,11 @@ impl Findings {
         let state = match error.kind() {
             io::ErrorKind::NotFound => CheckState::Failed,
             io::ErrorKind::Unsupported | io::ErrorKind::OutOfMemory => CheckState::Unchecked,
-            _ if error.raw_os_error() == Some(libc::EXDEV) => CheckState::Failed,
-            _ if error.raw_os_error().is_some() => CheckState::Unchecked,
-            _ => CheckState::Failed,
+            _ => match error.raw_os_error() {
+                // A symlink or a file in the path is wrong.
+                None | Some(libc::EXDEV | libc::ELOOP | libc::ENOTDIR) => CheckState::Failed,
+                Some(_) => CheckState::Unchecked,
+            },
         };
         self.add(path.into(), state, words(error));
     }
@@ -142,6 +144,7 @@ impl Findings {
 fn words(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EXDEV) => "a symlink leads out of the image".into(),
+        Some(libc::ELOOP) => "the symlinks in its path form a loop".into(),
         Some(number) => Error::io("", io::Error::from_raw_os_error(number)).cause(),
         None => match error.kind() {
             io::ErrorKind::NotFound => "no such file".into(),

@@ -64,10 +64,14 @@ fn kernel_images(image: &StagedImage) -> Check {
         file.map_err(|e| findings.error(path, &e)).ok()
     };
     let files = (open(KERNEL), open(BOOT_IMAGE));
+    let mut differ = false;
     if let (Some(mut kernel), Some(mut boot)) = files {
         match staged_image::same(&mut kernel, &mut boot) {
             Ok(true) => {}
-            Ok(false) => findings.failed(BOOT_IMAGE, format!("it is not the same as {KERNEL}")),
+            Ok(false) => {
+                differ = true;
+                findings.failed(BOOT_IMAGE, format!("it is not the same as {KERNEL}"));
+            }
             Err((staged_image::Side::One, e)) => findings.error(KERNEL, &e),
             Err((staged_image::Side::Other, e)) => findings.error(BOOT_IMAGE, &e),
         }
@@ -75,7 +79,8 @@ fn kernel_images(image: &StagedImage) -> Check {
     findings.check("kernel-images", |_, state| {
         match state {
             CheckState::Ok => "both kernel images are the same",
-            CheckState::Failed => "the device would boot another kernel than kernel/Image",
+            CheckState::Failed if differ => "the kernel images are different",
+            CheckState::Failed => "a kernel image is missing",
             CheckState::Unchecked => "the kernel images could not be compared",
         }
         .into()
