@@ -39,7 +39,7 @@ fn key(wanted: &Wanted) -> String {
 
 /// The bytes that a source sends.
 enum Body {
-    Http(Answer),
+    Http(Box<Answer>),
     File(File),
 }
 
@@ -188,7 +188,7 @@ fn open(client: &Client, url: &Url, from: u64) -> std::result::Result<Opened, Fa
         };
         let length = answer.length();
         return Ok(Opened {
-            body: Body::Http(answer),
+            body: Body::Http(Box::new(answer)),
             start,
             length,
         });

@@ -201,7 +201,7 @@ impl Object {
         }
         match answer.range() {
             Some(range) if range.total.is_some_and(|total| total != self.len) => {
-                return Err(Trouble::Changed);
+                Err(Trouble::Changed)
             }
             Some(range) if range.first == first && range.last <= last => {
                 let end = *done + (range.last - range.first + 1) as usize;

@@ -37,7 +37,7 @@ fn fetch_replaces_a_file_with_a_wrong_sum_and_keeps_what_it_does_not_know() {
     std::fs::create_dir(place.dest()).unwrap();
     std::fs::write(place.dest().join("f000.tar.gz"), "old").unwrap();
     std::fs::write(place.dest().join("mine"), "mine").unwrap();
-    let report = json(&mut place.from_mirrors(&[&server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&server.url("/")], &[]), 0);
     assert_eq!(
         (&report["fetched"], &report["kept"]),
         (&2.into(), &0.into())
@@ -196,7 +196,7 @@ fn fetch_reads_mirrors_that_are_directories() {
     std::fs::remove_file(mirror.join("f002.tar.gz")).unwrap();
     let server = place.files.serve();
     let url = format!("file://{}", mirror.display()).replace(' ', "%20");
-    let report = json(&mut place.from_mirrors(&[&url, &server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&url, &server.url("/")], &[]), 0);
     place.has_all();
     assert_eq!(tries(&report, 0), "complete");
     assert!(tries(&report, 1).starts_with("wrong checksum"));
@@ -216,7 +216,7 @@ fn fetch_opens_at_most_two_connections_to_a_host_and_uses_others_meanwhile() {
         })
     };
     let (first, second) = (slow(), slow());
-    Ran::of(&mut place.from_mirrors(&[&first.url("/"), &second.url("/")], &[])).exits(0);
+    Ran::of(&mut place.fetch_from(&[&first.url("/"), &second.url("/")], &[])).exits(0);
     place.has_all();
     assert_eq!((first.most_at_once(), second.most_at_once()), (2, 2));
 }
@@ -253,7 +253,7 @@ fn fetch_reads_chunked_bodies_and_http_1_0_and_follows_redirects() {
             _ => files.answer(request, out),
         }
     });
-    Ran::of(&mut place.from_mirrors(&[&server.url("/d")], &[])).exits(0);
+    Ran::of(&mut place.fetch_from(&[&server.url("/d")], &[])).exits(0);
     place.has_all();
 }
 

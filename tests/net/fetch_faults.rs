@@ -20,7 +20,7 @@ fn survives(fault: Fault, options: &[&str]) -> String {
     let good = place.files.serve();
     let mirrors = [bad.url("/bad"), good.url("/good")];
     let report = json(
-        &mut place.from_mirrors(&[&mirrors[0], &mirrors[1]], options),
+        &mut place.fetch_from(&[&mirrors[0], &mirrors[1]], options),
         0,
     );
     place.has_all();
@@ -189,7 +189,7 @@ fn a_transfer_that_the_server_compressed_is_not_unpacked() {
             files.of(request).unwrap(),
         )
     });
-    Ran::of(&mut place.from_mirrors(&[&server.url("/")], &[])).exits(0);
+    Ran::of(&mut place.fetch_from(&[&server.url("/")], &[])).exits(0);
     place.has_all();
 }
 
@@ -200,7 +200,7 @@ fn nobody_listening_is_reported() {
     let dead = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);
     let good = place.files.serve();
-    let report = json(&mut place.from_mirrors(&[&dead, &good.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&dead, &good.url("/")], &[]), 0);
     assert_eq!(
         tries(&report, 0),
         "could not connect (Connection refused), complete"
@@ -218,7 +218,7 @@ fn a_server_that_asks_to_wait_is_asked_again_when_no_other_has_the_file() {
         }
         files.answer(request, out)
     });
-    let report = json(&mut place.from_mirrors(&[&server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&server.url("/")], &[]), 0);
     assert_eq!(tries(&report, 0), "429 Too Many Requests, complete");
     place.has_all();
 }
@@ -229,7 +229,7 @@ fn a_host_that_fails_three_times_in_a_row_is_asked_no_more() {
     let bad = Server::start(|_, out| send(out, "500 Oops", "", b""));
     let good = place.files.serve();
     let mirrors = [bad.url("/"), good.url("/")];
-    let ran = Ran::of(&mut place.from_mirrors(&[&mirrors[0], &mirrors[1]], &["--jobs", "1"]));
+    let ran = Ran::of(&mut place.fetch_from(&[&mirrors[0], &mirrors[1]], &["--jobs", "1"]));
     ran.exits(0)
         .says("failed 3 times, other sources had the files (last: 500");
     place.has_all();

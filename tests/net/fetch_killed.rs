@@ -47,7 +47,7 @@ fn a_killed_fetch_leaves_no_wrong_file_and_fetches_little_twice() {
     let mut state = 12345_u64;
     let mut interrupted = 0;
     for round in 0..kills() {
-        let mut command = place.from_mirrors(&[&server.url("/")], &["-q"]);
+        let mut command = place.fetch_from(&[&server.url("/")], &["-q"]);
         let command = command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         state = state
@@ -71,7 +71,7 @@ fn a_killed_fetch_leaves_no_wrong_file_and_fetches_little_twice() {
         "{interrupted} of {} were killed",
         kills()
     );
-    let report = json(&mut place.from_mirrors(&[&server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&server.url("/")], &[]), 0);
     place.has_all();
     let twice = sent.load(Ordering::Relaxed).saturating_sub(total);
     assert!(
@@ -89,7 +89,7 @@ fn ctrl_c_ends_a_fetch_that_waits_for_a_silent_server() {
         std::thread::sleep(Duration::from_secs(20));
         files.answer(request, out)
     });
-    let mut command = place.from_mirrors(&[&server.url("/")], &["--stall-timeout", "3600"]);
+    let mut command = place.fetch_from(&[&server.url("/")], &["--stall-timeout", "3600"]);
     let child = command
         .stderr(Stdio::piped())
         .stdout(Stdio::piped())
@@ -106,6 +106,6 @@ fn ctrl_c_ends_a_fetch_that_waits_for_a_silent_server() {
     // Nothing came, so nothing is left.
     assert_eq!(std::fs::read_dir(place.dest()).unwrap().count(), 0);
     let good = place.files.serve();
-    Ran::of(&mut place.from_mirrors(&[&good.url("/")], &[])).exits(0);
+    Ran::of(&mut place.fetch_from(&[&good.url("/")], &[])).exits(0);
     place.has_all();
 }

@@ -10,7 +10,7 @@ fn every_missing_file_is_named_with_the_answer_of_every_source() {
     let empty = Server::start(|_, out| not_found(out));
     let broken = Server::start(|_, out| send(out, "500 Oops", "", b""));
     let mirrors = [empty.url("/a"), broken.url("/b")];
-    let ran = Ran::of(&mut place.from_mirrors(&[&mirrors[0], &mirrors[1]], &["-q"])).exits(1);
+    let ran = Ran::of(&mut place.fetch_from(&[&mirrors[0], &mirrors[1]], &["-q"])).exits(1);
     assert_eq!(ran.stdout, "");
     for n in 0..5 {
         let name = format!("f00{n}.tar.gz");
@@ -28,7 +28,7 @@ fn every_missing_file_is_named_with_the_answer_of_every_source() {
     ran.says("lbpayload: error: 5 of 5 files are missing in ")
         .says("lbpayload: help: name a mirror that has them (--mirror URL)");
     assert_eq!(std::fs::read_dir(place.dest()).unwrap().count(), 0);
-    let report = json(&mut place.from_mirrors(&[&mirrors[0]], &[]), 1);
+    let report = json(&mut place.fetch_from(&[&mirrors[0]], &[]), 1);
     assert_eq!(report["missing"], 5);
     assert_eq!(report["entries"][4]["state"], "missing");
 }
@@ -58,12 +58,12 @@ fn no_network_is_explained() {
 fn a_wrong_mirror_is_refused_without_its_password() {
     let place = Place::new(&Files::new(1, 500));
     let bad = "ftp://user:hunter2@host/";
-    let ran = Ran::of(&mut place.from_mirrors(&[bad], &[])).exits(2);
+    let ran = Ran::of(&mut place.fetch_from(&[bad], &[])).exits(2);
     assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
     ran.says("--mirror: expected a URL with http://, https:// or file://");
     let mirrors = place.temp.path().join("mirrors");
     std::fs::write(&mirrors, "\nhttp://good/\nnonsense\n").unwrap();
-    let mut command = place.from_mirrors(&[], &[]);
+    let mut command = place.fetch_from(&[], &[]);
     Ran::of(command.arg("--mirrors").arg(&mirrors))
         .exits(1)
         .says("line 3: no URL, expected http://");
@@ -113,12 +113,12 @@ fn fetch_needs_to_know_what_and_where_to() {
 fn a_destination_that_is_no_directory_or_holds_one_under_a_name_is_refused() {
     let place = Place::new(&Files::new(1, 500));
     std::fs::write(place.dest(), "file").unwrap();
-    Ran::of(&mut place.from_mirrors(&[], &[]))
+    Ran::of(&mut place.fetch_from(&[], &[]))
         .exits(1)
         .says("expected a directory, found a regular file");
     std::fs::remove_file(place.dest()).unwrap();
     std::fs::create_dir_all(place.dest().join("f000.tar.gz")).unwrap();
-    Ran::of(&mut place.from_mirrors(&[], &[]))
+    Ran::of(&mut place.fetch_from(&[], &[]))
         .exits(1)
         .says("expected a file, found a directory");
     let mut command = lbpayload();

@@ -39,7 +39,7 @@ fn continued(
     let place = half_fetched();
     let files = place.files.clone();
     let server = Server::start(move |request, out| rest(files.of(request).unwrap(), request, out));
-    let report = json(&mut place.from_mirrors(&[&server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&server.url("/")], &[]), 0);
     place.has_all();
     (server.requests(), report)
 }
@@ -52,7 +52,7 @@ fn half_fetched() -> Place {
         None => half(files.of(request).unwrap(), out),
         Some(_) => send(out, "404 Gone", "", b""),
     });
-    Ran::of(&mut place.from_mirrors(&[&server.url("/")], &[])).exits(1);
+    Ran::of(&mut place.fetch_from(&[&server.url("/")], &[])).exits(1);
     assert_eq!(
         std::fs::metadata(partial(&place)).unwrap().len(),
         HALF as u64
@@ -77,7 +77,7 @@ fn the_next_source_gets_only_the_rest() {
     let first = Server::start(move |request, out| half(files.of(request).unwrap(), out));
     let second = place.files.serve();
     let mirrors = [first.url("/"), second.url("/")];
-    let report = json(&mut place.from_mirrors(&[&mirrors[0], &mirrors[1]], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&mirrors[0], &mirrors[1]], &[]), 0);
     place.has_all();
     assert_eq!(report["entries"][0]["bytes"], LEN);
     assert_eq!(second.requests()[0].range(), Some((HALF, None)));
@@ -91,7 +91,7 @@ fn the_only_source_is_asked_again_for_the_rest() {
         None => half(files.of(request).unwrap(), out),
         Some(_) => files.answer(request, out),
     });
-    let report = json(&mut place.from_mirrors(&[&server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&server.url("/")], &[]), 0);
     assert_eq!(
         tries(&report, 0),
         "the connection was closed too early, complete"
@@ -135,14 +135,14 @@ fn garbage_of_an_earlier_run_costs_one_more_download_and_never_a_wrong_file() {
     let place = half_fetched();
     std::fs::write(partial(&place), vec![7; HALF]).unwrap();
     let server = place.files.serve();
-    let report = json(&mut place.from_mirrors(&[&server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&server.url("/")], &[]), 0);
     place.has_all();
     assert_eq!(tries(&report, 0), "complete");
     assert_eq!(server.requests().len(), 2);
     // More than the whole file, where a server answers 416.
     let place = half_fetched();
     std::fs::write(partial(&place), vec![7; LEN * 2]).unwrap();
-    Ran::of(&mut place.from_mirrors(&[&server.url("/")], &[])).exits(0);
+    Ran::of(&mut place.fetch_from(&[&server.url("/")], &[])).exits(0);
     place.has_all();
 }
 
@@ -151,7 +151,7 @@ fn a_complete_partial_file_needs_no_request() {
     let place = half_fetched();
     std::fs::write(partial(&place), place.files.iter().next().unwrap().1).unwrap();
     let server = place.files.serve();
-    let report = json(&mut place.from_mirrors(&[&server.url("/")], &[]), 0);
+    let report = json(&mut place.fetch_from(&[&server.url("/")], &[]), 0);
     place.has_all();
     assert_eq!(report["entries"][0]["bytes"], 0);
     assert_eq!(report["entries"][0]["resumed"], LEN);
@@ -165,7 +165,7 @@ fn a_finished_run_removes_partial_files_that_nobody_needs_any_more() {
     for (name, data) in place.files.iter() {
         std::fs::write(place.dest().join(name), data).unwrap();
     }
-    Ran::of(&mut place.from_mirrors(&[], &[])).exits(0);
+    Ran::of(&mut place.fetch_from(&[], &[])).exits(0);
     assert!(!left.exists());
     place.has_all();
 }
@@ -195,7 +195,7 @@ fn two_fetches_into_one_directory_do_not_mix() {
     std::fs::create_dir(place.dest()).unwrap();
     let dir = std::fs::File::open(place.dest()).unwrap();
     let _lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock).unwrap();
-    Ran::of(&mut place.from_mirrors(&[], &[]))
+    Ran::of(&mut place.fetch_from(&[], &[]))
         .exits(1)
         .says("another fetch or import is writing to it");
 }

@@ -91,7 +91,7 @@ impl Place {
     }
 
     /// Fetches the files that only mirrors have.
-    pub fn from_mirrors(&self, mirrors: &[&str], options: &[&str]) -> Command {
+    pub fn fetch_from(&self, mirrors: &[&str], options: &[&str]) -> Command {
         let mut command = self.fetch(|_| "_".into(), options);
         for mirror in mirrors {
             command.args(["--mirror", mirror]);

@@ -158,7 +158,7 @@ fn fetch_from_nginx_with_and_without_ranges() {
         let whole = files.iter().next().unwrap().1;
         std::fs::write(nginx.root().join("f000.tar.gz"), whole).unwrap();
         let mirror = format!("http://127.0.0.1:{port}");
-        Ran::of(&mut place.from_mirrors(&[&mirror], &[])).exits(0);
+        Ran::of(&mut place.fetch_from(&[&mirror], &[])).exits(0);
         place.has_all();
         let sum = crate::support::sha256sum(whole);
         let key = &crate::support::sha256sum(b"f000.tar.gz")[..8];
@@ -167,7 +167,7 @@ fn fetch_from_nginx_with_and_without_ranges() {
             .dest()
             .join(format!(".lbpayload-fetch-{sum}-{key}.part"));
         std::fs::write(part, &whole[..100_000]).unwrap();
-        let report = json(&mut place.from_mirrors(&[&mirror], &[]), 0);
+        let report = json(&mut place.fetch_from(&[&mirror], &[]), 0);
         place.has_all();
         assert_eq!(report["entries"][0]["resumed"], resumed);
     }
@@ -182,7 +182,7 @@ fn fetch_over_tls_trusts_the_system_and_refuses_other_certificates() {
     let nginx = Nginx::serving(&files);
     let place = Place::new(&files);
     let fetch = |port: u16, host: &str, trusted: bool| {
-        let mut command = place.from_mirrors(&[&format!("https://{host}:{port}/")], &[]);
+        let mut command = place.fetch_from(&[&format!("https://{host}:{port}/")], &[]);
         if trusted {
             command.env("SSL_CERT_FILE", nginx.authority());
         }

@@ -46,7 +46,7 @@ fn the_proxy_of_the_environment_is_used_and_no_proxy_leaves_it_out() {
     let server = place.files.serve();
     let (proxy, count) = proxy(server.port());
     // Only the proxy can find this host.
-    let fetch = || place.from_mirrors(&["http://mirror.invalid/d"], &[]);
+    let fetch = || place.fetch_from(&["http://mirror.invalid/d"], &[]);
     let address = proxy.url("");
     Ran::of(fetch().env("HTTP_PROXY", &address)).exits(0);
     place.has_all();
@@ -65,7 +65,7 @@ fn the_proxy_of_the_environment_is_used_and_no_proxy_leaves_it_out() {
 fn a_proxy_that_refuses_or_is_not_there_is_named_as_the_cause() {
     let place = Place::new(&Files::new(1, 1000));
     let refuses = Server::start(|_, out| head(out, "403 Forbidden", "").map(|()| After::Close));
-    let mut command = place.from_mirrors(&["http://mirror.invalid/"], &[]);
+    let mut command = place.fetch_from(&["http://mirror.invalid/"], &[]);
     let report = json(command.env("HTTP_PROXY", refuses.url("")), 1);
     assert!(
         tries(&report, 0).starts_with("the proxy refused ("),
@@ -74,7 +74,7 @@ fn a_proxy_that_refuses_or_is_not_there_is_named_as_the_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let dead = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let mut command = place.from_mirrors(&["http://mirror.invalid/"], &[]);
+    let mut command = place.fetch_from(&["http://mirror.invalid/"], &[]);
     Ran::of(command.env("HTTP_PROXY", &dead))
         .exits(1)
         .says("could not connect (Connection refused)")
