@@ -52,7 +52,7 @@ fn library_errors_name_no_option_or_command_of_the_program() {
         }
     }
     texts.push(read(&src.join("error.rs")));
-    let of_another_program = ["git -C", "blockdev", "chmod", "sudo"];
+    let of_another_program = ["git -C", "git config", "blockdev", "chmod", "sudo"];
     let bad: Vec<String> = texts
         .iter()
         .flat_map(|text| strings(text))

@@ -150,7 +150,7 @@ fn refuse_newer(text: &[u8], path: &Path) -> Result<()> {
     Err(refused(
         format!("a newer version of lbpayload ({version}) has written this record"),
         path,
-        format!("use lbpayload {version} for this image"),
+        format!("this image needs version {version} or later"),
     )
     .with_code("newer-record"))
 }
