@@ -140,6 +140,9 @@ pub(crate) fn never_promoted(
         missing.extend(manifest::destinations(text, images));
         brought.extend(record.entries.iter().map(|entry| entry.dst.as_path()));
     }
+    if missing.is_empty() {
+        return Vec::new();
+    }
     let now = manifest.iter().flat_map(|manifest| &manifest.artifacts);
     let now: BTreeSet<&RelPath> = now.map(|artifact| &artifact.dst).collect();
     missing.retain(|dst| !now.contains(dst) && !brought.contains(dst.as_path()));

@@ -18,7 +18,7 @@ fn many(it: &Workspace, count: usize) -> String {
     let mut text = head.split("artifacts:").next().unwrap().to_owned();
     text += "artifacts:\n";
     for number in 0..count {
-        let dst = format!("kernel/{}/{number:0120}.dtb", number % 100);
+        let dst = format!("kernel/{}/{number}.dtb", number % 100);
         write!(
             text,
             "  - kind: dtb\n    src: {src}\n    dst: {dst}\n    source_repo: nvidia-oot\n"
@@ -32,8 +32,11 @@ fn many(it: &Workspace, count: usize) -> String {
 fn manifest_of_100_000_artifacts_is_planned() {
     needs_root!();
     let it = Workspace::new();
-    let text = many(&it, 100_000);
-    assert!(text.len() > 20 << 20, "{}", text.len());
+    let mut text = many(&it, 100_000);
+    // As large as with the long paths of a real kernel.
+    let comment = format!("# {}\n", "x".repeat(1000));
+    text += &comment.repeat((24 << 20) / comment.len() - text.len() / comment.len());
+    assert!(text.len() > 23 << 20, "{}", text.len());
     it.put(MANIFEST, text);
     let ran = it.promote(&["--dry-run", "-q"]).exits(0);
     let copied = ran

@@ -47,7 +47,7 @@ pub(crate) fn check(manifest: &Manifest, roots: &[PathBuf]) -> Result<()> {
                 "leads out of the workspace, to {}",
                 printable(&resolved.to_string_lossy())
             ),
-            false => "is outside of the workspace and of its sources".to_owned(),
+            false => "outside of the workspace and its sources".to_owned(),
         };
         let error = refused(message, src, "build again in the workspace");
         return Err(error.with_code("outside-workspace").note(format!(

@@ -1,6 +1,6 @@
 //! Resolves the destinations of both channels and of the mirror.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::union::{Channel, Item, plan_mirror, plan_union};
@@ -22,12 +22,12 @@ pub(crate) fn enumerate(
     strict: bool,
 ) -> Result<Vec<Item>> {
     let artifacts = || manifest.iter().flat_map(|manifest| &manifest.artifacts);
-    let built: BTreeSet<&RelPath> = artifacts().map(|artifact| &artifact.dst).collect();
+    let built: HashSet<&RelPath> = artifacts().map(|artifact| &artifact.dst).collect();
     // Without this, a built file would be written to the target of the symlink.
     let (shadowed, tracked): (Vec<&Tracked>, Vec<&Tracked>) = tracked
         .iter()
         .partition(|file| file.content.link().is_some() && built.contains(&file.dst));
-    let shadowed: BTreeSet<&RelPath> = shadowed.into_iter().map(|file| &file.dst).collect();
+    let shadowed: HashSet<&RelPath> = shadowed.into_iter().map(|file| &file.dst).collect();
     let mut wanted = Vec::new();
     for Tracked {
         dst,
