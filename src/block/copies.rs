@@ -81,6 +81,14 @@ impl Source for CopiesSource {
         result
     }
 
+    fn will_read(&self, offset: u64, len: usize) {
+        self.first().will_read(offset, len);
+    }
+
+    fn quiesce(&self) {
+        self.copies.iter().for_each(|copy| copy.quiesce());
+    }
+
     fn mode(&self) -> ReadMode {
         self.first().mode()
     }

@@ -31,6 +31,8 @@ struct Known {
     bad: Ranges,
     /// The error of the last read that failed.
     errno: Option<i32>,
+    /// The same for an error that is not the system's.
+    words: Option<(io::ErrorKind, String)>,
     /// Nothing can be read any more.
     gone: bool,
     /// The source ends here now.
@@ -186,6 +188,11 @@ impl FaultMap {
         known.gone || known.end.is_some_and(|end| offset >= end)
     }
 
+    /// Returns whether the source cannot be read at all any more.
+    pub fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
     /// Returns whether the source ends before `offset` now.
     pub fn has_ended_before(&self, offset: u64) -> bool {
         self.lock().end.is_some_and(|end| offset >= end)
@@ -199,6 +206,9 @@ impl FaultMap {
 
 impl Known {
     fn error(&self) -> io::Error {
+        if let Some((kind, words)) = &self.words {
+            return io::Error::new(*kind, words.clone());
+        }
         if self.errno.is_none() && self.end.is_some() {
             return io::ErrorKind::UnexpectedEof.into();
         }
@@ -206,7 +216,14 @@ impl Known {
     }
 
     fn note(&mut self, error: &io::Error) {
-        self.errno = error.raw_os_error().or(self.errno);
+        match error.raw_os_error() {
+            Some(errno) => self.errno = Some(errno),
+            // A source that words its own errors has tried again itself, as one behind a URL does.
+            None => {
+                self.words = Some((error.kind(), error.to_string()));
+                self.gone = true;
+            }
+        }
         // The kernel reports with these that a device was removed.
         let gone = [libc::ENODEV, libc::ENXIO, libc::ENOMEDIUM];
         self.gone |= error.raw_os_error().is_some_and(|n| gone.contains(&n));

@@ -90,6 +90,14 @@ impl Source for FaultRecorder {
         self.inner.read_cached(buf, offset)
     }
 
+    fn will_read(&self, offset: u64, len: usize) {
+        self.inner.will_read(offset, len);
+    }
+
+    fn quiesce(&self) {
+        self.inner.quiesce();
+    }
+
     fn mode(&self) -> ReadMode {
         self.inner.mode()
     }

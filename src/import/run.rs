@@ -1,6 +1,7 @@
 //! Runs a copy: first everything that reads well, then the rest.
 
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::payload::Cause;
 
 use super::copy::Copy;
 use super::job::{Bad, Copied, CopyJob};
@@ -24,6 +25,10 @@ impl CopyJob<'_> {
         let mut bad = Bad::default();
         let result = Copy::new(&mut self, tell, &mut copied, &mut bad).and_then(Copy::run);
         progress.end();
+        let result = result.and_then(|()| match bad.any {
+            true => self.refuse_gone(&bad),
+            false => Ok(()),
+        });
         let result = match self.recovery {
             Some(recovery) if result.is_ok() && bad.any => {
                 Recoverer::new(&self, recovery, &mut copied, tell)
@@ -37,5 +42,26 @@ impl CopyJob<'_> {
             Ok(()) => Ok(copied),
             Err(error) => Err((error, copied)),
         }
+    }
+    /// Fails if the only source is gone: an error for each file that it did not give would say no
+    /// more.
+    fn refuse_gone(&self, bad: &Bad) -> Result<()> {
+        let source = self.index.payload().source();
+        let Some(faults) = source.faults().filter(|faults| faults.is_gone()) else {
+            return Ok(());
+        };
+        for entry in self.index.entries()? {
+            let entry = entry?;
+            if bad.damaged.get(entry.index) {
+                let holes = faults.holes_in(entry.data_offset..entry.end());
+                let at = holes
+                    .iter()
+                    .next()
+                    .map_or(entry.data_offset, |hole| hole.start);
+                let problem = entry.problem(at, Cause::Io(faults.error()));
+                return Err(problem.into_error(&**source));
+            }
+        }
+        Ok(())
     }
 }

@@ -30,6 +30,8 @@ pub struct Disk {
     dead: AtomicBool,
     /// It dies at this read.
     dies_at: u32,
+    /// The error of every read from then on.
+    dies_with: fn() -> io::Error,
     all_reads: AtomicU32,
 }
 
@@ -44,6 +46,7 @@ impl Disk {
             heals_after: u32::MAX,
             dead: false.into(),
             dies_at: u32::MAX,
+            dies_with: || io::Error::from_raw_os_error(libc::EIO),
             all_reads: 0.into(),
         }
     }
@@ -77,7 +80,7 @@ impl Source for Disk {
         let eio = || io::Error::from_raw_os_error(libc::EIO);
         let n = self.all_reads.fetch_add(1, Ordering::SeqCst);
         if n >= self.dies_at || self.dead.load(Ordering::SeqCst) {
-            return Err(eio());
+            return Err((self.dies_with)());
         }
         let start = offset as usize;
         let end = (start + buf.len()).min(self.bytes.len());
@@ -440,6 +443,43 @@ fn disk_that_dies_at_any_read_is_replaced_by_a_second_copy() {
         });
         assert!(report.failed.is_empty(), "{dies_at}: {:?}", report.failed);
         check(&image, &[], 512, &report, dir.path());
+    }
+}
+
+#[test]
+fn source_that_is_gone_stops_the_import_with_its_own_words() {
+    let image = payload_of_300();
+    let bytes = padded(&image);
+    let errors: [(fn() -> io::Error, &str); 2] = [
+        (
+            || io::Error::from_raw_os_error(libc::ENODEV),
+            "No such device",
+        ),
+        (
+            || io::Error::other("the network is gone"),
+            "the network is gone",
+        ),
+    ];
+    for (dies_with, words) in errors {
+        let mut disk = Disk::new(&bytes, 512, &[]);
+        // The headers take fewer reads, and the data more.
+        (disk.dies_at, disk.dies_with) = (100, dies_with);
+        let disk = Arc::new(disk);
+        let payload = Payload::open(Arc::clone(&disk) as Arc<dyn Source>).unwrap();
+        let dir = in_memory();
+        let mut options = Options::default();
+        options.dest = dir.path().into();
+        options.engine = IoEngine::Threads;
+        options.tuning = Tuning::for_memory(4 << 20);
+        options.tuning.block_bytes = 16 << 10;
+        let error = import(&payload, options, &Silent, None).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        let notes = error.notes().join(", ");
+        assert!(notes.contains("of 300 files are complete"), "{notes}");
+        let complete = tree(dir.path()).len();
+        assert!((1..300).contains(&complete), "{complete}");
+        let reads = disk.all_reads.load(Ordering::SeqCst);
+        assert!(reads < 120, "{reads} reads");
     }
 }
 
