@@ -217,12 +217,16 @@ impl Known {
 
     fn note(&mut self, error: &io::Error) {
         match error.raw_os_error() {
-            Some(errno) => self.errno = Some(errno),
-            // A source that words its own errors has tried again itself, as one behind a URL does.
-            None => {
-                self.words = Some((error.kind(), error.to_string()));
-                self.gone = true;
+            Some(errno) => (self.errno, self.words) = (Some(errno), None),
+            None => self.words = Some((error.kind(), error.to_string())),
+        }
+        // A source behind a URL has tried again itself. Damage that cannot be healed has another
+        // kind, and the rest can be read.
+        match error.kind() {
+            io::ErrorKind::Other | io::ErrorKind::StaleNetworkFileHandle => {
+                self.gone |= error.raw_os_error().is_none();
             }
+            _ => {}
         }
         // The kernel reports with these that a device was removed.
         let gone = [libc::ENODEV, libc::ENXIO, libc::ENOMEDIUM];

@@ -30,7 +30,7 @@ pub struct Disk {
     dead: AtomicBool,
     /// It dies at this read.
     dies_at: u32,
-    /// The error of every read from then on.
+    /// The error of reads that fail.
     dies_with: fn() -> io::Error,
     all_reads: AtomicU32,
 }
@@ -77,7 +77,6 @@ impl Source for Disk {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         assert_eq!(offset % self.alignment as u64, 0, "an unaligned read");
-        let eio = || io::Error::from_raw_os_error(libc::EIO);
         let n = self.all_reads.fetch_add(1, Ordering::SeqCst);
         if n >= self.dies_at || self.dead.load(Ordering::SeqCst) {
             return Err((self.dies_with)());
@@ -100,7 +99,7 @@ impl Source for Disk {
         }
         let end = match hit {
             Some(at) if self.alignment == 1 && at > start => at,
-            Some(_) => return Err(eio()),
+            Some(_) => return Err((self.dies_with)()),
             None => end,
         };
         buf[..end - start].copy_from_slice(&self.bytes[start..end]);
@@ -481,6 +480,20 @@ fn source_that_is_gone_stops_the_import_with_its_own_words() {
         let reads = disk.all_reads.load(Ordering::SeqCst);
         assert!(reads < 120, "{reads} reads");
     }
+}
+
+#[test]
+fn damage_that_a_source_reports_in_its_own_words_costs_only_its_files() {
+    let image = payload_of_300();
+    let bytes = padded(&image);
+    let free = without_header(&image, bytes.len() as u64, 512);
+    let bad: Vec<u64> = free.iter().copied().step_by(500).collect();
+    let mut disk = Disk::new(&bytes, 512, &bad);
+    disk.dies_with = || io::Error::new(io::ErrorKind::InvalidData, "too much is lost to heal it");
+    let dir = in_memory();
+    let report = run(Arc::new(disk), dir.path(), |_| ());
+    check(&image, &bad, 512, &report, dir.path());
+    assert!(report.failed[0].message().contains("too much is lost"));
 }
 
 /// A payload of two files, and two copies of it. The first has a bad sector in `b`.
