@@ -41,23 +41,26 @@ pub(super) struct FetchArgs {
     pub json: bool,
 }
 
+/// The heading of these options, since other commands have them too.
+const HEADING: &str = "Download options";
+
 /// How to download.
 #[derive(Debug, PartialEq, Eq, Default, Args)]
 pub(super) struct DownloadArgs {
     /// Look for the files below URL first: http://, https:// or file:// (can be repeated)
-    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    #[arg(long, help_heading = HEADING, value_name = "URL", value_hint = ValueHint::Url)]
     pub mirror: Vec<String>,
 
     /// Use the mirrors in FILE too, a URL in each line
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub mirrors: Option<PathBuf>,
 
     /// The number of files to download at once, at most two from one host (default: 8)
-    #[arg(long, value_name = "N", value_parser = jobs)]
+    #[arg(long, help_heading = HEADING, value_name = "N", value_parser = jobs)]
     pub jobs: Option<NonZeroUsize>,
 
     /// Give up a source that sends nothing for so many seconds (default: 30)
-    #[arg(long, value_name = "SECONDS",
+    #[arg(long, help_heading = HEADING, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub stall_timeout: Option<u64>,
 }
