@@ -199,8 +199,7 @@ fn refuse_damaged(
     .with_code("trailer-mismatch")
     .doing("protect")
     .with_path(path)
-    .note(format!("{} blocks of 4096 bytes differ", damaged.count()))
-    .advice(format!("`lbpayload repair {}`", path.display())))
+    .note(format!("{} blocks of 4096 bytes differ", damaged.count())))
 }
 
 /// Refuses to overwrite something behind the payload: everything in a file, and on a device where
