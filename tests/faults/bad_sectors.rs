@@ -449,7 +449,8 @@ fn disk_that_dies_at_any_read_is_replaced_by_a_second_copy() {
 fn source_that_is_gone_stops_the_import_with_its_own_words() {
     let image = payload_of_300();
     let bytes = padded(&image);
-    let errors: [(fn() -> io::Error, &str); 2] = [
+    type Fails = fn() -> io::Error;
+    let errors: [(Fails, &str); 2] = [
         (
             || io::Error::from_raw_os_error(libc::ENODEV),
             "No such device",
