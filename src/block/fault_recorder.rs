@@ -90,6 +90,10 @@ impl Source for FaultRecorder {
         self.inner.read_cached(buf, offset)
     }
 
+    fn read_spare(&self, buf: &mut [u8], offset: u64) -> bool {
+        self.inner.read_spare(buf, offset)
+    }
+
     fn will_read(&self, offset: u64, len: usize) {
         self.inner.will_read(offset, len);
     }

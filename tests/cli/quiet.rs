@@ -138,6 +138,8 @@ fn quiet_command_prints_only_requested_output_and_errors() {
             0,
             Only(""),
         ),
+        (&["protect", "missing"], 1, Only("")),
+        (&["repair", "missing"], 1, Only("")),
         (&["mount", "missing", dest], 1, Only("")),
         (&["unmount", "missing"], 1, Only("")),
         (&["promote", "--workspace", "missing"], 1, Only("")),
