@@ -61,11 +61,12 @@ pub(super) fn protect(
         return Ok(Outcome::Done);
     }
     let progress = progress::shown(form);
-    let mut options = Options::default();
-    options.percent = args.percent;
-    options.offset = offset;
-    options.force = args.force;
-    options.memory = usize::try_from(args.memory.get()).unwrap_or(usize::MAX);
+    let options = Options {
+        percent: args.percent,
+        offset,
+        force: args.force,
+        memory: usize::try_from(args.memory.get()).unwrap_or(usize::MAX),
+    };
     let report = protect::protect(&args.source, options, &*progress);
     drop(progress);
     let report = report?;
@@ -129,12 +130,13 @@ fn run_repair(args: &RepairArgs, progress: &dyn Progress) -> Result<RepairReport
     let offset = args.offset.unwrap_or(0);
     let source = open(&args.source, offset)?;
     let header = trailer(&source, Some(progress))?.ok_or_else(|| no_trailer(&args.source))?;
-    let mut options = RepairOptions::default();
-    options.offset = offset;
-    options.copies = copies(args, &header)?;
-    options.dry_run = args.dry_run;
-    options.force = args.force;
-    options.memory = usize::try_from(args.memory.get()).unwrap_or(usize::MAX);
+    let options = RepairOptions {
+        offset,
+        copies: copies(args, &header)?,
+        dry_run: args.dry_run,
+        force: args.force,
+        memory: usize::try_from(args.memory.get()).unwrap_or(usize::MAX),
+    };
     match &args.output {
         Some(output) if !args.dry_run => {
             protect::repair_into(&source, &header, options, output, progress)
@@ -190,8 +192,10 @@ fn words(args: &RepairArgs, report: &RepairReport) -> String {
 }
 
 fn open(path: &Path, offset: u64) -> Result<Arc<dyn Source>> {
-    let mut options = SourceOptions::default();
-    options.offset = offset;
+    let options = SourceOptions {
+        offset,
+        ..SourceOptions::default()
+    };
     options.open(path)
 }
 

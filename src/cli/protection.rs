@@ -117,7 +117,7 @@ pub(super) fn trailer(
     let found = find(source, &mut || *walked.insert(walk(source)));
     let shown = printable(&source.path().to_string_lossy());
     match found {
-        Trailer::Found(header) => return Ok(Some(header)),
+        Trailer::Found(header) => return Ok(Some(*header)),
         Trailer::Unusable(why) => {
             log::warn!("the protection trailer of `{shown}` is not used: {why}");
         }

@@ -23,7 +23,7 @@ pub enum Trailer {
     /// There is none.
     None,
     /// This is its header.
-    Found(Header),
+    Found(Box<Header>),
     /// There is one, but it cannot be used. The text says why.
     Unusable(String),
 }
@@ -47,7 +47,7 @@ pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trail
         match header_at(&**source, at) {
             Ok(header) if header.incomplete => unusable = Some(incomplete()),
             Ok(header) => match belongs(source, &header, &mut walk) {
-                Ok(()) => return Trailer::Found(header),
+                Ok(()) => return Trailer::Found(Box::new(header)),
                 Err(why) => unusable = Some(why),
             },
             Err(fault @ (HeaderFault::NoMagic | HeaderFault::Damaged)) => {
@@ -61,7 +61,7 @@ pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trail
         match at.map(|at| header_at(&**source, at)) {
             Some(Ok(header)) if header.incomplete => unusable = Some(incomplete()),
             Some(Ok(header)) => match belongs(source, &header, &mut walk) {
-                Ok(()) => return Trailer::Found(header),
+                Ok(()) => return Trailer::Found(Box::new(header)),
                 Err(why) => unusable = Some(why),
             },
             None | Some(Err(HeaderFault::NoMagic)) => {}

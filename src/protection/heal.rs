@@ -49,6 +49,9 @@ pub struct Found {
     pub lost: Ranges,
 }
 
+/// Takes a group and its right bytes, or `None` if it is lost.
+pub type EachGroup<'a> = dyn FnMut(u64, Option<&[u8]>) -> io::Result<()> + 'a;
+
 /// The bytes of groups that were asked for. `None` if a group is lost.
 pub(super) type Groups = HashMap<u64, Option<Vec<u8>>>;
 
@@ -196,11 +199,7 @@ impl Healer {
     ///
     /// # Errors
     /// There is not enough memory, or `each` returns an error.
-    pub fn heal_all(
-        &self,
-        damaged: &Ranges,
-        each: &mut dyn FnMut(u64, Option<&[u8]>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    pub fn heal_all(&self, damaged: &Ranges, each: &mut EachGroup<'_>) -> io::Result<()> {
         let mut quads: BTreeMap<(u64, u64), BTreeSet<u64>> = BTreeMap::new();
         for block in damaged.iter().flatten() {
             let region = self.geometry().region_of(block);

@@ -24,7 +24,7 @@ pub use file_target::{FileTarget, erase_headers, header_places};
 pub use find::{Trailer, Walked, find, header_at, last_block, search};
 pub use geometry::{BLOCK, GROUP, Geometry};
 pub use header::{Header, HeaderFault, MAGIC};
-pub use heal::{Found, Healer};
+pub use heal::{EachGroup, Found, Healer};
 pub use ranges::Ranges;
 pub use source::{ProtectedSource, Report};
 pub use write::{DEFAULT_MEMORY, Target, TrailerWriter};

@@ -51,6 +51,9 @@ pub(super) fn values(page: &[u8], count: usize) -> Vec<ChainingValue> {
         .collect()
 }
 
+/// Takes a complete page: its level and its values.
+type EachPage<'a, E> = dyn FnMut(usize, &[ChainingValue]) -> Result<(), E> + 'a;
+
 /// Builds the tree while the chaining values of the groups arrive in order. A page is passed on
 /// when it is complete.
 pub(super) struct TreeBuilder {
@@ -73,7 +76,7 @@ impl TreeBuilder {
     pub(super) fn add<E>(
         &mut self,
         value: ChainingValue,
-        page: &mut dyn FnMut(usize, &[ChainingValue]) -> Result<(), E>,
+        page: &mut EachPage<'_, E>,
     ) -> Result<(), E> {
         let mut next = value;
         for level in 0..self.current.len() {
@@ -94,10 +97,7 @@ impl TreeBuilder {
     }
 
     /// Passes on the rest of the pages, and returns the root hash. `None` if there is no level.
-    pub(super) fn finish<E>(
-        mut self,
-        page: &mut dyn FnMut(usize, &[ChainingValue]) -> Result<(), E>,
-    ) -> Result<Option<[u8; 32]>, E> {
+    pub(super) fn finish<E>(mut self, page: &mut EachPage<'_, E>) -> Result<Option<[u8; 32]>, E> {
         let mut root = None;
         for level in 0..self.current.len() {
             let values = std::mem::take(&mut self.current[level]);

@@ -73,6 +73,7 @@ fn quiet_command_prints_only_requested_output_and_errors() {
     );
     let (image, dest, out) = (image.as_str(), dest.as_str(), out.as_str());
     let packed = format!("--output={out}");
+    let protected = text(&place.file("protected.img", sample().bytes()));
 
     #[cfg(feature = "net")]
     let (list, mirror) = {
@@ -141,6 +142,8 @@ fn quiet_command_prints_only_requested_output_and_errors() {
         (&["protect", "missing"], 1, Only("")),
         (&["repair", "missing"], 1, Only("")),
         (&["mount", "missing", dest], 1, Only("")),
+        (&["protect", &protected], 0, Only("")),
+        (&["repair", &protected], 0, Only("")),
         (&["unmount", "missing"], 1, Only("")),
         (&["promote", "--workspace", "missing"], 1, Only("")),
         (&["completions", "bash"], 0, Same),

@@ -117,7 +117,7 @@ fn read(disk: &Disk) -> Option<Vec<u8>> {
     let source = disk.source();
     let source: Arc<dyn Source> = match find(&source, &mut || walk(&source)) {
         Trailer::Found(header) => {
-            let healer = Healer::new(Arc::clone(&source), header, MEMORY);
+            let healer = Healer::new(Arc::clone(&source), *header, MEMORY);
             Arc::new(ProtectedSource::new(source, healer, MEMORY))
         }
         _ => source,

@@ -154,7 +154,7 @@ fn blake3_of(bytes: &[u8]) -> Box<[u8; 32]> {
 fn open(source: Arc<dyn Source>, end: u64, memory: usize) -> Option<ProtectedSource> {
     match find(&source, &mut || Walked::Valid(end)) {
         Trailer::Found(header) => {
-            let healer = Healer::new(Arc::clone(&source), header, memory);
+            let healer = Healer::new(Arc::clone(&source), *header, memory);
             Some(ProtectedSource::new(source, healer, memory))
         }
         other => panic!("{other:?}"),
