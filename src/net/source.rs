@@ -125,7 +125,8 @@ impl HttpSource {
         let client = Client::new(options.stall).refusing_downgrades();
         let (object, bytes) = Object::open(client, url, SMALL)?;
         let pieces = |share: u64, piece: u64| usize::try_from(share / piece).unwrap_or(usize::MAX);
-        let for_small = options.cache / 16;
+        // The headers of a thousand files: a payload may be walked twice.
+        let for_small = options.cache / 4;
         let mut small = Cache::new(pieces(for_small, SMALL));
         small.put(0, Arc::new(bytes));
         let state = State {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use crate::block::{AlignedBuf, PAGE, ReadMode, Source, read_exact_at};
 
@@ -175,8 +176,20 @@ impl Source for ProtectedSource {
         Ok((at - offset) as usize)
     }
 
+    fn will_read(&self, offset: u64, len: usize) {
+        self.inner.will_read(offset, len);
+    }
+
+    fn quiesce(&self) {
+        self.inner.quiesce();
+    }
+
     fn mode(&self) -> ReadMode {
         self.inner.mode()
+    }
+
+    fn modified(&self) -> Option<SystemTime> {
+        self.inner.modified()
     }
 
     fn is_device(&self) -> bool {

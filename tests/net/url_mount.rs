@@ -75,22 +75,40 @@ fn mount_shows_a_url_after_reading_only_headers_and_hides_its_query() {
 }
 
 #[test]
-fn mount_with_an_index_asks_for_a_few_headers_at_once() {
-    if cannot_use("/dev/fuse", "no FUSE") {
-        return;
-    }
+fn announced_reads_are_made_together() {
+    use lbpayload::block::{AlignedBuf, Source};
+    use lbpayload::net::{HttpOptions, HttpSource};
     let bytes = image().bytes();
+    let expected = bytes.clone();
     let server = Server::start(move |request, out| {
         std::thread::sleep(std::time::Duration::from_millis(20));
         good(request, out, &bytes)
     });
+    let source = HttpSource::open(&server.url("/x"), HttpOptions::default()).unwrap();
+    let offsets = || (1..20).map(|n| n * 700_000);
+    offsets().for_each(|offset| source.will_read(offset, 300));
+    let mut buf = AlignedBuf::new(4096).unwrap();
+    for offset in offsets() {
+        let n = source.read_at(&mut buf[..300], offset).unwrap();
+        assert_eq!(buf[..n], expected[offset as usize..][..n]);
+    }
+    assert!(server.most_at_once() > 2, "{}", server.most_at_once());
+    // Each was asked for once.
+    assert_eq!(server.requests().len(), 20);
+}
+
+#[test]
+fn mount_with_an_index_shows_the_files() {
+    if cannot_use("/dev/fuse", "no FUSE") {
+        return;
+    }
+    let bytes = image().bytes();
+    let server = Server::start(move |request, out| good(request, out, &bytes));
     let temp = tempfile::tempdir().unwrap();
     let index = temp.path().join("index");
     let options = ["--index", index.to_str().unwrap()];
     drop(Mounted::new(&server.url("/x"), &options));
-    assert_eq!(server.most_at_once(), 1);
     let mounted = Mounted::new(&server.url("/x"), &options);
-    assert!(server.most_at_once() > 2, "{}", server.most_at_once());
     assert_eq!(std::fs::metadata(mounted.at("f19")).unwrap().len(), 700_000);
 }
 
@@ -122,6 +140,30 @@ fn mount_in_the_background_waits_for_what_is_read_ahead() {
         std::fs::read(mounted.at("f3999")).unwrap(),
         image.files[3999].1
     );
+}
+
+#[test]
+fn mount_heals_a_protected_payload_behind_a_url() {
+    if cannot_use("/dev/fuse", "no FUSE") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let (input, image) = (temp.path().join("in"), temp.path().join("image"));
+    std::fs::create_dir(&input).unwrap();
+    let data = noise(3, 3_000_000);
+    std::fs::write(input.join("file"), &data).unwrap();
+    let mut pack = lbpayload();
+    pack.args(["pack", "--protect", "-o"])
+        .arg(&image)
+        .arg(&input);
+    Ran::of(&mut pack).exits(0);
+    let mut bytes = std::fs::read(&image).unwrap();
+    for byte in &mut bytes[1_000_000..1_000_100] {
+        *byte ^= 0xff;
+    }
+    let server = Server::start(move |request, out| good(request, out, &bytes));
+    let mounted = Mounted::new(&server.url("/x"), &[]);
+    assert!(std::fs::read(mounted.at("file")).unwrap() == data);
 }
 
 #[test]
