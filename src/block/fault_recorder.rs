@@ -114,10 +114,6 @@ impl Source for FaultRecorder {
         self.inner.is_file(meta)
     }
 
-    fn read_spare(&self, buf: &mut [u8], offset: u64) -> bool {
-        self.inner.read_spare(buf, offset)
-    }
-
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.fd()
     }

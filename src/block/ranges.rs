@@ -73,7 +73,10 @@ impl Ranges {
 
     /// Returns the first part of `range` that is in the set.
     pub fn first_within(&self, range: &Range<u64>) -> Option<Range<u64>> {
-        let first = self.overlapping(range).next().filter(|_| !range.is_empty())?;
+        let first = self
+            .overlapping(range)
+            .next()
+            .filter(|_| !range.is_empty())?;
         Some(first.start.max(range.start)..first.end.min(range.end))
     }
 
