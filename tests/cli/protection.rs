@@ -177,6 +177,12 @@ fn more_than_can_be_healed_costs_only_the_files_that_it_hits() {
     let copy = place.file("plain.img", sample().bytes());
     lb!["repair", "--from", &copy, &place.image].exits(0);
     assert!(std::fs::read(&place.image).unwrap() == good);
+    // The first header too.
+    zero(&mut bad, 0..1);
+    std::fs::write(&place.image, &bad).unwrap();
+    let listed = lb!["list", &place.image].exits(0);
+    assert_eq!(listed.stdout.lines().count(), 5);
+    lb!["cat", &place.image, "e-last"].exits(0);
 }
 
 #[test]

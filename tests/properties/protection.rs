@@ -1,7 +1,7 @@
 //! Random damage of protected payloads, within what the trailer promises and beyond it.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -354,13 +354,16 @@ fn damage_of_many_seeds() {
                         },
                     ) {
                         failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        println!("seed {seed}, within the promise {within}: {e}");
+                        let _ = writeln!(
+                            io::stdout(),
+                            "seed {seed}, within the promise {within}: {e}"
+                        );
                     }
                 }
             });
         }
     });
     let failures = failures.into_inner();
-    println!("{count} damages, {failures} failures");
+    let _ = writeln!(io::stdout(), "{count} damages, {failures} failures");
     assert_eq!(failures, 0);
 }
