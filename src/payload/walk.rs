@@ -76,16 +76,15 @@ impl Payload {
             let failed = |e| header_problem(Cause::Io(e));
             let mut buf = AlignedBuf::new(PAGE).map_err(failed)?;
             // One sector only: a bad sector behind it is found when its data is read.
-            let len = MAX_HEADER_LEN.next_multiple_of(source.alignment());
+            // A device without a single sector is empty. It refuses to be read.
+            let want = source.len().min(MAX_HEADER_LEN as u64) as usize;
+            let len = want.next_multiple_of(source.alignment());
             let n = match read_exact_at(&*source, &mut buf[..len], 0) {
                 Ok(n) => n,
-                Err(e) => {
-                    let len = source.len().min(MAX_HEADER_LEN as u64) as usize;
-                    match source.read_spare(&mut buf[..len], 0) {
-                        true => len,
-                        false => return Err(failed(e)),
-                    }
-                }
+                Err(e) => match source.read_spare(&mut buf[..want], 0) {
+                    true => want,
+                    false => return Err(failed(e)),
+                },
             };
             Header::parse_whatever_its_count(&buf[..n.min(MAX_HEADER_LEN)])
                 .map_err(|f| header_problem(Cause::Fault(f)))?

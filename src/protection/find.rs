@@ -51,7 +51,7 @@ pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trail
                 Err(why) => unusable = Some(why),
             },
             Err(fault @ (HeaderFault::NoMagic | HeaderFault::Damaged)) => {
-                log::debug!("in the last block of the source: {fault}");
+                log::trace!("in the last block of the source: {fault}");
             }
             Err(fault) => unusable = Some(fault.to_string()),
         }

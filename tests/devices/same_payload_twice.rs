@@ -130,7 +130,7 @@ fn import_uses_two_copies_only_if_it_is_asked_to() {
         512,
     );
     let view = View::of(&[&one.path, &two.path, &three.path], Listing::Sys);
-    view.run(args(true)).exits(4).with_code("ambiguous");
+    view.run(args(true)).exits(4).with_code("copies-differ");
 }
 
 #[test]

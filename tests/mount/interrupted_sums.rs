@@ -65,7 +65,7 @@ fn killed_caller_of_a_checksum_ends_and_so_does_the_sum() {
     let fixture = huge(1);
     fixture.mounted(&[]);
     let server = fixture.server();
-    for signal in [Signal::KILL, Signal::TERM, Signal::INT] {
+    for signal in [Signal::KILL, Signal::TERM] {
         let caller = asking(&fixture.file("huge-000"));
         until("the sum is computed", || computing(server) == 1);
         kill(caller.id() as i32, signal);
