@@ -80,7 +80,7 @@ fn reports_match_their_schemas() {
     );
     fits("status", &it.action(&["status", "--json"]).exits(1));
     fits("promote", &it.promote(&["--dry-run", "--json"]).exits(0));
-    fits("promote", &it.action(&["diff", "--json"]).exits(0));
+    fits("promote", &it.promote(&["diff", "--json"]).exits(0));
     fits("promote", &it.promote(&["--json"]).exits(0));
     // The sample has no real kernel.
     fits("verify", &it.action(&["verify", "--json"]).exits(1));
