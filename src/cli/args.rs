@@ -12,6 +12,7 @@ use crate::import::ExistingPolicy;
 use crate::promote::Ownership;
 
 use super::source::SourceArgs;
+use super::trust::TrustArgs;
 use super::values::{direct, memory, percent, size, whole_bytes};
 
 /// Store files on raw disks (LBPAYLD1 payloads) and read them back
@@ -153,6 +154,17 @@ pub(super) struct PackArgs {
     #[arg(long)]
     pub embed_checksums: bool,
 
+    /// Sign the embedded checksums with this secret key of minisign (the password is asked for, or
+    /// read from MINISIGN_PASSWORD)
+    #[arg(long, value_name = "SECRETKEY", requires = "embed_checksums",
+          conflicts_with = "signature", value_hint = ValueHint::FilePath)]
+    pub sign: Option<PathBuf>,
+
+    /// Add the signature of the embedded checksums that minisign has made elsewhere
+    #[arg(long, value_name = "FILE", requires = "embed_checksums",
+          value_hint = ValueHint::FilePath)]
+    pub signature: Option<PathBuf>,
+
     /// The width of the integers: u64, or u32 for the earliest importers
     #[arg(long, value_name = "WIDTH", default_value = "u64")]
     pub dialect: Dialect,
@@ -227,6 +239,9 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     pub input: SourceArgs,
 
+    #[command(flatten)]
+    pub trust: TrustArgs,
+
     /// Check the files against the checksums in FILE (sha256sum format; can be repeated)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub checksums: Vec<PathBuf>,
@@ -259,6 +274,9 @@ pub(super) struct CatArgs {
 
     #[command(flatten)]
     pub input: SourceArgs,
+
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 #[derive(Debug, Args)]
@@ -316,6 +334,9 @@ pub(super) struct ImportArgs {
 
     #[command(flatten)]
     pub input: SourceArgs,
+
+    #[command(flatten)]
+    pub trust: TrustArgs,
 
     /// Copy only these files (put DEST before this option, or after --)
     #[arg(long, value_name = "NAME", num_args = 1..)]

@@ -4,9 +4,14 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use sha2::{Digest, Sha256};
+
 use crate::block::Ranges;
 use crate::error::{Error, Kind, Result, printable};
-use crate::payload::{Cause, CopyReader, Entry, EntryReader, Index, Payload, refuse_other_headers};
+use crate::payload::{
+    Cause, CopyReader, Entry, EntryReader, Index, Payload, Sha256Sum, TrustedKeys,
+    refuse_other_headers, signed_checksums,
+};
 use crate::progress::Silent;
 
 use super::args::CatArgs;
@@ -32,9 +37,13 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
         return Err(Error::new(Kind::Usage, message).advice("lbpayload cat --help"));
     }
     let (payload, protected) = list::open(&paths, &args.input)?;
-    warn_if_unchecked(&**payload.source(), protected.protection.is_some());
+    let trust = args.trust.keys()?;
+    let checked = protected.protection.is_some() || !trust.is_empty();
+    warn_if_unchecked(&**payload.source(), checked);
     let mut out = Out::new();
-    if paths.len() > 1 {
+    if !trust.is_empty() {
+        cat_signed(&payload, &trust, &names, &mut out)?;
+    } else if paths.len() > 1 {
         cat_copies(&payload.recording_faults(), &names, &mut out)?;
     } else {
         let found = find(&payload, &names)?;
@@ -48,6 +57,41 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
     out.end()?;
     protected.warn();
     Ok(Outcome::Done)
+}
+
+/// Writes files of a signed payload. Each is checked as a whole before its first byte is written,
+/// and once more while it is written: a disk may return other bytes the second time.
+fn cat_signed(
+    payload: &Payload,
+    trust: &TrustedKeys,
+    names: &[OsString],
+    out: &mut Out,
+) -> Result<()> {
+    let index = Index::strict(payload, &Silent)?;
+    refuse_other_headers(&index, &Silent)?;
+    let sums = signed_checksums(&index, trust)?;
+    let found = find(payload, names)?;
+    for entry in names.iter().filter_map(|name| found.get(name)) {
+        let Some(expected) = sums.get(&entry.shown_name()) else {
+            return Err(Error::bug("a file without a signed checksum"));
+        };
+        for write in [false, true] {
+            let mut hasher = Sha256::new();
+            let mut reader = EntryReader::new(payload, entry)?;
+            while let Some(bytes) = reader.next_block()? {
+                hasher.update(bytes);
+                if write {
+                    out.put(bytes)?;
+                }
+            }
+            let found = Sha256Sum::from_hasher(hasher);
+            if found != expected {
+                let problem = entry.mismatch(expected, found);
+                return Err(problem.into_error(&**payload.source()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Writes files of a payload that exists in several copies. What cannot be read from the first

@@ -61,6 +61,17 @@ fn by_code(error: &Error) -> Option<String> {
             "save it with `lbpayload cat {path} {} > FILE`",
             name.unwrap_or_default()
         ),
+        "not-signed" => {
+            "ask who made it for a signed one, or read it without --trust and LBPAYLOAD_TRUST"
+                .into()
+        }
+        "unknown-key" => "name the key with --trust, if you trust who signed it".into(),
+        "bad-signature" if !has_help => {
+            "it is damaged or was changed, get the image again from who signed it".into()
+        }
+        "unlisted-file" => {
+            "it was changed after it was signed, get the image again from who signed it".into()
+        }
         "no-devices" => {
             "mount /sys or /proc (`payload-import --mount-proc`), or name the device".into()
         }

@@ -73,6 +73,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     refuse_an_image_as_dest(args)?;
     share_one_heap();
     let checksums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
+    let trust = args.trust.keys()?;
     signals::listen()?;
     let progress = progress::shown(form);
     // Keeps the device nodes that were created for devices without one, until the import ends.
@@ -110,6 +111,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     warn_if_unchecked(
         &*protected.source,
         protected.protection.is_some()
+            || !trust.is_empty()
             || !args.checksums.is_empty()
             || args.live_bootstrap.is_some(),
     );
@@ -126,6 +128,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         dest: args.dest.clone(),
         files: args.files.clone(),
         checksums,
+        trust,
         direct: args.direct,
         existing: args.existing,
         fail_fast: args.fail_fast,

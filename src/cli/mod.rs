@@ -28,8 +28,10 @@ mod protect;
 mod protection;
 mod reference;
 mod signals;
+mod signer;
 mod source;
 mod sums;
+mod trust;
 mod unmount;
 
 mod users;

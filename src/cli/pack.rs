@@ -14,7 +14,7 @@ use crate::pack::{self, Contents, Inputs, Options, OutputDevice, Plan, Report};
 use super::args::{PackArgs, ProgressForm};
 use super::exit::Outcome;
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
-use super::{progress, signals, sums};
+use super::{progress, signals, signer, sums};
 
 #[derive(Serialize)]
 struct JsonReport<'a> {
@@ -193,6 +193,11 @@ fn plan(args: &PackArgs, verbose: bool) -> Result<Plan> {
         dialect: args.dialect,
         checksums,
         embed: args.embed_checksums,
+        signer: match (&args.sign, &args.signature) {
+            (Some(key), _) => Some(signer::with_key(key)?),
+            (None, Some(file)) => Some(signer::from_file(file)?),
+            (None, None) => None,
+        },
         pad: args.pad.map(Into::into),
         allow_empty: args.allow_empty,
         verify,

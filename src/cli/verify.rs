@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::block::{Source, SourceOptions};
 use crate::error::{Result, printable};
 use crate::format::Dialect;
-use crate::payload::{Cause, Payload, Problem};
+use crate::payload::{Cause, Index, Payload, Problem, signed_checksums};
 use crate::verify::{FileVerdict, Report, verify};
 
 use super::args::{ProgressForm, VerifyArgs};
@@ -96,7 +96,8 @@ struct JsonReport<'a> {
 }
 
 pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
-    let sums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
+    let mut sums = sums::read(&args.checksums, args.live_bootstrap.as_deref())?;
+    let trust = args.trust.keys()?;
     signals::listen()?;
     let paths: Vec<&Path> = match &args.source {
         Some(source) => vec![source],
@@ -109,6 +110,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     warn_if_unchecked(
         &*source,
         protected.protection.is_some()
+            || !trust.is_empty()
             || !args.checksums.is_empty()
             || args.live_bootstrap.is_some(),
     );
@@ -136,6 +138,10 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
             return Err(problem.into_error(&*source));
         }
     };
+    if !trust.is_empty() {
+        let signed = signed_checksums(&Index::strict(&payload, &*progress)?, &trust)?;
+        sums.merge(&signed, source.path())?;
+    }
     let mut said = Ok(());
     let mut unlisted = Vec::new();
     let result = verify(&payload, sums, &*progress, &mut |name, verdict| {

@@ -17,5 +17,8 @@ pub use name::{MAX_NAME_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault};
 /// other entries in the format of sha256sum(1).
 pub const EMBEDDED_SUMS: &str = "SHA256SUMS";
 
+/// The name of the entry that holds the signature of the embedded checksums, made by minisign.
+pub const EMBEDDED_SIGNATURE: &str = "SHA256SUMS.minisig";
+
 /// The maximum number of files that the reference importer accepts.
 pub const REFERENCE_MAX_FILES: u64 = 200_000;

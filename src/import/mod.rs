@@ -21,7 +21,8 @@ use crate::block::{DirectPolicy, IoEngine, ReadMode, open_queue};
 use crate::durable::{Directory, Staging, Store};
 use crate::error::{Error, Kind, Result};
 use crate::payload::{
-    Cause, Checksums, Index, Payload, Problem, Problems, embedded_checksums, refuse_other_headers,
+    Cause, Checksums, Index, Payload, Problem, Problems, TrustedKeys, embedded_checksums,
+    refuse_other_headers, signed_checksums,
 };
 use crate::progress::Progress;
 
@@ -54,6 +55,9 @@ pub struct Options {
     pub files: Vec<String>,
     /// Checksums from other files. The embedded ones are added to them.
     pub checksums: Checksums,
+    /// The keys that may sign the payload. Unless there are none, a payload that none of them has
+    /// signed is refused, and every file is checked against the signed checksums.
+    pub trust: TrustedKeys,
     /// Whether the embedded checksums are used.
     pub use_embedded: bool,
     /// Whether to write with O_DIRECT.
@@ -87,6 +91,7 @@ impl Default for Options {
             make_parents: true,
             files: Vec::new(),
             checksums: Checksums::new(),
+            trust: TrustedKeys::default(),
             use_embedded: true,
             direct: DirectPolicy::Auto,
             existing: ExistingPolicy::Replace,
@@ -166,7 +171,10 @@ pub fn import(
     refuse_other_headers(&index, progress)?;
     let selection = Selection::find(&index, &options.files)?;
     let sums = &mut std::mem::take(&mut options.checksums);
-    if options.use_embedded {
+    if !options.trust.is_empty() {
+        let signed = signed_checksums(&index, &options.trust)?;
+        sums.merge(&signed, payload.source().path())?;
+    } else if options.use_embedded {
         add_embedded(&index, sums, &options)?;
     }
     let dest = open_destination(&options)?;

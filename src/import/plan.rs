@@ -172,7 +172,7 @@ impl Plan {
             plan.files += 1;
             match sum {
                 Some(_) => plan.checked += 1,
-                None if has_sums && !entry.is_embedded_sums() => plan.unlisted += 1,
+                None if has_sums && entry.needs_checksum() => plan.unlisted += 1,
                 None => {}
             }
             let at = || dest.map_or(Path::new(""), Directory::path).join(&name);

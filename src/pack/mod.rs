@@ -10,6 +10,7 @@ mod read_back;
 mod report;
 mod room;
 mod signatures;
+mod signer;
 mod trailer;
 
 use std::fs::{File, OpenOptions};
@@ -35,6 +36,7 @@ pub use inputs::{Input, Inputs};
 pub use plan::{Options, Plan, plan};
 pub use report::Report;
 pub use room::{refuse_too_little_room, remove_leftovers};
+pub use signer::Signer;
 
 use mismatch::Mismatch;
 use read_back::{BLOCK, Blocks, Written};
@@ -273,6 +275,12 @@ fn stream<W: Write>(
             .map_err(|e| Error::new(Kind::Refused, e.to_string()))?;
         writer.entry(&name, sums.len() as u64).map_err(named)?;
         writer.data(sums.as_bytes()).map_err(named)?;
+    }
+    if let Some(signer) = &plan.signer {
+        let signature = signer.sign(sums.as_bytes())?;
+        let name = plan::signature_name()?;
+        writer.entry(&name, signature.len() as u64).map_err(named)?;
+        writer.data(&signature).map_err(named)?;
     }
     progress.end();
     debug_assert_eq!(writer.written(), plan.payload_bytes);

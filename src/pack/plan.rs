@@ -6,12 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result, printable};
-use crate::format::{Dialect, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
+use crate::format::{Dialect, EMBEDDED_SIGNATURE, EMBEDDED_SUMS, Name, REFERENCE_MAX_FILES};
 use crate::payload::{Checksums, EMBEDDED_SUMS_MAX_BYTES, Sha256Sum, sum_line};
 use crate::protection::{DEFAULT_MEMORY, Geometry};
 
 use super::inputs::{Input, Inputs, collect, nothing_in};
 use super::report::Report;
+use super::signer::Signer;
 
 /// How the payload is written.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Options {
     pub checksums: Option<Checksums>,
     /// Whether to add an entry `SHA256SUMS` with the checksums of all other entries.
     pub embed: bool,
+    /// What signs these checksums, in an entry `SHA256SUMS.minisig` behind them.
+    pub signer: Option<Signer>,
     /// The image is padded to a multiple of this many bytes.
     pub pad: Option<u64>,
     /// Whether a payload without files is allowed.
@@ -54,6 +57,7 @@ pub struct Plan {
     pub(super) geometry: Option<Geometry>,
     pub(super) memory: usize,
     pub(super) embed: bool,
+    pub(super) signer: Option<Signer>,
     pub(super) verify: Option<bool>,
     pub(super) sum_image: bool,
     checksums: Option<Checksums>,
@@ -72,7 +76,7 @@ pub fn plan(inputs: &Inputs, mut options: Options) -> Result<Plan> {
         return Err(nothing_in(inputs));
     }
     let inputs = files;
-    refuse_repeats(&inputs, options.embed)?;
+    refuse_repeats(&inputs, options.embed, options.signer.is_some())?;
     if let Some(sums) = &checksums {
         refuse_unlisted(&inputs, sums)?;
     }
@@ -88,7 +92,7 @@ pub fn plan(inputs: &Inputs, mut options: Options) -> Result<Plan> {
 impl Plan {
     /// Returns the number of entries, including the embedded checksums.
     pub fn files(&self) -> u64 {
-        self.inputs.len() as u64 + u64::from(self.embed)
+        self.inputs.len() as u64 + u64::from(self.embed) + u64::from(self.signer.is_some())
     }
 
     /// Returns the input whose header or data is at this offset of the payload.
@@ -120,8 +124,17 @@ impl Plan {
             }
         }
         if let (true, Ok(name)) = (self.embed, embedded_name()) {
-            let size = left - self.dialect.entry_header_len() - EMBEDDED_SUMS.len() as u64;
-            let _ = self.dialect.put_entry(&name, size, &mut bytes);
+            let signature = self.signer.as_ref().map_or(0, |signer| {
+                let name = EMBEDDED_SIGNATURE.len() as u64;
+                self.dialect.entry_header_len() + name + signer.len()
+            });
+            let header = self.dialect.entry_header_len() + EMBEDDED_SUMS.len() as u64;
+            let _ = self
+                .dialect
+                .put_entry(&name, left - signature - header, &mut bytes);
+        }
+        if let (Some(signer), Ok(name)) = (&self.signer, signature_name()) {
+            let _ = self.dialect.put_entry(&name, signer.len(), &mut bytes);
         }
         each(&bytes)
     }
@@ -193,7 +206,7 @@ fn unlisted(input: &Input) -> Error {
         .advice("add its line to the checksums")
 }
 
-fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
+fn refuse_repeats(inputs: &[Input], embed: bool, sign: bool) -> Result<()> {
     let mut seen: HashMap<&Name, &Path> = HashMap::with_capacity(inputs.len());
     for input in inputs {
         if let Some(first) = seen.insert(&input.name, &input.path) {
@@ -209,6 +222,15 @@ fn refuse_repeats(inputs: &[Input], embed: bool) -> Result<()> {
             .with_path(&input.path)
             .advice("rename one of them, a payload has no directories"));
         }
+    }
+    if let (Some(path), true) = (seen.get(&signature_name()?), sign) {
+        return Err(Error::new(
+            Kind::Refused,
+            format!("the signature becomes `{EMBEDDED_SIGNATURE}`, one is given already"),
+        )
+        .with_code("name-repeated")
+        .with_path(path)
+        .advice("leave out the file, or do not sign"));
     }
     match seen.get(&embedded_name()?) {
         Some(path) if !embed => {
@@ -233,6 +255,10 @@ fn embedded_name() -> Result<Name> {
     Name::new(EMBEDDED_SUMS.as_bytes()).map_err(|e| Error::new(Kind::Refused, e.to_string()))
 }
 
+pub(super) fn signature_name() -> Result<Name> {
+    Name::new(EMBEDDED_SIGNATURE.as_bytes()).map_err(|e| Error::new(Kind::Refused, e.to_string()))
+}
+
 fn refuse_unlisted(inputs: &[Input], sums: &Checksums) -> Result<()> {
     match inputs
         .iter()
@@ -245,9 +271,10 @@ fn refuse_unlisted(inputs: &[Input], sums: &Checksums) -> Result<()> {
 
 fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -> Result<Plan> {
     let Options { dialect, embed, .. } = options;
+    let signature_bytes = options.signer.as_ref().map(Signer::len);
     let overflow = || Error::new(Kind::Refused, "the sizes overflow 64 bits when added");
     // The writer would detect this too, but only in the middle of the payload.
-    let count = inputs.len() as u64 + u64::from(embed);
+    let count = inputs.len() as u64 + u64::from(embed) + u64::from(signature_bytes.is_some());
     dialect.put_header(count, &mut Vec::new()).map_err(|e| {
         Error::new(Kind::Refused, format!("too many files: {e}"))
             .with_code("too-large")
@@ -286,9 +313,13 @@ fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -
         }
         add(EMBEDDED_SUMS.len(), sums_bytes, false).ok_or_else(overflow)?;
     }
+    if let Some(bytes) = signature_bytes {
+        add(EMBEDDED_SIGNATURE.len(), bytes, false).ok_or_else(overflow)?;
+    }
     let geometry = match options.protect {
         Some(percent) => {
-            let headers = payload_bytes - data_bytes - if embed { sums_bytes } else { 0 };
+            let own_bytes = if embed { sums_bytes } else { 0 } + signature_bytes.unwrap_or(0);
+            let headers = payload_bytes - data_bytes - own_bytes;
             Some(Geometry::plan(payload_bytes, headers, percent).ok_or_else(overflow)?)
         }
         None => None,
@@ -309,6 +340,7 @@ fn lengths(inputs: Vec<Input>, options: Options, checksums: Option<Checksums>) -
         geometry,
         memory: options.memory.unwrap_or(DEFAULT_MEMORY),
         embed,
+        signer: options.signer,
         verify: options.verify,
         sum_image: options.sum_image,
         checksums,

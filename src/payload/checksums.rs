@@ -188,6 +188,15 @@ impl Checksums {
         Err(Error::new(Kind::Checksum, what).with_path(origin))
     }
 
+    /// Adds the checksums of `others`, which `origin` names in errors.
+    ///
+    /// # Errors
+    /// The same as for [`Checksums::add`].
+    pub fn merge(&mut self, others: &Self, origin: &Path) -> Result<()> {
+        let named = others.sums.iter().map(|sum| (others.name(sum), sum.sum));
+        self.add(named, origin)
+    }
+
     /// Returns the checksum of `name`.
     pub fn get(&self, name: &str) -> Option<Sha256Sum> {
         self.find(name).map(|place| self.sums[place].sum)

@@ -11,6 +11,7 @@ mod problem;
 mod read;
 mod read_around;
 mod same_headers;
+mod signature;
 mod walk;
 mod write;
 
@@ -19,6 +20,7 @@ pub use digest::Sha256Sum;
 pub use index::{Entries, Index};
 pub use problem::{Cause, Problem, Problems};
 pub use read::{EntryReader, embedded_checksums};
+pub use signature::{SIGNATURE_MAX_BYTES, TrustedKeys, signed_checksums};
 pub use walk::{Entry, Payload, Walker};
 pub use write::PayloadWriter;
 

@@ -9,7 +9,8 @@ use crate::block::{
 };
 use crate::error::{Error, Result};
 use crate::format::{
-    Dialect, EMBEDDED_SUMS, Fault, Header, MAX_HEADER_LEN, MAX_WALKABLE_NAME_LEN, Name, NameFault,
+    Dialect, EMBEDDED_SIGNATURE, EMBEDDED_SUMS, Fault, Header, MAX_HEADER_LEN,
+    MAX_WALKABLE_NAME_LEN, Name, NameFault,
 };
 
 use super::digest::Sha256Sum;
@@ -297,6 +298,17 @@ impl Entry {
     /// Returns whether this entry holds the embedded checksums. It has no checksum itself.
     pub fn is_embedded_sums(&self) -> bool {
         self.raw_name == EMBEDDED_SUMS.as_bytes()
+    }
+
+    /// Returns whether this entry holds the signature of the embedded checksums.
+    pub fn is_signature(&self) -> bool {
+        self.raw_name == EMBEDDED_SIGNATURE.as_bytes()
+    }
+
+    /// Returns whether the embedded checksums cover this entry: all but themselves and their
+    /// signature.
+    pub fn needs_checksum(&self) -> bool {
+        !self.is_embedded_sums() && !self.is_signature()
     }
 
     /// Returns the problem that the checksum does not match.

@@ -219,7 +219,7 @@ impl<'a> Reader<'a> {
                 self.waiting
                     .insert(entry.index, (Arc::clone(entry), expected));
             }
-            None if self.has_sums && !entry.is_embedded_sums() => {
+            None if self.has_sums && entry.needs_checksum() => {
                 self.report.unlisted += 1;
                 self.verdicts.put(entry, Some(FileVerdict::Unlisted));
             }

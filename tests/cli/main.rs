@@ -39,4 +39,5 @@ mod probe;
 mod protection;
 mod quiet;
 mod reference;
+mod signed;
 mod verify;
