@@ -135,7 +135,9 @@ impl FaultMap {
 
     /// Records that the source ends at `offset` now.
     pub fn add_end(&self, offset: u64) {
-        self.lock().end = Some(offset);
+        // Reads behind the end report it too, and may be completed later.
+        let mut known = self.lock();
+        known.end = Some(known.end.map_or(offset, |end| end.min(offset)));
     }
 
     /// Records that the device is gone.
@@ -233,5 +235,21 @@ impl Known {
         self.gone |= error.raw_os_error().is_some_and(|n| gone.contains(&n));
         // So many bad places are not worth the memory: the disk is treated as gone.
         self.gone |= self.bad.len() + self.suspect.len() > MAX_RANGES;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_behind_the_end_that_are_completed_later_do_not_move_it() {
+        let map = FaultMap::new(512, 0);
+        for offset in [1000, 4096] {
+            map.add_end(offset);
+        }
+        assert!(map.is_lost(1000) && !map.is_lost(999));
+        let holes: Vec<_> = map.holes_in(0..8192).iter().collect();
+        assert_eq!(holes, [1000..8192]);
     }
 }
