@@ -249,7 +249,6 @@ mod tests {
             map.add_end(offset);
         }
         assert!(map.is_lost(1000) && !map.is_lost(999));
-        let holes: Vec<_> = map.holes_in(0..8192).iter().collect();
-        assert_eq!(holes, [1000..8192]);
+        assert_eq!(map.holes_in(0..8192).iter().next(), Some(1000..8192));
     }
 }

@@ -140,9 +140,13 @@ fn warn_of_healed(report: &Report, path: &Path, start: u64) {
         return;
     }
     let shown = printable(&path.to_string_lossy());
-    let blocks = if count == 1 { "block" } else { "blocks" };
+    let (blocks, were) = if count == 1 {
+        ("block", "was")
+    } else {
+        ("blocks", "were")
+    };
     let size = human_bytes(count * BLOCK);
-    log::warn!("{count} damaged {blocks} ({size}) of `{shown}` were healed while reading");
+    log::warn!("{count} damaged {blocks} ({size}) of `{shown}` {were} healed while reading");
     if !log::log_enabled!(log::Level::Warn) {
         return;
     }

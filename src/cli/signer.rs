@@ -21,8 +21,14 @@ pub(super) fn with_key(path: &Path) -> Result<Signer> {
     let make = move |text: &[u8]| {
         // Without a time, so that the length is known and two signatures differ in nothing else.
         let comment = format!("file:{EMBEDDED_SUMS}");
-        let signed = sign(None, &key, text, Some(&comment), None)
-            .map_err(|e| Error::new(Kind::Io, format!("the checksums cannot be signed: {e}")))?;
+        let signed = sign(
+            None,
+            &key,
+            text,
+            Some(&comment),
+            Some("signature by lbpayload"),
+        )
+        .map_err(|e| Error::new(Kind::Io, format!("the checksums cannot be signed: {e}")))?;
         Ok(signed.into_string().into_bytes())
     };
     let len = make(b"")?.len() as u64;

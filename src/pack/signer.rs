@@ -4,11 +4,14 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
+/// Signs the text of the checksums.
+type Sign = Box<dyn Fn(&[u8]) -> Result<Vec<u8>> + Send + Sync>;
+
 /// Makes the signature of the embedded checksums. The payload's headers are written before the
 /// checksums are known, so the length of the signature is fixed beforehand.
 pub struct Signer {
     len: u64,
-    sign: Box<dyn Fn(&[u8]) -> Result<Vec<u8>> + Send + Sync>,
+    sign: Sign,
 }
 
 impl Signer {

@@ -114,7 +114,12 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
         }
     }
     if !signed {
-        let comment = printable(signature.untrusted_comment());
+        let comment = signature.untrusted_comment();
+        let comment = printable(
+            comment
+                .strip_prefix("untrusted comment: ")
+                .unwrap_or(comment),
+        );
         return Err(match of_another_key {
             true => refused("signed by a key that is not trusted".into(), "unknown-key")
                 .note(format!("the signature calls itself \"{comment}\"")),

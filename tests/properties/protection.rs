@@ -323,7 +323,6 @@ fn damage_beyond_the_promise_is_named_and_the_rest_is_right() {
 /// `scripts/damage-protection` runs this with as many seeds as it is told.
 #[test]
 #[ignore = "scripts/damage-protection runs it"]
-#[expect(clippy::print_stdout)] // the script shows it
 fn damage_of_many_seeds() {
     let number = |name| {
         std::env::var(name)
