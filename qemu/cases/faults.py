@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from harness import filesystems
 from harness.case import case
@@ -24,19 +25,32 @@ def _whole(found: dict, payload, where: str) -> int:
     return len(found)
 
 
-def _readable(payload, sector: int) -> dict:
-    """The files of a u64 payload that can be read when this sector of 512 bytes cannot."""
+def _readable(payload, sectors: list[int]) -> dict:
+    """The files of a u64 payload that can be read when these sectors of 512 bytes cannot."""
     readable, start = {}, 16
-    bad = range(sector * 512, sector * 512 + 512)
     for name, it in payload.files.items():
         data = start + 16 + len(name.encode())
-        if start < bad.stop and data > bad.start:
+        end = data + it[0]
+        if _touched(sectors, start, data):
             # Nobody knows where the files behind a header are that cannot be read.
             break
-        start = data + it[0]
-        if data == start or start <= bad.start or data >= bad.stop:
+        if not _touched(sectors, data, end):
             readable[name] = it
+        start = end
     return readable
+
+
+def _touched(sectors: list[int], start: int, end: int) -> bool:
+    """Whether one of these sectors has a byte of that range."""
+    return any(start < sector * 512 + 512 and sector * 512 < end for sector in sectors if start < end)
+
+
+def _failing(path: Path, sectors: list[int], bus: str = "virtio-blk") -> Disk:
+    """A disk that answers EIO for reads of these sectors."""
+    bad = {"event": "none", "iotype": "read", "errno": _EIO, "once": False, "immediately": True}
+    errors = [{**bad, "sector": sector} for sector in sectors]
+    image = {"driver": "file", "filename": str(path)}
+    return Disk(bus=bus, read_only=True, node={"driver": "blkdebug", "image": image, "inject-error": errors})
 
 
 def _limited(disk: Disk, bytes_per_second: int) -> list[str]:
@@ -75,11 +89,7 @@ def source_eio(lab):
     data = payload.bytes // 512
     # Not in the first header: without it, the device is not a payload.
     sectors = [chance.randrange(1, data) for _ in range(12)]
-    disks = []
-    for sector in sectors:
-        bad = {"event": "none", "iotype": "read", "errno": _EIO, "sector": sector, "once": False, "immediately": True}
-        image = {"driver": "file", "filename": str(payload.path)}
-        disks.append(Disk(read_only=True, node={"driver": "blkdebug", "image": image, "inject-error": [bad]}))
+    disks = [_failing(payload.path, [sector]) for sector in sectors]
     script = "with_nodes\n"
     for n in range(len(sectors)):
         device = f"/dev/vd{chr(ord('b') + n)}"
@@ -88,13 +98,14 @@ def source_eio(lab):
             says {device}; says "Input/output error"
             say message-{n} "$(grep -F offset /output | tail -n 1)"
         """
-    script += "pass\n"
+    # Else the last import's staging directory may come back.
+    script += "sync\npass\n"
     said = lab.boot(destination, disks, script)
     checked = 0
     with filesystems.files(destination) as external:
         for n, sector in enumerate(sectors):
             found = filesystems.contents(external / str(n))
-            expected = _readable(payload, sector)
+            expected = _readable(payload, [sector])
             if found != expected:
                 wrong = sorted(found.keys() ^ expected.keys())
                 raise Failed(f"sector {sector}: these files are wrong, or missing, or should be: {wrong}")

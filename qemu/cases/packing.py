@@ -1,11 +1,8 @@
 """Disks that are packed onto: what was there, fakes, and power failures."""
 
-import os
 import random
 import shutil
 import subprocess
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 from harness import filesystems, images, log_writes
@@ -13,7 +10,8 @@ from harness.case import case
 from harness.disks import Disk
 from harness.images import KIB, MIB
 from harness.machine import Setup
-from harness.outcome import Failed, NotSetUp
+from harness.nbdkit import served
+from harness.outcome import Failed
 
 _SEED = 14
 
@@ -91,30 +89,6 @@ esac
 """
 
 
-@contextmanager
-def _fake(lab, claimed: int, real: int):
-    """Serves a disk that wraps; gives the path of its socket."""
-    if not shutil.which("nbdkit"):
-        raise NotSetUp("nbdkit is not installed; scripts/setup installs it, as root")
-    plugin, store = lab.directory / "plugin", lab.blank("store", real)
-    plugin.write_text(_FAKE)
-    plugin.chmod(0o755)
-    # The path of a socket must be short.
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "socket"
-        words = ["nbdkit", "--foreground", "--unix", path, "--filter=blocksize", "sh", plugin, "maxdata=64K"]
-        settings = {"CLAIMED": str(claimed), "REAL": str(real), "STORE": str(store)}
-        server = subprocess.Popen(words, env=os.environ | settings, stderr=subprocess.DEVNULL)
-        try:
-            while not path.exists():
-                if server.poll() is not None:
-                    raise Failed("nbdkit ended")
-            yield path
-        finally:
-            server.terminate()
-            server.wait()
-
-
 @case("pack-fake-stick", "a USB stick that claims 1 GiB and repeats what is behind 2 MiB: pack says so, and the stick holds no payload")
 def fake_stick(lab):
     script = """
@@ -125,8 +99,11 @@ def fake_stick(lab):
         exits 3 lbpayload probe /dev/sda
         pass
     """
-    with _fake(lab, 1024 * MIB, 2 * MIB) as path:
-        node = {"driver": "nbd", "server": {"type": "unix", "path": str(path)}}
+    plugin, store = lab.directory / "plugin", lab.blank("store", 2 * MIB)
+    plugin.write_text(_FAKE)
+    plugin.chmod(0o755)
+    words = ["--filter=blocksize", "sh", plugin, "maxdata=64K"]
+    with served(*words, CLAIMED=str(1024 * MIB), REAL=str(2 * MIB), STORE=str(store)) as node:
         lab.boot(None, [Disk(bus="usb", node=node)], script, kernel="full", files=_files())
 
 
