@@ -38,7 +38,7 @@ def copies_bad_sectors(lab):
     payload, destination = lab.payload(), lab.destination("ext4", 640 * MIB)
     sectors = random.Random(SEED).sample(range(1, payload.bytes // 512), 22)
     # Each disk has one bad header, late in the payload.
-    header_a, header_b = (_headers(payload)[n] for n in (-20, -10))
+    header_a, header_b = (_headers(payload)[n] for n in (-5, -2))
     bad = {"a": [*sectors[:11], header_a], "b": [*sectors[11:], header_b]}
     if len(set(bad["a"] + bad["b"])) != 24:
         raise Failed("the disks have a bad sector in common")
