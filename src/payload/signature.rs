@@ -77,7 +77,7 @@ impl fmt::Debug for TrustedKeys {
 /// or a file is not in the checksums. Or an entry cannot be read.
 pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> {
     let path = index.payload().source().path();
-    let refused = |what: String, code| {
+    let refuse = |code, what: &str| {
         Error::new(Kind::Refused, what)
             .with_path(path)
             .with_code(code)
@@ -93,7 +93,7 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
         }
     }
     let (Some(sums_entry), Some(signature_entry)) = (sums_entry, signature_entry) else {
-        return Err(refused("the payload is not signed".into(), "not-signed"));
+        return Err(refuse("not-signed", "the payload is not signed"));
     };
     let text = read_all(index, &sums_entry, EMBEDDED_SUMS_MAX_BYTES)?;
     let signature_text = read_all(index, &signature_entry, SIGNATURE_MAX_BYTES)?;
@@ -102,7 +102,7 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
         .and_then(|text| Signature::decode(text).ok())
         .ok_or_else(|| {
             let what = format!("`{EMBEDDED_SIGNATURE}` is not a signature of minisign");
-            refused(what, "bad-signature")
+            refuse("bad-signature", &what)
         })?;
     let mut of_another_key = true;
     let mut signed = false;
@@ -120,18 +120,16 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
                 .strip_prefix("untrusted comment: ")
                 .unwrap_or(comment),
         );
+        let what = format!("the signature does not match `{EMBEDDED_SUMS}`");
         return Err(match of_another_key {
-            true => refused("signed by a key that is not trusted".into(), "unknown-key")
+            true => refuse("unknown-key", "signed by a key that is not trusted")
                 .note(format!("the signature calls itself \"{comment}\"")),
-            false => refused(
-                format!("the signature does not match `{EMBEDDED_SUMS}`"),
-                "bad-signature",
-            ),
+            false => refuse("bad-signature", &what),
         });
     }
     let mut sums = Checksums::new();
     sums.add_lines(&text[..], &format!("{}, {EMBEDDED_SUMS}", path.display()))?;
-    refuse_unlisted(index, &sums, &refused)?;
+    refuse_unlisted(index, &sums, &refuse)?;
     let own = [
         (EMBEDDED_SUMS, Sha256Sum::of(&text)),
         (EMBEDDED_SIGNATURE, Sha256Sum::of(&signature_text)),
@@ -144,7 +142,7 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
 fn refuse_unlisted(
     index: &Index,
     sums: &Checksums,
-    refused: &dyn Fn(String, &'static str) -> Error,
+    refuse: &dyn Fn(&'static str, &str) -> Error,
 ) -> Result<()> {
     let mut first = None;
     let mut count = 0_u64;
@@ -167,7 +165,7 @@ fn refuse_unlisted(
         return Ok(());
     };
     let what = format!("`{first}` is not in the signed checksums");
-    let error = refused(what, "unlisted-file");
+    let error = refuse("unlisted-file", &what);
     Err(match count {
         1 => error,
         _ => error.note(format!("{count} files are not in them")),
