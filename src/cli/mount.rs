@@ -26,6 +26,7 @@ use super::logging::{self, Target};
 use super::mount_options::Options;
 use super::protection::MEMORY;
 use super::source::{is_url, warn_if_unchecked};
+use super::trust::TrustArgs;
 use super::{mount_index, progress, signals};
 
 /// The number of problems that a lenient mount names. The attribute `problem` has the rest.
@@ -275,6 +276,9 @@ fn source_and_offset(source: &Path, options: &Options) -> String {
 /// Opens the source, by default through the page cache, since files of a mount are often read
 /// more than once.
 fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
+    if !TrustArgs::default().keys()?.is_empty() {
+        log::warn!("a mount does not check signatures, although LBPAYLOAD_TRUST names a key");
+    }
     let how = SourceOptions {
         direct: options.direct.unwrap_or(DirectPolicy::Never),
         keep_cache: true,
