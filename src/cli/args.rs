@@ -73,6 +73,8 @@ pub(super) enum Command {
     Pack(PackArgs),
     /// List the size and name of each file of a payload
     List(ListArgs),
+    /// Show a payload as a map: its files in proportion, and what is damaged
+    Show(ShowArgs),
     /// Check a payload's whole structure and read every byte
     Verify(VerifyArgs),
     /// Write the contents of files of a payload to standard output
@@ -219,6 +221,28 @@ pub(super) struct ListArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The image file, block device or http(s) URL
+    #[arg(value_name = "SRC", value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+
+    #[command(flatten)]
+    pub input: SourceArgs,
+
+    /// Read every byte, and show what is damaged
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Write the map as an SVG drawing to FILE
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub svg: Option<PathBuf>,
+
+    /// Write the map and a table of the files as one HTML page to FILE
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

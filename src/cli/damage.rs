@@ -125,6 +125,13 @@ impl Damage {
         Ok(())
     }
 
+    /// Returns the damaged parts of the payload that are listed, in bytes from the start of the
+    /// file or device.
+    pub(super) fn places(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        let ranges = self.ranges.iter();
+        ranges.map(|range| range.offset..range.offset + range.length)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.report.found.damaged.is_empty() && self.trailer.is_empty()
     }

@@ -27,6 +27,7 @@ mod promote;
 mod protect;
 mod protection;
 mod reference;
+mod show;
 mod signals;
 mod signer;
 mod source;
@@ -73,6 +74,7 @@ pub fn main(inherited: Inherited) -> ExitCode {
     let result = match &cli.command {
         Command::Pack(args) => pack::run(args, cli.progress(), cli.quiet, cli.verbose > 0),
         Command::List(args) => list::run(args),
+        Command::Show(args) => show::run(args, cli.progress(), cli.quiet),
         Command::Verify(args) => verify::run(args, cli.progress(), cli.quiet),
         Command::Cat(args) => cat::run(args),
         Command::Diff(args) => diff::run(args, cli.progress(), cli.quiet),

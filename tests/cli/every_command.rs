@@ -11,6 +11,7 @@ use crate::support::{Image, Ran, lbpayload, tree};
 pub(crate) const COMMANDS: &[&str] = &[
     "pack",
     "list",
+    "show",
     "verify",
     "cat",
     "diff",

@@ -39,5 +39,6 @@ mod probe;
 mod protection;
 mod quiet;
 mod reference;
+mod show;
 mod signed;
 mod verify;
