@@ -497,6 +497,9 @@ pub(super) struct MountArgs {
     #[command(flatten)]
     pub input: SourceArgs,
 
+    #[command(flatten)]
+    pub trust: TrustArgs,
+
     /// The directory to mount on; if missing, it is created, and removed after the unmount
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
@@ -555,7 +558,7 @@ Mount options:
                         copy all of them (rsync -X, overlayfs)
   direct_io             read past the mount's page cache: better for several readers of
                         large files that are read once, worse for everything else
-  lenient, direct=WHEN, index=FILE, offset=BYTES
+  lenient, direct=WHEN, index=FILE, offset=BYTES, trust=PUBLICKEY
                         the same as the command line options
   noexec                nothing on it can be executed
 It is always ro, nosuid and nodev. What mount(8) and fstab add is accepted.";

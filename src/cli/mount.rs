@@ -18,7 +18,7 @@ use crate::mount::{
     Filesystem, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
     in_foreground, remount,
 };
-use crate::payload::Payload;
+use crate::payload::{Payload, TrustedKeys};
 
 use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
@@ -26,7 +26,6 @@ use super::logging::{self, Target};
 use super::mount_options::Options;
 use super::protection::MEMORY;
 use super::source::{is_url, warn_if_unchecked};
-use super::trust::TrustArgs;
 use super::{mount_index, progress, signals};
 
 /// The number of problems that a lenient mount names. The attribute `problem` has the rest.
@@ -53,6 +52,7 @@ pub(super) fn run(
     options.direct = args.direct.or(options.direct);
     options.index = args.index.clone().or(options.index);
     options.source = args.input.or(&options.source);
+    options.trust.trust.extend(args.trust.trust.iter().cloned());
     let invocation = Invocation {
         foreground: args.foreground || args.debug,
         ready,
@@ -123,9 +123,11 @@ pub(super) fn mount(
     // the name in the mount table is read from other directories.
     let resolved = source.canonicalize();
     let source = resolved.as_deref().unwrap_or(source);
-    let filesystem = Arc::new(open_filesystem(source, time, options, invocation.form)?);
+    let trust = options.trust.keys()?;
+    let filesystem = open_filesystem(source, time, options, &trust, invocation.form)?;
+    let filesystem = Arc::new(filesystem);
     let opened = &**filesystem.payload().source();
-    warn_if_unchecked(opened, false);
+    warn_if_unchecked(opened, !trust.is_empty());
     // Two processes cannot share the threads.
     opened.quiesce();
     let time = time
@@ -204,8 +206,13 @@ fn open_filesystem(
     source: &Path,
     time: Option<SystemTime>,
     options: &Options,
+    trust: &TrustedKeys,
     form: Option<ProgressForm>,
 ) -> Result<Filesystem> {
+    let trusting = |filesystem: Filesystem| match trust.is_empty() {
+        true => Ok(filesystem),
+        false => filesystem.trusting(trust),
+    };
     let opened = open(source, options)?;
     // The scan, not this function, decides whether the source can hold as many files as the
     // header claims.
@@ -220,7 +227,7 @@ fn open_filesystem(
     };
     if let Some(index) = &options.index {
         if let Some(filesystem) = mount_index::read(index, &payload, changed)? {
-            return Ok(filesystem);
+            return trusting(filesystem);
         }
     }
     let mut count = 0;
@@ -256,6 +263,7 @@ fn open_filesystem(
         )),
         _ => e,
     })?;
+    let filesystem = trusting(filesystem)?;
     if count > NAMED_PROBLEMS {
         log::warn!("{count} problems in all, `lbpayload verify` lists more of them");
     }
@@ -276,9 +284,6 @@ fn source_and_offset(source: &Path, options: &Options) -> String {
 /// Opens the source, by default through the page cache, since files of a mount are often read
 /// more than once.
 fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
-    if !TrustArgs::default().keys()?.is_empty() {
-        log::warn!("a mount does not check signatures, although LBPAYLOAD_TRUST names a key");
-    }
     let how = SourceOptions {
         direct: options.direct.unwrap_or(DirectPolicy::Never),
         keep_cache: true,

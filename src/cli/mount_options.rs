@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{Access, Settings, Strictness};
 
 use super::source::SourceArgs;
+use super::trust::TrustArgs;
 use super::users::{group_id, user_id};
 use super::values::whole_bytes;
 
@@ -21,6 +22,8 @@ pub(super) struct Options {
     pub settings: Settings,
     /// `offset=`: how the source is read.
     pub source: SourceArgs,
+    /// `trust=`: the keys of those who may sign the payload.
+    pub trust: TrustArgs,
     /// `lenient`.
     pub strictness: Strictness,
     /// `direct`, `direct=auto|always|never`: how the source is read.
@@ -100,6 +103,9 @@ impl Options {
             ("debug", None) => self.debug = true,
             ("remount", None) => self.remount = true,
             ("index", Some(value)) if !value.is_empty() => self.index = Some(value.into()),
+            ("trust", Some(value)) if !value.is_empty() => {
+                self.trust.trust.push(value.to_owned());
+            }
             ("noverify", None) => self.source.no_protection = true,
             ("lenient", None) => self.strictness = Strictness::Lenient,
             ("direct", None) => self.direct = Some(DirectPolicy::Always),
@@ -307,6 +313,7 @@ mod tests {
         assert_eq!(parsed("log=/var/log/x").log, Some("/var/log/x".into()));
         assert_eq!(parsed("lenient").strictness, Strictness::Lenient);
         assert_eq!(parsed("direct").direct, Some(DirectPolicy::Always));
+        assert_eq!(parsed("trust=a,trust=b").trust.trust, ["a", "b"]);
         assert_eq!(parsed("suid").ignored, ["suid"]);
     }
 
@@ -356,6 +363,7 @@ mod tests {
             "comment",
             "index",
             "index=",
+            "trust=",
         ] {
             let error = Options::default().add(bad).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{bad}");

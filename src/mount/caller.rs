@@ -15,6 +15,8 @@ pub(super) enum CallerState {
     Waiting,
     /// It waits, and has a signal to handle.
     Interrupted,
+    /// It is being killed.
+    Killed,
     /// It is in another PID namespace, or /proc does not show it.
     Unseen,
 }
@@ -31,6 +33,7 @@ impl Caller {
             return CallerState::Unseen;
         }
         match fs::read_to_string(format!("/proc/{}/status", self.0)) {
+            Ok(status) if is_killed(&status) => CallerState::Killed,
             Ok(status) if has_signal(&status) => CallerState::Interrupted,
             Ok(_) => CallerState::Waiting,
             Err(_) => CallerState::Unseen,
@@ -47,14 +50,23 @@ fn proc_is_ours() -> bool {
 /// Returns whether a thread has a signal that is neither blocked nor ignored, by its
 /// /proc/TID/status.
 fn has_signal(status: &str) -> bool {
-    let mask = |field: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        line.map_or(0, |value| {
-            u64::from_str_radix(value.trim(), 16).unwrap_or(0)
-        })
-    };
+    let mask = |field: &str| mask(status, field);
     let pending = mask("SigPnd:") | mask("ShdPnd:");
     pending & !mask("SigBlk:") & !mask("SigIgn:") != 0
+}
+
+/// Returns whether a thread ends as soon as it leaves the kernel. A signal that ends the process
+/// becomes a SIGKILL of each of its threads at once.
+fn is_killed(status: &str) -> bool {
+    (mask(status, "SigPnd:") | mask(status, "ShdPnd:")) & (1 << (libc::SIGKILL - 1)) != 0
+}
+
+/// Returns a set of signals of /proc/TID/status.
+fn mask(status: &str, field: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.map_or(0, |value| {
+        u64::from_str_radix(value.trim(), 16).unwrap_or(0)
+    })
 }
 
 #[cfg(test)]
@@ -73,6 +85,8 @@ mod tests {
         assert!(has_signal(&status(0, 2, 0x100, 0x200)));
         assert!(!has_signal(&status(2, 4, 2, 4)));
         assert!(!has_signal(""));
+        assert!(is_killed(&status(0x100, 0, 0, 0)) && is_killed(&status(0, 0x100, 0, 0)));
+        assert!(!is_killed(&status(0xff, 0x200, 0, 0)) && !is_killed(""));
     }
 
     #[test]

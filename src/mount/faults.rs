@@ -27,6 +27,8 @@ pub(super) enum FaultCause {
     Ended,
     /// The header differs from the saved index.
     Index,
+    /// The content does not have the signed checksum.
+    Signed,
     /// Another error.
     Other(Box<str>),
 }
@@ -52,6 +54,7 @@ impl FaultCause {
         match self {
             Self::Errno(errno) => Error::io("read", io::Error::from_raw_os_error(*errno)),
             Self::Ended => changed("the source ends here, it was longer when it was mounted"),
+            Self::Signed => Error::new(Kind::Refused, "it is not what was signed").doing("read"),
             Self::Index => changed("the index is of another image, remove it and mount again"),
             Self::Other(cause) => Error::new(Kind::Io, &**cause).doing("read"),
         }

@@ -12,13 +12,14 @@ use sha2::{Digest, Sha256};
 
 use crate::block::{AlignedBuf, PAGE};
 use crate::error::Result;
-use crate::payload::{Entry, EntryReader, Payload, Problem, Sha256Sum};
+use crate::payload::{Entry, EntryReader, Payload, Problem, Sha256Sum, TrustedKeys};
 use crate::progress::Progress;
 
 use super::errno::Refusal;
 use super::faults::{FaultCause, Faults, HEADER};
 use super::lock::lock;
 use super::saved_index::{Confirmed, Unfit, read_index, write_index};
+use super::signed::{SignedFiles, entry_of};
 use super::tree::{Node, ROOT, Tree};
 use super::tree_builder::{Strictness, build_tree};
 
@@ -76,6 +77,8 @@ pub struct Filesystem {
     problems: (u64, Option<String>),
     /// For a tree from an index: the files whose headers have been compared with it.
     confirmed: Option<Confirmed>,
+    /// What was signed, if only a signed payload is accepted.
+    signed: Option<SignedFiles>,
     buffers: Mutex<Vec<AlignedBuf>>,
     faults: Faults,
     sums: Mutex<HashMap<u64, Sha256Sum>>,
@@ -131,11 +134,22 @@ impl Filesystem {
             strictness: Strictness::Strict,
             problems: (0, None),
             confirmed: None,
+            signed: None,
             buffers: Mutex::default(),
             faults: Faults::default(),
             sums: Mutex::default(),
             counters: Counters::default(),
         }
+    }
+
+    /// Accepts the payload only if one of `keys` has signed it, and its files only with the content
+    /// that was signed. Each file is checked as a whole before its first byte is given out.
+    ///
+    /// # Errors
+    /// The payload is not signed by one of `keys`, or has a file that was not signed.
+    pub fn trusting(mut self, keys: &TrustedKeys) -> Result<Self> {
+        self.signed = Some(SignedFiles::read(&self.payload, &self.tree, keys)?);
+        Ok(self)
     }
 
     /// Writes an index for [`Filesystem::from_index`]. The image must be intact, because an index
@@ -241,7 +255,10 @@ impl Filesystem {
     /// # Errors
     /// There is no such file.
     pub fn known_sum(&self, ino: u64) -> Answer<Option<Sha256Sum>> {
-        self.file(ino)?;
+        let node = self.file(ino)?;
+        if let Some(signed) = &self.signed {
+            return Ok(signed.checked(&node));
+        }
         Ok(lock(&self.sums).get(&ino).copied())
     }
 
@@ -260,13 +277,11 @@ impl Filesystem {
         }
         let node = self.file(ino)?;
         self.confirm(&node)?;
-        let entry = Entry {
-            index: node.index,
-            raw_name: node.name.to_vec(),
-            header_offset: node.data_offset,
-            data_offset: node.data_offset,
-            size: node.size,
-        };
+        if self.signed.as_ref().is_some_and(|s| s.is_refused(&node)) {
+            self.counters.errors.fetch_add(1, Ordering::Relaxed);
+            return Err(Refusal::Unreadable);
+        }
+        let entry = entry_of(&node);
         let sum = match sum_of(&self.payload, &entry, stop) {
             Ok(Some(sum)) => sum,
             Ok(None) => return Err(Refusal::Stopped),
@@ -279,7 +294,16 @@ impl Filesystem {
                 return Err(Refusal::Unreadable);
             }
         };
+        if let Some(signed) = &self.signed {
+            if !signed.is_right(&node, sum) {
+                self.note_fault(&node, 0..node.size, node.data_offset, FaultCause::Signed);
+                return Err(Refusal::Unreadable);
+            }
+        }
         self.faults.clear(ino, 0..u64::MAX);
+        if self.signed.is_some() {
+            return Ok(sum);
+        }
         let mut sums = lock(&self.sums);
         if sums.len() >= REMEMBERED {
             sums.clear();
@@ -327,6 +351,27 @@ impl Filesystem {
     pub(super) fn is_confirmed(&self, node: &Node<'_>) -> bool {
         let confirmed = self.confirmed.as_ref();
         confirmed.is_none_or(|confirmed| confirmed.has(node))
+            && self
+                .signed
+                .as_ref()
+                .is_none_or(|s| s.checked(node).is_some())
+    }
+
+    /// Returns whether the file `ino` must be read as a whole, to be compared with what was signed,
+    /// before any of its data is returned.
+    pub(super) fn needs_check(&self, ino: u64) -> bool {
+        let (Some(signed), Ok(node)) = (&self.signed, self.file(ino)) else {
+            return false;
+        };
+        node.size > 0 && signed.checked(&node).is_none() && !signed.is_refused(&node)
+    }
+
+    /// Compares the file with what was signed, if it has not been compared yet.
+    pub(super) fn check_signed(&self, node: &Node<'_>) -> Answer<()> {
+        match &self.signed {
+            Some(signed) if signed.checked(node).is_none() => self.sum(node.ino()).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Compares the header of `node` with the index before any of its data is read.

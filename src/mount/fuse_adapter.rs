@@ -23,6 +23,7 @@ use super::caller::Caller;
 use super::errno::{Refusal, errno};
 use super::filesystem::{Answer, Filesystem, NodeKind};
 use super::read_pool::ReadPool;
+use super::reading::ReadRequest;
 use super::settings::{AttrDefaults, Settings};
 use super::sums::Sums;
 use super::tree::ROOT;
@@ -56,13 +57,14 @@ impl FuseAdapter {
     pub(super) fn new(
         filesystem: Arc<Filesystem>,
         sums: Arc<Sums>,
+        pool: Arc<ReadPool>,
         settings: &Settings,
         activity: Arc<Activity>,
     ) -> Self {
         Self {
             filesystem,
             sums,
-            pool: Arc::new(ReadPool::new(settings.max_threads)),
+            pool,
             defaults: settings.attr_defaults(),
             direct_io: settings.direct_io,
             lists_attributes: !settings.hides_attributes,
@@ -126,6 +128,37 @@ fn reply_value(reply: ReplyXattr, size: u32, value: Answer<Vec<u8>>) {
         Ok(value) if value.len() > size as usize => reply.error(no(&Refusal::NoRoom)),
         Ok(value) => reply.data(&value),
         Err(refusal) => reply.error(no(&refusal)),
+    }
+}
+
+/// A read that waits for the disk.
+struct PendingRead {
+    filesystem: Arc<Filesystem>,
+    activity: Arc<Activity>,
+    request: ReadRequest,
+    reply: ReplyData,
+}
+
+impl PendingRead {
+    /// Reads, and answers.
+    fn answer(self) {
+        let mut reply = Some(self.reply);
+        // The read returns all bytes or fails, even with direct_io: it may fill a page of a
+        // memory mapping, and no flag shows whether it does.
+        let answer = self.filesystem.read_from_source(&self.request, |bytes| {
+            if let Some(reply) = reply.take() {
+                reply.data(bytes);
+            }
+        });
+        if let (Err(refusal), Some(reply)) = (answer, reply) {
+            reply.error(no(&refusal));
+        }
+        self.activity.note();
+    }
+
+    fn refuse(self, refusal: &Refusal) {
+        self.reply.error(no(refusal));
+        self.activity.note();
     }
 }
 
@@ -215,7 +248,7 @@ impl fuser::Filesystem for FuseAdapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -238,21 +271,22 @@ impl fuser::Filesystem for FuseAdapter {
         let Some(reply) = reply.filter(|_| at_once.is_none()) else {
             return;
         };
-        let (filesystem, activity) = (Arc::clone(&self.filesystem), Arc::clone(&self.activity));
-        self.pool.run(move || {
-            let mut reply = Some(reply);
-            // The read returns all bytes or fails, even with direct_io: it may fill a page of a
-            // memory mapping, and no flag shows whether it does.
-            let answer = filesystem.read_from_source(&request, |bytes| {
-                if let Some(reply) = reply.take() {
-                    reply.data(bytes);
-                }
+        let read = PendingRead {
+            filesystem: Arc::clone(&self.filesystem),
+            activity: Arc::clone(&self.activity),
+            request,
+            reply,
+        };
+        if !self.filesystem.needs_check(ino.0) {
+            return self.pool.run(|| read.answer());
+        }
+        let pool = Arc::clone(&self.pool);
+        let caller = Caller::new(req.pid());
+        self.sums
+            .check(ino.0, caller, move |checked| match checked {
+                Ok(()) => pool.run(|| read.answer()),
+                Err(refusal) => read.refuse(&refusal),
             });
-            if let (Err(refusal), Some(reply)) = (answer, reply) {
-                reply.error(no(&refusal));
-            }
-            activity.note();
-        });
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

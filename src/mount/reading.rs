@@ -104,6 +104,7 @@ impl Filesystem {
         }
         let node = self.file(request.ino)?;
         self.confirm(&node)?;
+        self.check_signed(&node)?;
         let source = &**self.payload().source();
         let mut buf = self.buffer(request.span)?;
         let read = read_exact_at(source, &mut buf[..request.span], request.start);

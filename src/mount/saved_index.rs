@@ -19,7 +19,6 @@
 //! Integers are little-endian.
 
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use byteorder::{LittleEndian, ReadBytesExt, WriteBytesExt};
@@ -28,6 +27,7 @@ use sha2::{Digest, Sha256};
 use crate::format::{Dialect, Name};
 use crate::payload::Payload;
 
+use super::marks::Marks;
 use super::tree::{Node, NotAdded, Tree};
 
 const MAGIC: &[u8; 8] = b"LBPINDX1";
@@ -52,18 +52,12 @@ pub enum Unfit {
 
 /// The files whose headers have been compared with the index and were equal.
 #[derive(Debug)]
-pub(super) struct Confirmed(Vec<AtomicU64>);
+pub(super) struct Confirmed(Marks);
 
 impl Confirmed {
-    fn none(files: u64) -> Self {
-        let words = files.div_ceil(64) as usize;
-        Self((0..words).map(|_| AtomicU64::new(0)).collect())
-    }
-
     /// Returns whether the header of `node` has been compared already.
     pub(super) fn has(&self, node: &Node<'_>) -> bool {
-        let word = self.0.get((node.index / 64) as usize);
-        word.is_some_and(|word| word.load(Ordering::Relaxed) & (1 << (node.index % 64)) != 0)
+        self.0.has(node)
     }
 
     /// Returns whether the header of `node` in `payload` matches the tree. Each header is read
@@ -72,16 +66,12 @@ impl Confirmed {
     /// # Errors
     /// The header cannot be read.
     pub(super) fn confirm(&self, payload: &Payload, node: &Node<'_>) -> io::Result<bool> {
-        let (word, bit) = ((node.index / 64) as usize, 1 << (node.index % 64));
-        let Some(word) = self.0.get(word) else {
-            return Ok(false);
-        };
-        if word.load(Ordering::Relaxed) & bit != 0 {
+        if self.0.has(node) {
             return Ok(true);
         }
         let is_there = payload.has_header(node.index, node.data_offset, node.name, node.size)?;
         if is_there {
-            word.fetch_or(bit, Ordering::Relaxed);
+            self.0.add(node);
         }
         Ok(is_there)
     }
@@ -142,7 +132,7 @@ pub(super) fn read_index(
     if *sum != written || from.inner.read(&mut [0])? != 0 {
         return Err(Unfit::Other);
     }
-    let confirmed = Confirmed::none(tree.files());
+    let confirmed = Confirmed(Marks::none(tree.files()));
     // On a server, each header costs a round trip, and these can be asked for together.
     let head = payload.dialect().entry_header_len();
     for node in sample(&tree) {

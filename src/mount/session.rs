@@ -20,6 +20,7 @@ use super::filesystem::Filesystem;
 use super::fuse_adapter::FuseAdapter;
 use super::mount_point::{IfBusy, MountPoint, one_line, unmount_path};
 use super::mount_table::{KIND, SUBTYPE};
+use super::read_pool::ReadPool;
 use super::settings::{Access, Settings};
 use super::sums::Sums;
 
@@ -84,10 +85,12 @@ impl Server {
             source.to_string_lossy().into_owned()
         });
         let activity = Arc::new(Activity::new());
-        let sums = Arc::new(Sums::new(Arc::clone(&filesystem)));
+        let pool = Arc::new(ReadPool::new(settings.max_threads));
+        let sums = Arc::new(Sums::new(Arc::clone(&filesystem), Arc::clone(&pool)));
         let adapter = FuseAdapter::new(
             filesystem,
             Arc::clone(&sums),
+            pool,
             settings,
             Arc::clone(&activity),
         );

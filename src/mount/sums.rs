@@ -1,5 +1,6 @@
-//! Computes checksums for the attribute `sha256`, by a few threads. Each block looks whether
-//! anybody still waits for the result.
+//! Computes checksums of whole files: for the attribute `sha256`, by a few threads, and before the
+//! first read of a file whose checksum was signed, by the threads for reads. Each block looks
+//! whether anybody still waits for the result.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,11 +14,12 @@ use super::errno::Refusal;
 use super::filesystem::{Answer, Filesystem};
 use super::lock::lock;
 use super::mount_table::own_mounts;
+use super::read_pool::ReadPool;
 
-/// The number of checksums that are computed at the same time.
+/// The number of checksums that are computed at the same time for attributes.
 const WORKERS: usize = 2;
 
-/// The number of requests that may wait. More are refused.
+/// The number of requests for attributes that may wait. More are refused.
 const WAITING: usize = 128;
 
 /// The interval for checking the callers.
@@ -33,7 +35,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Receives the result.
 type Reply = Box<dyn FnOnce(Answer<Sha256Sum>) + Send>;
 
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// The attribute. A signal ends the wait.
+    Attribute,
+    /// To read the file. As with any file system, only the end of the process ends the wait.
+    Read,
+}
+
 struct Waiter {
+    purpose: Purpose,
     caller: Caller,
     since: Instant,
     reply: Reply,
@@ -58,8 +70,12 @@ struct State {
 }
 
 impl State {
+    /// Returns the number of callers that wait for an attribute.
     fn waiting(&self) -> usize {
-        self.jobs.iter().map(|job| job.waiters.len()).sum()
+        let waiters = self.jobs.iter().flat_map(|job| &job.waiters);
+        waiters
+            .filter(|waiter| waiter.purpose == Purpose::Attribute)
+            .count()
     }
 
     /// Stops the job at `position`. The worker removes it if it runs.
@@ -75,6 +91,7 @@ impl State {
 /// Computes the sums of a filesystem's files.
 pub(super) struct Sums {
     filesystem: Arc<Filesystem>,
+    pool: Arc<ReadPool>,
     patience: Duration,
     /// The device number of the mount, or 0 if it is not known.
     device: AtomicU64,
@@ -82,13 +99,14 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    pub(super) fn new(filesystem: Arc<Filesystem>) -> Self {
-        Self::with_patience(filesystem, PATIENCE)
+    pub(super) fn new(filesystem: Arc<Filesystem>, pool: Arc<ReadPool>) -> Self {
+        Self::with_patience(filesystem, pool, PATIENCE)
     }
 
-    fn with_patience(filesystem: Arc<Filesystem>, patience: Duration) -> Self {
+    fn with_patience(filesystem: Arc<Filesystem>, pool: Arc<ReadPool>, patience: Duration) -> Self {
         Self {
             filesystem,
+            pool,
             patience,
             device: AtomicU64::new(0),
             state: Mutex::default(),
@@ -109,14 +127,30 @@ impl Sums {
         caller: Caller,
         reply: impl FnOnce(Answer<Sha256Sum>) + Send + 'static,
     ) {
-        if let Some(refused) = self.enqueue(ino, caller, Box::new(reply)) {
+        if let Some(refused) = self.enqueue(Purpose::Attribute, ino, caller, Box::new(reply)) {
             let (reply, refusal) = refused;
+            reply(Err(refusal));
+        }
+    }
+
+    /// Calls `reply` once the file `ino` was compared with what was signed, later and from another
+    /// thread. All readers of a file wait for the same comparison. If the caller is killed before,
+    /// it gets [`Refusal::Interrupted`].
+    pub(super) fn check(
+        self: &Arc<Self>,
+        ino: u64,
+        caller: Caller,
+        reply: impl FnOnce(Answer<()>) + Send + 'static,
+    ) {
+        let reply = Box::new(|sum: Answer<Sha256Sum>| reply(sum.map(drop)));
+        if let Some((reply, refusal)) = self.enqueue(Purpose::Read, ino, caller, reply) {
             reply(Err(refusal));
         }
     }
 
     fn enqueue(
         self: &Arc<Self>,
+        purpose: Purpose,
         ino: u64,
         caller: Caller,
         reply: Reply,
@@ -125,7 +159,7 @@ impl Sums {
         if state.is_stopped {
             return Some((reply, Refusal::Stopped));
         }
-        if state.waiting() >= WAITING {
+        if purpose == Purpose::Attribute && state.waiting() >= WAITING {
             return Some((reply, Refusal::TryAgain));
         }
         if !state.is_watched {
@@ -135,7 +169,7 @@ impl Sums {
             }
             state.is_watched = true;
         }
-        if state.workers < WORKERS {
+        if purpose == Purpose::Attribute && state.workers < WORKERS {
             match self.start("sum", Self::work) {
                 Ok(()) => state.workers += 1,
                 Err(e) if state.workers == 0 => {
@@ -146,13 +180,16 @@ impl Sums {
             }
         }
         let waiter = Waiter {
+            purpose,
             caller,
             since: Instant::now(),
             reply,
         };
         let mut jobs = state.jobs.iter_mut();
-        match jobs.find(|job| job.ino == ino && !job.stop.load(Ordering::Relaxed)) {
-            Some(job) => job.waiters.push(waiter),
+        let known = jobs.position(|job| job.ino == ino && !job.stop.load(Ordering::Relaxed));
+        let position = known.unwrap_or(state.jobs.len());
+        match known {
+            Some(known) => state.jobs[known].waiters.push(waiter),
             None => state.jobs.push(Job {
                 ino,
                 is_running: false,
@@ -160,6 +197,14 @@ impl Sums {
                 waiters: vec![waiter],
                 keep_until: Instant::now(),
             }),
+        }
+        let job = &mut state.jobs[position];
+        if purpose == Purpose::Read && !job.is_running {
+            // A read does not wait until the sums of other files are known.
+            job.is_running = true;
+            let (this, stop) = (Arc::clone(self), Arc::clone(&job.stop));
+            drop(state);
+            self.pool.run(move || this.compute(ino, &stop));
         }
         None
     }
@@ -193,23 +238,26 @@ impl Sums {
             job.is_running = true;
             let (ino, stop) = (job.ino, Arc::clone(&job.stop));
             drop(state);
-            let sum = self.filesystem.sum_until(ino, &stop);
-            state = lock(&self.state);
-            let position = state
-                .jobs
-                .iter()
-                .position(|job| Arc::ptr_eq(&job.stop, &stop));
-            let job = position.map(|position| state.jobs.swap_remove(position));
-            drop(state);
-            let waiters = job.map_or_else(Vec::new, |job| job.waiters);
-            answer(waiters, || match &sum {
-                Ok(sum) => Ok(*sum),
-                Err(Refusal::Stopped) => Err(Refusal::TryAgain),
-                Err(_) => Err(Refusal::Unreadable),
-            });
+            self.compute(ino, &stop);
             state = lock(&self.state);
         }
         state.workers -= 1;
+    }
+
+    /// Computes the sum of the running job that `stop` belongs to, and answers its callers.
+    fn compute(&self, ino: u64, stop: &Arc<AtomicBool>) {
+        let sum = self.filesystem.sum_until(ino, stop);
+        let mut state = lock(&self.state);
+        let mut jobs = state.jobs.iter();
+        let position = jobs.position(|job| Arc::ptr_eq(&job.stop, stop));
+        let job = position.map(|position| state.jobs.swap_remove(position));
+        drop(state);
+        let waiters = job.map_or_else(Vec::new, |job| job.waiters);
+        answer(waiters, || match &sum {
+            Ok(sum) => Ok(*sum),
+            Err(Refusal::Stopped) => Err(Refusal::TryAgain),
+            Err(_) => Err(Refusal::Unreadable),
+        });
     }
 
     /// Answers callers that were interrupted, as long as there are any sums.
@@ -225,9 +273,11 @@ impl Sums {
             for job in &mut state.jobs {
                 let waiters = std::mem::take(&mut job.waiters);
                 for waiter in waiters {
+                    let attribute = waiter.purpose == Purpose::Attribute;
                     match waiter.caller.state() {
-                        CallerState::Interrupted => interrupted.push(waiter),
-                        CallerState::Unseen if now >= waiter.since + self.patience => {
+                        CallerState::Killed => interrupted.push(waiter),
+                        CallerState::Interrupted if attribute => interrupted.push(waiter),
+                        CallerState::Unseen if attribute && now >= waiter.since + self.patience => {
                             job.keep_until = now + self.patience;
                             late.push(waiter);
                         }
@@ -320,7 +370,12 @@ mod tests {
         let payload = Payload::open(Arc::new(Endless(head))).ok().unwrap();
         let mut report = |_: &_| {};
         let filesystem = Filesystem::new(payload, Strictness::Strict, &Silent, &mut report);
-        Arc::new(Sums::with_patience(Arc::new(filesystem.unwrap()), patience))
+        let pool = Arc::new(ReadPool::new(2));
+        Arc::new(Sums::with_patience(
+            Arc::new(filesystem.unwrap()),
+            pool,
+            patience,
+        ))
     }
 
     fn ends(sums: &Sums) {
@@ -355,5 +410,33 @@ mod tests {
             assert!(matches!(answers.recv().unwrap(), Err(Refusal::Stopped)));
         }
         ends(&sums);
+    }
+
+    #[test]
+    fn readers_of_one_file_wait_for_one_check_that_does_not_wait_for_other_sums() {
+        let sums = endless(Duration::from_millis(1));
+        let (send, answers) = mpsc::channel();
+        // No attribute is asked for, so there is no thread for sums.
+        for _ in 0..WAITING + 5 {
+            let send = send.clone();
+            sums.check(2, Caller::new(0), move |checked| {
+                send.send(checked).unwrap();
+            });
+        }
+        {
+            let state = lock(&sums.state);
+            assert_eq!((state.jobs.len(), state.workers), (1, 0));
+            assert!(state.jobs[0].is_running);
+        }
+        // A caller that cannot be seen waits on, however long it takes.
+        thread::sleep(CHECK * 3);
+        assert!(answers.try_recv().is_err());
+        sums.stop();
+        for _ in 0..WAITING + 5 {
+            assert!(matches!(answers.recv().unwrap(), Err(Refusal::Stopped)));
+        }
+        while !lock(&sums.state).jobs.is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -20,7 +20,7 @@ pub use digest::Sha256Sum;
 pub use index::{Entries, Index};
 pub use problem::{Cause, Problem, Problems};
 pub use read::{EntryReader, embedded_checksums};
-pub use signature::{SIGNATURE_MAX_BYTES, TrustedKeys, signed_checksums};
+pub use signature::{SIGNATURE_MAX_BYTES, TrustedKeys, signed_checksums, signed_checksums_of};
 pub use walk::{Entry, Payload, Walker};
 pub use write::PayloadWriter;
 

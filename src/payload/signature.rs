@@ -14,7 +14,7 @@ use super::checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES};
 use super::digest::Sha256Sum;
 use super::index::Index;
 use super::read::EntryReader;
-use super::walk::Entry;
+use super::walk::{Entry, Payload};
 
 /// The largest signature or public key that is read, in bytes. Those of minisign have about 300;
 /// a comment can be longer.
@@ -76,7 +76,20 @@ impl fmt::Debug for TrustedKeys {
 /// The payload has no checksums or no signature, the signature is wrong or made by another key,
 /// or a file is not in the checksums. Or an entry cannot be read.
 pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> {
-    let path = index.payload().source().path();
+    signed_checksums_of(index.payload(), keys, || index.entries())
+}
+
+/// Does the same as [`signed_checksums`] for a payload whose entries are known from elsewhere.
+/// `entries` is called twice, and must return all entries.
+///
+/// # Errors
+/// The same as for [`signed_checksums`].
+pub fn signed_checksums_of<I: Iterator<Item = Result<Entry>>>(
+    payload: &Payload,
+    keys: &TrustedKeys,
+    entries: impl Fn() -> Result<I>,
+) -> Result<Checksums> {
+    let path = payload.source().path();
     let refuse = |code, what: &str| {
         Error::new(Kind::Refused, what)
             .with_path(path)
@@ -84,7 +97,7 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
     };
     let mut sums_entry = None;
     let mut signature_entry = None;
-    for entry in index.entries()? {
+    for entry in entries()? {
         let entry = entry?;
         if entry.is_embedded_sums() {
             sums_entry = Some(entry);
@@ -95,8 +108,8 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
     let (Some(sums_entry), Some(signature_entry)) = (sums_entry, signature_entry) else {
         return Err(refuse("not-signed", "the payload is not signed"));
     };
-    let text = read_all(index, &sums_entry, EMBEDDED_SUMS_MAX_BYTES)?;
-    let signature_text = read_all(index, &signature_entry, SIGNATURE_MAX_BYTES)?;
+    let text = read_all(payload, &sums_entry, EMBEDDED_SUMS_MAX_BYTES)?;
+    let signature_text = read_all(payload, &signature_entry, SIGNATURE_MAX_BYTES)?;
     let signature = std::str::from_utf8(&signature_text)
         .ok()
         .and_then(|text| Signature::decode(text).ok())
@@ -129,7 +142,7 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
     }
     let mut sums = Checksums::new();
     sums.add_lines(&text[..], &format!("{}, {EMBEDDED_SUMS}", path.display()))?;
-    refuse_unlisted(index, &sums, &refuse)?;
+    refuse_unlisted(entries()?, &sums, &refuse)?;
     let own = [
         (EMBEDDED_SUMS, Sha256Sum::of(&text)),
         (EMBEDDED_SIGNATURE, Sha256Sum::of(&signature_text)),
@@ -140,13 +153,13 @@ pub fn signed_checksums(index: &Index, keys: &TrustedKeys) -> Result<Checksums> 
 
 /// Refuses a payload with a file that the signed checksums do not cover.
 fn refuse_unlisted(
-    index: &Index,
+    entries: impl Iterator<Item = Result<Entry>>,
     sums: &Checksums,
     refuse: &dyn Fn(&'static str, &str) -> Error,
 ) -> Result<()> {
     let mut first = None;
     let mut count = 0_u64;
-    for entry in index.entries()? {
+    for entry in entries {
         let entry = entry?;
         if entry.is_embedded_sums() || entry.is_signature() {
             continue;
@@ -173,8 +186,8 @@ fn refuse_unlisted(
 }
 
 /// Reads a whole entry of at most `max` bytes.
-fn read_all(index: &Index, entry: &Entry, max: u64) -> Result<Vec<u8>> {
-    let path = index.payload().source().path();
+fn read_all(payload: &Payload, entry: &Entry, max: u64) -> Result<Vec<u8>> {
+    let path = payload.source().path();
     if entry.size > max {
         let what = format!(
             "`{}` has {} bytes, at most {max} are read",
@@ -184,7 +197,7 @@ fn read_all(index: &Index, entry: &Entry, max: u64) -> Result<Vec<u8>> {
         return Err(Error::new(Kind::Format, what).with_path(path));
     }
     let mut bytes = Vec::new();
-    let mut reader = EntryReader::new(index.payload(), entry)?;
+    let mut reader = EntryReader::new(payload, entry)?;
     while let Some(block) = reader.next_block()? {
         bytes
             .try_reserve(block.len())

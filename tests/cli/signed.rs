@@ -277,19 +277,3 @@ fn key_with_a_password_signs_with_the_password_of_the_variable() {
     lb!["verify", "--trust", &public, &out].exits(0);
     fails_with(lb!["verify", "--json", "--trust", &secret, &out], "bad-key");
 }
-
-#[test]
-fn mount_says_that_it_does_not_check_signatures() {
-    let place = Place::new(&sample());
-    let made = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
-    let mut command = lbpayload();
-    command
-        .arg("mount")
-        .arg(&place.image)
-        // Not a directory, so nothing is mounted.
-        .arg(&place.image)
-        .env("LBPAYLOAD_TRUST", made.pk.to_base64());
-    Ran::of(&mut command)
-        .exits(1)
-        .says("warning: a mount does not check signatures");
-}

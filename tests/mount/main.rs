@@ -38,6 +38,7 @@ mod read_only;
 mod reading;
 mod saved_index;
 mod signals_and_timeout;
+mod signed;
 mod slow_source;
 mod stat_and_listing;
 mod stuck_and_shared;
