@@ -1,28 +1,59 @@
-//! A set of byte ranges.
+//! A set of numbers, kept as ranges: offsets in bytes, or the numbers of blocks.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Ranges of bytes that neither overlap nor touch each other.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ranges(BTreeMap<u64, u64>);
+/// Ranges that neither overlap nor touch each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranges {
+    /// The start of each range, and its end.
+    ranges: BTreeMap<u64, u64>,
+    /// The number of ranges that are kept at most.
+    limit: usize,
+    /// The number of numbers in ranges that were not kept.
+    beyond: u64,
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        Self::with_limit(usize::MAX)
+    }
+}
 
 impl Ranges {
+    /// Returns an empty set that keeps at most `limit` ranges. What is added in further ranges is
+    /// only counted, and counted again if it is added again.
+    pub fn with_limit(limit: usize) -> Self {
+        Self {
+            ranges: BTreeMap::new(),
+            limit,
+            beyond: 0,
+        }
+    }
+
     /// Adds a range, and joins it with those that it overlaps or touches.
     pub fn add(&mut self, mut range: Range<u64>) {
         if range.is_empty() {
             return;
         }
-        if let Some((&start, &end)) = self.0.range(..=range.start).next_back() {
+        let len = range.end - range.start;
+        let mut joins = false;
+        if let Some((&start, &end)) = self.ranges.range(..=range.start).next_back() {
             if end >= range.start {
                 range = start..range.end.max(end);
+                joins = true;
             }
         }
-        while let Some((&start, &end)) = self.0.range(range.start..=range.end).next() {
+        while let Some((&start, &end)) = self.ranges.range(range.start..=range.end).next() {
             range.end = range.end.max(end);
-            self.0.remove(&start);
+            joins = true;
+            self.ranges.remove(&start);
         }
-        self.0.insert(range.start, range.end);
+        if joins || self.ranges.len() < self.limit {
+            self.ranges.insert(range.start, range.end);
+        } else {
+            self.beyond += len;
+        }
     }
 
     /// Removes a range.
@@ -32,12 +63,12 @@ impl Ranges {
         }
         let hit: Vec<Range<u64>> = self.overlapping(&range).collect();
         for old in hit {
-            self.0.remove(&old.start);
+            self.ranges.remove(&old.start);
             if old.start < range.start {
-                self.0.insert(old.start, range.start);
+                self.ranges.insert(old.start, range.start);
             }
             if old.end > range.end {
-                self.0.insert(range.end, old.end);
+                self.ranges.insert(range.end, old.end);
             }
         }
     }
@@ -45,9 +76,9 @@ impl Ranges {
     /// Returns the whole ranges that overlap `range`, in order.
     fn overlapping<'a>(&'a self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + 'a {
         let (from, to) = (range.start, range.end);
-        let before = self.0.range(..from).next_back();
+        let before = self.ranges.range(..from).next_back();
         let before = before.filter(move |(_, end)| **end > from);
-        let rest = self.0.range(from..to.max(from));
+        let rest = self.ranges.range(from..to.max(from));
         before
             .into_iter()
             .chain(rest)
@@ -63,12 +94,11 @@ impl Ranges {
 
     /// Returns a set of the parts of `range` that are in this set.
     pub fn clone_within(&self, range: Range<u64>) -> Self {
-        Self(
-            self.within(range)
-                .into_iter()
-                .map(|r| (r.start, r.end))
-                .collect(),
-        )
+        let parts = self.within(range).into_iter();
+        Self {
+            ranges: parts.map(|part| (part.start, part.end)).collect(),
+            ..Self::default()
+        }
     }
 
     /// Returns the first part of `range` that is in the set.
@@ -87,24 +117,31 @@ impl Ranges {
         common
     }
 
-    /// Returns the number of bytes in all ranges.
-    pub fn bytes(&self) -> u64 {
-        self.iter().map(|range| range.end - range.start).sum()
+    /// Returns the number of numbers in the set.
+    pub fn count(&self) -> u64 {
+        let kept = self.iter().map(|range| range.end - range.start);
+        kept.sum::<u64>() + self.beyond
     }
 
-    /// Returns whether there are no ranges.
+    /// Returns whether a number is in one of the ranges.
+    pub fn contains(&self, number: u64) -> bool {
+        let before = self.ranges.range(..=number).next_back();
+        before.is_some_and(|(_, end)| number < *end)
+    }
+
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.ranges.is_empty() && self.beyond == 0
     }
 
     /// Returns the number of ranges.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.ranges.len()
     }
 
     /// Returns the ranges in order.
     pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.0.iter().map(|(start, end)| *start..*end)
+        self.ranges.iter().map(|(start, end)| *start..*end)
     }
 }
 
@@ -147,6 +184,10 @@ mod tests {
                 last = Some(range.end);
                 range.for_each(|n| found[n as usize] = true);
             }
+            let count = plain.iter().filter(|there| **there).count();
+            assert_eq!(ranges.count(), count as u64);
+            let contains = |n: &u64| ranges.contains(*n);
+            assert_eq!((0..64).filter(contains).count(), count);
             assert_eq!(found, plain);
             let start = random(64);
             let asked = start..(start + random(20)).min(64);
@@ -158,5 +199,17 @@ mod tests {
                 assert_eq!(first, expected.first().copied());
             }
         }
+    }
+
+    #[test]
+    fn ranges_beyond_the_limit_are_only_counted() {
+        let mut ranges = Ranges::with_limit(2);
+        for number in [5, 7, 6, 0, u64::MAX - 1, 8] {
+            ranges.add(number..number + 1);
+        }
+        assert_eq!(ranges.iter().collect::<Vec<_>>(), [0..1, 5..9]);
+        assert_eq!(ranges.count(), 6);
+        assert!(ranges.contains(8) && !ranges.contains(9) && !ranges.contains(2));
+        assert!(!ranges.is_empty() && Ranges::with_limit(0).is_empty());
     }
 }

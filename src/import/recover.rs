@@ -129,7 +129,7 @@ impl<'a> Recoverer<'a> {
             None => Ranges::from(range),
         };
         let phase = format!("reading around bad sectors of {}", entry.shown_name());
-        self.job.progress.begin(&phase, holes.bytes());
+        self.job.progress.begin(&phase, holes.count());
         let missing = self.fill(&file, entry, 0, &holes)?;
         self.end(entry, &file, missing)
     }
@@ -210,7 +210,7 @@ impl<'a> Recoverer<'a> {
             }
             let name = entry.shown_name();
             let phase = format!("retrying bad sectors of {name}");
-            self.job.progress.begin(&phase, missing.bytes());
+            self.job.progress.begin(&phase, missing.count());
             let file = self.reopen(&entry)?;
             self.taken.fill(0);
             for copy in 0..self.copies.len() {

@@ -4,13 +4,13 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::block::{AlignedBuf, PAGE, Source, SourceOptions, read_exact_at};
+use crate::block::{AlignedBuf, PAGE, Ranges, Source, SourceOptions, read_exact_at};
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::payload::{Index, Payload};
 use crate::progress::Progress;
 use crate::protection::{
-    BLOCK, DEFAULT_MEMORY, FileTarget, Geometry, Header, Healer, ProtectedSource, Ranges, Target,
+    BLOCK, DEFAULT_MEMORY, FileTarget, Geometry, Header, Healer, ProtectedSource, Target,
     TrailerDamage, TrailerWriter, last_block,
 };
 
@@ -198,7 +198,7 @@ fn heal(
         for block in blocks {
             opened::advance(progress, BLOCK)?;
             let Some(bytes) = bytes else {
-                lost.add(block);
+                lost.add(block..block + 1);
                 continue;
             };
             let Some(target) = target else {

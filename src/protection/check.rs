@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::io;
 
-use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
+use crate::block::{AlignedBuf, PAGE, Ranges, Source, read_exact_at};
 use crate::progress::Progress;
 
 use super::find::header_at;
 use super::geometry::{BLOCK, GROUP, GROUP_BLOCKS, HASHES};
-use super::heal::Healer;
-use super::ranges::Ranges;
+use super::heal::{Healer, MAX_RANGES};
 use super::source::ProtectedSource;
 use super::stripe::read_blocks;
 
@@ -79,7 +78,7 @@ impl Healer {
     /// An interruption, or too little memory.
     pub fn damaged_blocks(&self, progress: &dyn Progress) -> io::Result<Ranges> {
         let g = self.geometry();
-        let mut damaged = Ranges::default();
+        let mut damaged = Ranges::with_limit(MAX_RANGES);
         let mut buf = AlignedBuf::new(STEP as usize * PAGE)?;
         let mut one = AlignedBuf::new(PAGE)?;
         let alone = self.stripes_of_source();
@@ -103,12 +102,13 @@ impl Healer {
                 let before = damaged.count();
                 for block in self.blocks_of(group) {
                     if alone.read_block(block, &mut one).is_none() {
-                        damaged.add(block);
+                        damaged.add(block..block + 1);
                     }
                 }
                 if damaged.count() == before && !self.check_again(group, &mut one) {
                     // Every block has the right hash, and the group has not.
-                    self.blocks_of(group).for_each(|block| damaged.add(block));
+                    self.blocks_of(group)
+                        .for_each(|block| damaged.add(block..block + 1));
                 }
             }
             progress.advance(len as u64);
@@ -177,7 +177,7 @@ impl Healer {
 
     fn damaged_recovery(&self, progress: &dyn Progress) -> io::Result<Ranges> {
         let g = self.geometry();
-        let mut damaged = Ranges::default();
+        let mut damaged = Ranges::with_limit(MAX_RANGES);
         let mut buf = AlignedBuf::new(STEP as usize * PAGE)?;
         let mut one = AlignedBuf::new(PAGE)?;
         let source: &dyn Source = &*self.meta.source;
@@ -195,7 +195,7 @@ impl Healer {
                         && self.stripes().recovery_is_good(number, &one[..PAGE])
                 };
                 if !good {
-                    damaged.add(number);
+                    damaged.add(number..number + 1);
                 }
             }
             progress.advance(count as u64 * BLOCK);

@@ -5,14 +5,16 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::block::{AlignedBuf, PAGE, Source};
+use crate::block::{AlignedBuf, PAGE, Ranges, Source};
 
 use super::geometry::{FANOUT, GROUP, GROUP_BLOCKS, Geometry, Region};
 use super::header::Header;
 use super::metadata::{Check, Metadata};
-use super::ranges::Ranges;
 use super::stripe::{Batch, Block, Stripes};
 use super::tree::{ChainingValue, chaining_value, join};
+
+/// The number of ranges of blocks that are kept. Further blocks are only counted.
+pub(super) const MAX_RANGES: usize = 65_536;
 
 /// The number of blocks that could not be healed and are not tried again.
 const MAX_LOST: usize = 65_536;
@@ -39,7 +41,7 @@ struct State {
 }
 
 /// The damage that was found so far, in blocks of the payload.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// The damaged blocks, which are the healed and the lost ones.
     pub damaged: Ranges,
@@ -47,6 +49,17 @@ pub struct Found {
     pub healed: Ranges,
     /// The blocks whose right bytes were not found.
     pub lost: Ranges,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        let none = Ranges::with_limit(MAX_RANGES);
+        Self {
+            damaged: none.clone(),
+            healed: none.clone(),
+            lost: none,
+        }
+    }
 }
 
 /// Takes a group and its right bytes, or `None` if it is lost.
@@ -172,10 +185,10 @@ impl Healer {
             for block in damaged {
                 // What is only a step towards a page of the tree is not reported.
                 if by_tree {
-                    found.damaged.add(block);
+                    found.damaged.add(block..block + 1);
                     match bytes {
-                        Some(_) => found.healed.add(block),
-                        None => found.lost.add(block),
+                        Some(_) => found.healed.add(block..block + 1),
+                        None => found.lost.add(block..block + 1),
                     }
                 }
             }
