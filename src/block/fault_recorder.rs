@@ -94,6 +94,10 @@ impl Source for FaultRecorder {
         self.inner.read_spare(buf, offset)
     }
 
+    fn healed_blocks(&self) -> Option<u64> {
+        self.inner.healed_blocks()
+    }
+
     fn will_read(&self, offset: u64, len: usize) {
         self.inner.will_read(offset, len);
     }

@@ -137,6 +137,12 @@ pub trait Source: Send + Sync {
         false
     }
 
+    /// Returns how many damaged blocks of 4096 bytes were healed so far, or `None` if this source
+    /// does not heal.
+    fn healed_blocks(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the file descriptor, for a queue that passes it to the kernel.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -1,6 +1,7 @@
 //! `lbpayload diff`
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::progress::Progress;
 use super::args::{DiffArgs, ProgressForm};
 use super::exit::Outcome;
 use super::output::{Out, lossy, to_stderr};
-use super::protection::MEMORY;
+use super::protection::{MEMORY, Protected};
 use super::source::shown;
 use super::{progress, signals};
 
@@ -34,10 +35,8 @@ struct JsonReport<'a> {
 pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     signals::listen()?;
     let progress = progress::shown(form);
-    let (old, new) = (
-        index(args, &args.old, &*progress)?,
-        index(args, &args.new, &*progress)?,
-    );
+    let (old, of_old) = index(args, &args.old, &*progress)?;
+    let (new, of_new) = index(args, &args.new, &*progress)?;
     let mut out = Out::new();
     // Only JSON needs the names together.
     let (mut changed, mut added, mut removed) = (Vec::new(), Vec::new(), Vec::new());
@@ -68,6 +67,8 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
         })?;
     }
     out.end()?;
+    of_old.warn();
+    of_new.warn();
     if !quiet {
         to_stderr(&format!("{}\n", words(&report)));
     }
@@ -77,10 +78,11 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
     })
 }
 
-fn index(args: &DiffArgs, path: &Path, progress: &dyn Progress) -> Result<Index> {
+fn index(args: &DiffArgs, path: &Path, progress: &dyn Progress) -> Result<(Index, Protected)> {
     let source = args.input.open(&[path], SourceOptions::default())?;
     let protected = args.input.protected(source, MEMORY, None)?;
-    Index::strict(&Payload::open(protected.source)?, progress)
+    let payload = Payload::open(Arc::clone(&protected.source))?;
+    Ok((Index::strict(&payload, progress)?, protected))
 }
 
 /// Returns the summary. It leaves out what is zero.

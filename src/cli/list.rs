@@ -15,7 +15,7 @@ use crate::progress::Silent;
 use super::args::ListArgs;
 use super::exit::Outcome;
 use super::output::{Out, lossy};
-use super::protection::{MEMORY, Protected};
+use super::protection::{JsonProtection, MEMORY, Protected};
 use super::source::SourceArgs;
 use super::verify::JsonProblem;
 
@@ -29,6 +29,8 @@ struct JsonReport<'a> {
     source_bytes: u64,
     entries: JsonEntries<'a>,
     problems: Vec<JsonProblem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<JsonProtection>,
 }
 
 /// The entries, serialized one by one.
@@ -75,6 +77,7 @@ pub(super) fn run(args: &ListArgs) -> Result<Outcome> {
             source_bytes: protected.source_len(),
             entries: JsonEntries(&index),
             problems: JsonProblem::all(&problems, &**payload.source()),
+            protection: protected.json(),
         })?;
     } else {
         for entry in index.entries()? {

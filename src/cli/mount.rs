@@ -128,6 +128,8 @@ pub(super) fn mount(
     let filesystem = Arc::new(filesystem);
     let opened = &**filesystem.payload().source();
     warn_if_unchecked(opened, !trust.is_empty());
+    // A header may have been healed already.
+    filesystem.note_healed();
     // Two processes cannot share the threads.
     opened.quiesce();
     let time = time

@@ -77,6 +77,9 @@ pub fn attribute_names(filesystem: &Filesystem, ino: u64) -> Answer<Vec<u8>> {
     if has_problem {
         names.push("problem");
     }
+    if ino == ROOT && filesystem.payload().source().healed_blocks().is_some() {
+        names.push("healed");
+    }
     if ino == ROOT && pid_namespace().is_some() {
         names.push("pid_namespace");
     }
@@ -104,6 +107,7 @@ fn directory_attribute(filesystem: &Filesystem, name: &str) -> Option<Vec<u8>> {
         "reads" => counted(&filesystem.counters().reads),
         "bytes" => counted(&filesystem.counters().bytes),
         "errors" => counted(&filesystem.counters().errors),
+        "healed" => payload.source().healed_blocks()?.to_string().into_bytes(),
         "pid" => std::process::id().to_string().into_bytes(),
         "pid_namespace" => pid_namespace()?,
         "problem" => match filesystem.problems() {

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use crate::block::{AlignedBuf, PAGE};
-use crate::error::Result;
+use crate::error::{Result, printable};
 use crate::payload::{Entry, EntryReader, Payload, Problem, Sha256Sum, TrustedKeys};
 use crate::progress::Progress;
 
@@ -83,6 +83,8 @@ pub struct Filesystem {
     faults: Faults,
     sums: Mutex<HashMap<u64, Sha256Sum>>,
     counters: Counters,
+    /// Whether it was logged that something was healed.
+    told_healed: AtomicBool,
 }
 
 impl Filesystem {
@@ -139,6 +141,7 @@ impl Filesystem {
             faults: Faults::default(),
             sums: Mutex::default(),
             counters: Counters::default(),
+            told_healed: AtomicBool::new(false),
         }
     }
 
@@ -282,7 +285,9 @@ impl Filesystem {
             return Err(Refusal::Unreadable);
         }
         let entry = entry_of(&node);
-        let sum = match sum_of(&self.payload, &entry, stop) {
+        let sum = sum_of(&self.payload, &entry, stop);
+        self.note_healed();
+        let sum = match sum {
             Ok(Some(sum)) => sum,
             Ok(None) => return Err(Refusal::Stopped),
             Err(error) => {
@@ -389,6 +394,24 @@ impl Filesystem {
         };
         self.note_fault(node, HEADER, node.data_offset, cause);
         Err(Refusal::Unreadable)
+    }
+
+    /// Logs the first damage of the source that was healed.
+    pub fn note_healed(&self) {
+        let source = self.payload.source();
+        let healed = source.healed_blocks().unwrap_or(0);
+        if healed == 0 || self.told_healed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let were = if healed == 1 {
+            "block was"
+        } else {
+            "blocks were"
+        };
+        log::warn!(
+            "{healed} damaged {were} healed while `{}` was read, repair it before more is damaged",
+            printable(&source.path().to_string_lossy())
+        );
     }
 
     /// Remembers that the bytes `range` of a file cannot be read, for the attribute `problem`.

@@ -108,6 +108,7 @@ impl Filesystem {
         let source = &**self.payload().source();
         let mut buf = self.buffer(request.span)?;
         let read = read_exact_at(source, &mut buf[..request.span], request.start);
+        self.note_healed();
         let at = request.start + request.skip as u64;
         let given = match read {
             Ok(n) if n >= request.skip + request.want => Ok(self.give(request, &buf, give)),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::block::{AlignedBuf, PAGE, Ranges, Source};
@@ -28,6 +29,8 @@ pub struct Healer {
     /// Held while something is healed, so that the memory limit holds.
     state: Mutex<State>,
     found: Mutex<Found>,
+    /// The number of healed blocks in `found`, which can be read without a lock.
+    healed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -79,6 +82,7 @@ impl Healer {
             memory: memory / 2,
             state: Mutex::default(),
             found: Mutex::default(),
+            healed: AtomicU64::new(0),
         }
     }
 
@@ -102,6 +106,11 @@ impl Healer {
     /// Returns the damage that was found so far.
     pub fn found(&self) -> Found {
         lock(&self.found).clone()
+    }
+
+    /// Returns the number of blocks that were healed so far.
+    pub fn healed_blocks(&self) -> u64 {
+        self.healed.load(Ordering::Relaxed)
     }
 
     pub(super) fn stripes(&self) -> Stripes<'_> {
@@ -194,6 +203,7 @@ impl Healer {
             }
             out.insert(*group, bytes);
         }
+        self.healed.store(found.healed.count(), Ordering::Relaxed);
         Ok(out)
     }
 

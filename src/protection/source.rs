@@ -200,6 +200,10 @@ impl Source for ProtectedSource {
         self.inner.is_file(meta)
     }
 
+    fn healed_blocks(&self) -> Option<u64> {
+        Some(self.healer.healed_blocks())
+    }
+
     fn read_spare(&self, buf: &mut [u8], offset: u64) -> bool {
         let spare = self.spare.get_or_init(|| {
             let headers = self.healer.meta.headers(self.headers_max);

@@ -131,6 +131,12 @@ fn lost_first_sector_header_and_data_are_healed_on_the_way_out_and_by_repair() {
         "readers do not write"
     );
     lb!["list", "--no-protection", &place.image].exits(1);
+    let report = json(&lb!["list", "--json", &place.image].exits(0));
+    assert_eq!(report["protection"]["percent"], 5);
+    assert!(report["protection"]["healed_blocks"].as_u64() >= Some(1));
+    let intact = place.file("intact.img", &good);
+    let same = lb!["diff", &place.image, &intact].exits(0);
+    assert_eq!(same.stderr.matches("healed while reading").count(), 1);
 
     let dry = lb!["repair", "--dry-run", &place.image].exits(0);
     assert!(

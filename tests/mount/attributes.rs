@@ -207,3 +207,29 @@ fn problem_attribute_describes_the_damage_of_each_file() {
     );
     assert_eq!(std::fs::read(fixture.file("a%2Fb")).unwrap(), b"escaped");
 }
+
+#[test]
+fn mount_of_a_damaged_payload_counts_what_it_healed_and_logs_it_once() {
+    needs_fuse!();
+    let image = sample();
+    let fixture = Fixture::new(&image);
+    let mut protect = crate::support::lbpayload();
+    crate::support::Ran::of(protect.arg("protect").arg(&fixture.image)).exits(0);
+    let mut bytes = std::fs::read(&fixture.image).unwrap();
+    let start = crate::fixture::data_offset(&image, "large") as usize;
+    let first = start.next_multiple_of(4096) + 4096;
+    bytes[first..first + 8192].fill(0);
+    bytes[first + 1_000_000] ^= 1;
+    std::fs::write(&fixture.image, bytes).unwrap();
+    let log = fixture.dir().join("log");
+    let option = format!("log={}", log.display());
+    let point = fixture.mounted(&["-o", &option]);
+    assert_eq!(attribute(point, "healed"), Ok("0".into()));
+    let got = std::fs::read(fixture.file("large")).unwrap();
+    assert!(got == *crate::fixture::data(&image, "large"));
+    assert_eq!(attribute(point, "healed"), Ok("3".into()));
+    fixture.unmount(&[]).exits(0);
+    let logged = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(logged.matches("healed").count(), 1, "{logged}");
+    assert!(logged.contains("repair it before"), "{logged}");
+}
