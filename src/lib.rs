@@ -66,7 +66,9 @@
 //!
 //! # Features
 //!
-//! - `cli` (default): the program, with its command line, its FUSE mount and `promote`.
+//! - `cli` (default): the program with all its commands. Its parts are features too: `bare`
+//!   (`probe`, `import`, `verify`, `list`, `cat` and `payload-import`, for boot images),
+//!   `mount` and `promote`.
 //! - `net` (default): `lbpayload fetch`, and payloads behind a URL.
 //! - `udev` (default): what udev knows of a device, for `lbpayload probe`.
 //! - `internals`: shows what tests, fuzzing and simulation drive. No promise of any kind
@@ -76,7 +78,7 @@
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 pub mod block;
-#[cfg(feature = "cli")]
+#[cfg(feature = "bare")]
 #[doc(hidden)]
 pub mod cli;
 pub mod diff;
@@ -93,7 +95,7 @@ mod fetch;
 pub mod fetch;
 pub mod format;
 pub mod import;
-#[cfg(all(feature = "cli", not(feature = "internals")))]
+#[cfg(all(feature = "mount", not(feature = "internals")))]
 mod mount;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -105,13 +107,13 @@ mod net;
 pub mod net;
 pub mod pack;
 pub mod payload;
-#[cfg(all(feature = "cli", not(feature = "internals")))]
+#[cfg(all(feature = "bare", not(feature = "internals")))]
 mod probe;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod probe;
 pub mod progress;
-#[cfg(all(feature = "cli", not(feature = "internals")))]
+#[cfg(all(feature = "promote", not(feature = "internals")))]
 mod promote;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -122,6 +124,6 @@ mod sys;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
-#[cfg(feature = "cli")]
+#[cfg(feature = "bare")]
 #[doc(hidden)]
-pub use mount::Inherited;
+pub use sys::Inherited;

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 mod ioctls {
     // linux/fs.h: BLKGETSIZE64 returns the size in bytes as u64 (the kernel declares size_t,
@@ -250,6 +250,44 @@ pub fn room(file: BorrowedFd<'_>) -> io::Result<Room> {
         block_bytes,
         max_name_len: usize::try_from(max_name_len).unwrap_or(usize::MAX),
     })
+}
+
+/// The files that were open when this program was started, besides the standard streams.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<OwnedFd>);
+
+impl Inherited {
+    /// Takes ownership of all open files.
+    ///
+    /// # Safety
+    /// Nothing in this process owns an open file yet: call it once, at the very start of `main`.
+    pub unsafe fn take_all() -> Self {
+        let owned = open_files().into_iter().map(|fd| {
+            // SAFETY: the descriptor is open, and the caller promises that nothing else owns it.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        });
+        Self(owned.collect())
+    }
+
+    /// Removes the file with the descriptor `fd` and returns it, or `None` if there is no such
+    /// file.
+    pub fn take(&mut self, fd: RawFd) -> Option<File> {
+        let position = self.0.iter().position(|file| file.as_raw_fd() == fd)?;
+        Some(self.0.swap_remove(position).into())
+    }
+}
+
+/// Returns the open descriptors above the standard streams; without /proc, only those below 1024.
+pub fn open_files() -> Vec<RawFd> {
+    let numbers = std::fs::read_dir("/proc/self/fd").map(|list| {
+        let names = list.flatten().map(|entry| entry.file_name());
+        names.filter_map(|n| n.to_str()?.parse().ok()).collect()
+    });
+    let mut numbers: Vec<RawFd> = numbers.unwrap_or_else(|_| (0..1024).collect());
+    // One of them belonged to the directory listing and is closed by now.
+    // SAFETY: fcntl(F_GETFD) only queries a number and does not touch memory.
+    numbers.retain(|fd| *fd > 2 && unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
+    numbers
 }
 
 #[cfg(test)]

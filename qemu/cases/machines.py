@@ -57,6 +57,39 @@ def _little_memory(lab, bus: str, **how) -> None:
     lab.holds(destination, payload.files)
 
 
+@case("bare", "the build for boot images with 16 MiB of free memory, a payload of 130 MB: `payload-import`, then verify")
+def bare(lab):
+    _bare(lab)
+
+
+@case("bare-i686", "the same on a 32-bit kernel, on IDE, as in live-bootstrap's import")
+def bare_i686(lab):
+    _bare(lab, "ide", kernel="686")
+
+
+def _bare(lab, bus: str = "virtio-blk", **how) -> None:
+    files = [("large.tar", 100_000_007), ("second.tar", 20_000_003)] + [(f"small-{n:03}", n * 53) for n in range(500)]
+    payload, destination = lab.payload(files=files), lab.destination()
+    script = """
+        leave_memory 16
+        payload-import --mount-proc
+        exits 0 payload-import --from-proc "$DEST"
+        disk=$(lbpayload probe)
+        exits 0 lbpayload verify "$disk"
+        exits 0 lbpayload import --memory 4M --device "$disk" "$DEST"
+        says "already in"
+        exits 2 lbpayload mount "$disk" /mnt
+        says "only some of the commands"
+        pass
+    """
+    said = lab.boot(
+        destination, [Disk(payload.path, bus)], script, destination_bus=bus, memory_mib=192, bare=True, **how
+    )
+    if int(said["available"]) > 16 * 1024:
+        raise Failed(f"{said['available']} KiB were left")
+    lab.holds(destination, payload.files)
+
+
 @case("i686", "a 32-bit kernel and program, both disks on IDE, as in live-bootstrap's import")
 def i686(lab):
     payload, destination = lab.payload(), lab.destination()

@@ -39,6 +39,8 @@ class Setup:
     modules: list[str] = field(default_factory=list)
     # In place of ours: another one, which looks after itself.
     initramfs: Path | None = None
+    # Whether it gets the build for boot images, which has fewer commands.
+    bare: bool = False
     # More of the kernel's command line, more of QEMU's.
     append: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -194,7 +196,7 @@ def _initramfs(setup: Setup, system) -> bytes:
     archive.program("init", (GUEST / "init").read_bytes())
     archive.character_device("dev/console", 5, 1)
     archive.character_device("harness/line", 4, 65)
-    _programs(archive, system)
+    _programs(archive, system, setup.bare)
     wanted = disks.modules(setup.disks) + filesystems.MODULES.get(setup.filesystem, []) + setup.modules
     loaded = system.modules(wanted)
     for name, data in loaded.items():
@@ -216,7 +218,7 @@ def _initramfs(setup: Setup, system) -> bytes:
     return archive.bytes()
 
 
-def _programs(archive: Archive, system) -> None:
+def _programs(archive: Archive, system, bare: bool) -> None:
     busybox = debian.unpacked("busybox-static", system.architecture)
     # /bin is a symlink to usr/bin in newer packages.
     path = next(p for p in (busybox / "bin/busybox", busybox / "usr/bin/busybox") if p.exists())
@@ -225,5 +227,5 @@ def _programs(archive: Archive, system) -> None:
     for applet in applets:
         if applet != "busybox":
             archive.symlink(f"bin/{applet}", "busybox")
-    archive.program("bin/lbpayload", program(system.program).read_bytes())
+    archive.program("bin/lbpayload", program(system.program, bare).read_bytes())
     archive.symlink("bin/payload-import", "lbpayload")

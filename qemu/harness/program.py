@@ -10,10 +10,11 @@ from .places import ROOT, TARGET
 
 
 @cache
-def program(architecture: str) -> Path:
+def program(architecture: str, bare: bool = False) -> Path:
     """The binary for `x86_64` or `i686`, built anew where sources are newer."""
+    words = ["scripts/build-static", *(["--bare"] if bare else []), architecture]
     with alone():
-        done = subprocess.run([ROOT / "scripts/build-static", architecture], capture_output=True, text=True)
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise Failed(f"scripts/build-static {architecture} failed:\n{done.stderr.strip()}")
-    return TARGET / "static" / architecture / "lbpayload"
+        raise Failed(f"{' '.join(words)} failed:\n{done.stderr.strip()}")
+    return TARGET / "static" / architecture / ("lbpayload-bare" if bare else "lbpayload")

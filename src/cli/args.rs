@@ -9,7 +9,6 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::block::{DirectPolicy, IoEngine};
 use crate::format::Dialect;
 use crate::import::ExistingPolicy;
-use crate::promote::Ownership;
 
 use super::source::SourceArgs;
 use super::trust::TrustArgs;
@@ -70,16 +69,19 @@ pub(super) enum ProgressForm {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Write a payload from files
+    #[cfg(feature = "cli")]
     Pack(PackArgs),
     /// List the size and name of each file of a payload
     List(ListArgs),
     /// Show a payload as a map: its files in proportion, and what is damaged
+    #[cfg(feature = "cli")]
     Show(ShowArgs),
     /// Check a payload's whole structure and read every byte
     Verify(VerifyArgs),
     /// Write the contents of files of a payload to standard output
     Cat(CatArgs),
     /// Show which files two payloads have in common, and which differ
+    #[cfg(feature = "cli")]
     Diff(DiffArgs),
     /// Find the payloads on this machine's block devices
     Probe(ProbeArgs),
@@ -89,16 +91,22 @@ pub(super) enum Command {
     #[cfg(feature = "net")]
     Fetch(super::fetch_args::FetchArgs),
     /// Add hashes and redundancy behind a payload, with which damage is found and healed
+    #[cfg(feature = "cli")]
     Protect(ProtectArgs),
     /// Repair a protected payload that is damaged
+    #[cfg(feature = "cli")]
     Repair(RepairArgs),
     /// Mount a payload as a read-only directory, through FUSE
+    #[cfg(feature = "mount")]
     Mount(MountArgs),
     /// Unmount a payload, and wait until its server has ended
+    #[cfg(feature = "mount")]
     Unmount(UnmountArgs),
     /// Stage overlay files and build outputs into a Jetson BSP image tree
-    Promote(PromoteArgs),
+    #[cfg(feature = "promote")]
+    Promote(super::promote_args::PromoteArgs),
     /// Write to rootfs/ for `promote`, which starts this command through sudo
+    #[cfg(feature = "promote")]
     #[command(name = crate::promote::HELPER_COMMAND, hide = true)]
     PromoteHelper {
         /// The directory to write to; its path must not contain symlinks
@@ -106,11 +114,13 @@ pub(super) enum Command {
         rootfs: std::path::PathBuf,
     },
     /// Print shell completions
+    #[cfg(feature = "cli")]
     Completions {
         /// The shell to print completions for
         shell: clap_complete::Shell,
     },
     /// Print the manual page, or write all manual pages to a directory
+    #[cfg(feature = "cli")]
     Man {
         /// Write lbpayload.1 and a page for each command to DIR
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -576,119 +586,6 @@ pub(super) struct UnmountArgs {
     /// How long to wait for the server to end
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub timeout: u32,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PromoteArgs {
-    #[command(subcommand)]
-    pub action: Option<PromoteAction>,
-
-    /// The directory that holds target-platform/ (default: searched from the current one upwards)
-    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub workspace: Option<PathBuf>,
-
-    /// Show what would be done, without writing anything
-    #[arg(long, global = true)]
-    pub dry_run: bool,
-
-    /// Promote a tag, a commit, or the changes of a range A..B, instead of the overlay's HEAD
-    #[arg(long, value_name = "REF")]
-    pub overlay_ref: Option<String>,
-
-    /// Under rootfs/, keep owner and mode (new files are root's), or use those of the source as
-    /// cp -p does
-    #[arg(long, value_name = "WHOSE", default_value = "keep")]
-    pub ownership: Ownership,
-
-    /// Do not rebuild the initramfs now; the next promote does it
-    #[arg(long, global = true)]
-    pub no_initramfs: bool,
-
-    /// Rebuild the initramfs even if nothing that it contains has changed
-    #[arg(long, conflicts_with = "no_initramfs")]
-    pub refresh_initramfs: bool,
-
-    /// Remove the files from the image that the overlay no longer has, or put back what was there
-    /// before
-    #[arg(long, conflicts_with = "overlay_ref")]
-    pub prune: bool,
-
-    /// Promote into this Linux_for_Tegra tree instead of the one of the profile (can be repeated)
-    #[arg(long = "image", id = "images", value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub images: Vec<PathBuf>,
-
-    /// Refuse a manifest, state, profile or pointer that deviates from its schema
-    #[arg(long)]
-    pub strict: bool,
-
-    /// Allow a manifest to name sources outside of the workspace
-    #[arg(long)]
-    pub allow_outside: bool,
-
-    /// Compare the bytes even of files that have not been touched since the last promote
-    #[arg(long)]
-    pub recheck: bool,
-
-    /// Do not fetch the overlay's upstream; compare with the result of the last fetch
-    #[arg(long)]
-    pub offline: bool,
-
-    /// Print the report as JSON
-    #[arg(long, global = true)]
-    pub json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum PromoteAction {
-    /// List what was promoted into the image, and when
-    History(ImageArgs),
-    /// Check whether the image still holds what was promoted (exit status 1 if not)
-    Status(ImageArgs),
-    /// Show what a promote would change: text as a unified diff, a device tree decompiled by dtc, a
-    /// module's description, and otherwise sizes and checksums
-    Diff(PromoteDiffArgs),
-    /// Check whether kernel, modules and initramfs of the image fit together (exit status 1 if
-    /// not, or if something could not be checked)
-    Verify(ImageArgs),
-    /// Restore the state after an earlier promote
-    Rollback(RollbackArgs),
-    /// Print the JSON Schemas of the reports and of the errors
-    Schema,
-    /// Print instructions for an agent that promotes with this program (a SKILL.md)
-    Skill,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ImageArgs {
-    /// The Linux_for_Tegra tree; no workspace is needed then
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub image: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PromoteDiffArgs {
-    /// Exit with status 1 if a promote would change something, as `diff` does
-    #[arg(long)]
-    pub exit_code: bool,
-
-    /// Compare a tag, a commit, or the changes of a range A..B, instead of the overlay's HEAD
-    #[arg(long, value_name = "REF")]
-    pub overlay_ref: Option<String>,
-
-    /// Compare the overlay with the result of the last fetch of its upstream
-    #[arg(long)]
-    pub offline: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RollbackArgs {
-    /// The promote whose result to restore, 0 for the state before all (default: the one before
-    /// the last)
-    #[arg(value_name = "ID")]
-    pub id: Option<u64>,
-
-    #[command(flatten)]
-    pub image: ImageArgs,
 }
 
 #[cfg(test)]

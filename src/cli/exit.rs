@@ -117,9 +117,20 @@ fn say_in_json(error: &Error) {
         name,
         offset: error.offset(),
         missing: error.missing(),
-        route: super::promote::route(error),
+        route: route(error),
         help: &help,
     });
+}
+
+/// Returns the skill that a failed promote is for.
+fn route(error: &Error) -> Option<&'static str> {
+    #[cfg(feature = "promote")]
+    return super::promote::route(error);
+    #[cfg(not(feature = "promote"))]
+    {
+        let _ = error;
+        None
+    }
 }
 
 fn print_json(error: JsonDetail<'_>) {
@@ -156,9 +167,12 @@ pub(super) fn with_usage(error: &clap::Error, json: bool) -> ExitCode {
         }
         return ExitCode::from(2);
     };
+    let is_other_build =
+        !cfg!(feature = "cli") && error.kind() == clap::error::ErrorKind::InvalidSubcommand;
     let UsageLines { error, note, help } = UsageLines::of(message);
     let mut lines = output::labelled("lbpayload", Level::Error, &error);
-    if let Some(note) = note {
+    let other = "this build for boot images has only some of the commands";
+    if let Some(note) = note.or_else(|| is_other_build.then(|| other.to_owned())) {
         lines.push_str(&output::labelled("lbpayload", Level::Note, &note));
     }
     lines.push_str(&output::labelled("lbpayload", Level::Help, &help));

@@ -105,9 +105,13 @@ fn by_code(error: &Error) -> Option<String> {
             "`lbpayload probe` finds the disks that hold a payload".into()
         }
         code if in_the_files && !has_help && (is_format || code == "damaged-candidate") => {
+            let command = match cfg!(feature = "mount") {
+                true => format!("mount --lenient {path} DIR"),
+                false => format!("cat {path} NAME"),
+            };
             format!(
                 "get or pack the image again, or use the files before the damage with \
-                 `lbpayload mount --lenient {path} DIR`"
+                 `lbpayload {command}`"
             )
         }
         _ => return None,

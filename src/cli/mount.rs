@@ -15,10 +15,11 @@ use sd_notify::NotifyState;
 use crate::block::{DirectPolicy, Source, SourceOptions};
 use crate::error::{Error, Kind, Result, printable};
 use crate::mount::{
-    Filesystem, Inherited, MountPoint, Server, Settings, Stopper, Strictness, in_background,
-    in_foreground, remount,
+    Filesystem, MountPoint, Server, Settings, Stopper, Strictness, in_background, in_foreground,
+    remount,
 };
 use crate::payload::{Payload, TrustedKeys};
+use crate::sys::Inherited;
 
 use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;

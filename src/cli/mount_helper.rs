@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser};
 
 use crate::error::Result;
-use crate::mount::Inherited;
+use crate::sys::Inherited;
 
 use super::exit::{self, Outcome};
 use super::mount_options::Options;

@@ -10,9 +10,10 @@ use crate::promote::{
     PlannedItem, Report, differences, promote, serve_helper,
 };
 
-use super::args::{ProgressForm, PromoteAction, PromoteArgs};
+use super::args::ProgressForm;
 use super::exit::Outcome;
 use super::output::{Out, lossy, to_stdout};
+use super::promote_args::{PromoteAction, PromoteArgs};
 use super::{progress, signals};
 
 mod diff;

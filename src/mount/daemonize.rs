@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use nix::unistd::ForkResult;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::{Inherited, open_files};
 
 use super::filesystem::Filesystem;
 use super::mount_point::{IfBusy, MountPoint, is_dead, unmount_path};
@@ -64,31 +65,6 @@ impl From<Failure> for Error {
             Some(help) => error.advice(help),
             None => error,
         }
-    }
-}
-
-/// The files that were open when this program was started, besides the standard streams.
-#[derive(Debug, Default)]
-pub struct Inherited(Vec<OwnedFd>);
-
-impl Inherited {
-    /// Takes ownership of all open files.
-    ///
-    /// # Safety
-    /// Nothing in this process owns an open file yet: call it once, at the very start of `main`.
-    pub unsafe fn take_all() -> Self {
-        let owned = open_files().into_iter().map(|fd| {
-            // SAFETY: the descriptor is open, and the caller promises that nothing else owns it.
-            unsafe { OwnedFd::from_raw_fd(fd) }
-        });
-        Self(owned.collect())
-    }
-
-    /// Removes the file with the descriptor `fd` and returns it, or `None` if there is no such
-    /// file.
-    pub fn take(&mut self, fd: RawFd) -> Option<File> {
-        let position = self.0.iter().position(|file| file.as_raw_fd() == fd)?;
-        Some(self.0.swap_remove(position).into())
     }
 }
 
@@ -256,19 +232,6 @@ fn detach(spare: &UnixStream) -> io::Result<()> {
 fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) does not touch our memory and does not return.
     unsafe { libc::_exit(status) }
-}
-
-/// Returns the open descriptors above the standard streams; without /proc, only those below 1024.
-fn open_files() -> Vec<RawFd> {
-    let numbers = std::fs::read_dir("/proc/self/fd").map(|list| {
-        let names = list.flatten().map(|entry| entry.file_name());
-        names.filter_map(|n| n.to_str()?.parse().ok()).collect()
-    });
-    let mut numbers: Vec<RawFd> = numbers.unwrap_or_else(|_| (0..1024).collect());
-    // One of them belonged to the directory listing and is closed by now.
-    // SAFETY: fcntl(F_GETFD) only queries a number and does not touch memory.
-    numbers.retain(|fd| *fd > 2 && unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
-    numbers
 }
 
 #[cfg(test)]

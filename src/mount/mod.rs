@@ -31,7 +31,7 @@ mod unmount;
 
 #[cfg(feature = "internals")]
 pub use attributes::{PID, attribute, attribute_names};
-pub use daemonize::{Inherited, in_background, in_foreground};
+pub use daemonize::{in_background, in_foreground};
 #[cfg(feature = "internals")]
 pub use errno::Refusal;
 pub use filesystem::Filesystem;

@@ -8,9 +8,10 @@ use crate::promote::{
     differences, promote,
 };
 
-use super::super::args::{ProgressForm, PromoteArgs, PromoteDiffArgs};
+use super::super::args::ProgressForm;
 use super::super::exit::Outcome;
 use super::super::output::{Out, human_bytes};
+use super::super::promote_args::{PromoteArgs, PromoteDiffArgs};
 use super::super::{progress, signals};
 use super::{json, shown, text};
 

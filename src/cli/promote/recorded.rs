@@ -11,9 +11,10 @@ use crate::promote::{
     history, rollback, status,
 };
 
-use super::super::args::{ImageArgs, ProgressForm, PromoteArgs, RollbackArgs};
+use super::super::args::ProgressForm;
 use super::super::exit::Outcome;
 use super::super::output::{Out, lossy};
+use super::super::promote_args::{ImageArgs, PromoteArgs, RollbackArgs};
 use super::super::{progress, signals};
 use super::{JsonItem, plan, shown, text};
 

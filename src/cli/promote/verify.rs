@@ -7,9 +7,10 @@ use serde::Serialize;
 use crate::error::{Result, printable};
 use crate::promote::{Check, CheckState, CoherenceReport, Problem, shell_word, verify};
 
-use super::super::args::{ImageArgs, ProgressForm, PromoteArgs};
+use super::super::args::ProgressForm;
 use super::super::exit::Outcome;
 use super::super::output::{Out, lossy};
+use super::super::promote_args::{ImageArgs, PromoteArgs};
 use super::super::{progress, signals};
 use super::{recorded, shown};
 
