@@ -1,5 +1,9 @@
 //! Carries files on raw disks and gets them off again.
 //!
+//! `cargo install lbpayload` needs libudev (Debian's package libudev-dev, for block-utils) and a C
+//! compiler. Without libudev: `cargo install lbpayload --no-default-features --features cli,net`.
+//! `probe` then reads udev's database itself, and shows the same.
+//!
 //! The library behind the `lbpayload` program: it reads, writes, verifies and imports
 //! payloads, which are files in a raw container (magic `LBPAYLD1`) on a disk or in an
 //! image.
@@ -70,7 +74,8 @@
 //!   (`probe`, `import`, `verify`, `list`, `cat` and `payload-import`, for boot images),
 //!   `mount` and `promote`.
 //! - `net` (default): `lbpayload fetch`, and payloads behind a URL.
-//! - `udev` (default): what udev knows of a device, for `lbpayload probe`.
+//! - `udev` (default): asks libudev what udev knows of a device, for `lbpayload probe`. Without it
+//!   the program reads udev's database itself.
 //! - `internals`: shows what tests, fuzzing and simulation drive. No promise of any kind
 //!   covers it.
 

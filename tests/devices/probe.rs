@@ -340,3 +340,31 @@ fn report_is_the_same_from_sys_proc_and_dev() {
     assert_eq!(look(Listing::Proc), by_sys);
     assert_eq!(look(Listing::Dev), by_sys);
 }
+
+/// A build without libudev reads udev's database itself; the other one asks libudev.
+#[test]
+fn probe_shows_what_udev_knows_of_a_device() {
+    needs_devices!();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let device = disk(dir.path(), "known", &Image::new(&[]).bytes(), 512);
+    let (major, minor) = number(&device.path);
+    let record = "I:1\nE:ID_SERIAL=A_1\nE:ID_FS_TYPE=ext4\nE:ID_VENDOR=QEMU\nG:systemd\n";
+    let script = "mount -t tmpfs none /run && mkdir -p /run/udev/data &&
+        { [ -z \"$1\" ] || printf %b \"$1\" > /run/udev/data/b$2; } && exec \"$3\" probe --json \"$4\"";
+    let udev = |record: &str| {
+        let number = format!("{major}:{minor}");
+        let program = env!("CARGO_BIN_EXE_lbpayload");
+        let mut command = std::process::Command::new("unshare");
+        command.args([
+            "--mount", "sh", "-ec", script, "sh", record, &number, program,
+        ]);
+        let report: Value =
+            serde_json::from_str(&crate::support::check(command.arg(&device.path))).unwrap();
+        report[0]["udev"].clone()
+    };
+    let known = json!({"serial": "A_1", "medium": "Loopback", "filesystem": "ext4"});
+    assert_eq!(udev(record), known);
+    assert_eq!(udev("I:1\nE:ID_FS_TYPE=\n"), json!({"medium": "Loopback"}));
+    assert_eq!(udev(""), json!({"medium": "Loopback"}));
+}
