@@ -341,6 +341,10 @@ pub(super) struct ProbeArgs {
     #[arg(long)]
     pub all: bool,
 
+    /// Print the properties of one DEVICE for a rule of udev, after reading only its first headers
+    #[arg(long, requires = "devices", conflicts_with_all = ["all", "json"])]
+    pub udev: bool,
+
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,

@@ -1,16 +1,16 @@
 //! `lbpayload probe`
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::block::{DeviceKind, Devices, Properties, Roots, SourceOptions};
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Kind, Result, printable};
 use crate::format::Dialect;
 use crate::probe::{
-    Finding, Verdict, ask_udev, nothing_found, payloads, probe_all, probe_path, probe_source,
-    summary,
+    Finding, Verdict, ask_udev, glance, nothing_found, payloads, probe_all, probe_path,
+    probe_source, summary,
 };
 use crate::progress::Silent;
 
@@ -42,6 +42,9 @@ struct JsonFinding<'a> {
 }
 
 pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
+    if args.udev {
+        return for_udev(&args.devices);
+    }
     let roots = Roots::default();
     let (mut findings, from) = if args.devices.is_empty() {
         let devices = Devices::scan(&roots)?;
@@ -116,6 +119,24 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
         exit::say("lbpayload", Level::Warning, &nothing);
     }
     Ok(Outcome::Nothing)
+}
+
+/// Prints properties in the form of udev's `IMPORT{program}`. No ID_FS_USAGE is among them:
+/// desktops mount what has one.
+fn for_udev(devices: &[PathBuf]) -> Result<Outcome> {
+    let [device] = devices else {
+        return Err(Error::new(Kind::Usage, "--udev takes one device"));
+    };
+    let Some(found) = glance(device)? else {
+        return Ok(Outcome::Nothing);
+    };
+    let mut out = Out::new();
+    out.line("ID_FS_TYPE=lbpayload")?;
+    out.line(&format!("ID_LBPAYLOAD_DIALECT={}", found.dialect))?;
+    out.line(&format!("ID_LBPAYLOAD_FILES={}", found.files))?;
+    out.line(&format!("ID_LBPAYLOAD_ID={}", found.id))?;
+    out.end()?;
+    Ok(Outcome::Done)
 }
 
 fn json(finding: &Finding) -> JsonFinding<'_> {

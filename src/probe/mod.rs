@@ -2,6 +2,7 @@
 
 mod distinct;
 mod finding;
+mod glance;
 mod nothing;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use distinct::shown_by;
 use finding::probe_device;
 
 pub use finding::{Finding, Verdict};
+pub use glance::glance;
 pub use nothing::{nothing_found, summary};
 
 /// Examines every block device that `devices` lists, one after the other. A device that

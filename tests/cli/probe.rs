@@ -133,3 +133,64 @@ fn a_damaged_payload_is_said_once_and_in_a_short_line() {
     let why = row.split("corrupt").nth(1).unwrap().trim();
     assert!(!ran.stderr.contains(why), "{}", ran.stderr);
 }
+
+/// What `probe --udev` prints, as udev reads it.
+fn for_udev(image: &std::path::Path) -> Vec<(String, String)> {
+    let ran = lb!["probe", "--udev", image].exits(0);
+    assert_eq!(ran.stderr, "");
+    let pairs = ran.stdout.lines().map(|line| line.split_once('=').unwrap());
+    pairs
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect()
+}
+
+#[test]
+fn probe_for_udev_prints_properties_and_an_id_that_copies_share() {
+    let place = Place::new(&sample());
+    let found = for_udev(&place.image);
+    let id = &found[3].1;
+    let expected = [
+        ("ID_FS_TYPE", "lbpayload"),
+        ("ID_LBPAYLOAD_DIALECT", "u64"),
+        ("ID_LBPAYLOAD_FILES", "5"),
+        ("ID_LBPAYLOAD_ID", id),
+    ];
+    let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(found, expected);
+    assert!(id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+    let copy = place.file("copy", [sample().bytes(), vec![7; 9000]].concat());
+    assert_eq!(for_udev(&copy), found);
+    let narrow = for_udev(&place.file("narrow", sample().narrow().bytes()));
+    assert_eq!(narrow[1].1, "u32");
+    assert_ne!(narrow[3].1, *id);
+    let other = for_udev(&place.file("other", Image::new(&[("x", b"y")]).bytes()));
+    assert_ne!(other[3].1, *id);
+}
+
+#[test]
+fn probe_for_udev_reads_only_the_first_headers() {
+    let names: Vec<String> = (0..40).map(|n| format!("{n:02}")).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b"x"[..])).collect();
+    let image = Image::new(&files);
+    let (mut bytes, headers) = (image.bytes(), image.header_offsets());
+    bytes[headers[30]] = 0;
+    let place = Place::with_bytes(&bytes);
+    lb!["probe", &place.image].exits(3);
+    assert_eq!(for_udev(&place.image)[2].1, "40");
+    // A broken header among the first is no payload to announce.
+    bytes[headers[3]] = 0;
+    let broken = place.file("broken", bytes);
+    assert_eq!(lb!["probe", "--udev", &broken].exits(1).stdout, "");
+}
+
+#[test]
+fn probe_for_udev_prints_nothing_and_fails_if_there_is_no_payload() {
+    let place = Place::with_bytes(&[7; 4096]);
+    let ran = lb!["probe", "--udev", &place.image].exits(3);
+    assert_eq!((&*ran.stdout, &*ran.stderr), ("", ""));
+    let ran = lb!["probe", "--udev", &place.dir().join("missing")].exits(1);
+    assert_eq!(ran.stdout, "");
+    lb!["probe", "--udev"].exits(2);
+    lb!["probe", "--udev", &place.image, &place.image].exits(2);
+    lb!["probe", "--udev", "--json", &place.image].exits(2);
+}
