@@ -1,5 +1,5 @@
 //! What tells the system of the format, in scripts/system: a rule of udev, file(1), MIME types,
-//! Kaitai Struct.
+//! Kaitai Struct. And the files of a package; scripts/test-packages installs one.
 
 mod support;
 
@@ -157,5 +157,58 @@ fn parser_of_kaitai_struct_reads_what_list_lists() {
             said.lines().last().unwrap_or("no Kaitai Struct"),
         ),
         _ => panic!("{said}"),
+    }
+}
+
+#[test]
+fn package_has_pages_completions_and_links_and_names_each_file_in_cargo_toml() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    let program = env!("CARGO_BIN_EXE_lbpayload");
+    let mut command = Command::new(root.join("scripts/debian/tree"));
+    check(command.args([program, program]).arg(&tree));
+    let link = |path: &str| std::fs::read_link(tree.join(path)).unwrap();
+    assert_eq!(link("usr/bin/payload-import"), Path::new("lbpayload"));
+    for name in ["mount.lbpayload", "mount.fuse.lbpayload"] {
+        assert_eq!(
+            link(&format!("usr/sbin/{name}")),
+            Path::new("../bin/lbpayload")
+        );
+        let page =
+            std::fs::read_to_string(tree.join(format!("usr/share/man/man8/{name}.8"))).unwrap();
+        let target = page.strip_prefix(".so ").unwrap().trim();
+        assert!(tree.join("usr/share/man").join(target).exists(), "{page}");
+    }
+    for file in [
+        "man/man1/lbpayload-import.1",
+        "bash-completion/completions/lbpayload",
+        "zsh/vendor-completions/_lbpayload",
+        "fish/vendor_completions.d/lbpayload.fish",
+        "doc/lbpayload/README.md",
+    ] {
+        let len = std::fs::metadata(tree.join("usr/share").join(file))
+            .unwrap()
+            .len();
+        assert!(len > 100, "{file}");
+    }
+    let completion = tree.join("usr/share/bash-completion/completions/lbpayload");
+    check(Command::new("bash").arg("-n").arg(completion));
+    // cargo-deb packages what these patterns name.
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let patterns = manifest.lines().filter_map(|line| {
+        let rest = line.trim().strip_prefix("[\"target/release/package/")?;
+        rest.split(['*', '[']).next()
+    });
+    let patterns: Vec<&str> = patterns.collect();
+    let files = check(
+        Command::new("find")
+            .arg(".")
+            .args(["!", "-type", "d"])
+            .current_dir(&tree),
+    );
+    for file in files.lines().map(|line| &line[2..]) {
+        let named = patterns.iter().any(|pattern| file.starts_with(pattern));
+        assert!(named, "{file} is in no asset of Cargo.toml: {patterns:?}");
     }
 }
