@@ -27,14 +27,39 @@ impl CopiesSource {
 
     /// Reads from a copy. Its sectors may be smaller than those of another copy.
     fn read_from(&self, copy: &dyn Source, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let tried = copy.read_at(buf, offset);
-        if tried.is_ok() || buf.len() > self.sector() || buf.len() <= copy.sector() {
-            return tried;
+        let error = match copy.read_at(buf, offset) {
+            Ok(n) => return self.read_on(copy, buf, offset, n),
+            Err(e) => e,
+        };
+        if buf.len() > self.sector() || buf.len() <= copy.sector() {
+            return Err(error);
         }
         match read_to_fault(copy, buf, buf.len(), offset) {
             (n, None) => Ok(n),
             (_, Some(e)) => Err(e),
         }
+    }
+
+    /// Continues a short read up to the alignment of all copies. Otherwise it would look like the
+    /// end of the source: a copy with a smaller alignment may end a read anywhere.
+    fn read_on(
+        &self,
+        copy: &dyn Source,
+        buf: &mut [u8],
+        offset: u64,
+        mut done: usize,
+    ) -> io::Result<usize> {
+        let alignment = self.alignment();
+        while done % alignment != 0 && done < buf.len() {
+            match copy.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if done < alignment => return Err(e),
+                Err(_) => return Ok(done - done % alignment),
+            }
+        }
+        Ok(done)
     }
 
     fn largest(&self, of: impl Fn(&dyn Source) -> usize) -> usize {
@@ -114,6 +139,47 @@ impl Source for CopiesSource {
 mod tests {
     use super::*;
     use crate::block::{AlignedBuf, DirectPolicy, FileSource, read_exact_at};
+
+    /// A source that returns 700 bytes at once, and only these if it is bad.
+    struct Short(Vec<u8>, usize, bool);
+
+    impl Source for Short {
+        fn path(&self) -> &Path {
+            Path::new("short")
+        }
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn alignment(&self) -> usize {
+            self.1
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            let from = &self.0[offset as usize..];
+            let len = match self.1 {
+                1 if self.2 && offset > 0 => return Err(io::Error::from_raw_os_error(libc::EIO)),
+                1 => buf.len().min(from.len()).min(700),
+                _ => buf.len().min(from.len()),
+            };
+            buf[..len].copy_from_slice(&from[..len]);
+            Ok(len)
+        }
+        fn mode(&self) -> ReadMode {
+            ReadMode::Buffered
+        }
+    }
+
+    #[test]
+    fn short_read_of_a_copy_with_a_smaller_alignment_is_not_the_end() {
+        let bytes: Vec<u8> = (0..8192_u32).map(|n| n as u8).collect();
+        for bad in [false, true] {
+            let file = Arc::new(Short(bytes.clone(), 1, bad));
+            let disk = Arc::new(Short(bytes.clone(), 4096, false));
+            let both = CopiesSource::new(vec![file, disk]).unwrap();
+            let mut buf = AlignedBuf::new(8192).unwrap();
+            assert_eq!(read_exact_at(&both, &mut buf, 0).unwrap(), 8192, "{bad}");
+            assert!(buf[..] == bytes[..], "{bad}");
+        }
+    }
 
     #[test]
     fn what_one_copy_cannot_give_comes_from_the_next() {
