@@ -193,6 +193,28 @@ fn overwrite(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Resu
     Ok(report)
 }
 
+/// Packs to a writer of a simulation, as to a device without a trailer. Then reads back through
+/// `source`, which shows what was written. Returns whether everything came back.
+///
+/// # Errors
+/// An error of the plan's inputs or of the writer, or an interruption.
+#[cfg(feature = "internals")]
+pub fn to_writer<W: Write>(
+    plan: &Plan,
+    out: W,
+    source: &dyn crate::block::Source,
+    progress: &dyn Progress,
+) -> Result<bool> {
+    let out = Blocks::new(out, Some(Written::new()));
+    let (_, out) = stream(plan, out, None, progress, &|e| e)?;
+    let (mut out, written) = out.complete().map_err(|e| Error::io("write", e))?;
+    out.flush().map_err(|e| Error::io("sync", e))?;
+    match written {
+        Some(written) => Ok(written.compare(source, progress)?.is_none()),
+        None => Ok(true),
+    }
+}
+
 /// Passes on what is written to it, and computes its checksum if that is wanted.
 struct Summed<W> {
     out: W,

@@ -3,18 +3,21 @@
 mod reader;
 mod recover;
 mod report;
+mod run;
 
 use crate::block::ThreadQueue;
 use crate::error::{Error, Result};
-use crate::payload::{
-    Cause, Checksums, Index, Payload, Problem, Problems, embedded_checksums, embedded_entry,
-    refuse_other_headers,
-};
+use crate::payload::{Checksums, Payload};
 use crate::progress::Progress;
 
-use reader::Reader;
-
 pub use report::{FileVerdict, Report};
+
+#[cfg(feature = "internals")]
+pub use reader::Done;
+#[cfg(feature = "internals")]
+pub use run::verify_on;
+#[cfg(not(feature = "internals"))]
+use run::verify_on;
 
 /// Verifies `payload` against `sums` and the embedded checksums, which are added to
 /// `sums`. Reports each file that has a checksum, or that has none while others do. Files that
@@ -26,62 +29,10 @@ pub use report::{FileVerdict, Report};
 /// the payload are in the report and not errors.
 pub fn verify(
     payload: &Payload,
-    mut sums: Checksums,
+    sums: Checksums,
     progress: &dyn Progress,
     tell: &mut dyn FnMut(&str, FileVerdict),
 ) -> Result<Report> {
-    let payload = &payload.recording_faults();
-    let mut report = Report {
-        dialect: payload.dialect(),
-        files: 0,
-        payload_bytes: 0,
-        bad: Vec::new(),
-        from_other_copies: 0,
-        problems: Problems::default(),
-        matched: 0,
-        unlisted: 0,
-    };
-    let index = Index::scan(payload, progress, &mut |problem| {
-        report.problems.add(problem);
-        Ok(())
-    })?;
-    refuse_other_headers(&index, progress)?;
-    report.files = index.files();
-    report.payload_bytes = index.payload_bytes();
-    if let Some(entry) = embedded_entry(&index)? {
-        if let Err(e) = embedded_checksums(&index, &mut sums) {
-            // A problem with this entry does not prevent the others from being read.
-            let cause = Cause::BadSums(e.cause());
-            report.problems.add(entry.problem(entry.data_offset, cause));
-        }
-    }
     let queue = ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("start threads", e))?;
-    progress.begin("verifying", index.data_bytes());
-    Reader::new(
-        &index,
-        &mut sums,
-        Box::new(queue),
-        &mut report,
-        tell,
-        progress,
-    )?
-    .run()?;
-    progress.end();
-    let first = payload.first_copy();
-    if let Some(faults) = first.source().faults() {
-        report.bad = faults.bad_in(0..u64::MAX).iter().collect();
-    }
-    report.problems.sort();
-    if index.is_whole() {
-        for name in sums.unseen() {
-            report.problems.add(Problem {
-                index: None,
-                name: Some(name.to_owned()),
-                offset: report.payload_bytes,
-                cause: Cause::Missing,
-            });
-            tell(name, FileVerdict::Failed);
-        }
-    }
-    Ok(report)
+    verify_on(payload, sums, Box::new(queue), progress, tell)
 }

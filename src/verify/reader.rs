@@ -25,21 +25,23 @@ const HASHING: usize = 8;
 /// for each such file would cost more than the hashing.
 const SMALL_MAX: usize = 64 * 1024;
 
-/// The result of work on another thread.
-pub(super) enum Done {
+/// A result that the threads return to the reader.
+pub struct Done(What);
+
+enum What {
     Reread(Reread),
     Hashed(Hashed),
 }
 
 impl From<Reread> for Done {
     fn from(done: Reread) -> Self {
-        Self::Reread(done)
+        Self(What::Reread(done))
     }
 }
 
 impl From<Hashed> for Done {
     fn from(done: Hashed) -> Self {
-        Self::Hashed(done)
+        Self(What::Hashed(done))
     }
 }
 
@@ -113,8 +115,8 @@ impl<'a> Reader<'a> {
             Some(Completion::Read { id, buf, result }) => {
                 self.stream.complete_read(id, buf, result, queue);
             }
-            Some(Completion::Job(Done::Reread(done))) => self.stream.complete_reread(done),
-            Some(Completion::Job(Done::Hashed(done))) => {
+            Some(Completion::Job(Done(What::Reread(done)))) => self.stream.complete_reread(done),
+            Some(Completion::Job(Done(What::Hashed(done)))) => {
                 if let Some((id, found)) = self.lanes.complete(done, queue) {
                     self.hashed(id, found)?;
                 }

@@ -1,0 +1,17 @@
+//! Cases that failed once.
+
+use crate::case::Case;
+
+/// Each with what was wrong.
+const FOUND: [(&str, &str); 1] = [(
+    "import/193/12/10000/bff7",
+    "a short read of a copy with a smaller alignment counted as the end of the payload",
+)];
+
+#[test]
+fn what_was_found_stays_mended() {
+    for (case, what) in FOUND {
+        let case: Case = case.parse().unwrap();
+        assert_eq!(crate::run(&case), Ok(()), "{case}: {what}");
+    }
+}
