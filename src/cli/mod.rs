@@ -63,6 +63,16 @@ use crate::sys::Inherited;
 
 use args::{Cli, Command};
 
+/// Parses the text of an option `-o` of mount, for fuzzing. Returns whether it was understood.
+#[cfg(feature = "internals")]
+pub fn parse_mount_options(text: &str) -> bool {
+    let mut options = mount_options::Options::default();
+    let known = options.add(text).is_ok();
+    let errors = mount_options::Options::default().add_ignoring_unknown(text);
+    assert_eq!(known, errors.is_empty(), "{text:?}");
+    known
+}
+
 /// Runs the whole program. `inherited` are the files that were open when it started.
 #[cfg_attr(not(feature = "mount"), allow(unused_variables))]
 pub fn main(inherited: Inherited) -> ExitCode {

@@ -20,7 +20,8 @@ pub struct ContentRange {
 }
 
 impl ContentRange {
-    fn parse(text: &str) -> Option<Self> {
+    /// Parses the value of the header.
+    pub fn parse(text: &str) -> Option<Self> {
         let rest = text.trim().strip_prefix("bytes")?.trim_start();
         let (range, total) = rest.split_once('/')?;
         let (first, last) = range.split_once('-')?;

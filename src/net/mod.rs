@@ -13,6 +13,8 @@ mod source;
 mod url;
 
 pub use answer::Answer;
+#[cfg(feature = "internals")]
+pub use answer::ContentRange;
 pub use client::Client;
 pub use failure::{Cause, Failure};
 pub use source::{HttpOptions, HttpSource};

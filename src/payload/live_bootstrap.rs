@@ -104,6 +104,20 @@ pub fn bootstrap_files(dir: &Path) -> Result<(BTreeMap<Name, BootstrapFile>, Opt
     Ok((all, cut))
 }
 
+/// Parses the text of a manifest and of a `sources` file. Returns the packages and the files.
+///
+/// # Errors
+/// One of them cannot be parsed, or has the name of a package that is no name.
+#[cfg(feature = "internals")]
+pub fn bootstrap_texts(manifest: &str, sources: &str) -> Result<(Vec<String>, Vec<Name>)> {
+    let steps = parse_manifest(manifest)?;
+    let builds = steps.into_iter().filter(|step| step.directive == "build");
+    let builds = builds.map(|step| package_name(&step).map(|()| step.argument));
+    let builds = builds.collect::<Result<_>>()?;
+    let files = parse_sources(sources)?.into_iter();
+    Ok((builds, files.map(|(name, _, _)| name).collect()))
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Step {
     line: u64,

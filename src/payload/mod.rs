@@ -40,7 +40,7 @@ mod internals {
     pub use super::live_bootstrap::bootstrap_files;
     pub use super::live_bootstrap::bootstrap_sources;
     #[cfg(feature = "internals")]
-    pub use super::live_bootstrap::{BootstrapFile, BootstrapSources};
+    pub use super::live_bootstrap::{BootstrapFile, BootstrapSources, bootstrap_texts};
     pub use super::read::embedded_entry;
     pub use super::read_around::read_around;
     pub use super::same_headers::refuse_other_headers;

@@ -16,6 +16,9 @@ mod options;
 mod parallel;
 mod path;
 mod plan;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod readers;
 mod record;
 mod refused;
 mod report;

@@ -15,8 +15,8 @@ const TRAILER: &[u8] = b"TRAILER!!!";
 
 /// A file, directory, symlink or device in the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) name: Vec<u8>,
+pub(crate) struct Entry {
+    pub(crate) name: Vec<u8>,
     mode: u32,
     links: u32,
     pub(super) size: u32,

@@ -20,7 +20,7 @@ const MAX_ENTRIES: u64 = 1_000_000;
 const PIECE: usize = 64 * 1024;
 
 /// Gets each entry, and a reader of its data.
-pub(super) type Visit<'a> = dyn FnMut(&Entry, &mut dyn Read) -> io::Result<()> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(&Entry, &mut dyn Read) -> io::Result<()> + 'a;
 
 /// Calls `visit` for each entry of all archives, in order. A later entry replaces an earlier one
 /// of the same name when the kernel unpacks the initramfs.
@@ -28,7 +28,7 @@ pub(super) type Visit<'a> = dyn FnMut(&Entry, &mut dyn Read) -> io::Result<()> +
 /// # Errors
 /// InvalidData or UnexpectedEof if it is damaged, Unsupported if it is compressed in another
 /// format or is too large, and the errors of `source` and of `visit`.
-pub(super) fn walk(source: impl Read, visit: &mut Visit<'_>) -> io::Result<()> {
+pub(crate) fn walk(source: impl Read, visit: &mut Visit<'_>) -> io::Result<()> {
     let mut source = BufReader::with_capacity(PIECE, source);
     let mut left = MAX_ENTRIES;
     while let Some(start) = skip_zeros(&mut source)? {

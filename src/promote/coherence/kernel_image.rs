@@ -55,6 +55,12 @@ impl Kernel {
     }
 }
 
+/// Returns the release of an uncompressed kernel image.
+#[cfg(feature = "internals")]
+pub(crate) fn release_of(bytes: &[u8]) -> Option<String> {
+    Kernel::detect(bytes).map(|kernel| kernel.release)
+}
+
 /// Returns the release that follows the start of a banner. Behind it, the banner has the user
 /// who built the kernel in parentheses.
 fn release(rest: &[u8]) -> Option<&str> {

@@ -18,6 +18,10 @@ mod samples;
 mod staged_image;
 mod verify;
 
+#[cfg(feature = "internals")]
+pub(crate) use initrd::walk as walk_initramfs;
+#[cfg(feature = "internals")]
+pub(crate) use kernel_image::release_of as read_kernel;
 pub(crate) use module::Modinfo;
 pub use report::{Check, CheckState, CoherenceReport, Problem};
 pub use verify::verify;

@@ -9,3 +9,6 @@
 pub(crate) mod client;
 pub(crate) mod server;
 mod wire;
+
+#[cfg(feature = "internals")]
+pub(crate) use wire::parse_greeting;

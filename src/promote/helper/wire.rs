@@ -29,6 +29,12 @@ pub(super) struct Greeting {
     pub(super) rootfs: PathBuf,
 }
 
+/// Parses the first message.
+#[cfg(feature = "internals")]
+pub(crate) fn parse_greeting(bytes: &[u8]) -> serde_json::Result<PathBuf> {
+    serde_json::from_slice::<Greeting>(bytes).map(|greeting| greeting.rootfs)
+}
+
 /// Sends `message` and a copy of `fd`.
 pub(crate) fn send(
     socket: impl AsFd,

@@ -96,9 +96,26 @@ impl Manifest {
     /// is checked later.
     pub fn read(source: &Path, images: &[PathBuf], strict: bool) -> Result<Option<Self>> {
         let path = source.join(".build-manifest.yaml");
-        let Some(parsed) = yaml::read::<Document>(&path, REBUILD)? else {
-            return Ok(None);
-        };
+        match yaml::read::<Document>(&path, REBUILD)? {
+            Some(parsed) => Self::of(parsed, path, images, strict).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Does the same as [`Manifest::read`] with the text of the manifest.
+    #[cfg(feature = "internals")]
+    pub(crate) fn parse(text: Vec<u8>, source: &Path, strict: bool) -> Result<Self> {
+        let path = source.join(".build-manifest.yaml");
+        Self::of(yaml::parse(&path, text, REBUILD)?, path, &[], strict)
+    }
+
+    fn of(
+        parsed: yaml::Parsed<Document>,
+        path: PathBuf,
+        images: &[PathBuf],
+        strict: bool,
+    ) -> Result<Self> {
+        let source = path.parent().unwrap_or(Path::new(""));
         let (document, text) = (parsed.value, parsed.text);
         let mut known = Deviations::of(&path, strict);
         known.add_unknown(parsed.unknown, parsed.has_mark)?;
@@ -151,7 +168,7 @@ impl Manifest {
                 format!("{form}, expected a list of maps")
             })?;
         }
-        Ok(Some(Self {
+        Ok(Self {
             mode: known.text("mode", document.mode, &MODES)?,
             bsp_version: known.text("bsp_version", version, &[])?,
             rebuilt_at: known.text("rebuilt_at", time, &[])?,
@@ -161,7 +178,7 @@ impl Manifest {
             text: String::from_utf8_lossy(&text).into_owned(),
             deviations: known.finish(),
             path,
-        }))
+        })
     }
 
     /// Returns a one-line description of the manifest.
@@ -258,18 +275,29 @@ impl BuildState {
     /// `strict`, any deviation from the schema.
     pub fn read(source: &Path, strict: bool) -> Result<Option<Self>> {
         let path = source.join(".build-state.yaml");
-        let Some(parsed) = yaml::read::<State>(&path, REBUILD)? else {
-            return Ok(None);
-        };
+        match yaml::read::<State>(&path, REBUILD)? {
+            Some(parsed) => Self::of(parsed, &path, strict).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Does the same as [`BuildState::read`] with the text of the state.
+    #[cfg(feature = "internals")]
+    pub(crate) fn parse(text: Vec<u8>, source: &Path, strict: bool) -> Result<Self> {
+        let path = source.join(".build-state.yaml");
+        Self::of(yaml::parse(&path, text, REBUILD)?, &path, strict)
+    }
+
+    fn of(parsed: yaml::Parsed<State>, path: &Path, strict: bool) -> Result<Self> {
         let state = parsed.value;
-        let mut known = Deviations::of(&path, strict);
+        let mut known = Deviations::of(path, strict);
         known.add_unknown(parsed.unknown, parsed.has_mark)?;
         known.text("toolchain", state.toolchain, &[])?;
         known.text("bsp_version", state.bsp_version, &[])?;
         known.text("mode", state.mode, &MODES)?;
         let wrong = |message: String| {
             Error::new(Kind::Syntax, message)
-                .with_path(&path)
+                .with_path(path)
                 .advice(REBUILD)
         };
         let mut repos = BTreeMap::new();
@@ -317,10 +345,10 @@ impl BuildState {
                 return Err(wrong(format!("two commits for {}", printable(rel))));
             }
         }
-        Ok(Some(Self {
+        Ok(Self {
             repos,
             deviations: known.finish(),
-        }))
+        })
     }
 }
 

@@ -53,6 +53,18 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("read", e).with_path(path).advice(advice)),
     };
+    parse(path, text, advice).map(Some)
+}
+
+/// Does the same as [`read`] with the text of the file.
+///
+/// # Errors
+/// The same as for [`read`].
+pub(crate) fn parse<T: DeserializeOwned>(
+    path: &Path,
+    text: Vec<u8>,
+    advice: &str,
+) -> Result<Parsed<T>> {
     let wrong = |message: &str| {
         Error::new(Kind::Syntax, message)
             .doing("read")
@@ -84,12 +96,12 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, advice: &str) -> Result<Opt
     })?;
     match twice {
         Some(field) => Err(wrong(&format!("duplicate field `{}`", printable(&field)))),
-        None => Ok(Some(Parsed {
+        None => Ok(Parsed {
             value,
             has_mark,
             text,
             unknown,
-        })),
+        }),
     }
 }
 
