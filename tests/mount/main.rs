@@ -24,6 +24,7 @@ mod faulty_source;
 mod file_handles;
 mod filesystem;
 mod fstab;
+mod hostile;
 mod interrupted_sums;
 mod killed_servers;
 mod lenient;
