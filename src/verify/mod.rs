@@ -5,7 +5,7 @@ mod recover;
 mod report;
 mod run;
 
-use crate::block::ThreadQueue;
+use crate::block::{IoEngine, open_queue};
 use crate::error::{Error, Result};
 use crate::payload::{Checksums, Payload};
 use crate::progress::Progress;
@@ -33,6 +33,7 @@ pub fn verify(
     progress: &dyn Progress,
     tell: &mut dyn FnMut(&str, FileVerdict),
 ) -> Result<Report> {
-    let queue = ThreadQueue::new(reader::DEPTH + 2).map_err(|e| Error::io("start threads", e))?;
-    verify_on(payload, sums, Box::new(queue), progress, tell)
+    let (queue, _) = open_queue(IoEngine::Auto, reader::DEPTH, reader::HASHERS)
+        .map_err(|e| Error::io("start threads", e))?;
+    verify_on(payload, sums, queue, progress, tell)
 }

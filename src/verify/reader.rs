@@ -16,11 +16,13 @@ use super::recover::look_again;
 use super::report::{FileVerdict, Report};
 
 /// The number of blocks in flight.
-pub(super) const DEPTH: usize = 6;
-/// The size of a block in bytes.
-const BLOCK_BYTES: usize = 1 << 20;
+pub(super) const DEPTH: usize = 3;
+/// The number of threads that hash.
+pub(super) const HASHERS: usize = 2;
+/// The size of a block in bytes: one huge page, as for an import.
+const BLOCK_BYTES: usize = 2 << 20;
 /// The number of blocks that may wait to be hashed at the same time.
-const HASHING: usize = 8;
+const HASHING: usize = 4;
 /// The largest file, in bytes, that is hashed directly if it lies within one block. A lane
 /// for each such file would cost more than the hashing.
 const SMALL_MAX: usize = 64 * 1024;
