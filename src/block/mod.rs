@@ -18,6 +18,7 @@ mod file_type;
 mod node;
 mod offset;
 mod open;
+mod prefetch;
 mod queue;
 mod ranges;
 mod read_ahead;

@@ -1,9 +1,11 @@
 //! Small reads at increasing offsets, with a read-ahead that adapts to the distances.
 
 use std::io;
+use std::sync::Arc;
 
 use super::buffer::{AlignedBuf, PAGE};
-use super::source::{Source, read_exact_at, read_to_fault};
+use super::prefetch::{BLOCK, Prefetch};
+use super::source::{ReadMode, Source, read_exact_at, read_to_fault};
 
 /// The largest read, in bytes.
 const LARGE: usize = 1 << 20;
@@ -16,6 +18,18 @@ const NEAR: u64 = 64 * 1024;
 /// From this distance on, in bytes, reading single pages is cheaper if they are in the page
 /// cache.
 const CLOSE: u64 = 8 * 1024;
+
+/// The number of large reads in a row, each where the last one ended, before the next blocks
+/// are read in advance.
+const IN_A_ROW: u32 = 3;
+
+/// Whether blocks are read before they are wanted.
+enum Advance {
+    Never,
+    /// They are after this many more large reads in a row.
+    After(u32, Arc<dyn Source>),
+    Running(Prefetch),
+}
 
 /// A view of a source that moves forward.
 ///
@@ -30,6 +44,10 @@ pub struct ReadAhead<'a> {
     last: u64,
     hop: u64,
     step: usize,
+    advance: Advance,
+    /// Bytes that begin before `buf` and end in it, and their offset.
+    joint: Vec<u8>,
+    joint_start: u64,
 }
 
 impl<'a> ReadAhead<'a> {
@@ -46,7 +64,22 @@ impl<'a> ReadAhead<'a> {
             last: 0,
             hop: NEAR * 4,
             step: SMALL,
+            advance: Advance::Never,
+            joint: Vec::new(),
+            joint_start: 0,
         })
+    }
+
+    /// Reads in advance where the wanted bytes are so close together that everything is read.
+    /// This takes up to 6 MiB more. `source` is the source that the view was created for.
+    ///
+    /// What is read through the page cache is read in advance by the kernel.
+    #[must_use]
+    pub fn in_advance(mut self, source: &Arc<dyn Source>) -> Self {
+        if source.mode() == ReadMode::Direct {
+            self.advance = Advance::After(IN_A_ROW, Arc::clone(source));
+        }
+        self
     }
 
     /// Returns the `want` bytes at `offset`. `want` is at most 64 KiB. Fewer bytes are
@@ -61,6 +94,10 @@ impl<'a> ReadAhead<'a> {
             return Ok(&[]);
         }
         if offset < self.start || end > self.start + self.filled as u64 {
+            if self.join(offset, end) {
+                let from = (offset - self.joint_start) as usize;
+                return Ok(&self.joint[from..from + (end - offset) as usize]);
+            }
             if let Err(e) = self.fill(offset, end) {
                 let len = (end - offset) as usize;
                 if !self.source.read_spare(&mut self.buf[..len], offset) {
@@ -89,6 +126,70 @@ impl<'a> ReadAhead<'a> {
         self.last = offset;
     }
 
+    /// Moves on to the block that was read in advance, and puts the wanted bytes together in
+    /// `joint`. Returns false if they are not there.
+    fn join(&mut self, offset: u64, end: u64) -> bool {
+        let Advance::Running(prefetch) = &mut self.advance else {
+            return false;
+        };
+        let block_end = self.start + self.filled as u64;
+        let from = match self.joint.is_empty() {
+            true => self.start,
+            false => self.joint_start.min(self.start),
+        };
+        // Further away, a read of a page costs less than all blocks up to there.
+        if offset < from || end > block_end + BLOCK as u64 {
+            self.stop();
+            return false;
+        }
+        if offset >= self.start {
+            let tail = (offset.min(block_end) - self.start) as usize;
+            self.joint.clear();
+            self.joint.extend_from_slice(&self.buf[tail..self.filled]);
+            self.joint_start = offset;
+            let Some(filled) = prefetch.take(block_end, &mut self.buf) else {
+                self.stop();
+                return false;
+            };
+            (self.start, self.filled) = (block_end, filled);
+        }
+        let have = self.joint_start + self.joint.len() as u64;
+        if end > have {
+            let missing = (have - self.start) as usize..(end - self.start) as usize;
+            self.joint.extend_from_slice(&self.buf[missing]);
+        }
+        true
+    }
+
+    fn stop(&mut self) {
+        self.joint.clear();
+        if let Advance::Running(prefetch) = &self.advance {
+            self.advance = Advance::After(IN_A_ROW, prefetch.source());
+        }
+    }
+
+    /// Starts to read in advance after enough large reads in a row.
+    fn count(&mut self, follows: bool) {
+        let Advance::After(left, source) = &mut self.advance else {
+            return;
+        };
+        *left = if follows {
+            left.saturating_sub(1)
+        } else {
+            IN_A_ROW
+        };
+        if *left == 0 {
+            let next = self.start + self.filled as u64;
+            self.advance = match Prefetch::start(source, next) {
+                Ok(prefetch) => Advance::Running(prefetch),
+                Err(e) => {
+                    log::debug!("nothing is read in advance: {e}");
+                    Advance::Never
+                }
+            };
+        }
+    }
+
     fn fill(&mut self, offset: u64, end: u64) -> io::Result<()> {
         if self.hop > CLOSE && self.fill_cached(offset, end) {
             return Ok(());
@@ -102,6 +203,8 @@ impl<'a> ReadAhead<'a> {
         let start = offset - offset % alignment;
         let least = (end - start).next_multiple_of(alignment) as usize;
         let len = self.step.next_multiple_of(alignment as usize).max(least);
+        let before = self.start..=self.start + self.filled as u64;
+        let follows = self.filled == LARGE && len == LARGE && before.contains(&start);
         self.filled = 0;
         self.start = start;
         self.filled = match read_exact_at(self.source, &mut self.buf[..len], start) {
@@ -115,6 +218,7 @@ impl<'a> ReadAhead<'a> {
                 }
             }
         };
+        self.count(follows && self.filled == LARGE);
         Ok(())
     }
 
@@ -226,6 +330,65 @@ mod tests {
         let mut reads = ReadAhead::new(&source).unwrap();
         assert_eq!(reads.at(1000, 100).unwrap().len(), 100);
         assert!(reads.at(4096, 100).is_err());
+    }
+
+    /// Reads 300 bytes in every 1000, some of them across the ends of blocks.
+    fn walk_in_advance(source: &Arc<Counted>, until: u64) -> Vec<u64> {
+        let shared: Arc<dyn Source> = Arc::clone(source) as Arc<dyn Source>;
+        let mut reads = ReadAhead::new(&*shared).unwrap().in_advance(&shared);
+        let mut failed = Vec::new();
+        for at in (3..until).step_by(1000) {
+            reads.hop_to(at);
+            // A header and its name: the second part was in the first part, or follows it.
+            for (from, want) in [(at, 40), (at, 300), (at + 40, 280)] {
+                let Ok(got) = reads.at(from, want) else {
+                    failed.push(from);
+                    continue;
+                };
+                assert_eq!(got.len() as u64, (source.len - from).min(want as u64));
+                let right = (from..).zip(got).all(|(at, b)| u64::from(*b) == at % 251);
+                assert!(right, "{want} bytes at {from}");
+            }
+        }
+        failed
+    }
+
+    #[test]
+    fn what_is_read_in_advance_is_the_same() {
+        for len in [12 << 20, (12 << 20) + 512, (9 << 20) + 4096] {
+            let source = Arc::new(Counted::new(len, u64::MAX));
+            assert!(walk_in_advance(&source, len).is_empty());
+            let bytes = source.bytes.load(Ordering::Relaxed);
+            assert!(bytes < len + (4 << 20), "{bytes} of {len} bytes");
+            let reads = source.reads.load(Ordering::Relaxed);
+            assert!(reads < 20, "nothing was read in advance: {reads} reads");
+        }
+    }
+
+    #[test]
+    fn a_bad_place_ahead_hides_nothing_before_it() {
+        let bad = (7 << 20) + 1536;
+        let source = Arc::new(Counted::new(12 << 20, bad));
+        let failed = walk_in_advance(&source, bad + 2000);
+        assert!(!failed.is_empty());
+        // A read that ends in the sector before it may extend into it.
+        assert!(failed.iter().all(|at| at + 300 > bad), "{failed:?}");
+    }
+
+    #[test]
+    fn a_large_file_between_small_ones_is_not_read() {
+        let source = Arc::new(Counted::new(1 << 30, u64::MAX));
+        let shared: Arc<dyn Source> = Arc::clone(&source) as Arc<dyn Source>;
+        let mut reads = ReadAhead::new(&*shared).unwrap().in_advance(&shared);
+        for start in [0, 500 << 20] {
+            for at in (start..start + (8 << 20)).step_by(1000) {
+                reads.hop_to(at);
+                assert_eq!(reads.at(at, 64).unwrap().len(), 64);
+            }
+        }
+        drop(reads);
+        let bytes = source.bytes.load(Ordering::Relaxed);
+        assert!(bytes < 40 << 20, "{bytes}");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Index {
             kept_max: payload.index_memory() / 2,
         };
         let mut names = Names::new(payload.index_memory() / 2);
-        for step in payload.walk()? {
+        for step in payload.walk_all()? {
             if progress.cancelled() {
                 return Err(Error::interrupted());
             }

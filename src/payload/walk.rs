@@ -19,6 +19,9 @@ use super::problem::{Cause, Problem};
 /// The default memory limit of an index, in bytes.
 const INDEX_MEMORY: usize = 24 << 20;
 
+/// From this memory limit of an index on, in bytes, a walk over all entries reads in advance.
+const ADVANCE_FROM: usize = 16 << 20;
+
 /// A payload: a source that starts with a valid payload header.
 #[derive(Clone)]
 pub struct Payload {
@@ -248,6 +251,19 @@ impl Payload {
         let window = ReadAhead::new(&*self.source)
             .map_err(|e| Error::io("get memory to read", e).with_path(self.source.path()))?;
         Ok(self.walk_in(window))
+    }
+
+    /// Does the same as [`Payload::walk`], for a walk over all entries. If the memory limit of
+    /// the index allows it, it reads in advance where all files are small.
+    ///
+    /// # Errors
+    /// There is no memory for the iterator's buffer.
+    pub(super) fn walk_all(&self) -> Result<Walker<'_>> {
+        let mut walk = self.walk()?;
+        if self.index_memory >= ADVANCE_FROM {
+            walk.window = walk.window.in_advance(&self.source);
+        }
+        Ok(walk)
     }
 
     fn walk_in<'a>(&self, window: ReadAhead<'a>) -> Walker<'a> {
