@@ -49,10 +49,41 @@ pub enum Kind {
 #[error(transparent)]
 pub struct Error(Box<Detail>);
 
-/// A limit that was reached: the code and the help that it gives to any error.
+/// What gives any error its code and its help: a limit that was reached, or a source that says
+/// itself why it cannot be read.
 struct Limit {
     code: &'static str,
     help: &'static str,
+}
+
+/// Why a source cannot be read, where that is no error of the system: the content of an
+/// [`io::Error`]. An error made from it has this code and this help, whatever was being done.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{words}")]
+pub struct SourceFailure {
+    /// What happened, as a clause.
+    pub words: String,
+    /// The code of the error.
+    pub code: &'static str,
+    /// What to do next.
+    pub help: &'static str,
+}
+
+impl SourceFailure {
+    /// Converts the failure to an error of that kind.
+    pub fn into_io(self, kind: io::ErrorKind) -> io::Error {
+        io::Error::new(kind, self)
+    }
+
+    /// Returns the failure that `error` holds, if it holds one.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// Returns whether `error` holds one: then nothing can be read now, and nothing is damaged.
+    pub fn is_in(error: &io::Error) -> bool {
+        Self::of(error).is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -316,9 +347,16 @@ impl Error {
         }
     }
 
-    /// The limit of the process or the system that was reached, whatever was being done.
+    /// The limit of the process or the system that was reached, whatever was being done, or why
+    /// the source could not be read.
     fn limit(&self) -> Option<Limit> {
         let source = self.0.source.as_ref()?;
+        if let Some(failure) = SourceFailure::of(source) {
+            return Some(Limit {
+                code: failure.code,
+                help: failure.help,
+            });
+        }
         match source.raw_os_error() {
             Some(libc::EMFILE) => Some(Limit {
                 code: "too-many-open-files",

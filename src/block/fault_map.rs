@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::SourceFailure;
+
 use super::ranges::Ranges;
 
 /// After this many sectors that could not be read one after the other, a sector that was read
@@ -23,6 +25,13 @@ pub struct FaultMap {
     known: Mutex<Known>,
 }
 
+/// The words of an error that is not the system's.
+#[derive(Debug)]
+enum Words {
+    Plain(String),
+    Failure(SourceFailure),
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// Reads of these ranges failed as a whole. Single sectors of them may be readable.
@@ -32,7 +41,7 @@ struct Known {
     /// The error of the last read that failed.
     errno: Option<i32>,
     /// The same for an error that is not the system's.
-    words: Option<(io::ErrorKind, String)>,
+    words: Option<(io::ErrorKind, Words)>,
     /// Nothing can be read any more.
     gone: bool,
     /// The source ends here now.
@@ -209,7 +218,10 @@ impl FaultMap {
 impl Known {
     fn error(&self) -> io::Error {
         if let Some((kind, words)) = &self.words {
-            return io::Error::new(*kind, words.clone());
+            return match words {
+                Words::Plain(words) => io::Error::new(*kind, words.clone()),
+                Words::Failure(failure) => failure.clone().into_io(*kind),
+            };
         }
         if self.errno.is_none() && self.end.is_some() {
             return io::ErrorKind::UnexpectedEof.into();
@@ -220,7 +232,13 @@ impl Known {
     fn note(&mut self, error: &io::Error) {
         match error.raw_os_error() {
             Some(errno) => (self.errno, self.words) = (Some(errno), None),
-            None => self.words = Some((error.kind(), error.to_string())),
+            None => {
+                let words = match SourceFailure::of(error) {
+                    Some(failure) => Words::Failure(failure.clone()),
+                    None => Words::Plain(error.to_string()),
+                };
+                self.words = Some((error.kind(), words));
+            }
         }
         // A source behind a URL has tried again itself. Damage that cannot be healed has another
         // kind, and the rest can be read.

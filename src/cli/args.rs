@@ -476,7 +476,8 @@ pub(super) struct RepairArgs {
     #[arg(long, value_name = "BYTES", value_parser = whole_bytes)]
     pub offset: Option<u64>,
 
-    /// Another copy of the payload, protected or not, to take intact blocks from (can be repeated)
+    /// Another copy of the payload, protected or not, to take intact blocks from (can be repeated).
+    /// It may be an http or https URL
     #[arg(long, value_name = "COPY", value_hint = ValueHint::FilePath)]
     pub from: Vec<PathBuf>,
 

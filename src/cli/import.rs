@@ -250,7 +250,11 @@ fn json<'a>(
 
 /// Refuses `import IMAGE` and `import IMAGE DEST`, which lack --device.
 fn refuse_an_image_as_dest(args: &ImportArgs) -> Result<()> {
-    refuse_url(&args.dest, "lbpayload import --device URL DIRECTORY")?;
+    refuse_url(
+        &args.dest,
+        "a directory",
+        "lbpayload import --device URL DIRECTORY",
+    )?;
     let is_file = args.device.is_empty() && args.dest.is_file();
     let after = match &args.extra {
         None if !is_file => return Ok(()),

@@ -71,6 +71,9 @@ pub(super) fn run(args: &ProbeArgs) -> Result<Outcome> {
             "not-found" if args.devices.is_empty() => {
                 error.or_advice("attach the disk, or name it or the image")
             }
+            "not-found" if args.devices.iter().all(|path| is_url(path)) => {
+                error.or_advice("check the URL, or download the image and look what it is")
+            }
             "not-found" => error.or_advice("`lbpayload probe --all` shows every device"),
             _ => error,
         };

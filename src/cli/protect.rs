@@ -16,6 +16,7 @@ use super::args::{ProgressForm, ProtectArgs, RepairArgs};
 use super::exit::Outcome;
 use super::output::{Out, human_bytes, lossy};
 use super::protection::{JsonProtection, trailer};
+use super::source::{SourceArgs, refuse_url};
 use super::{progress, signals};
 
 #[derive(Serialize)]
@@ -43,6 +44,7 @@ pub(super) fn protect(
     form: Option<ProgressForm>,
     quiet: bool,
 ) -> Result<Outcome> {
+    refuse_url_to_write(&args.source)?;
     refuse_device_without_force(&args.source, args.force)?;
     signals::listen()?;
     let offset = args.offset.unwrap_or(0);
@@ -95,6 +97,7 @@ pub(super) fn repair(
     form: Option<ProgressForm>,
     quiet: bool,
 ) -> Result<Outcome> {
+    refuse_url_to_write(&args.source)?;
     signals::listen()?;
     let progress = progress::shown(form);
     let report = run_repair(args, &*progress);
@@ -149,11 +152,11 @@ fn run_repair(args: &RepairArgs, progress: &dyn Progress) -> Result<RepairReport
 fn copies(args: &RepairArgs, header: &Header) -> Result<Vec<Arc<dyn Source>>> {
     let mut copies = Vec::new();
     for path in &args.from {
-        let copy = SourceOptions::default().open(path)?;
+        let copy = SourceArgs::default().open(&[path], SourceOptions::default())?;
         if copy.len() < header.geometry().payload_len() {
             log::warn!(
                 "`{}` is shorter than the payload, only its first {} bytes are used",
-                path.display(),
+                copy.path().display(),
                 copy.len()
             );
         }
@@ -197,6 +200,14 @@ fn open(path: &Path, offset: u64) -> Result<Arc<dyn Source>> {
         ..SourceOptions::default()
     };
     options.open(path)
+}
+
+fn refuse_url_to_write(path: &Path) -> Result<()> {
+    refuse_url(
+        path,
+        "a file or a device",
+        "download it first, for example with `curl -O`",
+    )
 }
 
 fn no_trailer(path: &Path) -> Error {

@@ -161,14 +161,14 @@ pub(super) fn warn_if_unchecked(source: &dyn Source, checked: bool) {
     }
 }
 
-/// Refuses a URL where a directory to write to is expected.
+/// Refuses a URL where something to write to is expected.
 ///
 /// # Errors
 /// `path` is a URL.
-pub(super) fn refuse_url(path: &Path, instead: &str) -> Result<()> {
+pub(super) fn refuse_url(path: &Path, expected: &str, instead: &str) -> Result<()> {
     if !is_url(path) {
         return Ok(());
     }
-    let message = format!("`{}` is a URL, expected a directory", shown(path).display());
+    let message = format!("`{}` is a URL, expected {expected}", shown(path).display());
     Err(Error::new(Kind::Usage, message).advice(instead))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::block::{Source, SourceOptions};
-use crate::error::{Result, printable};
+use crate::error::{Result, SourceFailure, printable};
 use crate::format::Dialect;
 use crate::payload::{Cause, Index, Payload, Problem, signed_checksums};
 use crate::verify::{FileVerdict, Report, verify};
@@ -166,9 +166,15 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     let damage = match &protected.protection {
         Some(protection) => {
             // What the walk did not reach is checked too.
-            let mut damage = Damage::find(protection, !report.is_ok(), &*progress)?;
-            damage.name_entries(&payload)?;
-            Some(damage)
+            match Damage::find(protection, !report.is_ok(), &*progress) {
+                Ok(mut damage) => {
+                    damage.name_entries(&payload)?;
+                    Some(damage)
+                }
+                // The report says that the server does not answer.
+                Err(e) if !report.is_ok() && e.io_error().is_some_and(SourceFailure::is_in) => None,
+                Err(e) => return Err(e),
+            }
         }
         None => None,
     };

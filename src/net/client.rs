@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ureq::Agent;
 use ureq::config::Config;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Proxy};
 
 use super::answer::Answer;
 use super::failure::{Cause, Failure};
@@ -23,6 +23,8 @@ pub struct Client {
     plain: Agent,
     /// Created for the first https URL, so that http:// works without certificates.
     tls: OnceLock<Result<Agent, String>>,
+    /// The proxy of the environment, to name it in messages.
+    proxy: Option<Proxy>,
     stall: Duration,
     stopped: AtomicBool,
     downgrades: bool,
@@ -35,6 +37,7 @@ impl Client {
         Self {
             plain: config(stall, None).new_agent(),
             tls: OnceLock::new(),
+            proxy: Proxy::try_from_env(),
             stall,
             stopped: AtomicBool::new(false),
             downgrades: true,
@@ -114,8 +117,21 @@ impl Client {
         match request.call() {
             Ok(response) => Ok(Answer::new(response, self.stall)),
             Err(_) if self.stopped.load(Ordering::Relaxed) => Err(stopped()),
-            Err(e) => Err(Failure::of_http(e, self.stall)),
+            Err(e) => {
+                let failure = Failure::of_http(e, self.stall);
+                Err(match self.proxy_for(url) {
+                    Some(proxy) => failure.through(&proxy),
+                    None => failure,
+                })
+            }
         }
+    }
+
+    /// Returns host and port of the proxy through which `url` is reached.
+    fn proxy_for(&self, url: &Url) -> Option<String> {
+        let proxy = self.proxy.as_ref()?;
+        let uri = url.request().parse().ok()?;
+        (!proxy.is_no_proxy(&uri)).then(|| format!("{}:{}", proxy.host(), proxy.port()))
     }
 
     fn agent(&self, scheme: Scheme) -> Result<&Agent, Failure> {

@@ -34,6 +34,8 @@ pub struct Failure {
     /// How long the server asked to wait.
     pub retry_after: Option<Duration>,
     words: String,
+    /// What to do, if that is known better than by the cause alone.
+    help: Option<&'static str>,
 }
 
 impl Failure {
@@ -43,12 +45,37 @@ impl Failure {
             cause,
             retry_after: None,
             words: words.into(),
+            help: None,
         }
+    }
+
+    /// Sets what the user can do.
+    fn with_help(mut self, help: &'static str) -> Self {
+        self.help = Some(help);
+        self
+    }
+
+    /// Names the proxy, which is one more thing that may be wrong. `proxy` is its host and port.
+    pub(super) fn through(mut self, proxy: &str) -> Self {
+        if self.cause == Cause::Connect {
+            let has_help = self.words.starts_with("the proxy refused (407");
+            self.words = match self.words.strip_prefix("the proxy refused") {
+                Some(why) => format!("the proxy {proxy} refused{why}"),
+                None => format!("{}, through the proxy {proxy}", self.words),
+            };
+            if !has_help {
+                self.help = Some(
+                    "check the proxy (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY), or name hosts that \
+                     are reached without it in NO_PROXY",
+                );
+            }
+        }
+        self
     }
 
     /// Returns what the user can do, if the cause says.
     pub fn help(&self) -> Option<&'static str> {
-        match self.cause {
+        self.help.or(match self.cause {
             Cause::Tls => Some(
                 "check the clock (`date`) and the certificates (package ca-certificates, or \
                  SSL_CERT_FILE for your own authority)",
@@ -58,6 +85,15 @@ impl Failure {
                  NO_PROXY)",
             ),
             _ => None,
+        })
+    }
+
+    /// Returns the code of the error that it leads to.
+    pub fn code(&self) -> &'static str {
+        match self.cause {
+            Cause::Connect => "unreachable",
+            Cause::Tls => "tls",
+            _ => "http",
         }
     }
 
@@ -78,13 +114,11 @@ impl Failure {
             HttpError::Rustls(e) => Self::of_tls(&e),
             HttpError::Tls(words) => Self::new(Cause::Tls, format!("TLS failed ({words})")),
             HttpError::Pem(_) => Self::new(Cause::Tls, "a certificate cannot be read"),
-            HttpError::HostNotFound => Self::new(Cause::Connect, "the host was not found"),
+            HttpError::HostNotFound => Self::no_host(),
             HttpError::ConnectionFailed | HttpError::InvalidProxyUrl => {
                 Self::new(Cause::Connect, "could not connect")
             }
-            HttpError::ConnectProxyFailed(words) => {
-                Self::new(Cause::Connect, format!("the proxy refused ({words})"))
-            }
+            HttpError::ConnectProxyFailed(words) => Self::of_proxy(&words),
             HttpError::Timeout(Timeout::Connect | Timeout::Resolve) => {
                 Self::new(Cause::Connect, "could not connect (timed out)")
             }
@@ -131,9 +165,15 @@ impl Failure {
                 Cause::Stalled,
                 format!("sent no byte for {} s", stall.as_secs_f64()),
             ),
-            _ if error.to_string().starts_with("failed to lookup address") => {
-                Self::new(Cause::Connect, "the host was not found")
-            }
+            _ if error.to_string().starts_with("failed to lookup address") => Self::no_host(),
+            io::ErrorKind::ConnectionRefused => Self::new(
+                Cause::Connect,
+                format!("could not connect ({})", system(error)),
+            )
+            .with_help(
+                "check whether the server runs on this port, and the proxy if you need one \
+                 (HTTPS_PROXY, HTTP_PROXY, NO_PROXY)",
+            ),
             _ => Self::new(
                 Cause::Connect,
                 format!("could not connect ({})", system(error)),
@@ -141,27 +181,65 @@ impl Failure {
         }
     }
 
-    fn of_tls(error: &TlsError) -> Self {
-        let words = match error {
-            TlsError::InvalidCertificate(why) => match why {
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                    "its certificate has expired".to_owned()
-                }
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    "its certificate is not valid yet".to_owned()
-                }
-                CertificateError::UnknownIssuer => {
-                    "its certificate is from an unknown authority".to_owned()
-                }
-                CertificateError::NotValidForName
-                | CertificateError::NotValidForNameContext { .. } => {
-                    "its certificate is for another host".to_owned()
-                }
-                other => format!("its certificate is not valid ({other})"),
-            },
-            other => format!("TLS failed ({other})"),
+    fn no_host() -> Self {
+        Self::new(Cause::Connect, "the host was not found").with_help(
+            "check the name of the host and the network, and the proxy if you need one \
+             (HTTPS_PROXY, HTTP_PROXY, NO_PROXY)",
+        )
+    }
+
+    /// `words` are the library's, such as `proxy server responded 403/403`.
+    fn of_proxy(words: &str) -> Self {
+        let status = words.rsplit(' ').next().and_then(|w| w.split('/').next());
+        let status = status.and_then(|n| ureq::http::StatusCode::from_bytes(n.as_bytes()).ok());
+        let Some(status) = status else {
+            return Self::new(Cause::Connect, format!("the proxy refused ({words})"));
         };
-        Self::new(Cause::Tls, words)
+        let failure = Self::new(Cause::Connect, format!("the proxy refused ({status})"));
+        match status.as_u16() {
+            407 => failure.with_help(
+                "give user and password of the proxy in its variable: \
+                 HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT",
+            ),
+            _ => failure,
+        }
+    }
+
+    fn of_tls(error: &TlsError) -> Self {
+        let tls = |words: &str, help| Self::new(Cause::Tls, words).with_help(help);
+        let TlsError::InvalidCertificate(why) = error else {
+            let failure = Self::new(Cause::Tls, format!("TLS failed ({error})"));
+            return match error {
+                TlsError::InvalidMessage(_) => failure
+                    .with_help("check the port: it may be one for http:// and not for https://"),
+                _ => failure.with_help("check the URL, and ask who runs the server"),
+            };
+        };
+        match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => tls(
+                "its certificate has expired",
+                "check the clock (`date`), if it is right, tell who runs the server",
+            ),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => tls(
+                "its certificate is not valid yet",
+                "check the clock (`date`)",
+            ),
+            CertificateError::UnknownIssuer => tls(
+                "its certificate is from an unknown authority",
+                "install the certificates of the authorities (package ca-certificates), or name \
+                 your own authority's: SSL_CERT_FILE=FILE",
+            ),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                tls(
+                    "its certificate is for another host",
+                    "check the name of the host in the URL",
+                )
+            }
+            other => Self::new(
+                Cause::Tls,
+                format!("its certificate is not valid ({other})"),
+            ),
+        }
     }
 }
 

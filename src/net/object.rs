@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, SourceFailure};
 
 use super::answer::Answer;
 use super::client::Client;
@@ -75,8 +75,18 @@ impl From<Failure> for Trouble {
 impl Trouble {
     fn into_io(self) -> io::Error {
         match self {
-            Self::Changed => io::Error::new(io::ErrorKind::StaleNetworkFileHandle, CHANGED),
-            Self::Failed(failure) => io::Error::other(failure.to_string()),
+            Self::Changed => SourceFailure {
+                words: CHANGED.into(),
+                code: "changed",
+                help: "run it again",
+            }
+            .into_io(io::ErrorKind::StaleNetworkFileHandle),
+            Self::Failed(failure) => SourceFailure {
+                words: failure.to_string(),
+                code: failure.code(),
+                help: help(&failure),
+            }
+            .into_io(io::ErrorKind::Other),
         }
     }
 }
@@ -301,15 +311,16 @@ fn no_range(path: &Path) -> Error {
 }
 
 fn failed(failure: &Failure, path: &Path) -> Error {
-    let error = Error::new(Kind::Io, failure.to_string())
+    Error::new(Kind::Io, failure.to_string())
         .doing("read")
-        .with_path(path);
-    let error = match failure.cause {
-        Cause::Connect => error.with_code("unreachable"),
-        Cause::Tls => error.with_code("tls"),
-        _ => error.with_code("http"),
-    };
-    error.advice(match (failure.help(), failure.cause) {
+        .with_path(path)
+        .with_code(failure.code())
+        .advice(help(failure))
+}
+
+/// Returns what to do after a failure.
+fn help(failure: &Failure) -> &'static str {
+    match (failure.help(), failure.cause) {
         (Some(help), _) => help,
         (None, Cause::Status(401 | 403)) => {
             "check whether a signed URL has expired, or give user and password: \
@@ -317,5 +328,5 @@ fn failed(failure: &Failure, path: &Path) -> Error {
         }
         (None, Cause::Status(404 | 410)) => "check the URL",
         (None, _) => "try it again later, or ask who runs the server",
-    })
+    }
 }

@@ -51,10 +51,14 @@ pub fn nothing_found(findings: &[Finding], from: &str) -> Error {
         };
     }
     match findings {
-        [one] if one.verdict == Verdict::Unreadable => Error::new(
-            Kind::NotFound,
-            format!("could not read {}{}", path(one), why(one)),
-        ),
+        [one] if one.verdict == Verdict::Unreadable => {
+            let message = format!("could not read {}{}", path(one), why(one));
+            let error = Error::new(Kind::NotFound, message);
+            match one.error.as_ref().and_then(Error::help) {
+                Some(help) => error.advice(help),
+                None => error,
+            }
+        }
         [one] => Error::new(Kind::NotFound, format!("no payload in {}", path(one))),
         _ => Error::new(Kind::NotFound, "no payload found").note(summary(findings, from)),
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use crate::block::{AlignedBuf, PAGE, Ranges, Source, read_exact_at};
+use crate::error::SourceFailure;
 use crate::progress::Progress;
 
 use super::find::header_at;
@@ -47,7 +48,7 @@ impl ProtectedSource {
     /// Reads the whole payload and heals it, so that all damage is found.
     ///
     /// # Errors
-    /// An interruption, or too little memory.
+    /// An interruption, too little memory, or a server that does not answer.
     pub fn check_all(&self, progress: &dyn Progress) -> io::Result<()> {
         let mut buf = AlignedBuf::new(STEP as usize * PAGE)?;
         let len = self.len();
@@ -61,6 +62,7 @@ impl ProtectedSource {
             let read = match self.read_at(&mut buf, at) {
                 Ok(0) => break,
                 Ok(read) => read as u64,
+                Err(e) if SourceFailure::is_in(&e) => return Err(e),
                 Err(_) => (GROUP - at % GROUP).min(len - at),
             };
             progress.advance(read);

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use crate::block::{AlignedBuf, PAGE, ReadMode, Source, read_exact_at};
+use crate::error::SourceFailure;
 
 use super::geometry::{BLOCK, GROUP};
 use super::heal::{Found, Healer};
@@ -68,6 +69,18 @@ impl ProtectedSource {
         &self.inner
     }
 
+    /// Reads into `buf`. Returns whether there were at least `len` bytes.
+    ///
+    /// # Errors
+    /// A server does not answer. Bytes that could be computed from others would not come either.
+    fn fills(&self, buf: &mut [u8], offset: u64, len: usize) -> io::Result<bool> {
+        match read_exact_at(&*self.inner, buf, offset) {
+            Ok(n) => Ok(n >= len),
+            Err(e) if SourceFailure::is_in(&e) && self.inner.copies().is_empty() => Err(e),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Reads whole groups into `buf`, checks them, and heals those that are wrong. `buf` may end
     /// with the payload, filled up to a whole block. Returns the group that is lost, if any, and
     /// everything before it is in `buf`.
@@ -76,13 +89,10 @@ impl ProtectedSource {
         let offset = first * GROUP;
         let mut bad = Vec::new();
         let len = buf.len().min((g.payload_len() - offset) as usize);
-        let whole = matches!(read_exact_at(&*self.inner, buf, offset), Ok(n) if n >= len);
+        let whole = self.fills(buf, offset, len)?;
         for (group, bytes) in (first..).zip(buf.chunks_mut(GROUP as usize)) {
             let len = g.group_len(group);
-            let read = whole || {
-                let offset = group * GROUP;
-                matches!(read_exact_at(&*self.inner, bytes, offset), Ok(n) if n >= len)
-            };
+            let read = whole || self.fills(bytes, group * GROUP, len)?;
             if !read || !self.healer.check(group, &bytes[..len]) {
                 bad.push(group);
             }

@@ -15,4 +15,6 @@ mod nginx;
 mod proxy;
 mod server;
 mod url;
+mod url_messages;
 mod url_mount;
+mod url_repair;

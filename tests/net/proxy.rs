@@ -68,7 +68,7 @@ fn a_proxy_that_refuses_or_is_not_there_is_named_as_the_cause() {
     let mut command = place.fetch_from(&["http://mirror.invalid/"], &[]);
     let report = json(command.env("HTTP_PROXY", refuses.url("")), 1);
     assert!(
-        tries(&report, 0).starts_with("the proxy refused ("),
+        tries(&report, 0).ends_with(" refused (403 Forbidden)"),
         "{report}"
     );
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -78,5 +78,5 @@ fn a_proxy_that_refuses_or_is_not_there_is_named_as_the_cause() {
     Ran::of(command.env("HTTP_PROXY", &dead))
         .exits(1)
         .says("could not connect (Connection refused)")
-        .says("the proxy if you need one (HTTPS_PROXY");
+        .says("help: check the proxy (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)");
 }

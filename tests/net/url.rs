@@ -51,7 +51,7 @@ fn tagged(
     }
 }
 
-fn command(args: &[&str]) -> std::process::Command {
+pub fn command(args: &[&str]) -> std::process::Command {
     let mut command = lbpayload();
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
         command
@@ -316,7 +316,11 @@ fn errors_of_a_url_say_what_to_do_and_show_no_secret() {
         (at("/odd"), "http", "later"),
         (at("/huge"), "http", "later"),
         (at("/empty"), "wrong-magic", "is empty"),
-        (no_host, "unreachable", "check the network, and the proxy"),
+        (
+            no_host,
+            "unreachable",
+            "check the name of the host and the network",
+        ),
         (
             "http://user:hunter2@host:x/".to_owned(),
             "bad-url",
