@@ -27,7 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{EMBEDDED_SUMS, Name};
 use crate::payload::{PayloadWriter, Sha256Sum, sum_line};
 use crate::progress::Progress;
-use crate::protection::{FileTarget, Healer};
+use crate::protection::{FileTarget, Header, Healer, Target, erase_headers};
 use crate::sys::drop_cached;
 
 pub use contents::{Content, Contents};
@@ -175,19 +175,22 @@ fn overwrite(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Resu
     if let Some(written) = written {
         let source = SourceOptions::default().open(&path)?;
         if let Some(wrong) = written.compare(&*source, progress)? {
+            forget_trailer(&target, &path, header.as_ref());
             return Err(wrong.into_error(plan, &path));
         }
-        if let Some(header) = header {
+        if let Some(header) = &header {
             let third = device.third_header(plan.image_bytes);
-            let healer = Healer::new(source, header, 16 << 20);
+            let healer = Healer::new(source, header.clone(), 16 << 20);
             let damage = healer.damaged_trailer(third, progress);
             if !damage.map_err(failed)?.is_empty() {
+                forget_trailer(&target, &path, Some(header));
                 return Err(trailer::read_back_failed(&path));
             }
         }
         report.verified = true;
     }
     if !device.publish(verify).map_err(failed)? {
+        forget_trailer(&target, &path, header.as_ref());
         return Err(Mismatch::in_first_sector().into_error(plan, &path));
     }
     Ok(report)
@@ -212,6 +215,22 @@ pub fn to_writer<W: Write>(
     match written {
         Some(written) => Ok(written.compare(source, progress)?.is_none()),
         None => Ok(true),
+    }
+}
+
+/// Erases the headers of a trailer whose payload is not complete. Otherwise readers would find the
+/// payload by its trailer, although its first sector is cleared.
+fn forget_trailer(target: &dyn Target, path: &Path, header: Option<&Header>) {
+    let Some(header) = header else {
+        return;
+    };
+    let erased = SourceOptions::default()
+        .open(path)
+        .map_err(io::Error::other)
+        .and_then(|source| erase_headers(target, &source, header.geometry(), None));
+    if let Err(e) = erased {
+        // The error that led here is what the user must know.
+        log::debug!("{}: the trailer is still there: {e}", path.display());
     }
 }
 

@@ -46,10 +46,17 @@ pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trail
     if let Some(at) = last_block(source.len()) {
         match header_at(&**source, at) {
             Ok(header) if header.incomplete => unusable = Some(incomplete()),
-            Ok(header) => match belongs(source, &header, &mut walk) {
-                Ok(()) => return Trailer::Found(Box::new(header)),
-                Err(why) => unusable = Some(why),
-            },
+            Ok(header) => {
+                // A newer trailer of the same payload may end earlier. It starts at the same place.
+                let first = header_at(&**source, header.geometry.start).ok();
+                let first = first.filter(|first| !first.incomplete && *first != header);
+                for header in first.into_iter().chain([header]) {
+                    match belongs(source, &header, &mut walk) {
+                        Ok(()) => return Trailer::Found(Box::new(header)),
+                        Err(why) => unusable = Some(why),
+                    }
+                }
+            }
             Err(fault @ (HeaderFault::NoMagic | HeaderFault::Damaged)) => {
                 log::trace!("in the last block of the source: {fault}");
             }
@@ -192,6 +199,8 @@ fn belongs(
     let foreign = match walk() {
         Walked::Valid(end) if end == g.payload_len() => false,
         Walked::Valid(_) => wrong * 2 > compared,
+        // All blocks of a small payload can be damaged, and still be healed.
+        Walked::Invalid if g.blocks <= SAMPLES && wrong <= g.recovery_blocks => false,
         Walked::Invalid => compared > 0 && wrong * 16 >= compared * 15,
     };
     if foreign {

@@ -140,11 +140,27 @@ impl Geometry {
     /// headers and `percent` percent of redundancy (1 to 50). Returns `None` if it does not fit
     /// into 64 bits or there is no payload.
     pub fn plan(payload_len: u64, headers_len: u64, percent: u32) -> Option<Self> {
+        Self::plan_with(
+            payload_len,
+            headers_len,
+            percent,
+            (REGION_BLOCKS, STRIPE_BLOCKS),
+        )
+    }
+
+    /// Does the same as [`plan`](Self::plan()) with regions and stripes of other lengths in
+    /// blocks. A reader accepts them, and with short ones a small payload has many of them.
+    pub fn plan_with(
+        payload_len: u64,
+        headers_len: u64,
+        percent: u32,
+        (region_blocks, stripe_blocks): (u64, u64),
+    ) -> Option<Self> {
         let blocks = payload_len.div_ceil(BLOCK);
-        let last = last_region(blocks, REGION_BLOCKS)?;
-        let run = most_touched(payload_len, percent)?;
+        let last = last_region(blocks, region_blocks)?;
+        let run = most_touched(payload_len, percent, region_blocks);
         let stripes_for = |blocks: u64| {
-            let stripes = match blocks.div_ceil(STRIPE_BLOCKS) {
+            let stripes = match blocks.div_ceil(stripe_blocks) {
                 few @ 0..=2 => few.max(1),
                 many => many.next_multiple_of(GROUP_BLOCKS),
             };
@@ -159,8 +175,8 @@ impl Geometry {
             payload_len,
             headers_len,
             percent,
-            region_blocks: REGION_BLOCKS,
-            full: stripes_for(REGION_BLOCKS),
+            region_blocks,
+            full: stripes_for(region_blocks),
             last: stripes_for(last),
         })
     }
@@ -241,25 +257,22 @@ impl Geometry {
         self.header2 + BLOCK
     }
 
-    /// Returns the numbers of stripes, and of recovery blocks of each, of the first region.
-    pub fn stripes_of_first_region(&self) -> (u64, u64) {
-        let region = self.region(0);
-        (region.stripes, region.recovery)
-    }
-
-    /// Returns the stripe that the block at an offset belongs to, in its region. `None` for
-    /// headers and metadata.
-    pub fn stripe_of(&self, offset: u64) -> Option<u64> {
+    /// Returns the stripe that the block at an offset belongs to, and how many recovery blocks
+    /// the stripe has. A stripe is the first block of its region, and its number in the region.
+    /// `None` for headers and metadata.
+    pub fn stripe_of(&self, offset: u64) -> Option<((u64, u64), u64)> {
         if offset < self.start {
             let region = self.region_of(offset / BLOCK);
-            return Some((offset / BLOCK - region.first) % region.stripes);
+            let stripe = (offset / BLOCK - region.first) % region.stripes;
+            return Some(((region.first, stripe), region.recovery));
         }
         let recovery = self.recovery_at..self.recovery_at + self.recovery_len;
         let number = recovery
             .contains(&offset)
             .then(|| (offset - self.recovery_at) / BLOCK)?;
         let region = self.region_of_recovery(number);
-        Some((number - region.first_recovery) % region.stripes)
+        let stripe = (number - region.first_recovery) % region.stripes;
+        Some(((region.first, stripe), region.recovery))
     }
 
     /// Returns the region that a recovery block belongs to.
@@ -336,7 +349,8 @@ impl Geometry {
 
     /// Returns the largest number of bytes in a row that can be lost and healed.
     pub fn burst(&self) -> u64 {
-        longest_run(self.shape.payload_len, self.shape.percent)
+        let shape = &self.shape;
+        longest_run(shape.payload_len, shape.percent, shape.region_blocks)
     }
 }
 
@@ -359,17 +373,17 @@ fn last_region(blocks: u64, region_blocks: u64) -> Option<u64> {
 }
 
 /// Returns the longest run of damage that must be healed, in bytes.
-fn longest_run(payload_len: u64, percent: u32) -> u64 {
-    payload_len.min(REGION_BLOCKS * BLOCK) / 100 * u64::from(percent)
-        + payload_len.min(REGION_BLOCKS * BLOCK) % 100 * u64::from(percent) / 100
+fn longest_run(payload_len: u64, percent: u32, region_blocks: u64) -> u64 {
+    let len = payload_len.min(region_blocks.saturating_mul(BLOCK));
+    len / 100 * u64::from(percent) + len % 100 * u64::from(percent) / 100
 }
 
 /// Returns the largest number of blocks that this run can touch.
-fn most_touched(payload_len: u64, percent: u32) -> Option<u64> {
-    Some(match longest_run(payload_len, percent) {
+fn most_touched(payload_len: u64, percent: u32, region_blocks: u64) -> u64 {
+    match longest_run(payload_len, percent, region_blocks) {
         few @ 0..=1 => few,
         run => (run - 2) / BLOCK + 2,
-    })
+    }
 }
 
 fn tree_levels(groups: u64) -> Option<(Vec<Level>, u64)> {
@@ -453,7 +467,7 @@ mod tests {
         for len in [1, 20_000, 4 << 20, (4 << 20) + 1, (8 << 20) + 1, 30_000_123] {
             for percent in [1, 5, 13, 50] {
                 let g = Geometry::plan(len, 1000, percent).unwrap();
-                let run = most_touched(len, percent).unwrap();
+                let run = most_touched(len, percent, REGION_BLOCKS);
                 let r = g.region(0);
                 let step = (g.end() / BLOCK / 500).max(1) as usize;
                 for from in (0..g.end() / BLOCK).step_by(step) {

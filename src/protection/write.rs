@@ -232,10 +232,14 @@ impl<'a> TrailerWriter<'a> {
         if self.expected.is_some_and(|expected| expected != header) {
             return Err(io::Error::other("the trailer would not match the payload"));
         }
-        // The file gets its full length before it is synced.
-        write_header(self.target, &header, self.geometry.header2)?;
+        // After a power failure, a header is there only if all the rest is.
         self.target.sync()?;
-        for at in third.into_iter().chain([self.geometry.start]) {
+        let places = [
+            Some(self.geometry.header2),
+            third,
+            Some(self.geometry.start),
+        ];
+        for at in places.into_iter().flatten() {
             write_header(self.target, &header, at)?;
         }
         self.target.sync()?;

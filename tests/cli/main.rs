@@ -37,6 +37,7 @@ mod pack_changing_inputs;
 mod pack_refusals;
 mod probe;
 mod protection;
+mod protection_bad_input;
 mod quiet;
 mod reference;
 mod show;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::fixture::{Place, as_tree, fails_with, json, sample};
-use crate::support::{Image, noise, tree};
+use crate::support::{Image, Lacks, noise, skip, tree};
 
 const BLOCK: usize = 4096;
 
@@ -52,26 +52,29 @@ fn protect_leaves_the_payload_as_it_is_and_remove_restores_the_file() {
     }
 }
 
-/// What the reference importer does with an image, line by line: it reads header after header
-/// and copies the data, and does not look behind the last entry.
-const REFERENCE: &str = "
-import struct, sys, os
-f = open(sys.argv[1], 'rb')
-assert f.read(8) == b'LBPAYLD1'
-count, = struct.unpack('<Q', f.read(8))
-for _ in range(count):
-    name_len, size = struct.unpack('<QQ', f.read(16))
-    name = f.read(name_len).decode()
-    open(os.path.join(sys.argv[2], name), 'wb').write(f.read(size))
-";
-
 #[test]
 fn reference_importer_reads_a_protected_image() {
-    let (place, _) = protected(&sample());
-    std::fs::create_dir(&place.dest).unwrap();
-    let mut python = Command::new("python3");
-    python.arg("-c").arg(REFERENCE);
-    crate::support::check(python.args([&place.image, &place.dest]));
+    let place = Place::new(&sample());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bench/reference-import.c");
+    let importer = place.dir().join("reference-import");
+    let built = Command::new("cc")
+        .arg(source)
+        .arg("-o")
+        .arg(&importer)
+        .status();
+    match built {
+        Ok(status) => assert!(status.success(), "cc: {status}"),
+        Err(e) => return skip(Lacks::Setup, &format!("cc: {e}")),
+    }
+    let import = |dest: &Path| {
+        std::fs::create_dir(dest).unwrap();
+        let mut command = Command::new(&importer);
+        crate::support::check(command.arg("--device").args([&place.image, dest]))
+    };
+    let before = import(&place.dir().join("before"));
+    lb!["protect", &place.image].exits(0);
+    let after = import(&place.dest);
+    assert_eq!(after, before, "what it prints");
     assert_eq!(tree(&place.dest), as_tree(&sample()));
 }
 

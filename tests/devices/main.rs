@@ -20,6 +20,7 @@ mod partitions_and_nodes;
 mod power_cut;
 mod probe;
 mod protection;
+mod protection_killed;
 mod reference;
 mod same_payload_twice;
 

@@ -193,6 +193,12 @@ fn wrong_bytes_are_found_and_their_place_is_named() {
         .says("at offset 2097152, the first wrong byte is in 1.0 MiB that begin in `second`\n");
     assert_eq!(ran.json_error()["code"], "read-back");
     run([Path::new("probe"), disk.path()]).exits(3);
+    // With a trailer, the payload could be healed, and it must not be found by it.
+    let ran = pack(disk.path(), &["--protect"], &inputs).exits(1);
+    ran.with_code("read-back");
+    run([Path::new("verify"), disk.path()])
+        .exits(1)
+        .says("no payload");
     let ran = pack(disk.path(), &["--no-verify"], &inputs).exits(0);
     assert!(!ran.stderr.contains("read back"), "{}", ran.stderr);
     run([Path::new("probe"), disk.path()]).exits(0);

@@ -9,6 +9,7 @@ mod doubles;
 mod order;
 mod power;
 mod protection;
+mod protection_killed;
 mod random_sectors;
 mod reads;
 mod syncs;

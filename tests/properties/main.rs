@@ -4,6 +4,8 @@
 mod support;
 
 mod damage;
+mod many_seeds;
 mod names;
+mod protected;
 mod protection;
 mod round_trip;

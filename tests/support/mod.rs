@@ -4,6 +4,8 @@
 
 mod failure;
 pub mod memory;
+pub mod protected_state;
+pub mod recorder;
 pub mod skip;
 
 use std::ffi::OsStr;
