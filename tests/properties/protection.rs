@@ -322,7 +322,7 @@ pub fn trial(seed: u64, within: bool, layout: Layout) -> Result<(), String> {
         if given != groups {
             return Err(format!("lost groups {given:?}, expected {groups:?}"));
         }
-        let named = |ranges: &lbpayload::protection::Ranges| -> BTreeSet<usize> {
+        let named = |ranges: &lbpayload::block::Ranges| -> BTreeSet<usize> {
             ranges
                 .iter()
                 .flatten()
