@@ -167,16 +167,11 @@ fn belongs(
         return Err("it is cut off".into());
     }
     let meta = Metadata::new(Arc::clone(source), header.clone(), 1 << 20);
-    let first_is_right = || {
-        let mut buf = AlignedBuf::new(GROUP as usize).ok()?;
-        let len = g.group_len(0);
-        let n = read_exact_at(&**source, &mut buf[..len.next_multiple_of(PAGE)], 0).ok()?;
-        Some(n >= len && meta.check(0, &buf[..len]) == Check::Right)
-    };
-    if header_at(&**source, g.start).as_ref() == Ok(header) && first_is_right() == Some(true) {
+    let first_is_right = || check_group(source, &meta, 0) == Some(Check::Right);
+    if header_at(&**source, g.start).as_ref() == Ok(header) && first_is_right() {
         return Ok(());
     }
-    let (mut wrong, mut compared) = (0, 0);
+    let (mut wrong, mut compared, mut unknown) = (0, 0, 0);
     let count = SAMPLES.min(g.blocks);
     let mut buf = AlignedBuf::new(PAGE).map_err(|e| e.to_string())?;
     for n in 0..count {
@@ -188,27 +183,42 @@ fn belongs(
             _ => continue,
         }
         let found = short(&chaining_value(&buf[..len], block * BLOCK));
-        let known = (0..2).filter_map(|copy| meta.block_hash(copy, block));
-        let known: Vec<[u8; 8]> = known.collect();
-        if known.is_empty() {
+        let known = [meta.block_hash(0, block), meta.block_hash(1, block)];
+        if known.contains(&Some(found)) {
+            compared += 1;
             continue;
         }
-        compared += 1;
-        wrong += u64::from(!known.contains(&found));
+        // The hashes may be what is damaged, or not be there at all.
+        let agree = known[0].is_some() && known[0] == known[1] && known[0] != Some([0; 8]);
+        match check_group(source, &meta, block / (GROUP / BLOCK)) {
+            Some(Check::Right) => compared += 1,
+            _ if agree => (wrong, compared) = (wrong + 1, compared + 1),
+            _ => unknown += 1,
+        }
     }
     let foreign = match walk() {
         Walked::Valid(end) if end == g.payload_len() => false,
-        Walked::Valid(_) => wrong * 2 > compared,
+        Walked::Valid(_) => (wrong + unknown) * 2 > compared + unknown,
         // All blocks of a small payload can be damaged, and still be healed.
         Walked::Invalid if g.blocks <= SAMPLES && wrong <= g.recovery_blocks => false,
         Walked::Invalid => compared > 0 && wrong * 16 >= compared * 15,
     };
     if foreign {
         return Err(format!(
-            "it belongs to another payload of {} bytes: {wrong} of {compared} blocks that were \
-             compared differ",
-            g.payload_len()
+            "it belongs to another payload of {} bytes: {} of {} blocks that were compared differ",
+            g.payload_len(),
+            wrong + unknown,
+            compared + unknown
         ));
     }
     Ok(())
+}
+
+/// Compares a group of the payload with the tree. Returns `None` if it cannot be read.
+fn check_group(source: &Arc<dyn Source>, meta: &Metadata, group: u64) -> Option<Check> {
+    let mut buf = AlignedBuf::new(GROUP as usize).ok()?;
+    let len = meta.geometry().group_len(group);
+    let padded = len.next_multiple_of(PAGE);
+    let n = read_exact_at(&**source, &mut buf[..padded], group * GROUP).ok()?;
+    (n >= len).then(|| meta.check(group, &buf[..len]))
 }

@@ -287,7 +287,7 @@ pub fn trial(seed: u64, within: bool, layout: Layout) -> Result<(), String> {
         // nothing is right, or one of another length that is valid, of which most is wrong.
         Err(e) => {
             let taken = match walk(&source) {
-                Walked::Invalid => !within && wrong.len() * 4 > data * 3,
+                Walked::Invalid => !within && wrong.len() * 4 >= data * 3,
                 // A bit of a header was flipped so that it is still valid. On a device the trailer
                 // has a third header, which these images do not have.
                 Walked::Valid(end) if end != payload.plain.len() as u64 => {
@@ -295,7 +295,11 @@ pub fn trial(seed: u64, within: bool, layout: Layout) -> Result<(), String> {
                 }
                 Walked::Valid(_) => false,
             };
-            return if taken { Ok(()) } else { Err(e) };
+            return if taken {
+                Ok(())
+            } else {
+                Err(format!("{e}, {} of {data} blocks are wrong", wrong.len()))
+            };
         }
     };
     let (found, lost) = read_all(&source, step, backwards);
