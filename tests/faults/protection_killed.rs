@@ -196,11 +196,6 @@ fn pack_and_repair_to_a_file_sync_it_last() {
             "{args:?}: {last:?} of {}",
             done.len()
         );
-        // Each state of it is no payload, or the whole one: it may be on a file system that
-        // keeps names and not bytes.
-        let out = std::fs::read(place.dir.path().join("out")).unwrap();
-        let payload = read_payload(out).unwrap();
-        assert!(payload.is_some());
     }
 }
 
@@ -218,6 +213,5 @@ fn recorder_records_what_is_written() {
         }
     });
     assert!(*states.last().unwrap() == place.bytes());
-    let ran = Ran::of(&mut place.command(&["verify", "img"])).exits(0);
-    assert_eq!(ran.status, Some(0));
+    Ran::of(&mut place.command(&["verify", "img"])).exits(0);
 }
