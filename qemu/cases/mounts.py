@@ -1,6 +1,9 @@
 """Mounts in trouble: the disk goes away or does not answer, and an NFS server on top."""
 
+from pathlib import Path
+
 from cases.faults import _limit, _limited
+from harness import debian
 from harness.case import case
 from harness.disks import Disk
 from harness.images import KIB, MIB
@@ -104,6 +107,67 @@ def mount_stalled(lab):
     wanted = payload.files["large"][1]
     if said["sum"].split()[0] != wanted:
         raise Failed(f"large has the sum {said['sum']}, expected {wanted}")
+
+
+def _device_mapper() -> dict[str, bytes]:
+    """dmsetup and its libraries, for /case in the guest."""
+    packages = ["dmsetup", "libdevmapper1.02.1", "libc6", "libselinux1", "libudev1", "libpcre2-8-0"]
+    wanted = {
+        "dmsetup": "dmsetup", "ld-linux-x86-64.so.2": "ld.so", "libdevmapper.so.1.02.1": None, "libc.so.6": None,
+        "libm.so.6": None, "libpthread.so.0": None, "libselinux.so.1": None, "libudev.so.1": None,
+        "libpcre2-8.so.0": None,
+    }
+    files = {}
+    for package in packages:
+        for path in Path(debian.unpacked(package, "amd64")).rglob("*"):
+            if path.name in wanted and path.is_file():
+                files[wanted[path.name] or path.name] = path.read_bytes()
+    return files
+
+
+@case("mount-suspended", "the disk is suspended by device-mapper and resumed: reads wait, names are answered, a killed reader ends, then all bytes are right and nothing keeps the disk")
+def mount_suspended(lab):
+    payload = lab.payload(files=FILES)
+    script = """
+        with_proc
+        with_nodes
+        mknod /dev/fuse c 10 229
+        mknod /dev/null c 1 3
+        # Nobody else makes the nodes.
+        export DM_DISABLE_UDEV=1
+        dm() { /case/ld.so --library-path /case /case/dmsetup "$@"; }
+        sectors=$(awk '$4 == "vda" { print 2 * $3 }' /proc/partitions)
+        exits 0 dm create source --readonly --table "0 $sectors linear /dev/vda 0"
+        [ -b /dev/mapper/source ] || fail "there is no device: $(ls -l /dev/mapper /dev/dm-0 2>&1 | tr '\\n' ' ')"
+        exits 0 lbpayload mount /dev/mapper/source /mnt
+        exits 0 sha256sum /mnt/small
+        exits 0 dm suspend source
+        sha256sum /mnt/large > /sum &
+        cat /mnt/other > /dev/null &
+        killed=$!
+        sleep 1
+        # Each of them alone would wait for ever if the server did.
+        [ "$(ls /mnt | wc -l)" = 3 ] || fail "names are missing"
+        exits 1 ls /mnt/no-such-name
+        kill -9 $killed
+        wait $killed || [ $? = 137 ] || fail "cat ended before it was killed"
+        exits 1 lbpayload unmount /mnt
+        says busy
+        [ ! -s /sum ] || fail "the disk was not suspended"
+        exits 0 dm resume source
+        wait
+        say large "$(cat /sum)"
+        say other "$(sha256sum /mnt/other)"
+        exits 0 lbpayload unmount /mnt
+        exits 0 dm remove source
+        pass
+    """
+    setup = Setup([Disk(payload.path)], script, modules=["fuse", "dm-mod"], files=_device_mapper())
+    with lab.machine(setup) as machine:
+        said = machine.verdict()
+    for name in ("large", "other"):
+        if said[name].split()[0] != payload.files[name][1]:
+            raise Failed(f"{name} has the sum {said[name]}")
 
 
 @case("mount-nfs", "the kernel's NFS server exports a mount: its files are read through NFS, also after the kernel has dropped them from its caches")
