@@ -12,17 +12,18 @@ from .outcome import Failed, NotSetUp, Skipped
 from .places import WORK
 
 _thread = threading.Lock()
-_PACKAGES = "initramfs-tools,dracut-core,busybox,kmod,udev,nbd-client"
+_PACKAGES = "initramfs-tools,dracut-core,busybox,kmod,udev,nbd-client,open-iscsi"
 
 
 @contextmanager
 def debian():
-    """Its root, to be had by one case at a time; made once, by debootstrap."""
-    place = WORK / "debian"
+    """Its root, to be had by one case at a time; made by debootstrap, again if packages are added."""
+    place, made_of = WORK / "debian", WORK / "debian.packages"
     with _thread, open(WORK / "debian.lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        if not place.exists():
+        if not place.exists() or not made_of.exists() or made_of.read_text() != _PACKAGES:
             _make(place)
+            made_of.write_text(_PACKAGES)
         yield place
 
 
@@ -46,6 +47,7 @@ def _make(place: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise Skipped(f"debootstrap failed: {done.stdout.strip().splitlines()[-1:]}")
+    shutil.rmtree(place, ignore_errors=True)
     fresh.rename(place)
 
 
