@@ -85,7 +85,10 @@ class Server:
         else:
             status, range_ = "200 OK", ""
         left = last - first + 1
-        out.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {left}\r\n{range_}\r\n".encode())
+        fields = f"Content-Length: {left}\r\nAccept-Ranges: bytes\r\n{range_}"
+        out.sendall(f"HTTP/1.1 {status}\r\n{fields}\r\n".encode())
+        if head.startswith("HEAD "):
+            return True
         began, sent = time.monotonic(), 0
         with open(path, "rb") as file:
             file.seek(first)
