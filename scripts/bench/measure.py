@@ -89,6 +89,7 @@ def run(peer: peers.Peer, source: Source, out: Path, runner: Path, scratch: Path
     command = peer.command(source, out)
     drop_caches()
     warm(peer)
+    load = os.getloadavg()[0]
     cache, cpu = page_cache(), processor()
     child = start(runner, scratch, out, peer, command)
     peak = watch(child)
@@ -108,6 +109,7 @@ def run(peer: peers.Peer, source: Source, out: Path, runner: Path, scratch: Path
         "cpu": report["user"] + report["system"],
         "machine_cpu": after["busy"] - cpu["busy"],
         "steal": after["steal"] - cpu["steal"],
+        "load": load,
         "peak_rss": report["peak_rss"],
         "page_cache": max(0, peak - cache),
     }

@@ -85,7 +85,7 @@ def choose(names: list[str], lbpayload: Path, variants: list[str], reference: Pa
     known = {peer.key: peer for peer in everyone(lbpayload, reference, engine)}
     chosen = []
     for name in names:
-        keys = ["fio-read", "fio-write"] if name == "fio" else [name]
+        keys = ["fio-read", "fio-write", "fio-both"] if name == "fio" else [name]
         chosen += [known[key] for key in keys]
         if name == "ours":
             chosen += [ours(lbpayload, extra) for extra in variants]
@@ -119,6 +119,7 @@ def everyone(lbpayload: Path, reference: Path, engine: str) -> list[Peer]:
         Peer("qemu-img", "qemu-img convert", "image", ["qemu-img"], qemu_img),
         Peer("fio-read", "fio read (limit)", "limit", ["fio"], fio_read(engine)),
         Peer("fio-write", "fio write (limit)", "limit", ["fio"], fio_write(engine)),
+        Peer("fio-both", "fio read and write (limit)", "limit", ["fio"], fio_both(engine)),
     ]
 
 
@@ -178,6 +179,15 @@ def fio_write(engine: str) -> Callable[[Source, Path], list[str]]:
     ]
 
 
+def fio_both(engine: str) -> Callable[[Source, Path], list[str]]:
+    """Both at the same time: some devices have one limit for what they read and write together."""
+    return lambda source, out: [
+        *fio_base(engine)[:1], *fio_base(engine)[2:], f"--size={source.device_bytes}",
+        "--name=read", "--rw=read", f"--filename={source.device}",
+        "--name=write", "--rw=write", f"--filename={out}/limit",
+    ]
+
+
 def fio_engine(scratch: Path) -> str:
     """io_uring, or libaio where the kernel or fio has no io_uring."""
     if missing("fio"):
@@ -194,5 +204,5 @@ def fio_seconds(output: Path) -> float:
     """The time fio moved data: its start and its reporting take half a second more."""
     # A warning may stand before the JSON.
     text = output.read_text()
-    job = json.loads(text[text.index("{"):])["jobs"][0]
-    return max(job["read"]["runtime"], job["write"]["runtime"]) / 1000
+    jobs = json.loads(text[text.index("{"):])["jobs"]
+    return max(job[way]["runtime"] for job in jobs for way in ("read", "write")) / 1000

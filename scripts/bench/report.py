@@ -22,6 +22,8 @@ READING = """\
   seconds of the whole machine in this time (`/proc/stat`), with kernel threads and all other
   processes. fio needs about 0.2 s of it to start.
 - **peak memory**: the largest resident set of any one process of the command.
+- **steal**: the most time that the hypervisor took away in one run. **load**: the largest load
+  average (one minute) before a run; `-` in runs that did not note it.
 - **page cache**: largest growth seen during the run, `Cached` + `Buffers` - `Shmem`,
   sampled every 20 ms; files on tmpfs are not counted. Loaded libraries are, but they
   are small.
@@ -85,8 +87,16 @@ def row(table: dict, peer: str) -> str:
         seconds(middle(table, peer, "machine_cpu")),
         f"{middle(table, peer, 'peak_rss') / MIB:.1f}",
         f"{middle(table, peer, 'page_cache') / MIB:.0f}",
+        f"{max(values(table, peer, 'steal')):.2f}",
+        loads(table, peer),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def loads(table: dict, peer: str) -> str:
+    """The largest load average before a run. Older runs did not note it."""
+    found = [run["load"] for run in table["runs"] if run["peer"] == peer and "load" in run]
+    return f"{max(found):.1f}" if found else "-"
 
 
 def heading(table: dict) -> str:
@@ -111,13 +121,21 @@ def against_dd(table: dict) -> list[str]:
     return lines
 
 
+LIMITS = {"fio-read": "fio read", "fio-write": "fio write", "fio-both": "fio read and write together"}
+
+
+def limit(table: dict) -> tuple[str, float] | None:
+    """The slowest of what the devices can do, and its seconds."""
+    found = {name: wall for key, name in LIMITS.items() if (wall := middle(table, key, "wall"))}
+    name = max(found, key=found.get, default=None)
+    return (name, found[name]) if name else None
+
+
 def against_limits(table: dict) -> list[str]:
-    read, write, ours = (middle(table, key, "wall") for key in ("fio-read", "fio-write", "ours"))
-    if not (read and write and ours):
+    ours, most = middle(table, "ours", "wall"), limit(table)
+    if not (ours and most):
         return []
-    limit = max(read, write)
-    name = "read" if read >= write else "write"
-    return [f"lbpayload takes {ours / limit:.2f} x of the slower limit (fio {name}, {seconds(limit)} s)."]
+    return [f"lbpayload takes {ours / most[1]:.2f} x of the slowest limit ({most[0]}, {seconds(most[1])} s)."]
 
 
 def system_calls(table: dict) -> list[str]:
@@ -144,8 +162,9 @@ def section(table: dict) -> list[str]:
         f"{table['sector']} byte sectors, loop direct I/O {'on' if table['loop_direct'] else 'off'}. "
         f"{table['rounds']} round{'s' * (table['rounds'] > 1)}. Before the start, other processes used {table['background']:.0%} of the CPU time. "
         f"The hypervisor took away at most {max((r['steal'] for r in table['runs']), default=0):.2f} s in a run (steal time).", "",
-        "| | wall, s | MB/s | x ours | CPU, s | machine CPU, s | peak memory, MiB | page cache, MiB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| | wall, s | MB/s | x ours | CPU, s | machine CPU, s | peak memory, MiB | page cache, MiB "
+        "| steal, s | load |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [row(table, peer) for peer in order(table)]
     notes = against_dd(table) + against_limits(table)
@@ -157,10 +176,18 @@ def section(table: dict) -> list[str]:
 
 # What a reader would use instead; whoever copies the device makes no files.
 INSTEAD = ["reference", "tar", "cp", "dd", "qemu-img"]
+# Whose processor time stands beside ours.
+COST = ["ours", "dd", "qemu-img"]
+
+
+def cpu_a_gib(table: dict, peer: str) -> str:
+    """Busy seconds of the whole machine for a GiB that is moved."""
+    cpu = middle(table, peer, "machine_cpu")
+    return f"{cpu / (moved(table, peer) / (1 << 30)):.2f}" if cpu is not None else "-"
 
 
 def answer(tables: list[dict]) -> list[str]:
-    """How fast it is, against what one would use instead."""
+    """How fast it is, against the limit and against what one would use instead."""
     # The widest comparisons; those on other file systems are behind.
     wide = [table for table in tables if table["fs"] in ("tmpfs", "dir")] or tables
     peers = [peer for peer in INSTEAD if any(values(table, peer, "wall") for table in wide)]
@@ -169,14 +196,19 @@ def answer(tables: list[dict]) -> list[str]:
     for table in wide:
         if ours := middle(table, "ours", "wall"):
             times = [middle(table, peer, "wall") for peer in peers]
-            rows.append([f"{heading(table)}: {table['title']}", f"{seconds(ours)} s"]
-                        + [f"{time / ours:.2f} x" if time else "-" for time in times])
+            most = limit(table)
+            rows.append([f"{heading(table)}: {table['title']}", f"{seconds(ours)} s",
+                         f"{ours / most[1]:.2f} x" if most else "-"]
+                        + [f"{time / ours:.2f} x" if time else "-" for time in times]
+                        + [" / ".join(cpu_a_gib(table, peer) for peer in COST)])
     if not rows:
         return []
     return [
-        "Seconds until every file is on stable storage, and how many times as long the others take (above "
-        "1: lbpayload is faster). `dd` and `qemu-img` copy the device into one file and do not extract the files in it.", "",
-        *figures.grid(["from and to", "lbpayload", *labels], rows), "",
+        "Seconds until every file is on stable storage; how many times the limit that is (the slowest of fio's reads, "
+        "writes, and both together); and how many times as long the others take (above 1: lbpayload is faster). "
+        "`dd` and `qemu-img` copy the device into one file and do not extract the files in it. The last column is the "
+        "whole machine's CPU seconds a GiB.", "",
+        *figures.grid(["from and to", "lbpayload", "of the limit", *labels, "CPU: lbpayload / dd / qemu-img"], rows), "",
     ]
 
 
