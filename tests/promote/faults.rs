@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use crate::needs_root;
-use crate::support::check;
+use crate::snapshot::touch_all;
 use crate::workspace::{MODULES, Workspace};
 
 /// A workspace whose overlay replaces files, adds files and adds symlinks.
@@ -16,14 +16,7 @@ fn workspace() -> Workspace {
     it.write_overlay("rootfs/opt/new/deep/tool", "overlay tool\n");
     std::os::unix::fs::symlink("x", it.overlay().join("rootfs/opt/link")).unwrap();
     it.commit("more");
-    check(Command::new("find").arg(it.overlay()).args([
-        "-exec",
-        "touch",
-        "-hd",
-        "@1650000000",
-        "{}",
-        "+",
-    ]));
+    touch_all(&it.overlay(), 1_650_000_000);
     it
 }
 

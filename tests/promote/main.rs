@@ -6,6 +6,7 @@
 mod support;
 
 mod helper;
+mod snapshot;
 mod user;
 mod workspace;
 

@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
-use crate::support::{Ran, check, lbpayload, sha256sum};
+use crate::snapshot::{Snapshot, raw_capability, touch_all};
+use crate::support::{Ran, check, lbpayload};
 
 /// A workspace that is removed on drop.
 pub(crate) struct Workspace {
@@ -35,11 +38,17 @@ impl Workspace {
     /// A workspace with an overlay of one commit and a manifest of four artifacts,
     /// all up to date.
     pub(crate) fn new() -> Self {
-        let this = Self::empty();
-        this.write_overlay("bootloader/board.conf", "overlay board\n");
-        this.write_overlay("rootfs/etc/nvpmodel/nvpmodel.conf", "overlay model\n");
-        this.write_overlay("kernel/dtb/custom.dtbo", "overlay dtbo\n");
-        this.commit("customize");
+        static MADE: OnceLock<Snapshot> = OnceLock::new();
+        let this = Self::restored(MADE.get_or_init(|| {
+            let this = Self::empty();
+            this.write_overlay("bootloader/board.conf", "overlay board\n");
+            this.write_overlay("rootfs/etc/nvpmodel/nvpmodel.conf", "overlay model\n");
+            this.write_overlay("kernel/dtb/custom.dtbo", "overlay dtbo\n");
+            this.commit("customize");
+            this.state();
+            Snapshot::of(this.dir.path())
+        }));
+        // The manifest has the path of the workspace in it.
         let built = [
             ("kernel/Image", "kernel_image", "new kernel\n"),
             ("kernel/dtb/board.dtb", "dtb", "new dtb\n"),
@@ -55,18 +64,33 @@ impl Workspace {
             ),
         ];
         this.manifest(&built);
-        this.state();
         this
     }
 
     /// The workspace without overlay commit and manifest.
     pub(crate) fn empty() -> Self {
+        static MADE: OnceLock<Snapshot> = OnceLock::new();
+        Self::restored(MADE.get_or_init(|| Snapshot::of(Self::make().dir.path())))
+    }
+
+    /// Some hundred tests and runs need a workspace, and each would start some twenty processes.
+    fn restored(snapshot: &Snapshot) -> Self {
+        let this = Self::in_directory();
+        snapshot.restore(this.dir.path());
+        this
+    }
+
+    fn in_directory() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("promote-")
             .permissions(fs::Permissions::from_mode(0o755))
             .tempdir()
             .unwrap();
-        let this = Self { dir };
+        Self { dir }
+    }
+
+    fn make() -> Self {
+        let this = Self::in_directory();
         this.put("target-platform/active_target.yml", "active: thor.yaml\n");
         this.put(
             "target-platform/thor.yaml",
@@ -142,14 +166,7 @@ impl Workspace {
         let tool = self.put(format!("{l4t}tools/l4t_update_initrd.sh"), TOOL);
         fs::set_permissions(tool, fs::Permissions::from_mode(0o755)).unwrap();
         // So that two workspaces are identical.
-        check(Command::new("find").arg(self.l4t("")).args([
-            "-exec",
-            "touch",
-            "-hd",
-            "@1500000000",
-            "{}",
-            "+",
-        ]));
+        touch_all(&self.l4t(""), 1_500_000_000);
     }
 
     pub(crate) fn path(&self, rel: impl AsRef<Path>) -> PathBuf {
@@ -204,12 +221,7 @@ impl Workspace {
         self.git(&overlay, &["add", "-A"]);
         self.git(&overlay, &["commit", "-qm", message]);
         // So that two workspaces are identical.
-        check(
-            Command::new("find")
-                .arg(&overlay)
-                .args(["-name", ".git", "-prune", "-o"])
-                .args(["-exec", "touch", "-hd", "@1650000000", "{}", "+"]),
-        );
+        touch_all(&overlay, 1_650_000_000);
         self.git(&overlay, &["rev-parse", "HEAD"])
     }
 
@@ -218,11 +230,9 @@ impl Workspace {
         let artifacts: Vec<_> = built
             .iter()
             .map(|(dst, kind, text)| {
-                let src = self.put(
-                    format!("Source/bsp_sources/out/{}", &sha256sum(dst.as_bytes())[..8]),
-                    text,
-                );
-                check(Command::new("touch").args(["-d", "@1600000000"]).arg(&src));
+                let name = dst.replace(['/', '.'], "-");
+                let src = self.put(format!("Source/bsp_sources/out/{name}"), text);
+                touch_all(&src, 1_600_000_000);
                 (src.to_str().unwrap().to_owned(), (*dst).to_owned(), *kind)
             })
             .collect();
@@ -324,9 +334,12 @@ impl Workspace {
                     let shown = if text.len() < 100 {
                         String::from_utf8_lossy(&text).into_owned()
                     } else {
-                        sha256sum(&text)
+                        let mut hasher = DefaultHasher::new();
+                        text.hash(&mut hasher);
+                        format!("{} bytes, {:x}", text.len(), hasher.finish())
                     };
-                    format!("{shown} mtime {mtime} {}", capability(&path))
+                    let capability = raw_capability(&path).map(|_| capability(&path));
+                    format!("{shown} mtime {mtime} {}", capability.unwrap_or_default())
                 } else {
                     format!("{:?}", meta.file_type())
                 };
