@@ -36,7 +36,7 @@ use crate::progress::Progress;
 use crate::promote::refused::refused;
 
 use apply::initramfs;
-use apply::run::{Prepared, Refresh, Run, RunOptions};
+use apply::run::{Refresh, Run, RunOptions};
 use gates::kernel::Kernel;
 use gates::{collision, freshness, outside};
 use inputs::git::{Git, Status};
@@ -83,7 +83,6 @@ struct Planned {
     items: Vec<Item>,
     leftovers: Leftovers,
     never_promoted: Vec<RelPath>,
-    prepared: Prepared,
 }
 
 /// Promotes the overlay and the last build into the image, or into several. Returns one report for
@@ -124,16 +123,24 @@ pub fn promote(options: &Options, progress: &dyn Progress) -> Result<Vec<Report>
     };
     let mut planned = Vec::new();
     for run in &mut runs {
-        planned.push(prepare(run, &plan, &inputs, &images, options)?);
+        planned.push(plan_image(run, &plan, &inputs, &images, options)?);
+    }
+    let pairs = runs.iter_mut().zip(&mut planned);
+    let mut pairs: Vec<_> = pairs
+        .map(|(run, planned)| (run, &mut planned.items[..]))
+        .collect();
+    let compared = Run::compare_all(&mut pairs)?;
+    let mut prepared = Vec::new();
+    for ((run, planned), before) in runs.iter_mut().zip(&planned).zip(compared) {
+        prepared.push(run.prepare(&planned.items, before, &planned.leftovers.dirs)?);
     }
     let mut reports = Vec::new();
-    let each = runs.iter_mut().zip(planned).zip(&images);
-    for (number, ((run, planned), image)) in each.enumerate() {
+    let each = runs.iter_mut().zip(planned).zip(prepared).zip(&images);
+    for (number, (((run, planned), prepared), image)) in each.enumerate() {
         let Planned {
             mut items,
             leftovers,
             never_promoted,
-            prepared,
         } = planned;
         let plan = |trees: &mut Trees| {
             let mut items = plan(trees)?;
@@ -244,8 +251,8 @@ fn read(workspace: &Workspace, git: &Git, images: &[PathBuf], options: &Options)
     })
 }
 
-/// Plans what is to be done to one image, and checks it.
-fn prepare(
+/// Plans what is to be done to one image.
+fn plan_image(
     run: &mut Run<'_>,
     plan: &dyn Fn(&mut Trees) -> Result<Vec<Item>>,
     inputs: &Inputs,
@@ -273,12 +280,10 @@ fn prepare(
         None => leftovers::find(run, &items, options.prune)?,
     };
     items.extend(leftovers.items.iter().cloned());
-    let prepared = run.prepare(&mut items, &leftovers.dirs)?;
     Ok(Planned {
         items,
         leftovers,
         never_promoted,
-        prepared,
     })
 }
 

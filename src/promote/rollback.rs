@@ -133,7 +133,8 @@ pub fn rollback(options: &RollbackOptions, progress: &dyn Progress) -> Result<Ro
     };
     let dirs = empty_dirs(&records, to);
     let plan = |_: &mut Trees| Ok(Vec::new());
-    let prepared = run.prepare(&mut items, &dirs)?;
+    let before = run.compare(&mut items)?;
+    let prepared = run.prepare(&items, before, &dirs)?;
     let ran = run.write(&mut items, &plan, begin, prepared)?;
     Ok(RollbackReport {
         id: ran.id,

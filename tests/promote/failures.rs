@@ -47,11 +47,48 @@ fn destination_that_is_a_device_node_or_fifo_is_refused() {
     let fifo = it.l4t("bootloader/board.conf");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     refused(&it, &[], "bad-destination", "bootloader/board.conf");
+    it.promote(&[]).exits(1).says("is a FIFO, expected a file");
     fs::remove_file(&fifo).unwrap();
     let node = it.l4t("rootfs/etc/nvpmodel/nvpmodel.conf");
     fs::remove_file(&node).unwrap();
     check(Command::new("mknod").arg(&node).args(["c", "1", "3"]));
     refused(&it, &[], "bad-destination", "nvpmodel.conf");
+    it.promote(&[])
+        .exits(1)
+        .says("is a character device, expected");
+}
+
+#[test]
+fn progress_does_not_count_files_of_another_length_because_they_are_not_read() {
+    needs_root!();
+    let it = Workspace::new();
+    it.promote(&[]).exits(0);
+    it.manifest(&[
+        ("kernel/Image", "kernel_image", "as long!!!\n"),
+        ("kernel/dtb/board.dtb", "dtb", "longer than before\n"),
+    ]);
+    let args = ["--progress", "json", "--dry-run", "--recheck"];
+    let ran = it.promote(&args).exits(0);
+    let lines = ran.stderr.lines();
+    let steps: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|step: &serde_json::Value| step["phase"] == "comparing")
+        .collect();
+    // The kernel, the mirror, and the three files of the overlay.
+    let read = [
+        "as long!!!\n",
+        "as long!!!\n",
+        "overlay board\n",
+        "overlay model\n",
+        "overlay dtbo\n",
+    ];
+    let read: usize = read.iter().map(|text| text.len()).sum();
+    let last = steps.last().unwrap();
+    assert_eq!(
+        (&last["total_bytes"], &last["bytes"]),
+        (&read.into(), &read.into()),
+        "{last}"
+    );
 }
 
 #[test]

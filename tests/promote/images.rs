@@ -1,6 +1,7 @@
 //! Several images in one run, an initramfs that is rebuilt on request, and artifacts that an
 //! unfinished run did not bring.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,77 @@ fn several_images_get_the_same_files_in_one_run() {
         "{}",
         ran.stdout
     );
+}
+
+/// Runs a promote, and returns how many bytes it read of each file, by the file's path.
+fn bytes_read(it: &Workspace, args: &[&str]) -> BTreeMap<PathBuf, u64> {
+    let logs = it.path("reads");
+    fs::create_dir(&logs).unwrap();
+    let command = it.command();
+    let mut strace = std::process::Command::new("strace");
+    strace
+        // A log for each thread, so that no call is told in two lines.
+        .args(["-ff", "-qq", "-y", "-e", "trace=pread64", "-o"])
+        .arg(logs.join("thread"))
+        .arg(command.get_program())
+        .args(command.get_args())
+        .args(args)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null");
+    check(&mut strace);
+    let mut read = BTreeMap::new();
+    for log in fs::read_dir(&logs).unwrap() {
+        let log = fs::read(log.unwrap().path()).unwrap();
+        let log = String::from_utf8_lossy(&log);
+        for line in log.lines().filter(|line| line.starts_with("pread64(")) {
+            let path = line.split(['<', '>']).nth(1).unwrap();
+            let bytes: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+            *read.entry(PathBuf::from(path)).or_default() += bytes;
+        }
+    }
+    read
+}
+
+#[test]
+fn sources_are_read_once_for_all_images() {
+    needs_root!();
+    let it = Workspace::new();
+    let text = "text".repeat(1 << 18);
+    it.manifest(&[("kernel/large.dtb", "dtb", &text)]);
+    it.write_overlay("bootloader/large.bin", &text);
+    it.commit("a large file");
+    let images = copies(&it, 3);
+    let args: Vec<&str> = images
+        .iter()
+        .flat_map(|image| ["--image", image.to_str().unwrap()])
+        .collect();
+    it.promote(&args).exits(0);
+    // One image has other bytes at the end, and one another length.
+    let [last, other] = [&images[1], &images[2]].map(|image| image.join("kernel/large.dtb"));
+    fs::write(last, format!("{}TEXT", &text[4..])).unwrap();
+    fs::write(other, &text[1..]).unwrap();
+    let args = [&args[..], &["--recheck", "--dry-run", "-q"]].concat();
+    let written = it.promote(&args).exits(0).stdout;
+    assert_eq!(written.matches("copy kernel/large.dtb").count(), 2);
+    assert_eq!(written.matches("copy bootloader/").count(), 0);
+    let read = bytes_read(&it, &args);
+    let length = text.len() as u64;
+    let built = it.path("Source/bsp_sources/out/kernel-large-dtb");
+    assert_eq!(read.get(&built), Some(&length), "{read:?}");
+    // Files of the overlay come out of git as files without a name, which strace shows as #INODE.
+    let is_unnamed = |path: &Path| path.file_name().unwrap().to_string_lossy().starts_with('#');
+    let unnamed = read.iter().filter(|(path, _)| is_unnamed(path));
+    let small = ["overlay board\n", "overlay model\n", "overlay dtbo\n"].concat();
+    assert_eq!(
+        unnamed.map(|(_, bytes)| bytes).sum::<u64>(),
+        length + small.len() as u64,
+        "{read:?}"
+    );
+    let of_the_images = |rel: &str| -> u64 {
+        let paths = images.iter().map(|image| image.join(rel));
+        paths.filter_map(|path| read.get(&path)).sum()
+    };
+    assert_eq!(of_the_images("bootloader/large.bin"), 3 * length);
+    assert_eq!(of_the_images("kernel/large.dtb"), 2 * length);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The last checks, and the writing.
 
 pub(crate) mod checks;
+mod compare;
 pub(crate) mod initramfs;
 mod kept;
 mod lock;

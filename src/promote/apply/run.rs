@@ -2,6 +2,7 @@
 //! initramfs.
 
 use std::path::Path;
+use std::time::Instant;
 
 use super::checks;
 use super::initramfs::{self, Initramfs};
@@ -14,7 +15,6 @@ use crate::promote::inputs::content::Sources;
 use crate::promote::inputs::git::Git;
 use crate::promote::options::Ownership;
 use crate::promote::path::{Place, Zone};
-use crate::promote::plan::survey;
 use crate::promote::plan::union::Item;
 use crate::promote::record::history::{self, Record};
 use crate::promote::record::journal::{Begin, End, FORMAT, Journal, now, user_and_host};
@@ -22,10 +22,10 @@ use crate::promote::record::overlaid;
 use crate::promote::record::sidecar::Sidecar;
 use crate::promote::record::stamps::{Before, Stamps};
 use crate::promote::report::InitramfsOutcome;
-use crate::promote::tree::protocol::{Found, Request};
+use crate::promote::tree::protocol::Request;
 use crate::promote::trees::Trees;
 
-const ZONES: [Zone; 2] = [Zone::Elsewhere, Zone::Rootfs];
+pub(super) const ZONES: [Zone; 2] = [Zone::Elsewhere, Zone::Rootfs];
 
 /// When to rebuild the initramfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) struct RunOptions {
 /// A locked image with everything that a run needs.
 pub(crate) struct Run<'a> {
     pub(crate) trees: Trees,
-    sources: Sources,
+    pub(super) sources: Sources,
     pub(crate) sidecar: Sidecar,
     /// Whether there is something to record even if nothing must be written.
     pub(crate) has_news: bool,
@@ -59,8 +59,8 @@ pub(crate) struct Run<'a> {
     /// Whether sudo has confirmed that it will run the initramfs tool.
     may_refresh: bool,
     initramfs: Initramfs,
-    options: RunOptions,
-    progress: &'a dyn Progress,
+    pub(super) options: RunOptions,
+    pub(super) progress: &'a dyn Progress,
     _lock: Option<Directory>,
 }
 
@@ -140,13 +140,17 @@ impl<'a> Run<'a> {
         Ok(self.records.insert(read))
     }
 
-    /// Compares `items` with the image, and checks everything that can be known to fail before
-    /// something is written. Of `empty_dirs`, those that are there will be removed.
+    /// Checks everything that can be known to fail before something is written. Of `empty_dirs`,
+    /// those that are there will be removed.
     ///
     /// # Errors
     /// A check fails. Nothing was written.
-    pub(crate) fn prepare(&mut self, items: &mut [Item], empty_dirs: &[Place]) -> Result<Prepared> {
-        let before = self.compare(items)?;
+    pub(crate) fn prepare(
+        &mut self,
+        items: &[Item],
+        before: Before,
+        empty_dirs: &[Place],
+    ) -> Result<Prepared> {
         let due = self.is_due(items);
         let leftovers = ZONES.into_iter();
         let leftovers: Vec<Zone> = leftovers
@@ -225,6 +229,7 @@ impl<'a> Run<'a> {
                 items.splice(..0, links);
                 Ok(())
             });
+        let since = Instant::now();
         let result = written.and_then(|()| self.refresh(journal.id()));
         ran.initramfs = match &result {
             Ok(outcome) => *outcome,
@@ -248,7 +253,7 @@ impl<'a> Run<'a> {
         });
         // The first failure is returned: a full disk, for example, makes the record fail too.
         result.and(ended.map(|()| ran.initramfs))?;
-        let mut saved = Stamps::write(&self.sidecar, &self.trees, items, &before);
+        let mut saved = Stamps::write(&self.sidecar, &self.trees, items, &before, since);
         if is_promote {
             let records = self
                 .records
@@ -260,37 +265,6 @@ impl<'a> Run<'a> {
             log::warn!("{e} (the next promote will take longer)");
         }
         Ok(ran)
-    }
-
-    /// Compares `items` with the image.
-    fn compare(&mut self, items: &mut [Item]) -> Result<Before> {
-        let before = Before::probe(items, &self.sources, &self.trees);
-        let mut read = Vec::new();
-        for item in items.iter_mut() {
-            match self.stamps.vouch(&item.place, &before) {
-                Some(bytes) => (item.found, item.bytes) = (Found::Same, bytes),
-                None => read.push(item.place.zone),
-            }
-        }
-        survey::probe(items, &mut self.trees, &self.sources, self.progress)?;
-        // A file that git does not call executable, but that is: only what a promote did to it is
-        // undone.
-        let is_odd = |item: &&mut Item| item.found == Found::Mode && item.executable == Some(false);
-        let mut odd: Vec<&mut Item> = items.iter_mut().filter(is_odd).collect();
-        if !odd.is_empty() {
-            let ours = history::made_executable(self.records()?);
-            for item in odd.iter_mut().filter(|item| !ours.contains(&item.place)) {
-                item.found = Found::Same;
-            }
-        }
-        if !self.options.dry_run {
-            // Files that are equal already may have been written without a sync, for example by a
-            // run that was killed right after its renames.
-            for zone in ZONES.into_iter().filter(|zone| read.contains(zone)) {
-                self.trees.flush(zone)?;
-            }
-        }
-        Ok(before)
     }
 
     /// Checks everything that can be known to fail before the first byte is written. Starts the

@@ -77,7 +77,7 @@ fn same_bytes(content: &Content, src: &Path) -> Result<bool> {
         return Ok(false);
     }
     let ((a, _), (b, meta)) = (open(first)?, open(src)?);
-    same(&a, &b, &meta).map_err(|e| Error::io("compare", e).with_path(src))
+    same(&a, b, meta).map_err(|e| Error::io("compare", e).with_path(src))
 }
 
 /// Adds the mirror: a copy of `kernel/Image` as `rootfs/boot/Image`.

@@ -8,7 +8,7 @@
 //! file is not saved.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,15 +77,16 @@ impl Stamps {
     }
 
     /// Saves the keys of `items`, all of which are now in the image. `before` has the keys from
-    /// before the comparison.
+    /// before the comparison. The last file was written at `since`.
     pub(crate) fn write(
         sidecar: &Sidecar,
         trees: &Trees,
         items: &[Item],
         before: &Before,
+        since: Instant,
     ) -> Result<()> {
         // A file that has just got its name could change again within the same tick of the clock.
-        std::thread::sleep(TICK * 2);
+        std::thread::sleep((TICK * 2).saturating_sub(since.elapsed()));
         let now = SystemTime::now();
         // The other entries stay valid, since each describes one file.
         let mut known = Self::read(sidecar).0;

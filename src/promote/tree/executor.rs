@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::access;
-use super::bytes::{compare, stage};
+use super::bytes::{Wanted, compare, stage};
 use super::protocol::{JsonPath, PreviousState, Reply, Request};
 use crate::durable::{Attributes, Last, Lookup, Tree};
 use crate::error::{Error, Result};
@@ -38,8 +38,13 @@ pub(crate) fn perform(tree: &Tree, request: &Request, file: Option<&File>) -> Re
             link,
             executable,
         } => {
-            let link = link.as_ref().map(|link| link.0.as_path());
-            let found = compare(tree, place, file, link, *executable);
+            let wanted = Wanted {
+                tree,
+                path: place,
+                link: link.as_ref().map(|link| link.0.as_path()),
+                executable: *executable,
+            };
+            let found = compare(&wanted, file);
             found.map(Reply::Found).map_err(failed("compare", place))?
         }
         Request::Stage {
