@@ -11,7 +11,7 @@ use crate::workspace::{MODULES, Workspace};
 
 /// A workspace whose overlay replaces files, adds files and adds symlinks.
 fn workspace() -> Workspace {
-    let it = Workspace::new();
+    let it = Workspace::in_memory();
     it.write_overlay("rootfs/usr/bin/ping", "overlay ping\n");
     it.write_overlay("rootfs/opt/new/deep/tool", "overlay tool\n");
     std::os::unix::fs::symlink("x", it.overlay().join("rootfs/opt/link")).unwrap();
@@ -104,7 +104,7 @@ fn run_killed_at_any_call_and_repeated_gives_the_same_image_as_a_clean_run() {
 fn initramfs_is_marked_as_due_before_the_first_module_is_written() {
     needs_root!();
     for n in 1.. {
-        let it = Workspace::new();
+        let it = Workspace::in_memory();
         let killed = killed_at(&it, "renameat", n);
         let written = it.read(&format!("{MODULES}/kernel/net.ko")) != "old net module\n"
             || it.l4t(format!("{MODULES}/updates/nv.ko")).exists()
@@ -167,7 +167,7 @@ fn told(it: &Workspace) -> (String, String) {
 #[test]
 fn files_that_a_failed_run_did_not_reach_are_not_counted() {
     needs_root!();
-    let it = Workspace::new();
+    let it = Workspace::in_memory();
     let out = injected(&it, &[], "renameat", "error=EIO:when=3");
     let said = String::from_utf8_lossy(&out.stderr);
     let path = it.l4t("kernel/dtb/custom.dtbo");
@@ -196,7 +196,7 @@ fn files_that_a_failed_run_did_not_reach_are_not_counted() {
 fn status_checks_files_that_a_killed_run_may_have_changed() {
     needs_root!();
     for (n, intact, done) in [(1, 8, 0), (2, 8, 1), (3, 9, 2)] {
-        let it = Workspace::new();
+        let it = Workspace::in_memory();
         it.promote(&[]).exits(0);
         it.write_overlay("bootloader/board.conf", "second board\n");
         it.write_overlay("bootloader/other.conf", "second other\n");
@@ -224,7 +224,7 @@ fn first_error_is_reported_when_writing_the_journal_fails_too() {
     needs_root!();
     let mut told = Vec::new();
     for n in 1.. {
-        let it = Workspace::new();
+        let it = Workspace::in_memory();
         let out = injected(&it, &[], "fsync", &format!("error=EIO:when={n}+"));
         if out.status.success() {
             break;

@@ -39,7 +39,7 @@ fn image(it: &Workspace, user: &User) -> BTreeMap<PathBuf, String> {
 #[test]
 fn run_with_a_helper_killed_at_any_call_fails_and_can_be_rolled_back_or_repeated() {
     needs_root!();
-    let clean = Workspace::new();
+    let clean = Workspace::in_memory();
     let user = User::new(&clean, Some("NOPASSWD: ALL"));
     Ran::of(&mut user.promote(&clean)).exits(0);
     let expected = image(&clean, &user);
@@ -52,7 +52,7 @@ fn run_with_a_helper_killed_at_any_call_fails_and_can_be_rolled_back_or_repeated
         ("unlinkat", 1),
     ] {
         for n in (1..).step_by(step) {
-            let it = Workspace::new();
+            let it = Workspace::in_memory();
             let user = User::new(&it, Some("NOPASSWD: ALL"));
             let before = image(&it, &user);
             kill_helper_at(&it, call, n);

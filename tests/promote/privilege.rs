@@ -242,12 +242,12 @@ fn image_of_another_owner_is_reported_before_writing() {
 #[test]
 fn helper_ends_with_a_killed_run_and_the_next_run_completes_the_image() {
     needs_root!();
-    let clean = Workspace::new();
+    let clean = Workspace::in_memory();
     clean.promote(&[]).exits(0);
     let mut expected = clean.image_now();
     let mut kills = 0;
     for n in (2..).step_by(3) {
-        let it = Workspace::new();
+        let it = Workspace::in_memory();
         let user = User::new(&it, Some("NOPASSWD: ALL"));
         if !user.promote_killed_at(&it, "sendmsg", n) {
             break;

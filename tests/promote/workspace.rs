@@ -10,12 +10,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
 use crate::snapshot::{Snapshot, raw_capability, touch_all};
 use crate::support::{Ran, check, lbpayload};
 
 /// A workspace that is removed on drop.
 pub(crate) struct Workspace {
+    // Unmounted before the directory is removed.
+    _memory: Option<Memory>,
     dir: tempfile::TempDir,
+}
+
+/// A file system in memory, mounted at a path.
+struct Memory(PathBuf);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
 }
 
 /// NVIDIA's tool does more. What matters here is that it depends on the modules and
@@ -38,8 +51,25 @@ impl Workspace {
     /// A workspace with an overlay of one commit and a manifest of four artifacts,
     /// all up to date.
     pub(crate) fn new() -> Self {
+        Self::new_in(Self::in_directory())
+    }
+
+    /// The same on a file system in memory, for tests with hundreds of runs, which would wait
+    /// for the disk most of the time. A process that is killed loses nothing on either.
+    pub(crate) fn in_memory() -> Self {
+        let mut this = Self::in_directory();
+        let kind = Some("tmpfs");
+        let flags = MsFlags::empty();
+        // Where this is not permitted, the disk will do.
+        if mount(kind, this.dir.path(), kind, flags, Some("mode=755")).is_ok() {
+            this._memory = Some(Memory(this.dir.path().to_path_buf()));
+        }
+        Self::new_in(this)
+    }
+
+    fn new_in(this: Self) -> Self {
         static MADE: OnceLock<Snapshot> = OnceLock::new();
-        let this = Self::restored(MADE.get_or_init(|| {
+        let this = this.restored(MADE.get_or_init(|| {
             let this = Self::empty();
             this.write_overlay("bootloader/board.conf", "overlay board\n");
             this.write_overlay("rootfs/etc/nvpmodel/nvpmodel.conf", "overlay model\n");
@@ -70,14 +100,13 @@ impl Workspace {
     /// The workspace without overlay commit and manifest.
     pub(crate) fn empty() -> Self {
         static MADE: OnceLock<Snapshot> = OnceLock::new();
-        Self::restored(MADE.get_or_init(|| Snapshot::of(Self::make().dir.path())))
+        Self::in_directory().restored(MADE.get_or_init(|| Snapshot::of(Self::make().dir.path())))
     }
 
     /// Some hundred tests and runs need a workspace, and each would start some twenty processes.
-    fn restored(snapshot: &Snapshot) -> Self {
-        let this = Self::in_directory();
-        snapshot.restore(this.dir.path());
-        this
+    fn restored(self, snapshot: &Snapshot) -> Self {
+        snapshot.restore(self.dir.path());
+        self
     }
 
     fn in_directory() -> Self {
@@ -86,7 +115,7 @@ impl Workspace {
             .permissions(fs::Permissions::from_mode(0o755))
             .tempdir()
             .unwrap();
-        Self { dir }
+        Self { _memory: None, dir }
     }
 
     fn make() -> Self {
