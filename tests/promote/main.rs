@@ -28,6 +28,7 @@ mod privilege;
 mod prune;
 mod real_kernel;
 mod refusals;
+mod repacked;
 mod reports;
 mod rollback;
 mod root_and_owner;
