@@ -1,14 +1,13 @@
 //! `lbpayload diff`
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::block::SourceOptions;
 use crate::diff::{Change, Report, diff};
 use crate::error::{Result, printable};
-use crate::payload::{Index, Payload};
+use crate::payload::Index;
 use crate::progress::Progress;
 
 use super::args::{DiffArgs, ProgressForm};
@@ -80,8 +79,8 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
 
 fn index(args: &DiffArgs, path: &Path, progress: &dyn Progress) -> Result<(Index, Protected)> {
     let source = args.input.open(&[path], SourceOptions::default())?;
-    let protected = args.input.protected(source, MEMORY, None)?;
-    let payload = Payload::open(Arc::clone(&protected.source))?;
+    let protected = args.input.protected(source, MEMORY, None, None)?;
+    let payload = protected.payload()?;
     Ok((Index::strict(&payload, progress)?, protected))
 }
 

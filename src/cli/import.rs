@@ -1,7 +1,6 @@
 //! `lbpayload import`
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,7 +8,7 @@ use crate::block::{ReadMode, Roots, SourceOptions};
 use crate::durable::WriteMode;
 use crate::error::{Error, Kind, Result, printable};
 use crate::import::{ExistingPolicy, Options, Report, Tuning, import};
-use crate::payload::{Cause, Payload, Problem};
+use crate::payload::{Cause, Problem};
 use crate::probe::{the_copies, the_only_payload};
 use crate::sys::share_one_heap;
 
@@ -107,7 +106,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let source = args.input.open(&devices, source)?;
     // Only a device that was named is searched.
     let search = (!args.device.is_empty()).then_some(&*progress as _);
-    let protected = args.input.protected(source, memory / 4, search)?;
+    let protected = args.input.protected(source, memory / 4, search, None)?;
     warn_if_unchecked(
         &*protected.source,
         protected.protection.is_some()
@@ -119,7 +118,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         Some(_) => memory / 4 * 3,
         None => memory,
     };
-    let payload = Payload::open(Arc::clone(&protected.source))?.with_index_memory(
+    let payload = protected.payload()?.with_index_memory(
         usize::try_from(memory / 2)
             .unwrap_or(usize::MAX)
             .min(24 << 20),

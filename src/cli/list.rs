@@ -1,7 +1,6 @@
 //! `lbpayload list`
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::{Error as _, SerializeSeq, Serializer};
@@ -114,6 +113,6 @@ pub(super) fn open<P: AsRef<Path>>(paths: &[P], args: &SourceArgs) -> Result<(Pa
         cached_files: true,
         ..SourceOptions::default()
     };
-    let protected = args.protected(args.open(paths, options)?, MEMORY, None)?;
-    Ok((Payload::open(Arc::clone(&protected.source))?, protected))
+    let protected = args.protected(args.open(paths, options)?, MEMORY, None, None)?;
+    Ok((protected.payload()?, protected))
 }

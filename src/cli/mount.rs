@@ -25,7 +25,7 @@ use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
 use super::logging::{self, Target};
 use super::mount_options::Options;
-use super::protection::MEMORY;
+use super::protection::{Extent, MEMORY};
 use super::source::{is_url, warn_if_unchecked};
 use super::{mount_index, progress, signals};
 
@@ -216,23 +216,28 @@ fn open_filesystem(
         true => Ok(filesystem),
         false => filesystem.trusting(trust),
     };
-    let opened = open(source, options)?;
-    // The scan, not this function, decides whether the source can hold as many files as the
-    // header claims.
-    let payload = Payload::open_whatever_its_count(Arc::clone(&opened))
-        .map_err(|problem| problem.into_error(&*opened))?;
+    let source = open_source(source, options)?;
+    let index = options.index.as_deref();
+    // With an index, the trailer is found without reading all headers.
+    let extent = index.and_then(mount_index::extent);
+    let mut payload = open_payload(&source, options, extent)?;
     // The node of a device is only as old as the last boot.
-    let changed = match opened.is_device() {
+    let changed = match source.is_device() {
         true => SystemTime::UNIX_EPOCH,
         false => time
-            .or_else(|| opened.modified())
+            .or_else(|| source.modified())
             .unwrap_or(SystemTime::UNIX_EPOCH),
     };
-    if let Some(index) = &options.index {
+    if let Some(index) = index {
         if let Some(filesystem) = mount_index::read(index, &payload, changed)? {
             return trusting(filesystem);
         }
     }
+    if extent.is_some() {
+        // The index does not fit, and the trailer may be elsewhere.
+        payload = open_payload(&source, options, None)?;
+    }
+    let opened = Arc::clone(payload.source());
     let mut count = 0;
     let mut name = |problem: &crate::payload::Problem| {
         count += 1;
@@ -286,15 +291,28 @@ fn source_and_offset(source: &Path, options: &Options) -> String {
 
 /// Opens the source, by default through the page cache, since files of a mount are often read
 /// more than once.
-fn open(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
+fn open_source(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
     let how = SourceOptions {
         direct: options.direct.unwrap_or(DirectPolicy::Never),
         keep_cache: true,
         ..SourceOptions::default()
     };
-    let source = options.source.open(&[path], how)?;
-    let protected = options.source.protected(source, MEMORY, None)?;
-    Ok(protected.source)
+    options.source.open(&[path], how)
+}
+
+/// Opens the payload in a source, with its protection. Its count of files may be wrong: the scan
+/// decides whether the source can hold as many files as the header claims.
+fn open_payload(
+    source: &Arc<dyn Source>,
+    options: &Options,
+    extent: Option<Extent>,
+) -> Result<Payload> {
+    let source = Arc::clone(source);
+    let protected = options.source.protected(source, MEMORY, None, extent)?;
+    let opened = &protected.source;
+    let payload = Payload::open_whatever_its_count(Arc::clone(opened))
+        .map_err(|problem| problem.into_error(&**opened))?;
+    Ok(protected.with_headers(payload))
 }
 
 /// Returns the modification time of the image file or of the device's node, because the image has

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::block::{file_type_name, refuse_new_in_dev};
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
-use crate::mount::{Filesystem, Unfit};
+use crate::mount::{Filesystem, Unfit, indexed_extent};
 use crate::payload::Payload;
 
 /// Returns the filesystem from the index in `file`, or `None` if the index must be rebuilt.
@@ -56,6 +56,16 @@ pub(super) fn read(
             Ok(None)
         }
     }
+}
+
+/// Returns the length of the payload that the index in `file` is of, and of its headers, in bytes.
+/// Nothing of the index has been checked, so the trailer that is found with them must be.
+pub(super) fn extent(file: &Path) -> Option<(u64, u64)> {
+    // Opening a FIFO would wait for a writer.
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    indexed_extent(BufReader::new(File::open(file).ok()?))
 }
 
 /// Writes an index. If that fails, a warning is printed, and the mount works without it.

@@ -52,7 +52,9 @@ pub(super) fn protect(
     let shown = printable(&args.source.to_string_lossy());
     if args.remove {
         let source = open(&args.source, offset)?;
-        let header = trailer(&source, None)?.ok_or_else(|| no_trailer(&args.source))?;
+        let header = trailer(&source, None, None)?
+            .header
+            .ok_or_else(|| no_trailer(&args.source))?;
         protect::unprotect(&args.source, &header, offset)?;
         if args.json {
             out.json(&serde_json::json!({ "source": shown, "removed": true }))?;
@@ -132,7 +134,9 @@ pub(super) fn repair(
 fn run_repair(args: &RepairArgs, progress: &dyn Progress) -> Result<RepairReport> {
     let offset = args.offset.unwrap_or(0);
     let source = open(&args.source, offset)?;
-    let header = trailer(&source, Some(progress))?.ok_or_else(|| no_trailer(&args.source))?;
+    let header = trailer(&source, Some(progress), None)?
+        .header
+        .ok_or_else(|| no_trailer(&args.source))?;
     let options = RepairOptions {
         offset,
         copies: copies(args, &header)?,

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::block::Source;
 use crate::error::{Error, Result, printable};
+use crate::payload::{Headers, Payload};
 use crate::progress::Progress;
-use crate::protect::walk;
+use crate::protect::walked;
 use crate::protection::{
     BLOCK, Header, Healer, ProtectedSource, Report, Trailer, Walked, find, search,
 };
@@ -24,6 +25,10 @@ pub(super) struct Protected {
     pub source: Arc<dyn Source>,
     /// The protection of the source, if it has any.
     pub protection: Option<Arc<ProtectedSource>>,
+    /// Whether there is a trailer of which all headers are damaged.
+    pub damaged_trailer: bool,
+    /// The headers of the payload, if they were read to find the trailer.
+    headers: Option<Headers>,
 }
 
 impl Protected {
@@ -32,11 +37,15 @@ impl Protected {
         Self {
             source,
             protection: None,
+            damaged_trailer: false,
+            headers: None,
         }
     }
 
     /// Reads a source with its protection, if it has any. `memory` is what healing may take, in
-    /// bytes. If `progress` is given, a device whose payload cannot be read is searched.
+    /// bytes. If `progress` is given, a device whose payload cannot be read is searched. If
+    /// `extent` is given, the payload has this length and so many bytes of headers, and is not
+    /// walked to find its trailer.
     ///
     /// # Errors
     /// The search fails or is interrupted.
@@ -44,17 +53,40 @@ impl Protected {
         source: Arc<dyn Source>,
         memory: u64,
         progress: Option<&dyn Progress>,
+        extent: Option<Extent>,
     ) -> Result<Self> {
-        let Some(header) = trailer(&source, progress)? else {
-            return Ok(Self::without(source));
+        let found = trailer(&source, progress, extent)?;
+        let Some(header) = found.header else {
+            return Ok(Self {
+                damaged_trailer: found.damaged,
+                headers: found.headers,
+                ..Self::without(source)
+            });
         };
         let memory = usize::try_from(memory).unwrap_or(usize::MAX);
         let healer = Healer::new(Arc::clone(&source), header, memory);
         let protected = Arc::new(ProtectedSource::new(source, healer, memory));
+        // The headers that were read have not been checked.
         Ok(Self {
-            source: Arc::clone(&protected) as Arc<dyn Source>,
-            protection: Some(protected),
+            protection: Some(Arc::clone(&protected)),
+            ..Self::without(protected)
         })
+    }
+
+    /// Opens the payload. Headers that have been read are not read again.
+    ///
+    /// # Errors
+    /// There is no payload, its header is invalid, or it cannot be read.
+    pub(super) fn payload(&self) -> Result<Payload> {
+        Ok(self.with_headers(Payload::open(Arc::clone(&self.source))?))
+    }
+
+    /// Adds the headers that have been read to a payload of this source.
+    pub(super) fn with_headers(&self, payload: Payload) -> Payload {
+        match &self.headers {
+            Some(headers) => payload.with_headers(headers),
+            None => payload,
+        }
     }
 
     /// Returns the length of the source in bytes, with what is behind the payload.
@@ -105,33 +137,89 @@ impl JsonProtection {
     }
 }
 
-/// Returns the header of the trailer of a source. A trailer that cannot be used is noted.
+/// The length of a payload, and of all headers and names in it, in bytes.
+pub(super) type Extent = (u64, u64);
+
+/// What was found of the trailer of a source.
+#[derive(Default)]
+pub(super) struct Found {
+    /// The header of the trailer, if it can be used.
+    pub header: Option<Header>,
+    /// Whether there is a trailer of which all headers are damaged.
+    pub damaged: bool,
+    /// The headers of the payload, if they were read.
+    pub headers: Option<Headers>,
+}
+
+/// Looks for the trailer of a source. A trailer that cannot be used is noted.
 ///
 /// # Errors
 /// The search fails or is interrupted.
 pub(super) fn trailer(
     source: &Arc<dyn Source>,
     progress: Option<&dyn Progress>,
-) -> Result<Option<Header>> {
-    let mut walked = None;
-    let found = find(source, &mut || *walked.insert(walk(source)));
+    extent: Option<Extent>,
+) -> Result<Found> {
+    let mut headers = None;
+    let mut is_invalid = false;
+    let found = find(source, &mut || {
+        if let Some((end, headers_len)) = extent {
+            return Walked::Whole { end, headers_len };
+        }
+        headers = Headers::read(source);
+        is_invalid = headers.is_none();
+        walked(headers.as_ref())
+    });
+    let mut result = Found {
+        // Of several copies, a job finds out itself which of them lacks a header.
+        headers: headers.filter(|_| source.copies().is_empty()),
+        ..Found::default()
+    };
     let shown = printable(&source.path().to_string_lossy());
     match found {
-        Trailer::Found(header) => return Ok(Some(*header)),
+        Trailer::Found(header) => {
+            result.header = Some(*header);
+            return Ok(result);
+        }
         Trailer::Unusable(why) => {
             log::warn!("the protection trailer of `{shown}` is not used: {why}");
         }
+        Trailer::Damaged => {
+            result.damaged = true;
+            log::warn!(
+                "`{shown}` is read without protection, all headers of its protection trailer are \
+                 damaged"
+            );
+            help(&format!(
+                "`lbpayload repair --from COPY {shown}{}` takes them from another copy",
+                offset_option(source.start())
+            ));
+        }
         _ => {}
     }
-    let (Some(Walked::Invalid), Some(progress), true) = (walked, progress, source.is_device())
-    else {
-        return Ok(None);
+    let (true, Some(progress), true) = (is_invalid, progress, source.is_device()) else {
+        return Ok(result);
     };
     log::warn!("no payload can be read at the start of `{shown}`, searching for a trailer");
-    search(source, progress).map_err(|e| match e.kind() {
+    result.header = search(source, progress).map_err(|e| match e.kind() {
         std::io::ErrorKind::Interrupted => Error::interrupted(),
         _ => Error::io("search", e).with_path(source.path()),
-    })
+    })?;
+    Ok(result)
+}
+
+/// Prints what to do about a warning, if warnings are shown.
+fn help(text: &str) {
+    if log::log_enabled!(log::Level::Warn) {
+        to_stderr(&labelled("lbpayload", Level::Help, text));
+    }
+}
+
+fn offset_option(start: u64) -> String {
+    match start {
+        0 => String::new(),
+        start => format!(" --offset {start}"),
+    }
 }
 
 fn warn_of_healed(report: &Report, path: &Path, start: u64) {
@@ -147,13 +235,8 @@ fn warn_of_healed(report: &Report, path: &Path, start: u64) {
     };
     let size = human_bytes(count * BLOCK);
     log::warn!("{count} damaged {blocks} ({size}) of `{shown}` {were} healed while reading");
-    if !log::log_enabled!(log::Level::Warn) {
-        return;
-    }
-    let offset = match start {
-        0 => String::new(),
-        start => format!(" --offset {start}"),
-    };
-    let help = format!("`lbpayload repair {shown}{offset}` repairs the source itself");
-    to_stderr(&labelled("lbpayload", Level::Help, &help));
+    help(&format!(
+        "`lbpayload repair {shown}{}` repairs the source itself",
+        offset_option(start)
+    ));
 }

@@ -6,13 +6,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use crate::block::{Devices, Roots, SourceOptions, mount_proc};
 use crate::durable::Directory;
 use crate::error::Result;
 use crate::import::{Options, import};
-use crate::payload::Payload;
 use crate::probe::has_magic;
 use crate::sys::share_one_heap;
 
@@ -129,8 +127,8 @@ fn first_of(devices: &Devices, dest: &Path) -> Result<u8> {
 fn copy(device: &Path, dest: &Path) -> Result<u8> {
     let source = SourceOptions::default().open(device)?;
     // It never searches a device for a trailer.
-    let protected = Protected::open(source, protection::MEMORY / 4, None)?;
-    let payload = Payload::open(Arc::clone(&protected.source))?;
+    let protected = Protected::open(source, protection::MEMORY / 4, None, None)?;
+    let payload = protected.payload()?;
     // The reference also opens the directory before it prints its first line.
     drop(Directory::open_or_make(dest, false)?);
     share_one_heap();

@@ -10,7 +10,7 @@ use crate::block::{CopiesSource, OffsetSource, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
-use super::protection::Protected;
+use super::protection::{Extent, Protected};
 use super::values::whole_bytes;
 
 /// The options that say how a source is read. All commands that read a payload have them.
@@ -108,7 +108,7 @@ impl SourceArgs {
 
     /// Adds the protection of a source that was opened, if it has any. `memory` is what healing
     /// may take, in bytes. If `search` is given, a device whose payload cannot be read is searched
-    /// for a trailer.
+    /// for a trailer. If `extent` is given, the payload is not walked to find it.
     ///
     /// # Errors
     /// The search fails or is interrupted.
@@ -117,11 +117,12 @@ impl SourceArgs {
         source: Arc<dyn Source>,
         memory: u64,
         search: Option<&dyn Progress>,
+        extent: Option<Extent>,
     ) -> Result<Protected> {
         if self.no_protection {
             return Ok(Protected::without(source));
         }
-        Protected::open(source, memory, search)
+        Protected::open(source, memory, search, extent)
     }
 }
 

@@ -105,7 +105,9 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     };
     let source = args.input.open(&paths, SourceOptions::default())?;
     let progress = progress::shown(form);
-    let protected = args.input.protected(source, MEMORY, Some(&*progress))?;
+    let protected = args
+        .input
+        .protected(source, MEMORY, Some(&*progress), None)?;
     let source = Arc::clone(&protected.source);
     warn_if_unchecked(
         &*source,
@@ -116,7 +118,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     );
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
-        Ok(payload) => payload,
+        Ok(payload) => protected.with_headers(payload),
         Err(problem) => {
             if args.json {
                 out.json(&JsonReport {
@@ -179,7 +181,9 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
         None => None,
     };
     drop(progress);
-    let ok = report.is_ok() && damage.as_ref().is_none_or(Damage::is_empty);
+    let ok = report.is_ok()
+        && !protected.damaged_trailer
+        && damage.as_ref().is_none_or(Damage::is_empty);
     if args.json {
         out.json(&JsonReport {
             source: source.path(),

@@ -39,7 +39,7 @@ pub use filesystem::Filesystem;
 pub use filesystem::{Answer, NodeKind, Row};
 pub use mount_point::{IfBusy, MountPoint};
 pub use remount::remount;
-pub use saved_index::Unfit;
+pub use saved_index::{Unfit, indexed_extent};
 pub use session::{Server, Stopper};
 pub use settings::{Access, Settings};
 #[cfg(feature = "internals")]

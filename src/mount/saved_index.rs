@@ -32,6 +32,9 @@ use super::tree::{Node, NotAdded, Tree};
 
 const MAGIC: &[u8; 8] = b"LBPINDX1";
 
+/// The length of what tells whether an index is of the same image, in bytes.
+const KEY_BYTES: usize = 29;
+
 /// The number of headers that are compared before an index is used, including the first and the
 /// last.
 const COMPARED: u64 = 64;
@@ -147,6 +150,35 @@ pub(super) fn read_index(
         }
     }
     Ok((tree, confirmed))
+}
+
+/// Returns the length of the payload that an index is of, and the length of all headers and names
+/// in it, in bytes. Nothing of the index is compared with the payload. `None` if it is no index.
+pub fn indexed_extent(mut from: impl Read) -> Option<(u64, u64)> {
+    let mut magic = [0; MAGIC.len()];
+    from.read_exact(&mut magic)
+        .ok()
+        .filter(|()| magic == *MAGIC)?;
+    let mut key = [0; KEY_BYTES - 9];
+    from.read_exact(&mut key).ok()?;
+    let dialect = match from.read_u8().ok()? {
+        32 => Dialect::U32,
+        64 => Dialect::U64,
+        _ => return None,
+    };
+    let files = from.read_u64::<LittleEndian>().ok()?;
+    let (mut end, mut headers) = (dialect.header_len(), dialect.header_len());
+    // If the count is too high, the loop ends with the file.
+    for _ in 0..files {
+        let name_len = from.read_u8().ok()?;
+        let size = from.read_u64::<LittleEndian>().ok()?;
+        from.read_exact(&mut [0; u8::MAX as usize][..name_len.into()])
+            .ok()?;
+        let header = dialect.entry_header_len() + u64::from(name_len);
+        headers = headers.checked_add(header)?;
+        end = end.checked_add(header)?.checked_add(size)?;
+    }
+    Some((end, headers))
 }
 
 fn read_files(payload: &Payload, from: &mut impl Read) -> Result<Tree, Unfit> {

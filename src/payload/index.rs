@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::{Dialect, Fault};
 use crate::progress::Progress;
 
+use super::packed::{Packed, take};
 use super::problem::{Cause, Problem};
 use super::walk::{Entry, Payload, Walker};
 
@@ -31,8 +32,7 @@ pub struct Index {
     whole: bool,
     /// The entries in packed form (about 40 bytes each), in up to half of the index's memory.
     /// If they need more, none are kept, and the headers are read again when needed.
-    kept: Option<Vec<u8>>,
-    kept_max: usize,
+    kept: Option<Packed>,
 }
 
 impl Index {
@@ -54,8 +54,7 @@ impl Index {
             data_bytes: 0,
             longest_name: 0,
             whole: true,
-            kept: Some(Vec::new()),
-            kept_max: payload.index_memory() / 2,
+            kept: Some(Packed::new(payload.index_memory() / 2)),
         };
         let mut names = Names::new(payload.index_memory() / 2);
         for step in payload.walk_all()? {
@@ -78,7 +77,9 @@ impl Index {
             index.payload_bytes = entry.end();
             index.data_bytes += entry.size;
             index.longest_name = index.longest_name.max(entry.raw_name.len());
-            index.keep(&entry);
+            let kept = index.kept.take();
+            index.kept =
+                kept.and_then(|mut kept| kept.put(&entry.raw_name, entry.size).then_some(kept));
         }
         index.report_repeats(names, progress, report)?;
         Ok(index)
@@ -139,30 +140,13 @@ impl Index {
             left: self.files,
             next: 0,
             offset: self.dialect().header_len(),
-            head: self.dialect().entry_header_len(),
+            dialect: self.dialect(),
             payload: &self.payload,
             from: match &self.kept {
-                Some(kept) => From::Memory(kept),
+                Some(kept) => From::Memory(kept.bytes()),
                 None => From::Source(self.payload.walk()?),
             },
         })
-    }
-
-    fn keep(&mut self, entry: &Entry) {
-        let Some(kept) = &mut self.kept else {
-            return;
-        };
-        // Two varints of at most ten bytes, and the name.
-        if kept.try_reserve(20 + entry.raw_name.len()).is_err() {
-            self.kept = None;
-            return;
-        }
-        put_varint(kept, entry.raw_name.len() as u64);
-        put_varint(kept, entry.size);
-        kept.extend_from_slice(&entry.raw_name);
-        if kept.len() > self.kept_max {
-            self.kept = None;
-        }
     }
 
     fn report_repeats(
@@ -287,7 +271,7 @@ pub struct Entries<'a> {
     left: u64,
     next: u64,
     offset: u64,
-    head: u64,
+    dialect: Dialect,
     payload: &'a Payload,
     from: From<'a>,
 }
@@ -327,74 +311,9 @@ impl Iterator for Entries<'_> {
             }
             From::Memory(kept) => kept,
         };
-        let name_len = take_varint(kept);
-        let size = take_varint(kept);
-        let (name, rest) = kept.split_at(name_len as usize);
-        *kept = rest;
-        let header_offset = self.offset;
-        let data_offset = header_offset + self.head + name_len;
-        let entry = Entry {
-            index: self.next,
-            raw_name: name.to_vec(),
-            header_offset,
-            data_offset,
-            size,
-        };
+        let entry = Entry::after(&self.dialect, self.next, self.offset, take(kept));
         self.offset = entry.end();
         self.next += 1;
         Some(Ok(entry))
-    }
-}
-
-/// Appends `value` in groups of seven bits, lowest first. The top bit is set in every
-/// byte but the last.
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// Reads a value that [`put_varint`] wrote.
-fn take_varint(from: &mut &[u8]) -> u64 {
-    let mut value = 0;
-    let mut shift = 0;
-    while let Some((&byte, rest)) = from.split_first() {
-        *from = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        shift += 7;
-        if byte < 0x80 {
-            break;
-        }
-    }
-    value
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_varint_is_read_back_as_written() {
-        let values = [
-            0,
-            1,
-            127,
-            128,
-            16_383,
-            16_384,
-            u64::from(u32::MAX),
-            u64::MAX,
-        ];
-        let mut bytes = Vec::new();
-        for value in values {
-            put_varint(&mut bytes, value);
-        }
-        let mut rest = &bytes[..];
-        for value in values {
-            assert_eq!(take_varint(&mut rest), value);
-        }
-        assert!(rest.is_empty());
     }
 }

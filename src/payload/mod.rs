@@ -5,8 +5,10 @@ mod checksums;
 mod copy_reader;
 mod digest;
 mod entry_stream;
+mod headers;
 mod index;
 mod live_bootstrap;
+mod packed;
 mod problem;
 mod read;
 mod read_around;
@@ -17,6 +19,7 @@ mod write;
 
 pub use checksums::{Checksums, EMBEDDED_SUMS_MAX_BYTES};
 pub use digest::Sha256Sum;
+pub use headers::Headers;
 pub use index::{Entries, Index};
 pub use problem::{Cause, Problem, Problems};
 pub use read::{EntryReader, embedded_checksums};

@@ -14,6 +14,7 @@ use crate::format::{
 };
 
 use super::digest::Sha256Sum;
+use super::packed::{Packed, take};
 use super::problem::{Cause, Problem};
 
 /// The default memory limit of an index, in bytes.
@@ -29,6 +30,8 @@ pub struct Payload {
     header: Header,
     index_memory: usize,
     header_retries: u32,
+    /// The packed entries, if they have been read already.
+    known: Option<Arc<Packed>>,
 }
 
 /// One file of a payload, as its header describes it. The data lies within the source;
@@ -98,6 +101,7 @@ impl Payload {
             header,
             index_memory: INDEX_MEMORY,
             header_retries: 0,
+            known: None,
         })
     }
 
@@ -126,7 +130,21 @@ impl Payload {
             Some(copies) => Arc::new(copies),
             None => record(&self.source),
         };
-        self.over(&source)
+        Self {
+            known: self.known.clone(),
+            ..self.over(&source)
+        }
+    }
+
+    /// Returns the same payload, whose entries are known.
+    pub(super) fn with_known(mut self, known: Option<Arc<Packed>>) -> Self {
+        self.known = known;
+        self
+    }
+
+    /// Returns the header of the payload itself.
+    pub(super) fn header(&self) -> &Header {
+        &self.header
     }
 
     /// Returns whether the headers of two payloads are equal.
@@ -154,6 +172,7 @@ impl Payload {
     pub(super) fn over(&self, source: &Arc<dyn Source>) -> Self {
         Self {
             source: Arc::clone(source),
+            known: None,
             ..self.clone()
         }
     }
@@ -239,6 +258,7 @@ impl Payload {
         Ok(Walker {
             next: index,
             offset: header_offset,
+            known: None,
             ..self.walk()?
         })
     }
@@ -250,7 +270,10 @@ impl Payload {
     pub fn walk(&self) -> Result<Walker<'_>> {
         let window = ReadAhead::new(&*self.source)
             .map_err(|e| Error::io("get memory to read", e).with_path(self.source.path()))?;
-        Ok(self.walk_in(window))
+        Ok(Walker {
+            known: self.known.clone().map(|known| (known, 0)),
+            ..self.walk_in(window)
+        })
     }
 
     /// Does the same as [`Payload::walk`], for a walk over all entries. If the memory limit of
@@ -275,6 +298,7 @@ impl Payload {
             next: 0,
             offset: self.header.dialect.header_len(),
             ended: false,
+            known: None,
         }
     }
 }
@@ -289,6 +313,23 @@ fn header_problem(cause: Cause) -> Problem {
 }
 
 impl Entry {
+    /// Returns the entry whose header is at `header_offset`, from its name and size.
+    pub(super) fn after(
+        dialect: &Dialect,
+        index: u64,
+        header_offset: u64,
+        (raw_name, size): (&[u8], u64),
+    ) -> Self {
+        let len = dialect.entry_header_len() + raw_name.len() as u64;
+        Self {
+            index,
+            raw_name: raw_name.to_vec(),
+            header_offset,
+            data_offset: header_offset + len,
+            size,
+        }
+    }
+
     /// Returns the name, if this project accepts it.
     ///
     /// # Errors
@@ -352,6 +393,8 @@ pub struct Walker<'a> {
     next: u64,
     offset: u64,
     ended: bool,
+    /// The packed entries if they are known, and how many bytes of them were taken.
+    known: Option<(Arc<Packed>, usize)>,
 }
 
 impl Walker<'_> {
@@ -367,8 +410,21 @@ impl Walker<'_> {
             next: self.next,
             offset: self.offset,
             ended: self.ended,
+            known: self.known.clone(),
             ..payload.walk()?
         })
+    }
+
+    /// Returns the next entry, if the entries are known.
+    fn known_step(&mut self) -> Option<Entry> {
+        let (known, at) = self.known.as_mut()?;
+        let mut rest = &known.bytes()[*at..];
+        let (name, size) = take(&mut rest);
+        *at = known.bytes().len() - rest.len();
+        let entry = Entry::after(&self.header.dialect, self.next, self.offset, (name, size));
+        self.offset = entry.end();
+        self.next += 1;
+        Some(entry)
     }
 
     fn step(&mut self) -> std::result::Result<Entry, Problem> {
@@ -441,6 +497,9 @@ impl Iterator for Walker<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended || self.next == self.header.files {
             return None;
+        }
+        if let Some(entry) = self.known_step() {
+            return Some(Ok(entry));
         }
         let mut step = self.step();
         for _ in 0..self.retries {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::block::{AlignedBuf, PAGE, Source, SourceOptions, read_exact_at};
 use crate::error::{Error, Kind, Result};
-use crate::payload::{Index, Payload};
+use crate::payload::{Headers, Index, Payload};
 use crate::progress::Progress;
 use crate::protection::{
     BLOCK, DEFAULT_MEMORY, FileTarget, Geometry, Header, Healer, Target, TrailerWriter, Walked,
@@ -58,16 +58,17 @@ pub struct Report {
 /// Returns what a walk over the headers of a payload finds, for
 /// [`protection::find`](crate::protection::find()).
 pub fn walk(source: &Arc<dyn Source>) -> Walked {
-    let Ok(payload) = Payload::try_open(Arc::clone(source)) else {
-        return Walked::Invalid;
-    };
-    let Ok(mut walker) = payload.walk() else {
-        return Walked::Invalid;
-    };
-    match walker.by_ref().all(|step| step.is_ok()) {
-        true => Walked::Valid(walker.offset()),
-        false => Walked::Invalid,
-    }
+    Headers::read(source).map_or(Walked::Invalid, |headers| {
+        Walked::Valid(headers.payload_bytes())
+    })
+}
+
+/// Returns what a walk has found, from the headers that it read.
+pub fn walked(headers: Option<&Headers>) -> Walked {
+    headers.map_or(Walked::Invalid, |headers| Walked::Whole {
+        end: headers.payload_bytes(),
+        headers_len: headers.header_bytes(),
+    })
 }
 
 /// Adds a trailer to the payload in a file or on a device. The payload is not changed.

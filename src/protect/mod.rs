@@ -6,5 +6,5 @@ mod opened;
 mod repair;
 mod stream;
 
-pub use add::{Options, Report, protect, unprotect, walk};
+pub use add::{Options, Report, protect, unprotect, walk, walked};
 pub use repair::{RepairOptions, RepairReport, repair, repair_into, repair_source};

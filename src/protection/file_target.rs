@@ -62,10 +62,9 @@ impl Target for FileTarget {
 /// its last block, behind its payload, and where these headers say. `walk` finds the end of the
 /// payload.
 pub fn header_places(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Vec<u64> {
-    let behind = match walk() {
-        Walked::Valid(end) => end.checked_next_multiple_of(BLOCK),
-        Walked::Invalid => None,
-    };
+    let behind = walk()
+        .end()
+        .and_then(|end| end.checked_next_multiple_of(BLOCK));
     let mut places: Vec<u64> = behind.into_iter().chain(last_block(source.len())).collect();
     for at in places.clone() {
         if let Ok(header) = header_at(&**source, at) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
 use crate::progress::Progress;
 
-use super::geometry::{BLOCK, GROUP};
+use super::geometry::{BLOCK, GROUP, Geometry};
 use super::header::{Header, HeaderFault, MAGIC};
 use super::metadata::{Check, Metadata};
 use super::tree::{chaining_value, short};
@@ -15,6 +15,12 @@ use super::tree::{chaining_value, short};
 const SAMPLES: u64 = 64;
 /// The number of bytes that a search reads at a time.
 const SEARCH_BYTES: usize = 1 << 20;
+
+/// The length of the smallest trailer, in bytes: two headers, two copies of one page of hashes and
+/// one of headers, and two recovery blocks.
+const SMALLEST: u64 = 8 * BLOCK;
+/// The redundancy that most trailers have, in percent.
+const USUAL_PERCENT: u32 = 5;
 
 /// What was found out about the trailer of a payload.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub enum Trailer {
     Found(Box<Header>),
     /// There is one, but it cannot be used. The text says why.
     Unusable(String),
+    /// There is one, but all copies of its header are damaged.
+    Damaged,
 }
 
 /// What a walk over the headers of the payload found.
@@ -33,49 +41,162 @@ pub enum Trailer {
 pub enum Walked {
     /// The payload ends here, and all headers are valid.
     Valid(u64),
+    /// The same, and the length of all headers and names is known too.
+    Whole {
+        /// Where the payload ends.
+        end: u64,
+        /// The number of bytes of all headers and names.
+        headers_len: u64,
+    },
     /// The headers are damaged, or there is no payload.
     Invalid,
 }
 
-/// Looks for a trailer in the last block of the source and behind the payload. `walk` is called
-/// only if the end of the payload has to be known.
-pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trailer {
-    let mut unusable = None;
-    let mut walked = None;
-    let mut walk = || *walked.get_or_insert_with(&mut *walk);
-    if let Some(at) = last_block(source.len()) {
+impl Walked {
+    /// Returns where the payload ends, if that is known.
+    pub fn end(self) -> Option<u64> {
+        match self {
+            Self::Valid(end) | Self::Whole { end, .. } => Some(end),
+            Self::Invalid => None,
+        }
+    }
+}
+
+/// What is known about the trailer of a source, while it is searched for.
+#[derive(Default)]
+struct Search {
+    /// Why a header that was found is not used.
+    unusable: Option<String>,
+    /// Whether a block was found that can only be a damaged header.
+    damaged: bool,
+}
+
+impl Search {
+    /// Returns the header at an offset if it can be used.
+    fn try_at(
+        &mut self,
+        source: &Arc<dyn Source>,
+        at: u64,
+        walk: &mut dyn FnMut() -> Walked,
+    ) -> Option<Box<Header>> {
         match header_at(&**source, at) {
-            Ok(header) if header.incomplete => unusable = Some(incomplete()),
+            Ok(header) if header.incomplete => self.unusable = Some(incomplete()),
             Ok(header) => {
                 // A newer trailer of the same payload may end earlier. It starts at the same place.
                 let first = header_at(&**source, header.geometry.start).ok();
                 let first = first.filter(|first| !first.incomplete && *first != header);
                 for header in first.into_iter().chain([header]) {
-                    match belongs(source, &header, &mut walk) {
-                        Ok(()) => return Trailer::Found(Box::new(header)),
-                        Err(why) => unusable = Some(why),
+                    match belongs(source, &header, walk) {
+                        Ok(()) => return Some(Box::new(header)),
+                        Err(why) => self.unusable = Some(why),
                     }
                 }
             }
-            Err(fault @ (HeaderFault::NoMagic | HeaderFault::Damaged)) => {
-                log::trace!("in the last block of the source: {fault}");
+            Err(HeaderFault::NoMagic) => {}
+            Err(HeaderFault::Damaged) => self.damaged = true,
+            Err(fault) => self.unusable = Some(fault.to_string()),
+        }
+        None
+    }
+}
+
+/// Looks for a trailer in the last block of the source and behind the payload. `walk` is called
+/// only if the end of the payload has to be known.
+///
+/// If the first header is lost and the last block holds no other, the second header is looked for
+/// where the writer puts it. This needs the length of the headers ([`Walked::Whole`]).
+pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trailer {
+    let mut search = Search::default();
+    let mut walked = None;
+    let mut walk = || *walked.get_or_insert_with(&mut *walk);
+    if let Some(at) = last_block(source.len()) {
+        if let Some(header) = search.try_at(source, at, &mut walk) {
+            return Trailer::Found(header);
+        }
+    }
+    let walked = walk();
+    let start = walked
+        .end()
+        .and_then(|end| end.checked_next_multiple_of(BLOCK));
+    if let Some(start) = start {
+        if let Some(header) = search.try_at(source, start, &mut walk) {
+            return Trailer::Found(header);
+        }
+        let first = match start.checked_add(SMALLEST) {
+            Some(end) if end <= source.len() => remains(&**source, start, &mut search),
+            _ => First::Nothing,
+        };
+        if let Walked::Whole { end, headers_len } = walked {
+            for percent in first.percents() {
+                let plan = Geometry::plan(end, headers_len, percent);
+                let Some(plan) = plan.filter(|plan| plan.end() <= source.len()) else {
+                    continue;
+                };
+                if let Some(header) = search.try_at(source, plan.header2, &mut walk) {
+                    return Trailer::Found(header);
+                }
             }
-            Err(fault) => unusable = Some(fault.to_string()),
         }
     }
-    if let Walked::Valid(end) = walk() {
-        let at = end.checked_next_multiple_of(BLOCK);
-        match at.map(|at| header_at(&**source, at)) {
-            Some(Ok(header)) if header.incomplete => unusable = Some(incomplete()),
-            Some(Ok(header)) => match belongs(source, &header, &mut walk) {
-                Ok(()) => return Trailer::Found(Box::new(header)),
-                Err(why) => unusable = Some(why),
-            },
-            None | Some(Err(HeaderFault::NoMagic)) => {}
-            Some(Err(fault)) => unusable = Some(fault.to_string()),
-        }
+    match search.unusable {
+        Some(why) => Trailer::Unusable(why),
+        None if search.damaged => Trailer::Damaged,
+        None => Trailer::None,
     }
-    unusable.map_or(Trailer::None, Trailer::Unusable)
+}
+
+/// What is in the block where a trailer would start, if it is no valid header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// Nothing points to a trailer.
+    Nothing,
+    /// Any data.
+    Data,
+    /// There is, or may well be, a trailer.
+    Likely,
+}
+
+impl First {
+    /// Returns the percentages of redundancy with which the second header is looked for. Each of
+    /// them costs a read.
+    fn percents(self) -> impl Iterator<Item = u32> {
+        let (usual, others) = match self {
+            Self::Nothing => (None, 0),
+            Self::Data => (Some(USUAL_PERCENT), 0),
+            Self::Likely => (Some(USUAL_PERCENT), 50),
+        };
+        let others = (1..=others).filter(|percent| *percent != USUAL_PERCENT);
+        usual.into_iter().chain(others)
+    }
+}
+
+/// Looks at the two blocks where a trailer would start.
+fn remains(source: &dyn Source, start: u64, search: &mut Search) -> First {
+    if search.damaged || search.unusable.is_some() {
+        return First::Likely;
+    }
+    let Ok(mut buf) = AlignedBuf::new(2 * PAGE) else {
+        return First::Nothing;
+    };
+    let Ok(read) = read_exact_at(source, &mut buf[..2 * PAGE], start) else {
+        return First::Likely;
+    };
+    if read < 2 * PAGE {
+        return First::Nothing;
+    }
+    let (header, next) = buf[..2 * PAGE].split_at(PAGE);
+    let same = header.iter().zip(&MAGIC).filter(|(a, b)| a == b).count();
+    if same >= MAGIC.len() / 2 {
+        search.damaged = true;
+        return First::Likely;
+    }
+    let is_zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
+    match (is_zero(header), is_zero(next)) {
+        // A lost header before the hash tree. What lies behind other payloads starts at once.
+        (true, false) => First::Likely,
+        (true, true) => First::Nothing,
+        (false, _) => First::Data,
+    }
 }
 
 fn incomplete() -> String {
@@ -196,12 +317,12 @@ fn belongs(
             _ => unknown += 1,
         }
     }
-    let foreign = match walk() {
-        Walked::Valid(end) if end == g.payload_len() => false,
-        Walked::Valid(_) => (wrong + unknown) * 2 > compared + unknown,
+    let foreign = match walk().end() {
+        Some(end) if end == g.payload_len() => false,
+        Some(_) => (wrong + unknown) * 2 > compared + unknown,
         // All blocks of a small payload can be damaged, and still be healed.
-        Walked::Invalid if g.blocks <= SAMPLES && wrong <= g.recovery_blocks => false,
-        Walked::Invalid => compared > 0 && wrong * 16 >= compared * 15,
+        None if g.blocks <= SAMPLES && wrong <= g.recovery_blocks => false,
+        None => compared > 0 && wrong * 16 >= compared * 15,
     };
     if foreign {
         return Err(format!(

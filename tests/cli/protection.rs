@@ -368,3 +368,62 @@ fn example_of_the_format_is_what_the_program_writes() {
     }
     assert!(compared > 400, "{compared}");
 }
+
+/// The offsets of the two headers of a protected image of the sample.
+fn headers(good: &[u8]) -> [usize; 2] {
+    let start = sample().bytes().len().next_multiple_of(BLOCK);
+    [start, good.len() - BLOCK]
+}
+
+#[test]
+fn second_header_is_found_where_nothing_points_to_it() {
+    for percent in ["5", "30"] {
+        let place = Place::new(&sample());
+        lb!["protect", "--percent", percent, &place.image].exits(0);
+        let good = std::fs::read(&place.image).unwrap();
+        let [first, _] = headers(&good);
+        // As on a larger device: the last block is no header.
+        for (damage, noticed) in [(0..BLOCK, true), (0..1, true), (100..101, true)] {
+            let mut bad = good.clone();
+            bad.resize(good.len() + 100 * BLOCK, 0);
+            bad[5 * BLOCK] ^= 1;
+            bad[first..][damage.clone()].fill(0);
+            std::fs::write(&place.image, &bad).unwrap();
+            let ran = lb!["verify", "--json", &place.image].exits(1);
+            let report = json(&ran);
+            let healed = &report["protection"]["healed_blocks"];
+            assert_eq!(healed == 1, noticed, "{percent} {damage:?}: {}", ran.stderr);
+        }
+        lb!["repair", &place.image].exits(0);
+        assert!(std::fs::read(&place.image).unwrap()[..good.len()] == good);
+    }
+}
+
+#[test]
+fn payload_whose_trailer_lost_all_headers_is_not_taken_for_an_unprotected_one() {
+    let (place, good) = protected(&sample());
+    let [first, second] = headers(&good);
+    let mut bad = good.clone();
+    (bad[first + 100], bad[second + 2000]) = (bad[first + 100] ^ 1, !bad[second + 2000]);
+    for magic_too in [false, true] {
+        if magic_too {
+            (bad[first], bad[second + 1]) = (0, 0);
+        }
+        std::fs::write(&place.image, &bad).unwrap();
+        let ran = lb!["verify", &place.image].exits(1);
+        let warning = "all headers of its protection trailer are damaged";
+        assert!(ran.stderr.contains(warning), "{}", ran.stderr);
+        assert!(ran.stderr.contains("repair --from COPY"), "{}", ran.stderr);
+        let report = json(&lb!["verify", "--json", &place.image].exits(1));
+        assert_eq!(report["ok"], false);
+        let ran = place.import().exits(0);
+        assert!(ran.stderr.contains(warning), "{}", ran.stderr);
+        lb!["verify", "--no-protection", &place.image].exits(0);
+    }
+    // Other bytes behind a payload are no trailer.
+    let mut other = sample().bytes();
+    other.extend(noise(5, 200_000));
+    let other = place.file("other.img", other);
+    let ran = lb!["verify", &other].exits(0);
+    assert!(!ran.stderr.contains("trailer"), "{}", ran.stderr);
+}

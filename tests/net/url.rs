@@ -415,3 +415,55 @@ fn nginx_serves_a_payload_over_tls_and_is_refused_without_ranges() {
         .exits(1)
         .says("cannot send a part of a file");
 }
+
+/// An image of files that are far apart, so that each header is a request of its own.
+fn scattered(files: usize) -> Image {
+    let files = (0..files).map(|n| (format!("file-{n:03}").into_bytes(), vec![n as u8; 70_000]));
+    Image {
+        wide: true,
+        files: files.collect(),
+    }
+}
+
+#[test]
+fn headers_are_read_once_although_the_trailer_is_looked_for() {
+    let files = 150;
+    let server = serve(scattered(files).bytes());
+    let url = server.url("/external.img");
+    // The cache keeps 64 headers.
+    Ran::of(&mut command(&["list", "--cache", "4M", &url])).exits(0);
+    let requests = server.requests().len();
+    assert!(requests <= files + 4, "{requests} requests");
+}
+
+#[test]
+fn mount_with_an_index_reads_no_header_to_find_the_trailer() {
+    let files = 300;
+    let server = serve(scattered(files).bytes());
+    let url = server.url("/external.img");
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("index");
+    // It ends when everything is known, because this is not a directory.
+    let point = dir.path().join("file");
+    std::fs::write(&point, "").unwrap();
+    let (index, point) = (index.to_str().unwrap(), point.to_str().unwrap());
+    let mount = || {
+        let before = server.requests().len();
+        let args = ["mount", "--index", index, &url, point];
+        Ran::of(&mut command(&args)).exits(1);
+        server.requests().len() - before
+    };
+    assert!(mount() >= files);
+    // A sample of 64 headers is compared.
+    let requests = mount();
+    assert!(requests <= 70, "{requests} requests");
+    // An index of another payload is of no use.
+    let other = serve(scattered(files + 1).bytes());
+    let args = ["mount", "--index", index, &other.url("/x.img"), point];
+    Ran::of(&mut command(&args)).exits(1);
+    let requests = other.requests().len();
+    assert!(
+        (files..files + 10).contains(&requests),
+        "{requests} requests"
+    );
+}

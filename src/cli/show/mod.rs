@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::block::SourceOptions;
 use crate::durable::AtomicFile;
@@ -54,8 +53,8 @@ pub(super) fn run(args: &ShowArgs, form: Option<ProgressForm>, quiet: bool) -> R
         ..SourceOptions::default()
     };
     let source = args.input.open(&[&args.source], options)?;
-    let protected = args.input.protected(source, MEMORY, None)?;
-    let payload = Payload::open(Arc::clone(&protected.source))?;
+    let protected = args.input.protected(source, MEMORY, None, None)?;
+    let payload = protected.payload()?;
     let mut problems = Problems::default();
     let index = Index::scan(&payload, &Silent, &mut |problem| {
         problems.add(problem);
