@@ -89,6 +89,7 @@ fn by_code(error: &Error) -> Option<String> {
         "no-such-entry" => format!("`lbpayload list {path}` shows the names"),
         "no-workspace" => format!("{own}: `lbpayload promote --workspace DIR`"),
         "not-protected" => format!("`lbpayload protect {path}` protects an intact payload"),
+        "other-payload" => "`--force` makes it equal to the copy".into(),
         "repair-failed" => format!("{own} with `lbpayload repair -o OUT {path}`"),
         "trailer-mismatch" => {
             format!("`lbpayload repair {path}`, or `--force` takes the payload as it is")

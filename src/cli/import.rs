@@ -106,7 +106,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let source = args.input.open(&devices, source)?;
     // Only a device that was named is searched.
     let search = (!args.device.is_empty()).then_some(&*progress as _);
-    let protected = args.input.protected(source, memory / 4, search, None)?;
+    let protected = args.input.protected(source, memory / 2, search, None)?;
     warn_if_unchecked(
         &*protected.source,
         protected.protection.is_some()
@@ -115,7 +115,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
             || args.live_bootstrap.is_some(),
     );
     let memory = match protected.protection {
-        Some(_) => memory / 4 * 3,
+        Some(_) => memory / 2,
         None => memory,
     };
     let payload = protected.payload()?.with_index_memory(

@@ -134,12 +134,28 @@ pub(super) fn repair(
 fn run_repair(args: &RepairArgs, progress: &dyn Progress) -> Result<RepairReport> {
     let offset = args.offset.unwrap_or(0);
     let source = open(&args.source, offset)?;
-    let header = trailer(&source, Some(progress), None)?
-        .header
-        .ok_or_else(|| no_trailer(&args.source))?;
+    let copies = open_copies(args)?;
+    let mut found = trailer(&source, Some(progress), None)?.header;
+    let lost_trailer = found.is_none();
+    if lost_trailer {
+        for copy in &copies {
+            found = trailer(copy, None, None)?.header;
+            if found.is_some() {
+                log::warn!(
+                    "`{}` has no usable protection trailer, it gets that of `{}`",
+                    printable(&args.source.to_string_lossy()),
+                    printable(&copy.path().to_string_lossy())
+                );
+                break;
+            }
+        }
+    }
+    let header = found.ok_or_else(|| no_trailer(&args.source))?;
+    warn_of_short(&copies, &header);
     let options = RepairOptions {
         offset,
-        copies: copies(args, &header)?,
+        copies,
+        lost_trailer,
         dry_run: args.dry_run,
         force: args.force,
         memory: usize::try_from(args.memory.get()).unwrap_or(usize::MAX),
@@ -152,21 +168,24 @@ fn run_repair(args: &RepairArgs, progress: &dyn Progress) -> Result<RepairReport
     }
 }
 
-/// Opens the other copies. A copy may have any trailer or none, but not another length.
-fn copies(args: &RepairArgs, header: &Header) -> Result<Vec<Arc<dyn Source>>> {
-    let mut copies = Vec::new();
-    for path in &args.from {
-        let copy = SourceArgs::default().open(&[path], SourceOptions::default())?;
-        if copy.len() < header.geometry().payload_len() {
-            log::warn!(
-                "`{}` is shorter than the payload, only its first {} bytes are used",
-                copy.path().display(),
-                copy.len()
-            );
-        }
-        copies.push(copy);
+/// Opens the other copies. A copy may have any trailer or none.
+fn open_copies(args: &RepairArgs) -> Result<Vec<Arc<dyn Source>>> {
+    let copies = args.from.iter();
+    copies
+        .map(|path| SourceArgs::default().open(&[path], SourceOptions::default()))
+        .collect()
+}
+
+/// Warns of copies that do not hold all of the payload.
+fn warn_of_short(copies: &[Arc<dyn Source>], header: &Header) {
+    let is_short = |copy: &&Arc<dyn Source>| copy.len() < header.geometry().payload_len();
+    for copy in copies.iter().filter(is_short) {
+        log::warn!(
+            "`{}` is shorter than the payload, only its first {} bytes are used",
+            copy.path().display(),
+            copy.len()
+        );
     }
-    Ok(copies)
 }
 
 fn words(args: &RepairArgs, report: &RepairReport) -> String {

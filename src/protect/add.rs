@@ -93,13 +93,7 @@ pub fn protect(path: &Path, options: Options, progress: &dyn Progress) -> Result
     let old = old_trailer(&source, &geometry);
     let room = opened.len.saturating_sub(options.offset);
     if opened.device && geometry.end() > room {
-        let message = format!(
-            "no room for the protection trailer: it ends at {}, the device at {room}",
-            geometry.end()
-        );
-        return Err(Error::new(Kind::Space, message)
-            .with_path(path)
-            .advice("use less redundancy, or a larger device"));
+        return Err(no_room(path, &geometry, room));
     }
     let former_len = match &old {
         _ if opened.device => 0,
@@ -110,7 +104,7 @@ pub fn protect(path: &Path, options: Options, progress: &dyn Progress) -> Result
         match &old {
             Some(old) if !old.incomplete => refuse_damaged(&source, old, path, progress)?,
             Some(_) => {}
-            None => refuse_data(&source, &geometry, opened.device, path)?,
+            None => refuse_data(&source, &geometry, opened.device, "protect")?,
         }
     }
     let failed = |e: io::Error| failed_at("write the protection trailer to", e, path);
@@ -203,14 +197,26 @@ fn refuse_damaged(
     .note(format!("{} blocks of 4096 bytes differ", damaged.count())))
 }
 
+/// Returns the error that a device of `room` bytes is too small for a trailer.
+pub(super) fn no_room(path: &Path, geometry: &Geometry, room: u64) -> Error {
+    let message = format!(
+        "no room for the protection trailer: it ends at {}, the device at {room}",
+        geometry.end()
+    );
+    Error::new(Kind::Space, message)
+        .with_path(path)
+        .advice("use less redundancy, or a larger device")
+}
+
 /// Refuses to overwrite something behind the payload: everything in a file, and on a device where
-/// the trailer will be.
-fn refuse_data(
+/// the trailer will be. `doing` says what is refused.
+pub(super) fn refuse_data(
     source: &Arc<dyn Source>,
     geometry: &Geometry,
     device: bool,
-    path: &Path,
+    doing: &str,
 ) -> Result<()> {
+    let path = source.path();
     let read = |e: io::Error| failed_at("read", e, path);
     let end = match device {
         true => geometry.end().min(source.len()),
@@ -227,7 +233,7 @@ fn refuse_data(
             let message = "there is data behind the payload, where the trailer would be";
             return Err(Error::new(Kind::Refused, message)
                 .with_code("data-behind-payload")
-                .doing("protect")
+                .doing(doing)
                 .with_path(path)
                 .with_offset(at + (from + place) as u64));
         }

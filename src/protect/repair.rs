@@ -14,6 +14,7 @@ use crate::protection::{
     TrailerDamage, TrailerWriter, last_block,
 };
 
+use super::add::{no_room, refuse_data};
 use super::fixing_target::FixingTarget;
 use super::opened::{self, Opened, failed_at};
 use super::stream::{put_payload, read_ahead};
@@ -27,6 +28,9 @@ pub struct RepairOptions {
     pub copies: Vec<Arc<dyn Source>>,
     /// Whether to report only what would be done.
     pub dry_run: bool,
+    /// Whether the header of the trailer comes from one of the copies, because the source has lost
+    /// its own trailer. It is written again.
+    pub lost_trailer: bool,
     /// Whether to repair what is possible, although not everything is.
     pub force: bool,
     /// The memory limit in bytes.
@@ -39,6 +43,7 @@ impl Default for RepairOptions {
             offset: 0,
             copies: Vec::new(),
             dry_run: false,
+            lost_trailer: false,
             force: false,
             memory: DEFAULT_MEMORY,
         }
@@ -118,6 +123,9 @@ pub fn repair_source(
         trailer,
         written_blocks: 0,
     };
+    if options.lost_trailer && !options.force {
+        refuse_another_payload(source, &geometry, &report)?;
+    }
     // The first pass only finds out what can be healed.
     if options.dry_run || !options.force {
         report.lost = heal(&healer, &report.damaged, None, progress)
@@ -144,12 +152,13 @@ pub fn repair_source(
     let (lost, written) = heal(&healer, &report.damaged, Some(target), progress).map_err(failed)?;
     report.lost = lost;
     target.sync().map_err(failed)?;
-    read_again(source, header, &report, options.memory, path)?;
+    read_again(source, header, &report, options, path)?;
     report.written_blocks = written;
     if !report.trailer.is_empty() {
         let fixing = FixingTarget::new(target);
         if report.lost.is_empty() {
-            let healer = Healer::new(Arc::clone(source), header.clone(), options.memory / 4);
+            let healer = Healer::new(Arc::clone(source), header.clone(), options.memory / 4)
+                .with_copies(options.copies.iter().cloned());
             let healed: Arc<dyn Source> =
                 Arc::new(ProtectedSource::new(Arc::clone(source), healer, 64 << 20));
             let payload = Payload::open(Arc::clone(&healed))?;
@@ -172,6 +181,33 @@ pub fn repair_source(
         report.written_blocks += fixing.written();
     }
     Ok(report)
+}
+
+/// Refuses to make a source, which has lost its trailer, equal to a copy if it seems to be another
+/// payload, or to write a trailer over other data or where there is no room.
+fn refuse_another_payload(
+    source: &Arc<dyn Source>,
+    geometry: &Geometry,
+    report: &RepairReport,
+) -> Result<()> {
+    let path = source.path();
+    let damaged = report.damaged.count();
+    if damaged * 2 > geometry.payload_len().div_ceil(BLOCK) {
+        let message = "more than half of it differs from the copy that has the trailer";
+        return Err(Error::new(Kind::Refused, message)
+            .with_code("other-payload")
+            .doing("repair")
+            .with_path(path)
+            .note(format!("{damaged} blocks of 4096 bytes differ")));
+    }
+    if source.is_device() && geometry.end() > source.len() {
+        return Err(no_room(path, geometry, source.len()));
+    }
+    // What is left of the trailer may be overwritten.
+    match report.trailer.recovery.count() < geometry.recovery_blocks() {
+        true => Ok(()),
+        false => refuse_data(source, geometry, true, "repair"),
+    }
 }
 
 /// Heals damaged blocks, and writes them if there is a target. Returns those that are lost, and
@@ -222,11 +258,12 @@ fn read_again(
     source: &Arc<dyn Source>,
     header: &Header,
     report: &RepairReport,
-    memory: usize,
+    options: &RepairOptions,
     path: &Path,
 ) -> Result<()> {
     let failed = |e: io::Error| failed_at("read", e, path);
-    let healer = Healer::new(Arc::clone(source), header.clone(), memory / 4);
+    let healer = Healer::new(Arc::clone(source), header.clone(), options.memory / 4)
+        .with_copies(options.copies.iter().cloned());
     let geometry: &Geometry = header.geometry();
     let mut buf = AlignedBuf::new(4 * PAGE).map_err(failed)?;
     let mut last = None;

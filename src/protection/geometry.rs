@@ -290,6 +290,11 @@ impl Geometry {
         first..(first + GROUP_BLOCKS).min(self.blocks)
     }
 
+    /// Returns the number of recovery blocks.
+    pub fn recovery_blocks(&self) -> u64 {
+        self.recovery_blocks
+    }
+
     /// Returns the offset of the second copy of the header.
     pub fn second_header(&self) -> u64 {
         self.header2

@@ -43,6 +43,28 @@ struct State {
     lost_pages: BTreeSet<(usize, u64)>,
 }
 
+impl State {
+    /// Keeps a block that was computed, while blocks up to `at` are healed. At most `room` blocks
+    /// are kept.
+    fn keep(&mut self, block: u64, bytes: Box<Block>, at: u64, room: usize) {
+        self.computed.insert(block, bytes);
+        while self.computed.len() > room {
+            let ends = (
+                self.computed.first_key_value(),
+                self.computed.last_key_value(),
+            );
+            let (Some((first, _)), Some((last, _))) = ends else {
+                return;
+            };
+            // Most readers go on from here. They need the nearest blocks next, and seldom go back.
+            match at.saturating_sub(*first).saturating_mul(8) > last.saturating_sub(at) {
+                true => self.computed.pop_first(),
+                false => self.computed.pop_last(),
+            };
+        }
+    }
+}
+
 /// The damage that was found so far, in blocks of the payload.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -76,8 +98,10 @@ impl Healer {
     /// the number of bytes for buffers and pages of hashes; the codec's tables need 9 MiB more.
     pub fn new(source: Arc<dyn Source>, header: Header, memory: usize) -> Self {
         let copies = source.copies().to_vec();
+        let mut meta = Metadata::new(source, header, memory / 4);
+        meta.others.clone_from(&copies);
         Self {
-            meta: Metadata::new(source, header, memory / 4),
+            meta,
             copies,
             memory: memory / 2,
             state: Mutex::default(),
@@ -86,10 +110,11 @@ impl Healer {
         }
     }
 
-    /// Adds copies of the payload, which are read where the source is damaged.
+    /// Adds copies of the payload, which are read where the source or its trailer is damaged.
     #[must_use]
     pub fn with_copies(mut self, copies: impl IntoIterator<Item = Arc<dyn Source>>) -> Self {
         self.copies.extend(copies);
+        self.meta.others.clone_from(&self.copies);
         self
     }
 
@@ -284,7 +309,10 @@ impl Healer {
                 .or_insert((region, BTreeSet::new()));
             stripes.insert(stripe);
         }
-        let room = (self.memory / 4 / PAGE).max(64);
+        let Some(last) = needed.last() else {
+            return Ok(out);
+        };
+        let room = (self.memory / 2 / PAGE).max(64);
         for (region, stripes) in wanted.into_values() {
             let batch = Batch::fit(&region, self.memory).stripes;
             for range in runs(&stripes, batch) {
@@ -293,14 +321,11 @@ impl Healer {
                     state.lost.extend(&healed.lost);
                 }
                 for (block, bytes) in healed.blocks {
+                    // The next read may need a part of the same group.
                     if needed.contains(&block) {
-                        out.insert(block, bytes);
-                    } else {
-                        if state.computed.len() >= room {
-                            state.computed.pop_first();
-                        }
-                        state.computed.insert(block, bytes);
+                        out.insert(block, bytes.clone());
                     }
+                    state.keep(block, bytes, *last, room);
                 }
             }
         }
@@ -311,9 +336,7 @@ impl Healer {
     /// whether it is the right one.
     fn rebuild(&self, state: &mut State, level: usize, page: u64) -> bool {
         let levels = &self.geometry().levels;
-        if self.meta.tree_page(0, level, page).is_some()
-            || self.meta.tree_page(1, level, page).is_some()
-        {
+        if self.meta.stored_page(level, page).is_some() {
             return true;
         }
         if state.lost_pages.contains(&(level, page)) {
@@ -381,4 +404,23 @@ fn runs(stripes: &BTreeSet<u64>, most: u64) -> Vec<Range<u64>> {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn computed_blocks_that_are_needed_next_are_kept() {
+        let mut state = State::default();
+        // Two stripes of a region with 100 stripes, while block 1000 is read.
+        for block in (900..2000)
+            .step_by(100)
+            .flat_map(|first| [first, first + 1])
+        {
+            state.keep(block, Box::new([0; PAGE]), 1000, 6);
+        }
+        let kept: Vec<u64> = state.computed.keys().copied().collect();
+        assert_eq!(kept, [1000, 1001, 1100, 1101, 1200, 1201]);
+    }
 }

@@ -21,6 +21,8 @@ const AHEAD: u64 = 64;
 /// The metadata of a trailer.
 pub(super) struct Metadata {
     pub(super) source: Arc<dyn Source>,
+    /// Other copies of the payload. They may have the same trailer, another one, or none.
+    pub(super) others: Vec<Arc<dyn Source>>,
     pub(super) header: Header,
     tree: Cache,
     hashes: Cache,
@@ -50,7 +52,10 @@ impl Cache {
     fn put(&self, key: u64, page: Page) {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         if pages.len() >= self.limit {
-            pages.clear();
+            // Any page: a stripe needs all pages once, so the oldest would be needed next.
+            if let Some(key) = pages.keys().next().copied() {
+                pages.remove(&key);
+            }
         }
         pages.insert(key, page);
     }
@@ -70,6 +75,7 @@ impl Metadata {
     pub(super) fn new(source: Arc<dyn Source>, header: Header, memory: usize) -> Self {
         Self {
             source,
+            others: Vec::new(),
             header,
             tree: Cache::new(memory / 2),
             hashes: Cache::new(memory / 2),
@@ -138,19 +144,32 @@ impl Metadata {
         if let Some(page) = self.tree.get(key) {
             return Some(page);
         }
-        for copy in 0..2 {
-            if let Some(bytes) = self.tree_page(copy, level, page) {
-                self.tree.put(key, Arc::clone(&bytes));
-                return Some(bytes);
-            }
-        }
-        None
+        let bytes = self.stored_page(level, page)?;
+        self.tree.put(key, Arc::clone(&bytes));
+        Some(bytes)
     }
 
-    /// Reads a page of one copy of the tree. Returns `None` if it is damaged.
+    /// Reads a page of the tree from wherever it is intact.
+    pub(super) fn stored_page(&self, level: usize, page: u64) -> Option<Page> {
+        let mut sources = std::iter::once(&self.source).chain(&self.others);
+        sources
+            .find_map(|source| (0..2).find_map(|copy| self.tree_page_of(source, copy, level, page)))
+    }
+
+    /// Reads a page of one copy of the tree in the source itself. Returns `None` if it is damaged.
     pub(super) fn tree_page(&self, copy: usize, level: usize, page: u64) -> Option<Page> {
+        self.tree_page_of(&self.source, copy, level, page)
+    }
+
+    fn tree_page_of(
+        &self,
+        source: &Arc<dyn Source>,
+        copy: usize,
+        level: usize,
+        page: u64,
+    ) -> Option<Page> {
         let at = self.geometry().levels[level].at + page * BLOCK;
-        let bytes = self.read(self.geometry().meta[copy] + at, 1).ok()?;
+        let bytes = read_pages(&**source, self.geometry().meta[copy] + at, 1).ok()?;
         self.is_right(level, page, &bytes)
             .then(|| bytes[..PAGE].into())
     }
@@ -178,21 +197,34 @@ impl Metadata {
         right
     }
 
+    /// Returns whether one of the other copies of the payload has this hash of a block.
+    pub(super) fn others_have_hash(&self, number: u64, hash: [u8; 8]) -> bool {
+        let copies = 2..2 * (1 + self.others.len());
+        copies
+            .into_iter()
+            .any(|copy| self.block_hash(copy, number) == Some(hash))
+    }
+
     /// Returns a block hash of one copy. The blocks of the payload come first, then the recovery
-    /// blocks. `None` if it cannot be read.
+    /// blocks. `None` if it cannot be read. The copies 0 and 1 are those of the source itself, and
+    /// each of the others has two more.
     pub(super) fn block_hash(&self, copy: usize, number: u64) -> Option<[u8; 8]> {
+        let source = match copy / 2 {
+            0 => &self.source,
+            other => self.others.get(other - 1)?,
+        };
         let page = number / HASHES;
-        let key = (copy as u64) << 62 | page;
+        let key = (copy as u64) << 48 | page;
         let bytes = match self.hashes.get(key) {
             Some(bytes) => bytes,
             None => {
                 let pages = self.geometry().hashes_len / BLOCK;
-                let start = self.geometry().meta[copy] + self.geometry().tree_len;
+                let start = self.geometry().meta[copy % 2] + self.geometry().tree_len;
                 let count = AHEAD.min(pages - page).min(self.hashes.limit as u64 / 2);
-                let read = self.read(start + page * BLOCK, count);
+                let read = read_pages(&**source, start + page * BLOCK, count);
                 let (read, count) = match read {
                     Ok(read) => (read, count),
-                    Err(_) => (self.read(start + page * BLOCK, 1).ok()?, 1),
+                    Err(_) => (read_pages(&**source, start + page * BLOCK, 1).ok()?, 1),
                 };
                 for n in (0..count).rev() {
                     let at = n as usize * PAGE;
@@ -210,18 +242,23 @@ impl Metadata {
     /// Returns the copy of the payload's headers, if one of the two is intact and it is not
     /// longer than `limit` bytes.
     pub(super) fn headers(&self, limit: u64) -> Option<Vec<u8>> {
-        (0..2).find_map(|copy| self.headers_of(copy, limit))
+        let mut sources = std::iter::once(&self.source).chain(&self.others);
+        sources.find_map(|source| (0..2).find_map(|copy| self.headers_in(source, copy, limit)))
     }
 
-    /// Returns one copy of the payload's headers.
+    /// Returns one copy of the payload's headers in the source itself.
     pub(super) fn headers_of(&self, copy: usize, limit: u64) -> Option<Vec<u8>> {
+        self.headers_in(&self.source, copy, limit)
+    }
+
+    fn headers_in(&self, source: &Arc<dyn Source>, copy: usize, limit: u64) -> Option<Vec<u8>> {
         let g = self.geometry();
         let len = g.shape.headers_len;
         if len > limit {
             return None;
         }
         let at = g.meta[copy] + g.headers_in_meta();
-        let bytes = self.read(at, len.div_ceil(BLOCK)).ok()?;
+        let bytes = read_pages(&**source, at, len.div_ceil(BLOCK)).ok()?;
         let bytes = &bytes[..len as usize];
         let right = *blake3::hash(bytes).as_bytes() == self.header.headers_hash;
         right.then(|| bytes.to_vec())
@@ -238,16 +275,21 @@ impl Metadata {
         }
     }
 
-    /// Reads whole pages. Bytes behind the end of the source are an error.
+    /// Reads whole pages of the source itself. Bytes behind its end are an error.
     pub(super) fn read(&self, offset: u64, pages: u64) -> io::Result<AlignedBuf> {
-        let len = pages as usize * PAGE;
-        if offset.saturating_add(len as u64) > self.source.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut buf = AlignedBuf::new(len)?;
-        match read_exact_at(&*self.source, &mut buf[..len], offset)? {
-            n if n == len => Ok(buf),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        read_pages(&*self.source, offset, pages)
+    }
+}
+
+/// Reads whole pages. Bytes behind the end of the source are an error.
+fn read_pages(source: &dyn Source, offset: u64, pages: u64) -> io::Result<AlignedBuf> {
+    let len = pages as usize * PAGE;
+    if offset.saturating_add(len as u64) > source.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut buf = AlignedBuf::new(len)?;
+    match read_exact_at(source, &mut buf[..len], offset)? {
+        n if n == len => Ok(buf),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

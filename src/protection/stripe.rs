@@ -34,6 +34,10 @@ pub(super) struct Healed {
     pub lost: Vec<u64>,
 }
 
+/// The number of stripes that are computed one by one before their results are passed on. Each of
+/// them may have as many blocks as a stripe has recovery blocks.
+const ONE_BY_ONE: u64 = 8;
+
 /// How much of a batch is in memory at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Batch {
@@ -41,6 +45,9 @@ pub(super) struct Batch {
     pub stripes: u64,
     /// The number of bytes of each block.
     pub width: usize,
+    /// If the memory suffices for decoders but not for the blocks of some stripes too, this number
+    /// of threads computes one stripe after the other. Otherwise 0.
+    alone: usize,
 }
 
 impl Batch {
@@ -49,6 +56,14 @@ impl Batch {
         let blocks = (region.rows() + region.recovery) as usize;
         let mut width = PAGE;
         let decoder = |width| Decoder::memory(region.rows(), region.recovery, width);
+        let together = memory.saturating_sub(decoder(PAGE)) / (blocks * PAGE);
+        if together < ONE_BY_ONE as usize / 2 && memory >= decoder(PAGE) {
+            return Self {
+                stripes: ONE_BY_ONE,
+                width: PAGE,
+                alone: (memory / decoder(PAGE)).min(2),
+            };
+        }
         while width > 64 && decoder(width) + blocks * width > memory {
             width /= 2;
         }
@@ -59,6 +74,7 @@ impl Batch {
         Self {
             stripes: stripes as u64,
             width,
+            alone: 0,
         }
     }
 }
@@ -96,6 +112,9 @@ impl Stripes<'_> {
                 return true;
             }
         }
+        if self.meta.others_have_hash(block, found) {
+            return true;
+        }
         // If the hashes themselves are damaged, the tree knows.
         (known[0].is_none() || known[0] != known[1]) && self.group_is_right(block / GROUP_BLOCKS)
     }
@@ -116,12 +135,16 @@ impl Stripes<'_> {
         let found = short(blake3::hash(bytes).as_bytes());
         let number = self.meta.geometry().blocks + number;
         (0..2).any(|copy| self.meta.block_hash(copy, number) == Some(found))
+            || self.meta.others_have_hash(number, found)
     }
 
     /// Computes the damaged blocks of the payload in some stripes of a region, which are at most
     /// as many as [`Batch::fit`] allows.
     pub(super) fn heal(&self, region: &Region, stripes: Range<u64>) -> io::Result<Healed> {
         let batch = Batch::fit(region, self.memory);
+        if batch.alone > 0 {
+            return self.heal_alone(region, stripes, batch.alone);
+        }
         let width = batch.width;
         let mut healed = Healed::default();
         let mut found: Vec<HashMap<u64, Box<Block>>> = Vec::new();
@@ -138,6 +161,86 @@ impl Stripes<'_> {
             healed.blocks.extend(blocks);
         }
         Ok(healed)
+    }
+
+    /// Computes one stripe after the other in each of some threads. A block goes to the decoder as
+    /// soon as it is read, so nothing else takes memory.
+    fn heal_alone(
+        &self,
+        region: &Region,
+        stripes: Range<u64>,
+        threads: usize,
+    ) -> io::Result<Healed> {
+        let next = AtomicU64::new(stripes.start);
+        let healed = Mutex::new(Healed::default());
+        in_threads(threads, || {
+            let mut decoder = None;
+            let mut buf = AlignedBuf::new(PAGE)?;
+            loop {
+                let stripe = next.fetch_add(1, Ordering::Relaxed);
+                if stripe >= stripes.end {
+                    return Ok(());
+                }
+                let decoded = self.heal_stripe(region, stripe, &mut decoder, &mut buf)?;
+                let mut healed = healed.lock().unwrap_or_else(PoisonError::into_inner);
+                for (block, bytes) in decoded {
+                    match bytes.and_then(|bytes| Box::try_from(bytes.into_boxed_slice()).ok()) {
+                        Some(bytes) => drop(healed.blocks.insert(block, bytes)),
+                        None => healed.lost.push(block),
+                    }
+                }
+            }
+        })?;
+        Ok(healed.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn heal_stripe(
+        &self,
+        region: &Region,
+        stripe: u64,
+        decoder: &mut Option<Decoder>,
+        buf: &mut AlignedBuf,
+    ) -> io::Result<Decoded> {
+        let block_at = |row: u64| region.first + row * region.stripes + stripe;
+        let rows = region.data_of(stripe);
+        let decoder = reset(decoder, rows, region.recovery, PAGE)?;
+        let mut missing = Vec::new();
+        for row in 0..rows {
+            match self.read_block(block_at(row), buf) {
+                Some(_) => decoder.add_data(row, &buf[..PAGE])?,
+                None => missing.push(row),
+            }
+        }
+        let mut left = missing.len();
+        if left as u64 <= region.recovery {
+            for j in 0..region.recovery {
+                if left == 0 {
+                    break;
+                }
+                let number = region.recovery_row(j, &(stripe..stripe + 1)).start;
+                if self.read_recovery(number, buf) {
+                    decoder.add_recovery(j, &buf[..PAGE])?;
+                    left -= 1;
+                }
+            }
+        }
+        let mut out = Vec::new();
+        match left {
+            _ if missing.is_empty() => {}
+            0 => decoder.decode(|row, bytes| out.push((block_at(row), Some(bytes.to_vec()))))?,
+            _ => out.extend(missing.iter().map(|row| (block_at(*row), None))),
+        }
+        Ok(out)
+    }
+
+    /// Reads a recovery block. Returns whether it is intact.
+    fn read_recovery(&self, number: u64, buf: &mut AlignedBuf) -> bool {
+        let offset = self.meta.geometry().recovery_offset(number);
+        let mut sources = std::iter::once(&self.meta.source).chain(self.copies);
+        sources.any(|source| {
+            read_blocks(&**source, offset, buf, 1).is_ok()
+                && self.recovery_is_good(number, &buf[..PAGE])
+        })
     }
 
     fn heal_slice(
@@ -268,13 +371,12 @@ impl Stripes<'_> {
         for (n, number) in numbers.enumerate() {
             let at = n * PAGE;
             let mut good = if recovery {
-                let read = |one: &mut AlignedBuf| {
-                    read_blocks(&*self.meta.source, g.recovery_offset(number), one, 1).is_ok()
-                };
-                if !whole && read(&mut one) {
+                let good = whole && self.recovery_is_good(number, &buf[at..at + PAGE]);
+                let read = !good && self.read_recovery(number, &mut one);
+                if read {
                     buf[at..at + PAGE].copy_from_slice(&one[..PAGE]);
                 }
-                self.recovery_is_good(number, &buf[at..at + PAGE])
+                good || read
             } else {
                 let len = g.block_len(number);
                 buf[at + len..at + PAGE].fill(0);
@@ -296,6 +398,22 @@ impl Stripes<'_> {
 /// The missing blocks of a stripe, with a slice of their bytes if they could be computed.
 type Decoded = Vec<(u64, Option<Vec<u8>>)>;
 
+/// Returns a decoder for a stripe, which keeps its memory.
+fn reset(
+    decoder: &mut Option<Decoder>,
+    rows: u64,
+    recovery: u64,
+    width: usize,
+) -> io::Result<&mut Decoder> {
+    Ok(match decoder {
+        Some(decoder) => {
+            decoder.reset(rows, recovery, width)?;
+            decoder
+        }
+        None => decoder.insert(Decoder::new(rows, recovery, width)?),
+    })
+}
+
 /// Computes the missing blocks of one stripe: its number in the region, and in the batch.
 fn decode(
     region: &Region,
@@ -313,13 +431,7 @@ fn decode(
     let width = data[0].bytes.len() / data[0].good.len();
     let slice = n * width..(n + 1) * width;
     let rows = region.data_of(stripe);
-    let decoder = match decoder {
-        Some(decoder) => {
-            decoder.reset(rows, region.recovery, width)?;
-            decoder
-        }
-        None => decoder.insert(Decoder::new(rows, region.recovery, width)?),
-    };
+    let decoder = reset(decoder, rows, region.recovery, width)?;
     for (row, bytes) in (0..rows).zip(data) {
         if bytes.good[n] {
             decoder.add_data(row, &bytes.bytes[slice.clone()])?;

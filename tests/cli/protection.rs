@@ -427,3 +427,49 @@ fn payload_whose_trailer_lost_all_headers_is_not_taken_for_an_unprotected_one() 
     let ran = lb!["verify", &other].exits(0);
     assert!(!ran.stderr.contains("trailer"), "{}", ran.stderr);
 }
+
+#[test]
+fn payload_that_lost_its_whole_trailer_gets_it_back_from_a_copy() {
+    let (place, good) = protected(&sample());
+    let [first, _] = headers(&good);
+    let copy = |name: &str, bytes: &[u8]| place.file(name, bytes);
+    let repair = |copy: &Path, args: &[&str]| {
+        let mut command = crate::support::lbpayload();
+        command.arg("repair").args(args).arg("--from").arg(copy);
+        crate::support::Ran::of(command.arg(&place.image))
+    };
+    // The copy is damaged elsewhere, and in its own trailer.
+    let mut other = good.clone();
+    zero(&mut other, 150..160);
+    other[first + 10] ^= 1;
+    other[first + BLOCK + 10] ^= 1;
+    let with_trailer = copy("copy.img", &other);
+    let mut bad = good[..first].to_vec();
+    zero(&mut bad, 10..20);
+    zero(&mut bad, 150..151);
+    for (what, tail) in [("cut off", 0), ("zeros", good.len() - first)] {
+        let mut bytes = bad.clone();
+        bytes.resize(bad.len() + tail, 0);
+        std::fs::write(&place.image, &bytes).unwrap();
+        let ran = repair(&with_trailer, &[]).exits(0);
+        assert!(ran.stderr.contains("gets that of"), "{}", ran.stderr);
+        assert!(std::fs::read(&place.image).unwrap() == good, "{what}");
+    }
+    // Nothing of an unprotected copy says what is right.
+    let plain = copy("plain.img", &sample().bytes());
+    std::fs::write(&place.image, &bad).unwrap();
+    fails_with(repair(&plain, &["--json"]), "not-protected");
+    // Another payload, and data where the trailer would be.
+    let mut foreign = sample().bytes();
+    let len = foreign.len();
+    foreign[100..len].copy_from_slice(&noise(9, len - 100));
+    std::fs::write(&place.image, &foreign).unwrap();
+    fails_with(repair(&with_trailer, &["--json"]), "other-payload");
+    assert!(std::fs::read(&place.image).unwrap() == foreign);
+    let mut data_behind = bad.clone();
+    data_behind.extend(noise(3, 5000));
+    std::fs::write(&place.image, &data_behind).unwrap();
+    fails_with(repair(&with_trailer, &["--json"]), "data-behind-payload");
+    repair(&with_trailer, &["--force"]).exits(0);
+    assert!(std::fs::read(&place.image).unwrap() == good);
+}

@@ -4,6 +4,7 @@
 mod support;
 
 mod damage;
+mod heal_memory;
 mod many_seeds;
 mod names;
 mod protected;

@@ -215,7 +215,13 @@ fn payload(random: &mut Random, len: usize) -> (Vec<u8>, Vec<u8>) {
     (bytes, headers)
 }
 
-fn write_trailer(payload: &[u8], headers: &[u8], geometry: &Geometry, memory: usize) -> Vec<u8> {
+/// Returns a payload with its trailer.
+pub fn write_trailer(
+    payload: &[u8],
+    headers: &[u8],
+    geometry: &Geometry,
+    memory: usize,
+) -> Vec<u8> {
     let disk = Disk(Mutex::new(payload.to_vec()));
     let mut writer = TrailerWriter::begin(&disk, geometry.clone(), memory, 0).unwrap();
     writer.headers(headers).unwrap();
