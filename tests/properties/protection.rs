@@ -286,14 +286,14 @@ pub fn trial(seed: u64, within: bool, layout: Layout) -> Result<(), String> {
         // What looks like another payload is not healed: one that no reader accepts, of which almost
         // nothing is right, or one of another length that is valid, of which most is wrong.
         Err(e) => {
-            let taken = match walk(&source) {
-                Walked::Invalid => !within && wrong.len() * 4 >= data * 3,
+            let taken = match walk(&source).end() {
+                None => !within && wrong.len() * 4 >= data * 3,
                 // A bit of a header was flipped so that it is still valid. On a device the trailer
                 // has a third header, which these images do not have.
-                Walked::Valid(end) if end != payload.plain.len() as u64 => {
+                Some(end) if end != payload.plain.len() as u64 => {
                     wrong.len() * 2 > data || truth.wrong.contains(&(payload.blocks() - 1))
                 }
-                Walked::Valid(_) => false,
+                Some(_) => false,
             };
             return if taken {
                 Ok(())
