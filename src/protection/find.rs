@@ -172,7 +172,11 @@ impl First {
 
 /// Looks at the two blocks where a trailer would start.
 fn remains(source: &dyn Source, start: u64, search: &mut Search) -> First {
-    if search.damaged || search.unusable.is_some() {
+    if search.unusable.is_some() {
+        // What else is there is older, such as a trailer that was being replaced.
+        return First::Nothing;
+    }
+    if search.damaged {
         return First::Likely;
     }
     let Ok(mut buf) = AlignedBuf::new(2 * PAGE) else {
