@@ -71,7 +71,7 @@ def _healed(lab, bus: str, device: str, architecture: str, size: int | None = No
     return f"{healed} blocks healed"
 
 
-@case("protected", "a protected payload with zeros over a megabyte, the first sector and a header of the trailer: `import --memory 16M` gets every file, and `repair` restores every byte", quick=True)
+@case("protected", "a protected payload with zeros over a megabyte, the first sector and a header of the trailer: `import --memory 16M` gets every file, and `repair` restores every byte")
 def protected(lab):
     return _healed(lab, "virtio-blk", "/dev/vdb", "x86_64")
 
