@@ -150,7 +150,8 @@ impl Protected {
 
     /// Does the same as [`make`](Self::make()), and keeps the result for the next trial.
     pub fn kept(seed: u64, layout: Layout) -> Arc<Self> {
-        static KEPT: Mutex<Option<HashMap<(u64, Layout), Arc<Protected>>>> = Mutex::new(None);
+        type Made = HashMap<(u64, Layout), Arc<Protected>>;
+        static KEPT: Mutex<Option<Made>> = Mutex::new(None);
         let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (seed, layout);
         if let Some(made) = kept().get_or_insert_default().get(&key) {
