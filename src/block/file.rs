@@ -28,6 +28,8 @@ pub struct FileSource {
     id: (u64, u64),
     in_memory: bool,
     keeps_cache: bool,
+    /// The same file with O_DIRECT, for single reads past the page cache.
+    past_cache: Option<File>,
 }
 
 impl FileSource {
@@ -60,14 +62,14 @@ impl FileSource {
         match policy {
             DirectPolicy::Never => Self::with_flags(path, 0),
             DirectPolicy::Always => Self::with_flags(path, libc::O_DIRECT).map_err(|e| {
-                if refuses_direct(&e) {
+                if e.io_error().is_some_and(refuses_direct) {
                     e.with_code("no-direct-io")
                 } else {
                     e
                 }
             }),
             DirectPolicy::Auto => Self::with_flags(path, libc::O_DIRECT).or_else(|e| {
-                if !refuses_direct(&e) {
+                if !e.io_error().is_some_and(refuses_direct) {
                     return Err(e);
                 }
                 log::debug!(
@@ -120,6 +122,7 @@ impl FileSource {
         let source = Self {
             in_memory: !device && sys::is_in_memory(file.as_fd()),
             keeps_cache: false,
+            past_cache: None,
             file,
             path: path.to_path_buf(),
             len,
@@ -143,10 +146,16 @@ impl FileSource {
     }
 
     /// Keeps the data of buffered reads in the page cache, for callers that read the same
-    /// data again.
+    /// data again. [`Source::read_past_cache`] then reads without it.
     #[must_use]
     pub fn keeping_cache(mut self) -> Self {
         self.keeps_cache = true;
+        if self.mode == ReadMode::Buffered && !self.in_memory {
+            let direct = Self::with_flags(&self.path, libc::O_DIRECT);
+            // The path may lead to another file by now.
+            let same = direct.ok().filter(|direct| direct.id == self.id);
+            self.past_cache = same.map(|direct| direct.file);
+        }
         self
     }
 
@@ -215,6 +224,17 @@ impl Source for FileSource {
         }
     }
 
+    fn read_past_cache(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let Some(file) = &self.past_cache else {
+            return self.read_at(buf, offset);
+        };
+        match file.read_at(buf, offset) {
+            // Some file systems refuse single direct reads, for example at a certain place.
+            Err(e) if refuses_direct(&e) => self.read_at(buf, offset),
+            read => read,
+        }
+    }
+
     fn mode(&self) -> ReadMode {
         self.mode
     }
@@ -280,11 +300,10 @@ pub fn open_exclusive_for_writing(path: &Path) -> Result<(File, u64, usize)> {
     Ok((file, size - size % sector as u64, sector))
 }
 
-/// Returns whether `error` says that direct I/O is not supported: open(2) or the first read then
-/// fails with one of these.
-fn refuses_direct(error: &Error) -> bool {
-    let errno = error.io_error().and_then(io::Error::raw_os_error);
-    matches!(errno, Some(libc::EINVAL | libc::EOPNOTSUPP))
+/// Returns whether `error` says that direct I/O is not supported: open(2) or a read then fails
+/// with one of these.
+fn refuses_direct(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 /// Returns whether the block device at `path` is in use: by a mount, as swap, or by a device

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::error::{Error, Kind, Result};
 
+use super::buffer::PAGE;
 use super::source::{ReadMode, Source};
 
 /// The part of a source from an offset to the end.
@@ -65,6 +66,13 @@ impl Source for OffsetSource {
 
     fn read_cached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.inner.read_cached(buf, self.start + offset)
+    }
+
+    fn read_past_cache(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.start % PAGE as u64 {
+            0 => self.inner.read_past_cache(buf, self.start + offset),
+            _ => self.read_at(buf, offset),
+        }
     }
 
     fn will_read(&self, offset: u64, len: usize) {

@@ -85,6 +85,15 @@ pub trait Source: Send + Sync {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// Does the same as [`Source::read_at`], but without the page cache where that is possible.
+    /// The offset and the length of `buf` are multiples of [`super::PAGE`].
+    ///
+    /// # Errors
+    /// The error that the system reports.
+    fn read_past_cache(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buf, offset)
+    }
+
     /// Announces a read, which a slow source can start at once.
     fn will_read(&self, _offset: u64, _len: usize) {}
 

@@ -253,12 +253,19 @@ impl fuser::Filesystem for FuseAdapter {
         _fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         self.activity.note();
-        let request = match self.filesystem.read_request(ino.0, offset, size as usize) {
+        // For a reader with O_DIRECT the page cache of the source is as useless as that of the
+        // mount. It costs time where a read of two pages becomes two reads, as on a busy FUSE
+        // mount.
+        let past_cache = flags.0 & libc::O_DIRECT != 0;
+        let request = self
+            .filesystem
+            .read_request(ino.0, offset, size as usize, past_cache);
+        let request = match request {
             Ok(request) => request,
             Err(refusal) => return reply.error(no(&refusal)),
         };

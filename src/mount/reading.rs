@@ -1,9 +1,10 @@
 //! Reads of file data: at once where the source has the data in memory, otherwise from the
 //! source, which may take as long as the disk needs.
 
+use std::io;
 use std::sync::atomic::Ordering;
 
-use crate::block::read_exact_at;
+use crate::block::{PAGE, Source, read_exact_at};
 
 use super::errno::Refusal;
 use super::faults::FaultCause;
@@ -25,6 +26,8 @@ pub(super) struct ReadRequest {
     skip: usize,
     /// The number of bytes to read from `start` on.
     span: usize,
+    /// Whether the reader wants no cache to keep the bytes.
+    past_cache: bool,
 }
 
 impl Filesystem {
@@ -41,18 +44,28 @@ impl Filesystem {
         size: usize,
         give: impl FnOnce(&[u8]) -> T,
     ) -> Answer<T> {
-        self.read_from_source(&self.read_request(ino, offset, size)?, give)
+        self.read_from_source(&self.read_request(ino, offset, size, false)?, give)
     }
 
-    /// Finds the bytes for a read.
+    /// Finds the bytes for a read. With `past_cache`, they are read without the page cache of the
+    /// source.
     ///
     /// # Errors
     /// There is no such file.
-    pub(super) fn read_request(&self, ino: u64, offset: u64, size: usize) -> Answer<ReadRequest> {
+    pub(super) fn read_request(
+        &self,
+        ino: u64,
+        offset: u64,
+        size: usize,
+        past_cache: bool,
+    ) -> Answer<ReadRequest> {
         let node = self.file(ino)?;
         let left = node.size.saturating_sub(offset);
         let want = left.min(size as u64) as usize;
-        let alignment = self.payload().source().alignment();
+        let alignment = match past_cache {
+            true => PAGE,
+            false => self.payload().source().alignment(),
+        };
         // Behind the end, the offset may be any number.
         let at = node.data_offset + offset.min(node.size);
         let start = at - at % alignment as u64;
@@ -65,6 +78,7 @@ impl Filesystem {
             start,
             skip,
             span: (skip + want).next_multiple_of(alignment),
+            past_cache,
         })
     }
 
@@ -76,6 +90,10 @@ impl Filesystem {
     ) -> Option<T> {
         if request.want == 0 {
             return Some(give(&[]));
+        }
+        // Asking for what is in memory already makes the kernel read ahead what is not.
+        if request.past_cache {
+            return None;
         }
         let node = self.file(request.ino).ok()?;
         if !self.is_confirmed(&node) {
@@ -107,7 +125,11 @@ impl Filesystem {
         self.check_signed(&node)?;
         let source = &**self.payload().source();
         let mut buf = self.buffer(request.span)?;
-        let read = read_exact_at(source, &mut buf[..request.span], request.start);
+        let span = &mut buf[..request.span];
+        let read = match request.past_cache {
+            true => past_cache(source, span, request),
+            false => read_exact_at(source, span, request.start),
+        };
         self.note_healed();
         let at = request.start + request.skip as u64;
         let given = match read {
@@ -140,5 +162,14 @@ impl Filesystem {
         let range = request.offset..request.offset + request.want as u64;
         self.note_fault(node, range, at, cause);
         Err(Refusal::Unreadable)
+    }
+}
+
+/// Reads the bytes of `request` past the page cache of the source. What ends early there, for
+/// example at the end of the source, is read again in the usual way.
+fn past_cache(source: &dyn Source, span: &mut [u8], request: &ReadRequest) -> io::Result<usize> {
+    match source.read_past_cache(span, request.start)? {
+        n if n >= request.skip + request.want => Ok(n),
+        _ => read_exact_at(source, span, request.start),
     }
 }

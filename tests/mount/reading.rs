@@ -286,3 +286,48 @@ fn sixty_four_processes_can_read_from_a_foreground_server() {
     check(Command::new("umount").arg(&fixture.point));
     assert_eq!(server.ends(), 0);
 }
+
+/// The number of bytes of a file that are in the page cache.
+fn cached_bytes(path: &Path) -> u64 {
+    let mut fincore = Command::new("fincore");
+    let ran = fincore
+        .args(["--bytes", "--noheadings", "--output", "RES"])
+        .arg(path)
+        .output();
+    String::from_utf8(ran.unwrap().stdout)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn reader_with_direct_io_leaves_nothing_in_the_page_cache_of_the_image() {
+    needs_fuse!();
+    let content = noise(3, 4 << 20);
+    let fixture = Fixture::new(&Image::new(&[("large", &content)]));
+    let open = |path: &Path, flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let image = File::open(&fixture.image).unwrap();
+    image.sync_all().unwrap();
+    rustix::fs::fadvise(&image, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    if cached_bytes(&fixture.image) > 0 || open(&fixture.image, libc::O_DIRECT).is_err() {
+        return skip(Lacks::Machine, "the temporary directory has no direct I/O");
+    }
+    fixture.mounted(&[]);
+    let path = fixture.file("large");
+    let mut buf = AlignedBuf::new(8192).unwrap();
+    let before = cached_bytes(&fixture.image);
+    let direct = open(&path, libc::O_DIRECT).unwrap();
+    for offset in [3_u64 << 20, (3 << 20) + 40960, (4 << 20) - 4096] {
+        direct.read_exact_at(&mut buf[..4096], offset).unwrap();
+        let at = offset as usize;
+        assert!(buf[..4096] == content[at..at + 4096], "{offset}");
+    }
+    // The file ends within this read.
+    assert_eq!(direct.read_at(&mut buf, (4 << 20) - 4096).unwrap(), 4096);
+    assert!(buf[..4096] == content[content.len() - 4096..]);
+    assert_eq!(cached_bytes(&fixture.image), before);
+    let cached = File::open(&path).unwrap();
+    cached.read_exact_at(&mut buf[..4096], 3 << 20).unwrap();
+    assert!(cached_bytes(&fixture.image) > before);
+}
