@@ -175,13 +175,13 @@ fn package_has_pages_completions_and_links_and_names_each_file_in_cargo_toml() {
             link(&format!("usr/sbin/{name}")),
             Path::new("../bin/lbpayload")
         );
-        let page =
-            std::fs::read_to_string(tree.join(format!("usr/share/man/man8/{name}.8"))).unwrap();
-        let target = page.strip_prefix(".so ").unwrap().trim();
-        assert!(tree.join("usr/share/man").join(target).exists(), "{page}");
+        let page = tree.join(format!("usr/share/man/man8/{name}.8.gz"));
+        let page = check(Command::new("zcat").arg(page));
+        let target = format!("usr/share/man/{}.gz", page[".so ".len()..].trim());
+        assert!(tree.join(target).exists(), "{page}");
     }
     for file in [
-        "man/man1/lbpayload-import.1",
+        "man/man1/lbpayload-import.1.gz",
         "bash-completion/completions/lbpayload",
         "zsh/vendor-completions/_lbpayload",
         "fish/vendor_completions.d/lbpayload.fish",
