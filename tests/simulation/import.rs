@@ -59,6 +59,8 @@ struct Outcome {
     /// Whether what is left may be worse than promised.
     unpromised: bool,
     disturbed: bool,
+    /// The run stops at the first file that cannot be read, and asks no other copy.
+    fail_fast: bool,
 }
 
 pub fn run(case: &Case) -> Result<(), String> {
@@ -235,6 +237,7 @@ fn one(case: &Case, world: &World, files: &Files, run: usize) -> Result<Outcome,
         unpromised: dead && cut && store.lies(),
         left: store.left(dead && cut),
         disturbed: power.has_failed(),
+        fail_fast,
         result,
         told,
         kept,
@@ -337,7 +340,7 @@ fn check(world: &World, before: &Files, outcome: &Outcome, calm: bool) -> Result
     } else if !world.copies.iter().any(|copy| copy.bad.is_empty()) {
         reached(Reached::Recovered);
     }
-    if calm || !outcome.disturbed {
+    if calm || !(outcome.disturbed || outcome.fail_fast) {
         for file in &world.files[..outcome.found as usize] {
             let done = told.contains(&file.name) || kept.contains(&file.name);
             if !done && world.must_give(file) {
