@@ -16,8 +16,10 @@ use lbpayload::protect::walk;
 use lbpayload::protection::{Healer, ProtectedSource, Trailer, find, header_at};
 use sha2::{Digest, Sha256};
 
+type Target = fn(&[u8]);
+
 /// All targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("payload", payload),
     ("index", index),
     ("trailer", trailer),
