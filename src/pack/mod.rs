@@ -1,7 +1,9 @@
 //! Writes a payload: plans it first, then streams it to its destination.
 
+mod behind;
 mod contents;
 mod device;
+mod hashing;
 mod inputs;
 mod list;
 mod mismatch;
@@ -18,6 +20,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -25,7 +28,7 @@ use crate::block::SourceOptions;
 use crate::durable::AtomicFile;
 use crate::error::{Error, Kind, Result};
 use crate::format::{EMBEDDED_SUMS, Name};
-use crate::payload::{PayloadWriter, Sha256Sum, sum_line};
+use crate::payload::{PayloadWriter, Sha256Sum};
 use crate::progress::Progress;
 use crate::protection::{FileTarget, Header, Healer, Target, erase_headers};
 use crate::sys::drop_cached;
@@ -38,6 +41,8 @@ pub use report::Report;
 pub use room::{refuse_too_little_room, remove_leftovers};
 pub use signer::Signer;
 
+use behind::behind;
+use hashing::{Hashing, SMALL_MAX};
 use mismatch::Mismatch;
 use read_back::{BLOCK, Blocks, Written};
 use trailer::Tee;
@@ -69,8 +74,9 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
         None => file,
     };
     let out = Blocks::new(file, verify.then(Written::new));
-    let ((mut report, out), writer) =
-        trailer::beside(writer, path, |tee| stream(plan, out, tee, progress, &named))?;
+    let ((mut report, out), writer) = trailer::beside(writer, path, |tee| {
+        behind(out, &named, |out| stream(plan, out, tee, progress, &named))
+    })?;
     let (file, written) = out
         .complete()
         .map_err(|e| Error::io("write", e).with_path(path))?;
@@ -162,7 +168,9 @@ fn overwrite(plan: &Plan, device: OutputDevice, progress: &dyn Progress) -> Resu
     let target = target.map_err(|e| trailer::failed(e, &path))?;
     let writer = trailer::begin(plan, &target, 0).map_err(|e| trailer::failed(e, &path))?;
     let ((mut report, mut device), writer) = trailer::beside(writer, &path, |tee| {
-        stream(plan, device, tee, progress, &named)
+        behind(device, &named, |out| {
+            stream(plan, out, tee, progress, &named)
+        })
     })?;
     let failed = |e| Error::io("write", e).with_path(&path);
     let written = device.complete().map_err(failed)?;
@@ -271,46 +279,55 @@ fn stream<W: Write>(
         tee,
     };
     let mut writer = PayloadWriter::new(out, plan.dialect, plan.files()).map_err(named)?;
-    let mut sums = String::new();
-    let mut buf = vec![0; BLOCK];
+    let mut hashing = Hashing::new(plan)?;
     progress.begin("packing", plan.data_bytes);
-    for input in &plan.inputs {
+    for (index, input) in (0..).zip(&plan.inputs) {
         writer.entry(&input.name, input.size).map_err(named)?;
         let mut file = open_input(input)?;
-        let mut hasher = plan.hashes().then(Sha256::new);
-        let mut left = input.size;
         if progress.cancelled() {
             return Err(Error::interrupted());
         }
+        if input.size > SMALL_MAX {
+            hashing.begin(index);
+        }
+        let mut left = input.size;
+        let mut whole = None;
         while left > 0 {
             if progress.cancelled() {
                 return Err(Error::interrupted());
             }
+            let mut buf = hashing.buffer()?;
             let want = left.min(BLOCK as u64) as usize;
-            let n = read_some(&mut file, &mut buf[..want], input)?;
-            if n == 0 {
-                return Err(changed(input, format!("it ended {left} bytes early")));
+            let n = read_full(&mut file, &mut buf[..want], input)?;
+            if n < want {
+                let missing = left - n as u64;
+                return Err(changed(input, format!("it ended {missing} bytes early")));
             }
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&buf[..n]);
-            }
-            writer.data(&buf[..n]).map_err(named)?;
+            let block = Arc::new(buf);
+            hashing.feed(index, &block, n);
+            writer.data(&block[..n]).map_err(named)?;
             progress.advance(n as u64);
             left -= n as u64;
+            if input.size <= SMALL_MAX {
+                whole = Some(block);
+            } else {
+                hashing.give_back(block);
+            }
         }
         refuse_changed(&mut file, input)?;
         if input.size >= BLOCK as u64 {
             drop_cached(file.as_fd(), 0, 0);
         }
-        if let Some(hasher) = hasher {
-            let found = Sha256Sum::from_hasher(hasher);
-            plan.check(input, found)?;
-            if plan.embed {
-                sums.push_str(&sum_line(found, input.name.as_str()));
-            }
+        if input.size > SMALL_MAX {
+            hashing.end(index)?;
+        } else {
+            let bytes = whole.as_ref().map(|block| &block[..input.size as usize]);
+            hashing.whole(index, bytes.unwrap_or_default())?;
         }
+        whole.into_iter().for_each(|block| hashing.give_back(block));
         progress.file_done(input.name.as_str());
     }
+    let sums = hashing.finish()?;
     if plan.embed {
         let name = Name::new(EMBEDDED_SUMS.as_bytes())
             .map_err(|e| Error::new(Kind::Refused, e.to_string()))?;
@@ -355,6 +372,18 @@ fn open_input(input: &Input) -> Result<File> {
         ));
     }
     Ok(file)
+}
+
+/// Reads until `buf` is full or the file ends.
+fn read_full(file: &mut File, buf: &mut [u8], input: &Input) -> Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match read_some(file, &mut buf[done..], input)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
 }
 
 fn read_some(file: &mut File, buf: &mut [u8], input: &Input) -> Result<usize> {

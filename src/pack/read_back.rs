@@ -63,6 +63,13 @@ impl<W: Write> Blocks<W> {
 
 impl<W: Write> Write for Blocks<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let (true, Some(block)) = (self.buf.is_empty(), bytes.get(..BLOCK)) {
+            self.out.write_all(block)?;
+            if let Some(written) = &mut self.written {
+                written.note(block);
+            }
+            return Ok(BLOCK);
+        }
         let n = bytes.len().min(BLOCK - self.buf.len());
         self.buf.extend_from_slice(&bytes[..n]);
         if self.buf.len() == BLOCK {
