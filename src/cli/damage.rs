@@ -196,9 +196,12 @@ impl Damage {
         }
         if !self.trailer.is_empty() {
             let count = self.trailer.blocks();
-            let blocks = if count == 1 { "block" } else { "blocks" };
+            let (blocks, are) = match count {
+                1 => ("block", "is"),
+                _ => ("blocks", "are"),
+            };
             let text =
-                format!("{count} {blocks} of the protection trailer of `{shown}` are damaged");
+                format!("{count} {blocks} of the protection trailer of `{shown}` {are} damaged");
             say(Level::Error, text);
             let (recovery, metadata) = (self.trailer.recovery.count(), self.trailer.metadata);
             let headers = self.trailer.headers.len();
