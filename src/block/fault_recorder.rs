@@ -58,7 +58,12 @@ impl Source for FaultRecorder {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let range = offset..(offset + buf.len() as u64).min(self.len()).max(offset);
         if range.is_empty() {
-            return self.inner.read_at(buf, offset);
+            // Nothing is there. Without a record of it, the same read would be tried forever.
+            return self.inner.read_at(buf, offset).inspect_err(|e| {
+                if e.kind() != io::ErrorKind::Interrupted {
+                    self.map.add_end(self.len());
+                }
+            });
         }
         if let Some(error) = self.map.refusal(&range) {
             return Err(error);

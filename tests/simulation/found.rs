@@ -3,10 +3,20 @@
 use crate::case::Case;
 
 /// Each with what was wrong.
-const FOUND: [(&str, &str); 1] = [(
-    "import/193/12/10000/bff7",
-    "a short read of a copy with a smaller alignment counted as the end of the payload",
-)];
+const FOUND: [(&str, &str); 3] = [
+    (
+        "import/193/12/10000/bff7",
+        "a short read of a copy with a smaller alignment counted as the end of the payload",
+    ),
+    (
+        "import/7783/12/40000/bfde",
+        "a copy that fails where it has ended was read forever",
+    ),
+    (
+        "import/7972/12/40000/bfde",
+        "a copy that fails where it has ended was read forever",
+    ),
+];
 
 #[test]
 fn what_was_found_stays_mended() {
