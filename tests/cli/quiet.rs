@@ -92,6 +92,8 @@ fn quiet_command_prints_only_requested_output_and_errors() {
         (&["list", "--json", image], 0, Same),
         (&["list", &cut], 1, Same),
         (&["list", "missing"], 1, Only("")),
+        (&["show", image], 0, Same),
+        (&["show", &cut], 1, Same),
         (&["verify", image], 0, Only("")),
         (&["verify", "--checksums", &good, image], 0, Only("")),
         (

@@ -319,7 +319,8 @@ fn failed_pack_leaves_neither_an_old_signature_nor_a_payload() {
 /// The writes and syncs of a pack, in order: `Some((offset, length))` or `None`.
 fn calls(device: &Path, input: &Path, trace: &Path) -> Vec<Option<(u64, u64)>> {
     let mut command = Command::new("strace");
-    command.args(["-y", "-e", "trace=pwrite64,fsync", "-o"]);
+    // Data is written by a thread of its own.
+    command.args(["-f", "-y", "-e", "trace=pwrite64,fsync", "-o"]);
     command.arg(trace).arg(lbpayload().get_program());
     command
         .args(["pack", "--force", "-o"])
@@ -327,9 +328,9 @@ fn calls(device: &Path, input: &Path, trace: &Path) -> Vec<Option<(u64, u64)>> {
         .arg(input);
     Ran::of(&mut command).exits(0);
     let on_device = format!("<{}", device.display());
-    let call = |line: &str| match line.split('(').next() {
-        Some("fsync") => None,
-        _ => {
+    let call = |line: &str| match line.contains(" fsync(") {
+        true => None,
+        false => {
             let rest = line.rsplit_once(") = ").unwrap().0;
             let mut numbers = rest.rsplit(", ").map(|word| word.parse().unwrap());
             let offset = numbers.next().unwrap();

@@ -3,6 +3,9 @@
 //!
 //! `scripts/hostile-mounts` does this many times.
 
+// What scripts/hostile-mounts prints.
+#![allow(clippy::print_stdout)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

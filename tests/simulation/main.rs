@@ -4,6 +4,9 @@
 //!
 //! `scripts/simulate` runs many of them.
 
+// What scripts/simulate prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
