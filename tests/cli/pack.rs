@@ -321,8 +321,10 @@ fn pack_removes_what_a_killed_pack_left_but_nothing_of_a_running_one() {
         names.into_iter().find(is_part)
     };
     let running_part = loop {
-        if let Some(name) = parts() {
-            break place.dir().join(name);
+        // It is locked before it is written to.
+        let part = parts().map(|name| place.dir().join(name));
+        if let Some(part) = part.filter(|part| part.metadata().is_ok_and(|meta| meta.len() > 0)) {
+            break part;
         }
         assert!(running.try_wait().unwrap().is_none(), "it ended too soon");
     };
