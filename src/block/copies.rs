@@ -52,10 +52,6 @@ impl CopiesSource {
         let alignment = self.alignment();
         while done % alignment != 0 && done < buf.len() {
             match copy.read_at(&mut buf[done..], offset + done as u64) {
-                // This copy is cut off here, the source is not.
-                Ok(0) if offset + (done as u64) < self.len() => {
-                    return Ok(done - done % alignment);
-                }
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
