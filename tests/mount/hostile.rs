@@ -211,7 +211,7 @@ fn damaged_image_that_is_mounted_and_walked_gives_bytes_of_the_image() {
 
 /// `scripts/hostile-mounts` runs this.
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "scripts/hostile-mounts runs it"]
 fn many_damaged_images() {
     let first = number("LBPAYLOAD_SEED", 0);
     let images = number("LBPAYLOAD_IMAGES", 0);

@@ -117,7 +117,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// `scripts/simulate` runs this.
 #[test]
-#[ignore = "runs for as long as one likes"]
+#[ignore = "scripts/simulate runs it"]
 fn many_seeds() {
     if let Ok(case) = std::env::var("LBPAYLOAD_CASE") {
         let case: Case = case.parse().unwrap();
