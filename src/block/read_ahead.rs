@@ -218,6 +218,10 @@ impl<'a> ReadAhead<'a> {
                 }
             }
         };
+        // A copy that is cut off has no more, and the others cannot be read here.
+        if start + (self.filled as u64) < end {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.count(follows && self.filled == LARGE);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::case::Case;
 
 /// Each with what was wrong.
-const FOUND: [(&str, &str); 3] = [
+const FOUND: [(&str, &str); 4] = [
     (
         "import/193/12/10000/bff7",
         "a short read of a copy with a smaller alignment counted as the end of the payload",
@@ -15,6 +15,10 @@ const FOUND: [(&str, &str); 3] = [
     (
         "import/7972/12/40000/bfde",
         "a copy that fails where it has ended was read forever",
+    ),
+    (
+        "import/20429/12/40000/bfd7",
+        "the end of a copy that is cut off counted as the end of the payload beside a bad sector",
     ),
 ];
 
