@@ -125,6 +125,8 @@ mod promote;
 pub mod promote;
 pub mod protect;
 pub mod protection;
+#[cfg(feature = "bare")]
+mod sandbox;
 mod sys;
 pub mod verify;
 

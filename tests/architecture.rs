@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("progress", &[]),
     ("sys", &[]),
+    ("sandbox", &[]),
     ("block", &["error", "progress", "sys"]),
     ("payload", &["error", "progress", "sys", "format", "block"]),
     (
@@ -66,7 +67,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("promote", &["error", "progress", "sys", "block", "durable"]),
     (
         "mount",
-        &["error", "progress", "sys", "format", "block", "payload"],
+        &[
+            "error", "progress", "sys", "sandbox", "format", "block", "payload",
+        ],
     ),
     ("net", &["error", "progress", "sys", "block"]),
     (
@@ -81,6 +84,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "error",
             "progress",
             "sys",
+            "sandbox",
             "format",
             "block",
             "payload",

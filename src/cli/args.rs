@@ -576,6 +576,7 @@ Mount options:
   lenient, direct=WHEN, index=FILE, offset=BYTES, trust=PUBLICKEY
                         the same as the command line options
   noexec                nothing on it can be executed
+  nosandbox             the server keeps the right to open other files
 It is always ro, nosuid and nodev. What mount(8) and fstab add is accepted.";
 
 #[derive(Debug, Args)]

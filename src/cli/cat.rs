@@ -36,8 +36,8 @@ pub(super) fn run(args: &CatArgs) -> Result<Outcome> {
         let message = "the names of files in the payload are missing";
         return Err(Error::new(Kind::Usage, message).advice("lbpayload cat --help"));
     }
-    let (payload, protected) = list::open(&paths, &args.input)?;
     let trust = args.trust.keys()?;
+    let (payload, protected) = list::open(&paths, &args.input)?;
     let checked = protected.protection.is_some() || !trust.is_empty();
     warn_if_unchecked(&**payload.source(), checked);
     let mut out = Out::new();

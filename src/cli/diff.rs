@@ -1,10 +1,11 @@
 //! `lbpayload diff`
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::block::SourceOptions;
+use crate::block::{Source, SourceOptions};
 use crate::diff::{Change, Report, diff};
 use crate::error::{Result, printable};
 use crate::payload::Index;
@@ -34,8 +35,12 @@ struct JsonReport<'a> {
 pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> Result<Outcome> {
     signals::listen()?;
     let progress = progress::shown(form);
-    let (old, of_old) = index(args, &args.old, &*progress)?;
-    let (new, of_new) = index(args, &args.new, &*progress)?;
+    let paths = [&args.old, &args.new];
+    let [old, new] = paths.map(|path| args.input.open(&[path], SourceOptions::default()));
+    let (old, new) = (old?, new?);
+    args.input.confine(&paths, &[]);
+    let (old, of_old) = index(args, old, &*progress)?;
+    let (new, of_new) = index(args, new, &*progress)?;
     let mut out = Out::new();
     // Only JSON needs the names together.
     let (mut changed, mut added, mut removed) = (Vec::new(), Vec::new(), Vec::new());
@@ -77,8 +82,11 @@ pub(super) fn run(args: &DiffArgs, form: Option<ProgressForm>, quiet: bool) -> R
     })
 }
 
-fn index(args: &DiffArgs, path: &Path, progress: &dyn Progress) -> Result<(Index, Protected)> {
-    let source = args.input.open(&[path], SourceOptions::default())?;
+fn index(
+    args: &DiffArgs,
+    source: Arc<dyn Source>,
+    progress: &dyn Progress,
+) -> Result<(Index, Protected)> {
     let protected = args.input.protected(source, MEMORY, None, None)?;
     let payload = protected.payload()?;
     Ok((Index::strict(&payload, progress)?, protected))

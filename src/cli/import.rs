@@ -1,6 +1,6 @@
 //! `lbpayload import`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -75,7 +75,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     let trust = args.trust.keys()?;
     signals::listen()?;
     let progress = progress::shown(form);
-    // Keeps the device nodes that were created for devices without one, until the import ends.
+    // Keeps the device nodes that were created for devices without one, until they are open.
     let mut findings = Vec::new();
     if args.device.is_empty() {
         if args.input.offset.is_some() {
@@ -104,6 +104,10 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     };
     let memory = args.memory.get();
     let source = args.input.open(&devices, source)?;
+    let devices: Vec<PathBuf> = devices.into_iter().map(Path::to_owned).collect();
+    // The devices are open, so nodes that were created for them can go.
+    drop(findings);
+    args.input.confine(&devices, &[&args.dest]);
     // Only a device that was named is searched.
     let search = (!args.device.is_empty()).then_some(&*progress as _);
     let protected = args.input.protected(source, memory / 2, search, None)?;

@@ -113,6 +113,8 @@ pub(super) fn open<P: AsRef<Path>>(paths: &[P], args: &SourceArgs) -> Result<(Pa
         cached_files: true,
         ..SourceOptions::default()
     };
-    let protected = args.protected(args.open(paths, options)?, MEMORY, None, None)?;
+    let source = args.open(paths, options)?;
+    args.confine(paths, &[]);
+    let protected = args.protected(source, MEMORY, None, None)?;
     Ok((protected.payload()?, protected))
 }

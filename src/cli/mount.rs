@@ -19,6 +19,7 @@ use crate::mount::{
     remount,
 };
 use crate::payload::{Payload, TrustedKeys};
+use crate::sandbox::Sandbox;
 use crate::sys::Inherited;
 
 use super::args::{MountArgs, ProgressForm};
@@ -138,6 +139,10 @@ pub(super) fn mount(
         .unwrap_or(SystemTime::UNIX_EPOCH);
     let settings = Settings {
         time: Some(time),
+        sandbox: (!options.source.no_sandbox).then_some(Sandbox {
+            read: (!is_url(source)).then_some(&[]),
+            write: &[],
+        }),
         ..options.settings.clone()
     };
     // As in mount(8), the source is opened in this namespace, and the mount point in the other.

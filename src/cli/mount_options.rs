@@ -107,6 +107,7 @@ impl Options {
                 self.trust.trust.push(value.to_owned());
             }
             ("noverify", None) => self.source.no_protection = true,
+            ("nosandbox", None) => self.source.no_sandbox = true,
             ("lenient", None) => self.strictness = Strictness::Lenient,
             ("direct", None) => self.direct = Some(DirectPolicy::Always),
             ("direct", Some(value)) => {

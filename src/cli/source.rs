@@ -9,6 +9,7 @@ use clap::Args;
 use crate::block::{CopiesSource, OffsetSource, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
+use crate::sandbox::Sandbox;
 
 use super::protection::{Extent, Protected};
 use super::values::whole_bytes;
@@ -27,6 +28,9 @@ pub(super) struct SourceArgs {
     /// Read it as if there were no protection trailer: nothing is checked or healed
     #[arg(long)]
     pub no_protection: bool,
+    /// Keep the right to open other files and to use all privileges while the payload is read
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 impl SourceArgs {
@@ -37,6 +41,7 @@ impl SourceArgs {
             #[cfg(feature = "net")]
             cache: self.cache.or(others.cache),
             no_protection: self.no_protection || others.no_protection,
+            no_sandbox: self.no_sandbox || others.no_sandbox,
         }
     }
 
@@ -106,6 +111,21 @@ impl SourceArgs {
         )
     }
 
+    /// Gives up the right to open other files than `paths` and what lies beneath `write`. A command
+    /// calls this when it has opened its source and everything else, before it reads headers and
+    /// starts threads.
+    pub(super) fn confine<P: AsRef<Path>>(&self, paths: &[P], write: &[&Path]) {
+        if self.no_sandbox {
+            return;
+        }
+        let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+        let write: Vec<&Path> = write.iter().map(|path| existing(path)).collect();
+        let has_url = paths.iter().any(|path| is_url(path));
+        let read = (!has_url).then_some(&paths[..]);
+        let write = &write;
+        Sandbox { read, write }.enter();
+    }
+
     /// Adds the protection of a source that was opened, if it has any. `memory` is what healing
     /// may take, in bytes. If `search` is given, a device whose payload cannot be read is searched
     /// for a trailer. If `extent` is given, the payload is not walked to find it.
@@ -124,6 +144,12 @@ impl SourceArgs {
         }
         Protected::open(source, memory, search, extent)
     }
+}
+
+/// Returns the directory at `path`, or the closest one above it that exists.
+fn existing(path: &Path) -> &Path {
+    let mut above = path.ancestors().filter(|path| path.is_dir());
+    above.next().unwrap_or(Path::new("."))
 }
 
 /// Returns whether `path` is an http or https URL.

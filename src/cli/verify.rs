@@ -104,6 +104,9 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
         None => args.device.iter().map(|device| device.as_path()).collect(),
     };
     let source = args.input.open(&paths, SourceOptions::default())?;
+    let map = args.map.as_deref();
+    let written: Vec<&Path> = map.and_then(Path::parent).into_iter().collect();
+    args.input.confine(&paths, &written);
     let progress = progress::shown(form);
     let protected = args
         .input

@@ -312,7 +312,9 @@ impl Store for Staging {
     }
 
     fn flush_names(&self) -> io::Result<()> {
-        if self.names_hold_sizes {
+        // A file that was created without a name is marked as deleted until it has one. ext4 without
+        // a journal does not write that with the directory.
+        if self.names_hold_sizes || self.tmpfiles.is_some() {
             syncfs(&self.staging)?;
         }
         self.dir.sync_all()?;

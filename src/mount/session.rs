@@ -101,7 +101,13 @@ impl Server {
                 return Err(error);
             }
         };
+        let sandbox = settings.sandbox;
+        // The threads that read the payload are started from here. The thread of the caller stays
+        // free, because it unmounts.
         let run = move || {
+            if let Some(sandbox) = sandbox {
+                sandbox.enter();
+            }
             // This fails only if the receiver is gone.
             let _ = send.send(Event::Ended(session.run()));
         };

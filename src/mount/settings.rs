@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use nix::unistd::{getgid, getuid};
 
+use crate::sandbox::Sandbox;
+
 /// The users that may access the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
@@ -44,6 +46,8 @@ pub struct Settings {
     pub max_threads: usize,
     /// Whether listings of extended attributes are empty. They can still be read by name.
     pub hides_attributes: bool,
+    /// What the threads that read the payload may still do. `None` means everything.
+    pub sandbox: Option<Sandbox<'static>>,
 }
 
 /// The default of [`Settings::max_threads`].
@@ -64,6 +68,7 @@ impl Default for Settings {
             timeout: None,
             max_threads: MAX_THREADS,
             hides_attributes: false,
+            sandbox: None,
         }
     }
 }

@@ -40,6 +40,7 @@ mod protection;
 mod protection_bad_input;
 mod quiet;
 mod reference;
+mod sandbox;
 mod show;
 mod signed;
 mod verify;

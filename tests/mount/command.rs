@@ -29,6 +29,7 @@ fn help_names_every_option_and_exits_with_0() {
         "max_threads=N",
         "log=FILE",
         "nolistxattr",
+        "nosandbox",
         "/etc/fuse.conf",
         "direct_io",
         "noexec",

@@ -37,6 +37,7 @@ mod options;
 mod ordinary_user;
 mod read_only;
 mod reading;
+mod sandbox;
 mod saved_index;
 mod signals_and_timeout;
 mod signed;

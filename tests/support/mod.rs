@@ -4,6 +4,7 @@
 
 mod failure;
 pub mod memory;
+pub mod preload;
 pub mod protected_state;
 pub mod recorder;
 pub mod skip;

@@ -1,11 +1,10 @@
 //! Records what the program writes to a file or device, and makes the states that a kill or a
 //! power failure can leave.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
-use super::{Lacks, skip};
+use super::preload;
 
 const SECTOR: usize = 512;
 
@@ -46,27 +45,6 @@ impl Written {
     }
 }
 
-/// The library for LD_PRELOAD. `None` without a C compiler, which is reported.
-fn library() -> Option<&'static Path> {
-    static LIBRARY: OnceLock<Option<(super::TempDir, PathBuf)>> = OnceLock::new();
-    let built = LIBRARY.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("recorder.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/recorder.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&path);
-        match cc.arg(source).arg("-ldl").status() {
-            Ok(status) if status.success() => Some((dir, path)),
-            Ok(status) => panic!("cc: {status}"),
-            Err(e) => {
-                skip(Lacks::Setup, &format!("cc: {e}"));
-                None
-            }
-        }
-    });
-    built.as_ref().map(|(_, path)| path.as_path())
-}
-
 /// What is recorded.
 pub enum What<'a> {
     /// What is written to this file or device.
@@ -76,7 +54,7 @@ pub enum What<'a> {
 }
 
 fn prepare(command: &mut Command, what: &What<'_>) -> Option<()> {
-    command.env("LD_PRELOAD", library()?);
+    command.env("LD_PRELOAD", preload::library("recorder.c")?);
     match what {
         What::This(path) => command.env("RECORD_WHAT", path),
         What::NewIn(dir) => command.env("RECORD_WHAT", "new").env("RECORD_IN", dir),

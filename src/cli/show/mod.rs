@@ -53,6 +53,9 @@ pub(super) fn run(args: &ShowArgs, form: Option<ProgressForm>, quiet: bool) -> R
         ..SourceOptions::default()
     };
     let source = args.input.open(&[&args.source], options)?;
+    let drawings = [&args.svg, &args.html].into_iter().flatten();
+    let written: Vec<&Path> = drawings.filter_map(|path| path.parent()).collect();
+    args.input.confine(&[&args.source], &written);
     let protected = args.input.protected(source, MEMORY, None, None)?;
     let payload = protected.payload()?;
     let mut problems = Problems::default();
