@@ -127,6 +127,7 @@ pub mod protect;
 pub mod protection;
 #[cfg(feature = "bare")]
 mod sandbox;
+mod sync;
 mod sys;
 pub mod verify;
 

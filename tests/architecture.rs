@@ -13,7 +13,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("progress", &[]),
     ("sys", &[]),
     ("sandbox", &[]),
-    ("block", &["error", "progress", "sys"]),
+    ("sync", &[]),
+    ("block", &["error", "progress", "sys", "sync"]),
     ("payload", &["error", "progress", "sys", "format", "block"]),
     (
         "protection",
@@ -68,7 +69,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "mount",
         &[
-            "error", "progress", "sys", "sandbox", "format", "block", "payload",
+            "error", "progress", "sys", "sync", "sandbox", "format", "block", "payload",
         ],
     ),
     ("net", &["error", "progress", "sys", "block"]),

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use super::buffer::AlignedBuf;
 use super::queue::{Completion, Job, Queue, Sink, check, guarded};
 use super::source::{Source, read_exact_at};
+use crate::sync::mpsc::{self, Receiver, Sender};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 /// Small stacks, because on a machine of 64 MiB sixteen of the default size would be too much.
 const STACK_BYTES: usize = 128 * 1024;
@@ -88,7 +89,7 @@ impl<T: Send + 'static> ThreadQueue<T> {
         let mut started = Vec::new();
         for n in 0..threads.max(1) {
             let (inbox, send, notice) = (Arc::clone(&inbox), send.clone(), Arc::clone(&notice));
-            let thread = std::thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name(format!("io-{n}"))
                 .stack_size(STACK_BYTES)
                 .spawn(move || work(&inbox, &send, &*notice));
@@ -236,5 +237,81 @@ mod tests {
         queue.run(Box::new(|| 7));
         assert!(matches!(queue.wait(), Some(Completion::Job(7))));
         assert!(queue.wait().is_none());
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod every_order {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::block::ReadMode;
+
+    struct Zeros;
+
+    impl Source for Zeros {
+        fn path(&self) -> &Path {
+            Path::new("zeros")
+        }
+        fn len(&self) -> u64 {
+            1 << 30
+        }
+        fn alignment(&self) -> usize {
+            1
+        }
+        fn read_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<usize> {
+            buf.fill(0);
+            Ok(buf.len())
+        }
+        fn mode(&self) -> ReadMode {
+            ReadMode::Buffered
+        }
+    }
+
+    #[test]
+    fn every_request_completes_once() {
+        crate::sync::orders(|| {
+            let notices = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&notices);
+            let notice = move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            };
+            let mut queue = ThreadQueue::with_notice(2, Arc::new(notice)).unwrap();
+            let source: Arc<dyn Source> = Arc::new(Zeros);
+            for id in 0..2 {
+                queue.read(id, &source, AlignedBuf::new(1).unwrap(), 1, id);
+                queue.run(Box::new(move || id));
+            }
+            let (mut reads, mut jobs) = (Vec::new(), Vec::new());
+            while let Some(completion) = queue.wait() {
+                match completion {
+                    Completion::Read { id, .. } => reads.push(id),
+                    Completion::Job(id) => jobs.push(id),
+                    other => panic!("{other:?}"),
+                }
+            }
+            (reads.sort(), jobs.sort());
+            assert_eq!((&reads[..], &jobs[..]), (&[0, 1][..], &[0, 1][..]));
+            drop(queue);
+            assert_eq!(notices.load(Ordering::Relaxed), 4);
+        });
+    }
+
+    #[test]
+    fn a_queue_is_dropped_with_requests_in_flight() {
+        crate::sync::orders(|| {
+            let run = Arc::new(AtomicUsize::new(0));
+            let mut queue = ThreadQueue::new(2).unwrap();
+            for _ in 0..3 {
+                let run = Arc::clone(&run);
+                queue.run(Box::new(move || {
+                    run.fetch_add(1, Ordering::Relaxed);
+                }));
+            }
+            queue.wait();
+            drop(queue);
+            assert!((1..=3).contains(&run.load(Ordering::Relaxed)));
+        });
     }
 }

@@ -341,3 +341,122 @@ mod tests {
         }
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod every_order {
+    use std::collections::BTreeSet;
+    use std::fs::File;
+    use std::io;
+
+    use super::*;
+    use crate::block::{Completion, Sink, ThreadQueue};
+    use crate::durable::WriteMode;
+    use crate::sync::Mutex;
+
+    /// What a crash would leave, in each moment.
+    #[derive(Default)]
+    struct Disk {
+        flushed: BTreeSet<u64>,
+        named: BTreeSet<u64>,
+        settled: BTreeSet<u64>,
+    }
+
+    /// A store whose files all exist. A flush takes what was added before it began.
+    #[derive(Default)]
+    struct Memory {
+        added: Mutex<BTreeSet<u64>>,
+        disk: Mutex<Disk>,
+    }
+
+    impl Store for Memory {
+        fn mode(&self) -> WriteMode {
+            WriteMode::Buffered
+        }
+        fn create(&self, _: u64, _: u64) -> io::Result<Arc<dyn Sink>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn put(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn reopen(&self, _: u64, _: u64) -> io::Result<File> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn forget(&self, _: u64) {}
+        fn discard(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn inherit(&self, _: u64, _: &str) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            let before = self.added.lock().unwrap().clone();
+            crate::sync::thread::yield_now();
+            self.disk.lock().unwrap().flushed.extend(before);
+            Ok(())
+        }
+        fn publish(&self, slot: u64, _: &str, _: bool) -> io::Result<()> {
+            let mut disk = self.disk.lock().unwrap();
+            assert!(
+                disk.flushed.contains(&slot),
+                "{slot} has its name before it is flushed"
+            );
+            assert!(disk.named.insert(slot), "{slot} gets its name twice");
+            Ok(())
+        }
+        fn flush_names(&self) -> io::Result<()> {
+            let mut disk = self.disk.lock().unwrap();
+            let named = disk.named.clone();
+            disk.settled.extend(named);
+            Ok(())
+        }
+    }
+
+    struct Done(Step);
+
+    impl From<Step> for Done {
+        fn from(step: Step) -> Self {
+            Self(step)
+        }
+    }
+
+    #[test]
+    fn a_file_is_flushed_then_named_then_reported() {
+        crate::sync::orders(|| {
+            let store = Arc::new(Memory::default());
+            let limits = BatchLimits {
+                files: 1,
+                ..BatchLimits::default()
+            };
+            let mut committer = Committer::new(Arc::clone(&store) as Arc<dyn Store>, limits);
+            let mut queue = ThreadQueue::<Done>::new(2).unwrap();
+            let mut settled = Vec::new();
+            for slot in 0..4 {
+                store.added.lock().unwrap().insert(slot);
+                committer.add(Complete {
+                    slot,
+                    name: slot.to_string(),
+                    size: 1,
+                    replaces: false,
+                    cached: true,
+                });
+                if committer.is_due() {
+                    committer.start(&mut queue);
+                }
+            }
+            while !committer.is_idle() {
+                committer.start(&mut queue);
+                let Some(Completion::Job(Done(step))) = queue.wait() else {
+                    panic!("nothing is in flight")
+                };
+                let committed = committer.complete(step, &mut queue);
+                committed.result.unwrap();
+                for file in committed.settled {
+                    assert!(store.disk.lock().unwrap().settled.contains(&file.slot));
+                    settled.push(file.slot);
+                }
+            }
+            settled.sort();
+            assert_eq!(settled, [0, 1, 2, 3]);
+        });
+    }
+}

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Kind};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 use super::lock::lock;
 
@@ -189,5 +189,35 @@ mod tests {
         assert_eq!(faults.latest(2), Some((19, EIO)));
         faults.clear(2, 0..1910);
         assert_eq!(faults.latest(2), None);
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod every_order {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::thread;
+
+    #[test]
+    fn no_fault_is_hidden_and_none_stays() {
+        crate::sync::orders(|| {
+            let faults = Arc::new(Faults::default());
+            let threads: Vec<_> = (2..4)
+                .map(|ino| {
+                    let faults = Arc::clone(&faults);
+                    thread::spawn(move || {
+                        faults.add(ino, 0..10, 0, FaultCause::Ended);
+                        assert!(faults.latest(ino).is_some());
+                        faults.clear(ino, 0..10);
+                        assert!(faults.latest(ino).is_none());
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert!(!faults.any.load(Ordering::Relaxed));
+        });
     }
 }

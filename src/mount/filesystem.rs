@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -14,6 +13,7 @@ use crate::block::{AlignedBuf, PAGE};
 use crate::error::{Result, printable};
 use crate::payload::{Entry, EntryReader, Payload, Problem, Sha256Sum, TrustedKeys};
 use crate::progress::Progress;
+use crate::sync::Mutex;
 
 use super::errno::Refusal;
 use super::faults::{FaultCause, Faults, HEADER};

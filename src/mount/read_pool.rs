@@ -1,10 +1,11 @@
 //! The threads that wait for the disk, so that the threads that answer the kernel never do.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::sync::{Condvar, Mutex, thread, wait_timeout};
 
 use super::lock::lock;
 
@@ -51,7 +52,7 @@ impl ReadPool {
         state.threads += 1;
         drop(state);
         let this = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("read".into());
+        let thread = thread::Builder::new().name("read".into());
         if let Err(e) = thread.spawn(move || this.work()) {
             let mut state = lock(&self.state);
             state.threads -= 1;
@@ -76,11 +77,10 @@ impl ReadPool {
                 continue;
             }
             state.idle += 1;
-            let waited = self.work.wait_timeout(state, IDLE);
-            let (woken, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+            let (woken, timed_out) = wait_timeout(&self.work, &self.state, state, IDLE);
             state = woken;
             state.idle -= 1;
-            if timed_out.timed_out() && state.jobs.is_empty() {
+            if timed_out && state.jobs.is_empty() {
                 break;
             }
         }
@@ -119,5 +119,37 @@ mod tests {
         }
         drop(send);
         assert_eq!(done.iter().count(), 1000);
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod every_order {
+    use super::*;
+    use crate::sync::mpsc;
+
+    #[test]
+    fn every_job_runs_once_and_no_more_threads_than_allowed() {
+        crate::sync::orders(|| {
+            let pool = Arc::new(ReadPool::new(2));
+            let (send, done) = mpsc::channel();
+            let callers: Vec<_> = (0..2)
+                .map(|caller| {
+                    let (pool, send) = (Arc::clone(&pool), send.clone());
+                    thread::spawn(move || {
+                        for n in 0..2 {
+                            let send = send.clone();
+                            pool.run(move || send.send(caller * 2 + n).unwrap());
+                        }
+                    })
+                })
+                .collect();
+            let mut seen: Vec<u8> = (0..4).map(|_| done.recv().unwrap()).collect();
+            seen.sort();
+            assert_eq!(seen, [0, 1, 2, 3]);
+            assert!(lock(&pool.state).threads <= 2);
+            for caller in callers {
+                caller.join().unwrap();
+            }
+        });
     }
 }

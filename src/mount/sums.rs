@@ -2,12 +2,13 @@
 //! first read of a file whose checksum was signed, by the threads for reads. Each block looks
 //! whether anybody still waits for the result.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::payload::Sha256Sum;
+use crate::sync::{Mutex, thread};
 
 use super::caller::{Caller, CallerState};
 use super::errno::Refusal;
@@ -224,7 +225,7 @@ impl Sums {
 
     fn start(self: &Arc<Self>, name: &str, run: fn(&Self)) -> Result<(), Error> {
         let this = Arc::clone(self);
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name(name.into())
             .spawn(move || run(&this))
             .map(drop)
@@ -263,7 +264,7 @@ impl Sums {
     /// Answers callers that were interrupted, as long as there are any sums.
     fn watch(&self) {
         for round in 1_u64.. {
-            std::thread::sleep(CHECK);
+            thread::sleep(CHECK);
             if round % CHECKS_OF_MOUNT == 0 && self.is_unmounted() {
                 return self.stop();
             }
@@ -438,5 +439,65 @@ mod tests {
         while !lock(&sums.state).jobs.is_empty() {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+#[cfg(all(test, feature = "shuttle"))]
+mod every_order {
+    use super::*;
+    use crate::block::SourceOptions;
+    use crate::mount::Strictness;
+    use crate::payload::Payload;
+    use crate::progress::Silent;
+    use crate::sync::mpsc;
+
+    /// Files that a sum is asked for at the same time, by an attribute or a read, while somebody
+    /// unmounts: each caller gets one answer, and nothing stays behind.
+    #[test]
+    fn every_caller_gets_one_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        let mut bytes = Vec::new();
+        let dialect = crate::format::Dialect::U64;
+        dialect.put_header(1, &mut bytes).unwrap();
+        let name = crate::format::Name::new(b"a").unwrap();
+        dialect.put_entry(&name, 3, &mut bytes).unwrap();
+        std::fs::write(&image, [&bytes[..], b"abc"].concat()).unwrap();
+        crate::sync::random_orders(move || {
+            let source = SourceOptions::default().open(&image).unwrap();
+            let payload = Payload::open(source).unwrap();
+            let strict = Strictness::Strict;
+            let filesystem = Filesystem::new(payload, strict, &Silent, &mut |_| {}).unwrap();
+            let pool = Arc::new(ReadPool::new(1));
+            let sums = Arc::new(Sums::new(Arc::new(filesystem), pool));
+            let (send, answers) = mpsc::channel();
+            let asks: Vec<_> = (0..2)
+                .map(|caller| {
+                    let (sums, send) = (Arc::clone(&sums), send.clone());
+                    thread::spawn(move || match caller {
+                        0 => sums.give(2, Caller::new(0), move |sum| {
+                            send.send(sum.is_ok()).unwrap();
+                        }),
+                        _ => sums.check(2, Caller::new(0), move |sum| {
+                            send.send(sum.is_ok()).unwrap();
+                        }),
+                    })
+                })
+                .collect();
+            let stopping = Arc::clone(&sums);
+            let stops = thread::spawn(move || stopping.stop());
+            for thread in asks.into_iter().chain([stops]) {
+                thread.join().unwrap();
+            }
+            drop(send);
+            let count = (0..2).filter(|_| answers.recv().is_ok()).count();
+            assert_eq!(count, 2);
+            let waiters = lock(&sums.state)
+                .jobs
+                .iter()
+                .map(|job| job.waiters.len())
+                .sum::<usize>();
+            assert_eq!(waiters, 0);
+        });
     }
 }

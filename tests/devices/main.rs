@@ -6,6 +6,7 @@
 mod support;
 
 mod bad_disk;
+mod crash_states;
 mod disks;
 mod failing_device;
 mod full_destination;
