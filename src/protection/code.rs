@@ -2,7 +2,7 @@
 
 use std::io;
 
-use reed_solomon_simd::engine::DefaultEngine;
+use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_MODULUS, tables};
 use reed_solomon_simd::rate::{HighRateDecoder, HighRateEncoder, RateDecoder, RateEncoder};
 
 /// The stack of a thread that decodes, in bytes: the decoder has tables on the stack.
@@ -94,9 +94,198 @@ impl Decoder {
     }
 }
 
+/// The number of numbers in 64 bytes of a block.
+const NUMBERS: usize = 32;
+
+/// Computes sums of products of blocks, as a way around the decoder where a stripe has lost few
+/// blocks. They are cheap then, and the blocks may come in any order and many stripes at a time.
+///
+/// Each recovery block is a sum of the data blocks, each multiplied by a factor. Without the
+/// missing blocks, the sum differs by the products of these. That is a system of linear equations
+/// with as many unknowns as there are missing blocks.
+pub(super) struct Sums {
+    engine: DefaultEngine,
+    /// The logarithms of the factors: those of data block 0, then those of data block 1.
+    factors: Vec<u16>,
+    /// The number of recovery blocks.
+    count: usize,
+}
+
+impl Sums {
+    /// Takes the factors of the first `count` recovery blocks of a stripe of `data` and `recovery`
+    /// blocks. A shorter stripe has the same ones.
+    pub(super) fn new(data: u64, recovery: u64, count: usize) -> io::Result<Self> {
+        let log = &tables::get_exp_log().log;
+        let mut factors = vec![0; (data as usize).next_multiple_of(NUMBERS) * count];
+        let mut encoder = Encoder::new(data, recovery, 2 * NUMBERS)?;
+        // If number n of data block n is 1 and all else is 0, number n of a recovery block is the
+        // factor of data block n.
+        for (first, factors) in (0..data)
+            .step_by(NUMBERS)
+            .zip(factors.chunks_mut(NUMBERS * count))
+        {
+            encoder.reset(data, recovery, 2 * NUMBERS)?;
+            for row in 0..data {
+                let mut ones = [0; 2 * NUMBERS];
+                if let Some(one) = row.checked_sub(first).filter(|n| *n < NUMBERS as u64) {
+                    ones[one as usize] = 1;
+                }
+                encoder.add(&ones)?;
+            }
+            encoder.encode(|j, bytes| {
+                for n in (0..NUMBERS).filter(|_| j < count) {
+                    let factor = u16::from_le_bytes([bytes[n], bytes[NUMBERS + n]]);
+                    factors[n * count + j] = log[usize::from(factor)];
+                }
+            })?;
+        }
+        Ok(Self {
+            engine: DefaultEngine::new(),
+            factors,
+            count,
+        })
+    }
+
+    /// Adds data block `row` to the sum for recovery block `j`. These may be blocks of many stripes.
+    /// `scratch` has the same length.
+    pub(super) fn add(
+        &self,
+        sum: &mut [u8],
+        j: usize,
+        row: u64,
+        bytes: &[u8],
+        scratch: &mut [[u8; 64]],
+    ) {
+        self.add_product(sum, bytes, self.factor(j, row), scratch);
+    }
+
+    fn factor(&self, j: usize, row: u64) -> u16 {
+        self.factors[row as usize * self.count + j]
+    }
+
+    fn add_product(&self, sum: &mut [u8], bytes: &[u8], factor: u16, scratch: &mut [[u8; 64]]) {
+        let scratch = &mut scratch[..bytes.len() / 64];
+        scratch.as_flattened_mut().copy_from_slice(bytes);
+        self.engine.mul(scratch, factor);
+        add(sum, scratch.as_flattened());
+    }
+
+    /// Computes the missing data blocks of a stripe, which are at positions `rows`. `sums` are as
+    /// many sums of all blocks that are there, recovery blocks included, with their numbers.
+    pub(super) fn solve(&self, rows: &[u64], sums: &[(usize, &[u8])]) -> io::Result<Vec<Vec<u8>>> {
+        let numbers: Vec<usize> = sums.iter().map(|(j, _)| *j).collect();
+        let inverse = self.inverse(rows, &numbers);
+        let inverse = inverse.ok_or_else(|| io::Error::other("the equations have no solution"))?;
+        let width = sums.first().map_or(0, |(_, sum)| sum.len());
+        let mut scratch = vec![[0; 64]; width / 64];
+        let log = &tables::get_exp_log().log;
+        let mut blocks = Vec::new();
+        for factors in inverse {
+            let mut block = vec![0; width];
+            for (factor, (_, sum)) in factors.into_iter().zip(sums) {
+                if factor != 0 {
+                    self.add_product(&mut block, sum, log[usize::from(factor)], &mut scratch);
+                }
+            }
+            blocks.push(block);
+        }
+        Ok(blocks)
+    }
+
+    /// Inverts the matrix of the factors of data blocks in recovery blocks, by elimination.
+    fn inverse(&self, rows: &[u64], numbers: &[usize]) -> Option<Vec<Vec<u16>>> {
+        let tables = tables::get_exp_log();
+        let multiply = |a: u16, log_b: u16| tables::mul(a, log_b, &tables.exp, &tables.log);
+        let log = |a: u16| tables.log[usize::from(a)];
+        let count = rows.len();
+        let mut matrix: Vec<Vec<u16>> = numbers
+            .iter()
+            .enumerate()
+            .map(|(n, j)| {
+                let factors = rows.iter().map(|row| self.factor(*j, *row));
+                let mut line: Vec<u16> = factors.map(|log| multiply(1, log)).collect();
+                line.extend((0..count).map(|other| u16::from(other == n)));
+                line
+            })
+            .collect();
+        for at in 0..count {
+            let pivot = (at..matrix.len()).find(|line| matrix[*line][at] != 0)?;
+            matrix.swap(at, pivot);
+            let inverse = GF_MODULUS - log(matrix[at][at]);
+            for value in &mut matrix[at] {
+                *value = multiply(*value, inverse);
+            }
+            let line = matrix[at].clone();
+            for other in (0..matrix.len()).filter(|other| *other != at) {
+                let factor = matrix[other][at];
+                if factor != 0 {
+                    for (value, of_line) in matrix[other].iter_mut().zip(&line) {
+                        *value ^= multiply(*of_line, log(factor));
+                    }
+                }
+            }
+        }
+        Some(
+            matrix
+                .into_iter()
+                .map(|mut line| line.split_off(count))
+                .collect(),
+        )
+    }
+}
+
+/// Adds blocks, number by number.
+pub(super) fn add(sum: &mut [u8], bytes: &[u8]) {
+    for (sum, byte) in sum.iter_mut().zip(bytes) {
+        *sum ^= byte;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_blocks_are_computed_from_sums_as_the_decoder_computes_them() {
+        for (data, recovery, missing, good) in [
+            (1, 2, vec![0], vec![1]),
+            (70, 5, vec![3], vec![0]),
+            (70, 5, vec![0, 31, 32, 69], vec![0, 1, 3, 4]),
+            (
+                1024,
+                52,
+                vec![1, 2, 3, 500, 501, 900, 1023],
+                vec![0, 1, 2, 3, 4, 5, 6],
+            ),
+        ] {
+            let blocks: Vec<Vec<u8>> = (0..data)
+                .map(|n: u64| {
+                    (0..128)
+                        .map(|i| (n * 37 + i * 11 + n * i * i) as u8)
+                        .collect()
+                })
+                .collect();
+            let mut encoder = Encoder::new(data, recovery, 128).unwrap();
+            blocks.iter().for_each(|block| encoder.add(block).unwrap());
+            let mut sums = Vec::new();
+            encoder
+                .encode(|_, block| sums.push(block.to_vec()))
+                .unwrap();
+            let few = good.iter().max().unwrap() + 1;
+            let code = Sums::new(data, recovery, few).unwrap();
+            let mut scratch = [[0; 64]; 2];
+            for (row, block) in (0..).zip(&blocks).filter(|(row, _)| !missing.contains(row)) {
+                for j in &good {
+                    code.add(&mut sums[*j], *j, row, block, &mut scratch);
+                }
+            }
+            let sums: Vec<_> = good.iter().map(|j| (*j, &sums[*j][..])).collect();
+            let computed = code.solve(&missing, &sums).unwrap();
+            for (row, block) in missing.iter().zip(computed) {
+                assert_eq!(block, blocks[*row as usize], "{data} {recovery} {row}");
+            }
+        }
+    }
 
     /// x^16 + x^5 + x^3 + x^2 + 1, as FORMAT.md has it.
     fn multiply(a: u32, b: u32) -> u32 {

@@ -11,7 +11,7 @@ use crate::block::{AlignedBuf, PAGE, Ranges, Source};
 use super::geometry::{FANOUT, GROUP, GROUP_BLOCKS, Geometry, Region};
 use super::header::Header;
 use super::metadata::{Check, Metadata};
-use super::stripe::{Batch, Block, Stripes};
+use super::stripe::{Block, Stripes};
 use super::tree::{ChainingValue, chaining_value, join};
 
 /// The number of ranges of blocks that are kept. Further blocks are only counted.
@@ -41,6 +41,8 @@ struct State {
     lost: BTreeSet<u64>,
     /// Pages of the tree that could not be computed, with their level.
     lost_pages: BTreeSet<(usize, u64)>,
+    /// The number of blocks that the last stripes had lost, as a first guess for the next ones.
+    few: u64,
 }
 
 impl State {
@@ -258,14 +260,15 @@ impl Healer {
         let mut quads = quads.into_iter().peekable();
         while let Some(((first, quad), groups)) = quads.next() {
             let region = self.geometry().region_of(first);
-            let most = Batch::fit(&region, self.memory).stripes / GROUP_BLOCKS;
+            let most = self.stripes().at_once(&region, 1) / GROUP_BLOCKS;
+            let most_groups = self.memory / 4 / GROUP as usize;
             let mut groups = groups;
             let mut count = 1;
-            while count < most
-                && quads
-                    .peek()
-                    .is_some_and(|(key, _)| *key == (first, quad + count))
-            {
+            while let Some((key, more)) = quads.peek() {
+                let fits = count < most && groups.len() + more.len() <= most_groups;
+                if *key != (first, quad + count) || !fits {
+                    break;
+                }
                 groups.extend(quads.next().into_iter().flat_map(|(_, groups)| groups));
                 count += 1;
             }
@@ -299,34 +302,36 @@ impl Healer {
         needed: &BTreeSet<u64>,
     ) -> io::Result<HashMap<u64, Box<Block>>> {
         let mut out = HashMap::new();
-        // The stripes that are needed, by region.
-        let mut wanted: BTreeMap<u64, (Region, BTreeSet<u64>)> = BTreeMap::new();
+        // The stripes that are needed, by region, and how many blocks of each.
+        let mut wanted: BTreeMap<u64, (Region, BTreeMap<u64, u64>)> = BTreeMap::new();
         for block in needed {
             let region = self.geometry().region_of(*block);
             let stripe = (block - region.first) % region.stripes;
             let (_, stripes) = wanted
                 .entry(region.first)
-                .or_insert((region, BTreeSet::new()));
-            stripes.insert(stripe);
+                .or_insert((region, BTreeMap::new()));
+            *stripes.entry(stripe).or_default() += 1;
         }
         let Some(last) = needed.last() else {
             return Ok(out);
         };
         let room = (self.memory / 2 / PAGE).max(64);
         for (region, stripes) in wanted.into_values() {
-            let batch = Batch::fit(&region, self.memory).stripes;
-            for range in runs(&stripes, batch) {
-                let healed = self.stripes().heal(&region, range)?;
-                if state.lost.len() + healed.lost.len() <= MAX_LOST {
-                    state.lost.extend(&healed.lost);
-                }
-                for (block, bytes) in healed.blocks {
-                    // The next read may need a part of the same group.
-                    if needed.contains(&block) {
-                        out.insert(block, bytes.clone());
+            let few = stripes.values().copied().max().unwrap_or(1).max(state.few);
+            let batch = self.stripes().at_once(&region, few);
+            for range in runs(stripes.keys(), batch) {
+                state.few = self.stripes().heal(&region, range, few, &mut |healed| {
+                    if state.lost.len() + healed.lost.len() <= MAX_LOST {
+                        state.lost.extend(&healed.lost);
                     }
-                    state.keep(block, bytes, *last, room);
-                }
+                    for (block, bytes) in healed.blocks {
+                        // The next read may need a part of the same group.
+                        if needed.contains(&block) {
+                            out.insert(block, bytes.clone());
+                        }
+                        state.keep(block, bytes, *last, room);
+                    }
+                })?;
             }
         }
         Ok(out)
@@ -391,7 +396,7 @@ impl Healer {
 }
 
 /// Returns runs of neighbouring stripes, each of at most `most`.
-fn runs(stripes: &BTreeSet<u64>, most: u64) -> Vec<Range<u64>> {
+fn runs<'a>(stripes: impl Iterator<Item = &'a u64>, most: u64) -> Vec<Range<u64>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     for stripe in stripes {
         match runs.last_mut() {

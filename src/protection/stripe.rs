@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
 
-use super::code::{Decoder, STACK_BYTES};
-use super::geometry::{BLOCK, GROUP_BLOCKS, Region};
+use super::code::{Decoder, STACK_BYTES, Sums, add};
+use super::geometry::{BLOCK, GROUP, GROUP_BLOCKS, Region};
+use super::heal::lock;
 use super::metadata::{Check, Metadata};
 use super::tree::{chaining_value, short};
 
@@ -25,13 +26,28 @@ pub(super) struct Stripes<'a> {
     pub memory: usize,
 }
 
-/// The result for one stripe of a batch.
+/// The result for some stripes.
 #[derive(Default)]
 pub(super) struct Healed {
     /// The damaged blocks of the payload, with their bytes.
     pub blocks: HashMap<u64, Box<Block>>,
     /// The damaged blocks that could not be computed.
     pub lost: Vec<u64>,
+}
+
+/// The largest number of missing blocks of a stripe that are computed from sums. The decoder takes
+/// always the same time, and is faster from here on.
+const FEW: u64 = 8;
+
+/// The number of threads that add up. Some of them read meanwhile.
+const ADDERS: usize = 4;
+
+/// What the adders have found.
+struct Added {
+    /// For each recovery block that is used, the sums of all stripes.
+    sums: Vec<Vec<u8>>,
+    /// The positions of the missing blocks of each stripe.
+    missing: Vec<Vec<u64>>,
 }
 
 /// The number of stripes that are computed one by one before their results are passed on. Each of
@@ -138,9 +154,168 @@ impl Stripes<'_> {
             || self.meta.others_have_hash(number, found)
     }
 
+    /// Returns how many stripes are computed at once if each has lost at most `few` blocks.
+    pub(super) fn at_once(&self, region: &Region, few: u64) -> u64 {
+        let few = few.clamp(1, FEW);
+        // The blocks that were read and the sums of each adder, the recovery blocks, the results.
+        let blocks = (1 + few) * ADDERS as u64 + 2 * few;
+        let stripes = self.memory as u64 / (blocks * BLOCK) / GROUP_BLOCKS * GROUP_BLOCKS;
+        stripes.clamp(1, region.stripes)
+    }
+
     /// Computes the damaged blocks of the payload in some stripes of a region, which are at most
-    /// as many as [`Batch::fit`] allows.
-    pub(super) fn heal(&self, region: &Region, stripes: Range<u64>) -> io::Result<Healed> {
+    /// [`at_once`](Self::at_once()), and passes them on. It is assumed at first that no stripe has
+    /// lost more than `few` blocks. Returns the largest number that were lost.
+    pub(super) fn heal(
+        &self,
+        region: &Region,
+        stripes: Range<u64>,
+        few: u64,
+        each: &mut dyn FnMut(Healed),
+    ) -> io::Result<u64> {
+        let few = few.max(1);
+        let mut most = 0;
+        if few > FEW {
+            for range in parts(&stripes, Batch::fit(region, self.memory).stripes) {
+                let healed = self.decode(region, range)?;
+                let mut missing: HashMap<u64, u64> = HashMap::new();
+                for block in healed.blocks.keys().chain(&healed.lost) {
+                    let stripe = (block - region.first) % region.stripes;
+                    *missing.entry(stripe).or_default() += 1;
+                }
+                most = most.max(missing.into_values().max().unwrap_or(0));
+                each(healed);
+            }
+            return Ok(most);
+        }
+        for range in parts(&stripes, self.at_once(region, few)) {
+            most = most.max(match self.heal_few(region, &range, few)? {
+                (Some(healed), found) => {
+                    each(healed);
+                    found
+                }
+                (None, found) => self.heal(region, range, found.max(few + 1), each)?,
+            });
+        }
+        Ok(most)
+    }
+
+    /// Computes missing blocks from sums. Returns `None` if a stripe has lost so many that more
+    /// than the first `few` recovery blocks or so are needed, and the largest number that were lost.
+    fn heal_few(
+        &self,
+        region: &Region,
+        stripes: &Range<u64>,
+        few: u64,
+    ) -> io::Result<(Option<Healed>, u64)> {
+        let count = (stripes.end - stripes.start) as usize;
+        // One more than `few`, if it is needed because some of them are damaged.
+        let mut recovery: Vec<Row> = Vec::new();
+        while (recovery.len() as u64) < region.recovery.min(few + 1) {
+            let good = |n: usize| recovery.iter().filter(|row| row.good[n]).count() as u64;
+            if (0..count).all(|n| good(n) >= few) {
+                break;
+            }
+            let numbers = region.recovery_row(recovery.len() as u64, stripes);
+            recovery.push(self.read_row(numbers, true, count, &(0..PAGE))?);
+        }
+        let code = Sums::new(region.rows(), region.recovery, recovery.len())?;
+        let Some(Added { sums, mut missing }) =
+            self.add_up(region, stripes, &code, recovery.len())?
+        else {
+            return Ok((None, FEW + 1));
+        };
+        for (row, sums) in recovery.iter_mut().zip(&sums) {
+            add(&mut row.bytes, sums);
+        }
+        let most = missing.iter().map(Vec::len).max().unwrap_or(0) as u64;
+        let mut healed = Healed::default();
+        for (n, missing) in missing.iter_mut().enumerate() {
+            missing.sort_unstable();
+            let block_at =
+                |row: &u64| region.first + row * region.stripes + stripes.start + n as u64;
+            let sums: Vec<(usize, &[u8])> = recovery
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| row.good[n])
+                .map(|(j, row)| (j, &row.bytes[n * PAGE..(n + 1) * PAGE]))
+                .take(missing.len())
+                .collect();
+            if sums.len() < missing.len() {
+                if (recovery.len() as u64) < region.recovery {
+                    return Ok((None, most));
+                }
+                healed.lost.extend(missing.iter().map(block_at));
+                continue;
+            }
+            for (row, bytes) in missing.iter().zip(code.solve(missing, &sums)?) {
+                if let Ok(bytes) = Box::try_from(bytes.into_boxed_slice()) {
+                    healed.blocks.insert(block_at(row), bytes);
+                }
+            }
+        }
+        Ok((Some(healed), most))
+    }
+
+    /// Reads all data blocks of some stripes, row by row, and adds the intact ones to the sums for
+    /// the first `used` recovery blocks. Returns `None` if a stripe has lost more than few blocks.
+    fn add_up(
+        &self,
+        region: &Region,
+        stripes: &Range<u64>,
+        code: &Sums,
+        used: usize,
+    ) -> io::Result<Option<Added>> {
+        let count = (stripes.end - stripes.start) as usize;
+        let next = AtomicU64::new(0);
+        let too_many = AtomicBool::new(false);
+        let added = Mutex::new(Added {
+            sums: vec![vec![0; count * PAGE]; used],
+            missing: vec![Vec::new(); count],
+        });
+        in_threads(ADDERS, || {
+            let mut sums = vec![vec![0; count * PAGE]; used];
+            let mut buf = AlignedBuf::new(count * PAGE)?;
+            let mut one = AlignedBuf::new(PAGE)?;
+            let mut scratch = vec![[0; 64]; GROUP as usize / 64];
+            loop {
+                let row = next.fetch_add(1, Ordering::Relaxed);
+                if row >= region.rows() || too_many.load(Ordering::Relaxed) {
+                    break;
+                }
+                let numbers = region.row(row, stripes);
+                let good = self.read_checked(numbers, false, &mut buf, &mut one);
+                let blocks = &mut buf[..good.len() * PAGE];
+                for n in (0..good.len()).filter(|n| !good[*n]) {
+                    blocks[n * PAGE..(n + 1) * PAGE].fill(0);
+                    let mut added = lock(&added);
+                    added.missing[n].push(row);
+                    if added.missing[n].len() as u64 > FEW {
+                        too_many.store(true, Ordering::Relaxed);
+                    }
+                }
+                // A piece at a time stays in the processor's cache.
+                for (n, piece) in blocks.chunks(GROUP as usize).enumerate() {
+                    let at = n * GROUP as usize;
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        let sum = &mut sum[at..at + piece.len()];
+                        code.add(sum, j, row, piece, &mut scratch);
+                    }
+                }
+            }
+            let mut added = lock(&added);
+            for (all, own) in added.sums.iter_mut().zip(&sums) {
+                add(all, own);
+            }
+            Ok(())
+        })?;
+        let added = added.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((!too_many.into_inner()).then_some(added))
+    }
+
+    /// Computes the damaged blocks of the payload in some stripes of a region with the decoder.
+    /// They are at most as many as [`Batch::fit`] allows.
+    fn decode(&self, region: &Region, stripes: Range<u64>) -> io::Result<Healed> {
         let batch = Batch::fit(region, self.memory);
         if batch.alone > 0 {
             return self.heal_alone(region, stripes, batch.alone);
@@ -360,39 +535,81 @@ impl Stripes<'_> {
         if blocks == 0 {
             return Ok(row);
         }
+        let mut buf = AlignedBuf::new(blocks * PAGE)?;
+        let mut one = AlignedBuf::new(PAGE)?;
+        let good = self.read_checked(numbers, recovery, &mut buf, &mut one);
+        row.good[..blocks].copy_from_slice(&good);
+        for (block, out) in buf.chunks(PAGE).zip(row.bytes.chunks_mut(slice.len())) {
+            out.copy_from_slice(&block[slice.clone()]);
+        }
+        Ok(row)
+    }
+
+    /// Reads a row of data blocks or recovery blocks into `buf`. Returns which of them are intact.
+    /// `one` has room for a block.
+    fn read_checked(
+        &self,
+        numbers: Range<u64>,
+        recovery: bool,
+        buf: &mut AlignedBuf,
+        one: &mut AlignedBuf,
+    ) -> Vec<bool> {
+        let blocks = (numbers.end - numbers.start) as usize;
+        let mut good = vec![false; blocks];
         let g = self.meta.geometry();
         let offset = match recovery {
             true => g.recovery_offset(numbers.start),
             false => numbers.start * BLOCK,
         };
-        let mut buf = AlignedBuf::new(blocks * PAGE)?;
-        let whole = read_blocks(&*self.meta.source, offset, &mut buf, blocks).is_ok();
-        let mut one = AlignedBuf::new(PAGE)?;
-        for (n, number) in numbers.enumerate() {
-            let at = n * PAGE;
-            let mut good = if recovery {
-                let good = whole && self.recovery_is_good(number, &buf[at..at + PAGE]);
-                let read = !good && self.read_recovery(number, &mut one);
-                if read {
-                    buf[at..at + PAGE].copy_from_slice(&one[..PAGE]);
-                }
-                good || read
-            } else {
-                let len = g.block_len(number);
-                buf[at + len..at + PAGE].fill(0);
-                whole && self.is_good(number, &buf[at..at + len])
-            };
-            if !good && !recovery && self.read_block(number, &mut one).is_some() {
-                buf[at..at + PAGE].copy_from_slice(&one[..PAGE]);
-                good = true;
+        let whole = blocks > 0 && read_blocks(&*self.meta.source, offset, buf, blocks).is_ok();
+        if whole && !recovery {
+            if let Some(at) = g.payload_len().checked_sub(offset) {
+                let end = at.min((blocks * PAGE) as u64) as usize;
+                buf[end..blocks * PAGE].fill(0);
             }
-            row.good[n] = good;
-            let from = at + slice.start;
-            row.bytes[n * slice.len()..(n + 1) * slice.len()]
-                .copy_from_slice(&buf[from..from + slice.len()]);
+            // Whole groups are checked at once, which is faster.
+            let first = numbers.start.div_ceil(GROUP_BLOCKS);
+            for group in first..g.groups {
+                let within = g.blocks_of(group);
+                if within.end > numbers.end {
+                    break;
+                }
+                let at = (within.start - numbers.start) as usize;
+                let bytes = &buf[at * PAGE..at * PAGE + g.group_len(group)];
+                if self.meta.check(group, bytes) == Check::Right {
+                    good[at..at + (within.end - within.start) as usize].fill(true);
+                }
+            }
         }
-        Ok(row)
+        for (n, number) in numbers.enumerate() {
+            if good[n] {
+                continue;
+            }
+            let block = &buf[n * PAGE..(n + 1) * PAGE];
+            let right = whole
+                && match recovery {
+                    true => self.recovery_is_good(number, block),
+                    false => self.is_good(number, &block[..g.block_len(number)]),
+                };
+            let read = !right
+                && match recovery {
+                    true => self.read_recovery(number, one),
+                    false => self.read_block(number, one).is_some(),
+                };
+            if read {
+                buf[n * PAGE..(n + 1) * PAGE].copy_from_slice(&one[..PAGE]);
+            }
+            good[n] = right || read;
+        }
+        good
     }
+}
+
+/// Divides a range into parts of at most this length.
+fn parts(range: &Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+    let end = range.end;
+    let starts = range.clone().step_by(most as usize);
+    starts.map(move |start| start..(start + most).min(end))
 }
 
 /// The missing blocks of a stripe, with a slice of their bytes if they could be computed.
