@@ -66,6 +66,12 @@ pub trait Source: Send + Sync {
     /// of two and at most [`super::PAGE`]. 1 means that there is no restriction.
     fn alignment(&self) -> usize;
 
+    /// Returns the length of the parts that are read as a whole anyway, in bytes: a power of two,
+    /// and at least [`Source::alignment`]. Reads of whole parts are the fastest.
+    fn part(&self) -> usize {
+        self.alignment()
+    }
+
     /// Reads once at `offset` into `buf`.
     ///
     /// `buf` is page-aligned. The offset and the length of `buf` are multiples of

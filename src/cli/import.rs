@@ -110,7 +110,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
     args.input.confine(&devices, &[&args.dest]);
     // Only a device that was named is searched.
     let search = (!args.device.is_empty()).then_some(&*progress as _);
-    let protected = args.input.protected(source, memory / 2, search, None)?;
+    let protected = args.input.protected(source, memory / 4, search, None)?;
     warn_if_unchecked(
         &*protected.source,
         protected.protection.is_some()
@@ -118,12 +118,12 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
             || !args.checksums.is_empty()
             || args.live_bootstrap.is_some(),
     );
-    let memory = match protected.protection {
-        Some(_) => memory / 2,
-        None => memory,
+    let (memory, of_index) = match protected.protection {
+        Some(_) => (memory / 4 * 3, memory / 4),
+        None => (memory, memory / 2),
     };
     let payload = protected.payload()?.with_index_memory(
-        usize::try_from(memory / 2)
+        usize::try_from(of_index)
             .unwrap_or(usize::MAX)
             .min(24 << 20),
     );

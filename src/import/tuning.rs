@@ -49,7 +49,7 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// Returns values that fit a memory limit of `bytes`. A third of it is for the blocks. If
+    /// Returns values that fit a memory limit of `bytes`. Five twelfths of it are for the blocks. If
     /// that is too little for the default blocks, the blocks are smaller than a huge page and
     /// more of them are in flight.
     pub fn for_memory(bytes: u64) -> Self {
@@ -59,7 +59,7 @@ impl Tuning {
             cached_bytes: default.batch.cached_bytes.min(bytes / 8),
             ..default.batch
         };
-        let room = bytes / 3;
+        let room = bytes / 12 * 5;
         if room >= default.blocks() * default.block_bytes as u64 {
             return Self { batch, ..default };
         }
@@ -105,16 +105,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_take_a_third_of_the_memory_limit_at_most() {
-        for mib in [4, 8, 16, 32, 63, 64, 65, 128, 1024] {
+    fn blocks_take_five_twelfths_of_the_memory_limit_at_most() {
+        for mib in [4, 8, 16, 32, 47, 48, 49, 64, 128, 1024] {
             let tuning = Tuning::for_memory(mib << 20);
             let bytes = tuning.blocks() * tuning.block_bytes as u64;
-            assert!(bytes * 3 <= mib << 20, "{mib} MiB: {bytes}");
+            assert!(bytes * 12 <= (mib << 20) * 5, "{mib} MiB: {bytes}");
             assert!(tuning.block_bytes.is_power_of_two());
             assert!(tuning.small_max <= tuning.block_bytes as u64);
         }
+        // What the default limit leaves if a quarter of it is for healing.
         assert_eq!(
-            Tuning::for_memory(64 << 20).block_bytes,
+            Tuning::for_memory(48 << 20).block_bytes,
             Tuning::default().block_bytes
         );
     }

@@ -29,6 +29,8 @@ pub type Answer<T> = std::result::Result<T, Refusal>;
 /// The largest read, in bytes, that uses a reusable buffer. Linux sends no larger request unless
 /// /proc/sys/fs/fuse/max_pages_limit is raised.
 const READ_BYTES: usize = 1 << 20;
+/// The length of such a buffer: parts of up to 16 KiB are read as a whole (`Source::part`).
+const BUFFER_BYTES: usize = READ_BYTES + 8 * PAGE;
 
 /// The number of buffers that are kept for later reads.
 const KEPT_BUFFERS: usize = 4;
@@ -451,19 +453,19 @@ impl Filesystem {
 
     /// Returns a buffer of at least `bytes` bytes.
     pub(super) fn buffer(&self, bytes: usize) -> Answer<AlignedBuf> {
-        if bytes > READ_BYTES + 2 * PAGE {
+        if bytes > BUFFER_BYTES {
             return AlignedBuf::new(bytes).map_err(Refusal::Exhausted);
         }
         match lock(&self.buffers).pop() {
             Some(buf) => Ok(buf),
-            None => AlignedBuf::new(READ_BYTES + 2 * PAGE).map_err(Refusal::Exhausted),
+            None => AlignedBuf::new(BUFFER_BYTES).map_err(Refusal::Exhausted),
         }
     }
 
     /// Keeps a buffer for later reads.
     pub(super) fn keep(&self, buf: AlignedBuf) {
         let mut buffers = lock(&self.buffers);
-        if buffers.len() < KEPT_BUFFERS && buf.len() == READ_BYTES + 2 * PAGE {
+        if buffers.len() < KEPT_BUFFERS && buf.len() == BUFFER_BYTES {
             buffers.push(buf);
         }
     }

@@ -64,7 +64,7 @@ impl Filesystem {
         let want = left.min(size as u64) as usize;
         let alignment = match past_cache {
             true => PAGE,
-            false => self.payload().source().alignment(),
+            false => self.payload().source().part(),
         };
         // Behind the end, the offset may be any number.
         let at = node.data_offset + offset.min(node.size);

@@ -195,9 +195,12 @@ impl<'a> EntryStream<'a> {
             let Some(buf) = self.pool.take().map_err(no_memory)? else {
                 return Ok(());
             };
-            let alignment = self.source.alignment() as u64;
+            let part = match self.source.part() {
+                part if self.block_bytes % part == 0 => part,
+                _ => self.source.alignment(),
+            };
             let extent = &mut self.ahead.extent;
-            let start = extent.start - extent.start % alignment;
+            let start = extent.start - extent.start % part as u64;
             let end = extent.end.min(start + self.block_bytes as u64);
             extent.start = end;
             let want = (end - start) as usize;
@@ -218,7 +221,7 @@ impl<'a> EntryStream<'a> {
                 self.skip(id, buf, 0);
                 continue;
             }
-            let len = want.next_multiple_of(alignment as usize);
+            let len = want.next_multiple_of(part);
             queue.read(id, &self.source, buf, len, start);
         }
         Ok(())

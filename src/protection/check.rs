@@ -2,19 +2,24 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::block::{AlignedBuf, PAGE, Ranges, Source, read_exact_at};
 use crate::error::SourceFailure;
 use crate::progress::Progress;
 
 use super::find::header_at;
-use super::geometry::{BLOCK, GROUP, GROUP_BLOCKS, HASHES};
-use super::heal::{Healer, MAX_RANGES};
+use super::geometry::{BLOCK, GROUP, HASHES};
+use super::heal::{Healer, MAX_RANGES, lock};
 use super::source::ProtectedSource;
-use super::stripe::read_blocks;
+use super::stripe::{in_threads, read_blocks};
 
 /// The number of blocks that are read at a time.
 const STEP: u64 = 256;
+/// The number of threads that read and check.
+const CHECKERS: usize = 4;
 
 /// The damage of a trailer.
 #[derive(Debug, Clone, Default)]
@@ -44,30 +49,53 @@ fn interrupted() -> io::Error {
     io::ErrorKind::Interrupted.into()
 }
 
+/// Divides `len` bytes into steps, and takes each in one of several threads. Each has a buffer for
+/// a step.
+fn in_steps(
+    len: u64,
+    progress: &dyn Progress,
+    take: &(dyn Fn(Range<u64>, &mut AlignedBuf) -> io::Result<()> + Sync),
+) -> io::Result<()> {
+    let next = AtomicU64::new(0);
+    in_threads(CHECKERS, || {
+        let mut buf = AlignedBuf::new(STEP as usize * PAGE)?;
+        loop {
+            let start = next.fetch_add(STEP * BLOCK, Ordering::Relaxed);
+            if start >= len {
+                return Ok(());
+            }
+            if progress.cancelled() {
+                return Err(interrupted());
+            }
+            let end = (start + STEP * BLOCK).min(len);
+            take(start..end, &mut buf)?;
+            progress.advance(end - start);
+        }
+    })
+}
+
 impl ProtectedSource {
     /// Reads the whole payload and heals it, so that all damage is found.
     ///
     /// # Errors
     /// An interruption, too little memory, or a server that does not answer.
     pub fn check_all(&self, progress: &dyn Progress) -> io::Result<()> {
-        let mut buf = AlignedBuf::new(STEP as usize * PAGE)?;
         let len = self.len();
         progress.begin("checking", len);
-        let mut at = 0;
-        while at < len {
-            if progress.cancelled() {
-                return Err(interrupted());
+        in_steps(len, progress, &|step, buf| {
+            let mut at = step.start;
+            while at < step.end {
+                let part = (step.end - at).next_multiple_of(BLOCK) as usize;
+                // A group that is lost is noted by the healer.
+                at += match self.read_at(&mut buf[..part], at) {
+                    Ok(0) => break,
+                    Ok(read) => read as u64,
+                    Err(e) if SourceFailure::is_in(&e) => return Err(e),
+                    Err(_) => (GROUP - at % GROUP).min(step.end - at),
+                };
             }
-            // A group that is lost is noted by the healer.
-            let read = match self.read_at(&mut buf, at) {
-                Ok(0) => break,
-                Ok(read) => read as u64,
-                Err(e) if SourceFailure::is_in(&e) => return Err(e),
-                Err(_) => (GROUP - at % GROUP).min(len - at),
-            };
-            progress.advance(read);
-            at += read;
-        }
+            Ok(())
+        })?;
         progress.end();
         Ok(())
     }
@@ -80,42 +108,38 @@ impl Healer {
     /// An interruption, or too little memory.
     pub fn damaged_blocks(&self, progress: &dyn Progress) -> io::Result<Ranges> {
         let g = self.geometry();
-        let mut damaged = Ranges::with_limit(MAX_RANGES);
-        let mut buf = AlignedBuf::new(STEP as usize * PAGE)?;
-        let mut one = AlignedBuf::new(PAGE)?;
+        let damaged = Mutex::new(Ranges::with_limit(MAX_RANGES));
         let alone = self.stripes_of_source();
-        for first in (0..g.groups).step_by((STEP / GROUP_BLOCKS) as usize) {
-            if progress.cancelled() {
-                return Err(interrupted());
-            }
-            let offset = first * GROUP;
-            let len = (g.payload_len() - offset).min(STEP * BLOCK) as usize;
+        in_steps(g.payload_len(), progress, &|step, buf| {
+            let len = (step.end - step.start) as usize;
             let padded = len.next_multiple_of(PAGE);
             let source = &*self.meta.source;
             let whole =
-                matches!(read_exact_at(source, &mut buf[..padded], offset), Ok(n) if n >= len);
-            for (group, bytes) in (first..).zip(buf[..padded].chunks_mut(GROUP as usize)) {
+                matches!(read_exact_at(source, &mut buf[..padded], step.start), Ok(n) if n >= len);
+            let groups = buf[..padded].chunks_mut(GROUP as usize);
+            for (group, bytes) in (step.start / GROUP..).zip(groups) {
                 let len = g.group_len(group);
                 let read = whole
                     || matches!(read_exact_at(source, bytes, group * GROUP), Ok(n) if n >= len);
                 if read && self.check(group, &bytes[..len]) {
                     continue;
                 }
-                let before = damaged.count();
-                for block in self.blocks_of(group) {
-                    if alone.read_block(block, &mut one).is_none() {
-                        damaged.add(block..block + 1);
-                    }
-                }
-                if damaged.count() == before && !self.check_again(group, &mut one) {
+                let mut one = AlignedBuf::new(PAGE)?;
+                let mut bad: Vec<u64> = self
+                    .blocks_of(group)
+                    .filter(|block| alone.read_block(*block, &mut one).is_none())
+                    .collect();
+                if bad.is_empty() && !self.check_again(group, &mut one) {
                     // Every block has the right hash, and the group has not.
-                    self.blocks_of(group)
-                        .for_each(|block| damaged.add(block..block + 1));
+                    bad.extend(self.blocks_of(group));
                 }
+                let mut damaged = lock(&damaged);
+                bad.into_iter()
+                    .for_each(|block| damaged.add(block..block + 1));
             }
-            progress.advance(len as u64);
-        }
-        Ok(damaged)
+            Ok(())
+        })?;
+        Ok(damaged.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads a group again, block by block, and checks it.

@@ -137,6 +137,10 @@ impl Source for ProtectedSource {
         BLOCK as usize
     }
 
+    fn part(&self) -> usize {
+        GROUP as usize
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let end = self.len().min(offset.saturating_add(buf.len() as u64));
         if offset >= end {
