@@ -69,9 +69,8 @@ pub fn to_file(plan: &Plan, path: &Path, progress: &dyn Progress) -> Result<Repo
     let target = FileTarget::new(file.file().try_clone().map_err(failed)?, 0);
     let writer = trailer::begin(plan, &target, plan.payload_bytes).map_err(failed)?;
     let file = match &writer {
-        // The trailer's writer reads it again.
-        Some(_) => file.keeping_cache(),
-        None => file,
+        Some(writer) if writer.reads_again() => file.keeping_cache(),
+        _ => file,
     };
     let out = Blocks::new(file, verify.then(Written::new));
     let ((mut report, out), writer) = trailer::beside(writer, path, |tee| {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_MODULUS, tables};
+use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_MODULUS, ShardsRefMut, tables};
 use reed_solomon_simd::rate::{HighRateDecoder, HighRateEncoder, RateDecoder, RateEncoder};
 
 /// The stack of a thread that decodes, in bytes: the decoder has tables on the stack.
@@ -46,6 +46,35 @@ impl Encoder {
     /// Returns the memory that an encoder needs, in bytes.
     pub(super) fn memory(data: u64, recovery: u64, width: usize) -> usize {
         data.next_multiple_of(recovery.next_power_of_two()) as usize * width
+    }
+}
+
+/// The steps of the encoder, for data that arrives in chunks of as many rows as there are recovery
+/// blocks, rounded up to a power of two.
+#[derive(Default)]
+pub(super) struct Transform(DefaultEngine);
+
+impl Transform {
+    /// Transforms a chunk of `height` rows, of which the first `count` are there. The row at its
+    /// start is number `first`. The sum of all chunks is to be finished.
+    pub(super) fn add_chunk(
+        &self,
+        rows: &mut [[u8; 64]],
+        height: usize,
+        first: usize,
+        count: usize,
+    ) {
+        let width = rows.len() / height;
+        rows[count * width..].fill([0; 64]);
+        let mut shards = ShardsRefMut::new(height, width, rows);
+        self.0.ifft(&mut shards, 0, height, count, first + height);
+    }
+
+    /// Turns the sum of all chunks into recovery blocks, of which there are `count`.
+    pub(super) fn finish(&self, sums: &mut [[u8; 64]], height: usize, count: usize) {
+        let width = sums.len() / height;
+        let mut shards = ShardsRefMut::new(height, width, sums);
+        self.0.fft(&mut shards, 0, height, count, 0);
     }
 }
 

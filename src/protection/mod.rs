@@ -8,6 +8,7 @@ mod check;
 mod code;
 mod file_target;
 mod find;
+mod first_pass;
 mod geometry;
 mod header;
 mod heal;

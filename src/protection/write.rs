@@ -1,12 +1,14 @@
 //! Writes a trailer.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::{AlignedBuf, PAGE};
 
 use super::code::Encoder;
+use super::first_pass::FirstPass;
 use super::geometry::{BLOCK, GROUP, Geometry, Region};
 use super::header::Header;
 use super::heal::lock;
@@ -41,8 +43,8 @@ pub const DEFAULT_MEMORY: usize = 192 << 20;
 /// What a writer needs besides the encoders, at most.
 const BUFFERS: usize = 8 << 20;
 
-/// Writes the trailer of a payload. The payload's bytes are passed to it once, in order. Then it
-/// reads them again from the target, in the order that the stripes need.
+/// Writes the trailer of a payload. The payload's bytes are passed to it once, in order. Stripes
+/// for which there is not enough memory meanwhile are read again from the target.
 pub struct TrailerWriter<'a> {
     target: &'a dyn Target,
     geometry: Geometry,
@@ -52,6 +54,7 @@ pub struct TrailerWriter<'a> {
     hashes: PartWriter<'a>,
     headers: PartWriter<'a>,
     headers_hash: blake3::Hasher,
+    first_pass: Option<FirstPass>,
     /// The start of a group that is not complete yet.
     pending: Vec<u8>,
     /// The number of bytes that came before.
@@ -123,6 +126,7 @@ impl<'a> TrailerWriter<'a> {
             hashes: part(geometry.tree_len, large)?,
             headers: part(geometry.headers_in_meta(), 16 * PAGE)?,
             headers_hash: blake3::Hasher::new(),
+            first_pass: FirstPass::new(&geometry, memory.saturating_sub(BUFFERS)),
             pending: Vec::with_capacity(GROUP as usize),
             hashed: 0,
             former_len,
@@ -131,6 +135,11 @@ impl<'a> TrailerWriter<'a> {
             target,
             geometry,
         })
+    }
+
+    /// Returns whether a part of the payload will be read again.
+    pub fn reads_again(&self) -> bool {
+        self.first_pass.as_ref().is_none_or(|pass| !pass.is_all())
     }
 
     /// Adds bytes to the copy of the payload's headers.
@@ -171,6 +180,9 @@ impl<'a> TrailerWriter<'a> {
     fn group(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut hashes = Vec::with_capacity(4);
         let value = hash_group(bytes, self.hashed, &mut hashes);
+        if let Some(first_pass) = &mut self.first_pass {
+            first_pass.add(bytes)?;
+        }
         self.hashed += bytes.len() as u64;
         if self.geometry.groups == 1 {
             self.root = Some(*blake3::hash(bytes).as_bytes());
@@ -182,11 +194,12 @@ impl<'a> TrailerWriter<'a> {
         })
     }
 
-    /// Reads the payload again, and writes the rest of the trailer. The headers come last, after
-    /// everything else is on stable storage. `third` is the offset of a third header.
+    /// Reads the payload again, as far as necessary, and writes the rest of the trailer. The headers
+    /// come last, after everything else is on stable storage. `third` is the offset of a third
+    /// header.
     ///
     /// `memory` limits the memory in bytes. `advance` is called with the number of bytes that
-    /// were read since the last call, and may return an error to stop.
+    /// were encoded since the last call, and may return an error to stop.
     ///
     /// # Errors
     /// The target cannot be read or written, or not all bytes of the payload were added.
@@ -216,7 +229,27 @@ impl<'a> TrailerWriter<'a> {
         for number in 0..self.geometry.regions {
             let region = self.geometry.region(number);
             let memory = memory.saturating_sub(BUFFERS);
-            let hashes = encode(self.target, &self.geometry, &region, memory, advance)?;
+            let mut hashes = vec![[0; 8]; (region.stripes * region.recovery) as usize];
+            let mut rest = 0..region.stripes;
+            if let Some(first_pass) = self.first_pass.take() {
+                rest.start = first_pass.stripes;
+                let left = rest
+                    .clone()
+                    .map(|stripe| region.data_of(stripe))
+                    .sum::<u64>();
+                let len = self.geometry.payload_len();
+                advance(len.saturating_sub(left * BLOCK))?;
+                first_pass.finish(self.target, &self.geometry, &mut hashes)?;
+            }
+            let left = (&region, rest);
+            encode(
+                self.target,
+                &self.geometry,
+                left,
+                memory,
+                advance,
+                &mut hashes,
+            )?;
             self.hashes.put(hashes.as_flattened())?;
         }
         self.levels.iter_mut().try_for_each(PartWriter::flush)?;
@@ -330,16 +363,19 @@ impl<'a> PartWriter<'a> {
     }
 }
 
-/// Writes the recovery blocks of a region, and returns their hashes.
+/// Writes the recovery blocks of some stripes of a region, and sets their hashes.
 fn encode(
     target: &dyn Target,
     geometry: &Geometry,
-    region: &Region,
+    (region, all): (&Region, Range<u64>),
     memory: usize,
     advance: &(dyn Fn(u64) -> io::Result<()> + Sync),
-) -> io::Result<Vec<[u8; 8]>> {
-    let count = (region.stripes * region.recovery) as usize;
-    let hashes = Mutex::new(vec![[0; 8]; count]);
+    hashes: &mut [[u8; 8]],
+) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let hashes = Mutex::new(hashes);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (rows, recovery) = (region.rows(), region.recovery as usize);
     let of_a_stripe =
@@ -350,22 +386,22 @@ fn encode(
     while width > 64 && of_a_stripe(width) > memory {
         width /= 2;
     }
-    let most = region.stripes.div_ceil(threads as u64);
+    let most = (all.end - all.start).div_ceil(threads as u64);
     let batch = match width {
         PAGE => ((memory / of_a_stripe(PAGE)) as u64).clamp(1, most),
         _ => 1,
     };
-    let next = AtomicU64::new(0);
+    let next = AtomicU64::new(all.start);
     in_threads(threads, || {
         let mut encoders = Vec::new();
         let mut read = AlignedBuf::new(batch as usize * PAGE)?;
         let mut out = AlignedBuf::new(batch as usize * recovery * PAGE)?;
         loop {
             let start = next.fetch_add(batch, Ordering::Relaxed);
-            if start >= region.stripes {
+            if start >= all.end {
                 return Ok(());
             }
-            let stripes = start..(start + batch).min(region.stripes);
+            let stripes = start..(start + batch).min(all.end);
             let count = (stripes.end - stripes.start) as usize;
             for at in (0..PAGE).step_by(width) {
                 for (n, stripe) in stripes.clone().enumerate() {
@@ -414,8 +450,79 @@ fn encode(
                 }
             }
         }
-    })?;
-    hashes
-        .into_inner()
-        .map_err(|_| io::Error::other("a thread panicked"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Memory(Mutex<Vec<u8>>);
+
+    impl Target for Memory {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            let bytes = lock(&self.0);
+            let there = bytes.get(offset as usize..).unwrap_or_default();
+            let n = there.len().min(buf.len());
+            buf[..n].copy_from_slice(&there[..n]);
+            Ok(n)
+        }
+
+        fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+            let mut bytes = lock(&self.0);
+            let end = offset as usize + buf.len();
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            bytes[offset as usize..end].copy_from_slice(buf);
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_trailer_does_not_depend_on_how_much_is_encoded_in_the_first_pass() {
+        // One stripe, two, many with more than one chunk of rows, and one with a short last row.
+        for (len, percent, stripe) in [
+            (5000, 5, 1024),
+            (60_000, 50, 8),
+            (400_000, 5, 13),
+            (700_001, 20, 16),
+        ] {
+            let payload: Vec<u8> = (0..len)
+                .map(|n: u32| (n.wrapping_mul(n) >> 7) as u8)
+                .collect();
+            let plan = Geometry::plan_with(len.into(), 16, percent, (1 << 20, stripe));
+            let geometry = plan.unwrap();
+            let region = geometry.region(0);
+            let of_a_quad = 8 * PAGE * region.recovery.next_power_of_two() as usize;
+            let trailers = [0, 1, 2, 3, 1000].map(|quads| {
+                let memory = BUFFERS + quads * of_a_quad;
+                let target = Memory(Mutex::new(payload.clone()));
+                let mut writer =
+                    TrailerWriter::begin(&target, geometry.clone(), memory, 0).unwrap();
+                let stripes = writer.first_pass.as_ref().map_or(0, |pass| pass.stripes);
+                assert!(stripes == region.stripes || stripes == 4 * quads as u64);
+                writer.headers(&[7; 16]).unwrap();
+                for part in payload.chunks(33_333) {
+                    writer.payload(part).unwrap();
+                }
+                let advanced = AtomicU64::new(0);
+                let advance = |bytes| {
+                    advanced.fetch_add(bytes, Ordering::Relaxed);
+                    Ok(())
+                };
+                writer.finish(None, memory, &advance).unwrap();
+                let advanced = advanced.into_inner();
+                assert!(advanced <= len.into() && advanced + BLOCK > len.into());
+                target.0.into_inner().unwrap()
+            });
+            for trailer in &trailers[1..] {
+                assert!(*trailer == trailers[0], "{len} {percent} {stripe}");
+            }
+        }
+    }
 }
