@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
+use crate::format;
 use crate::progress::Progress;
 
 use super::geometry::{BLOCK, GROUP, Geometry};
 use super::header::{Header, HeaderFault, MAGIC};
 use super::metadata::{Check, Metadata};
+use super::spare::Spare;
 use super::tree::{chaining_value, short};
 
 /// The number of blocks that are compared to tell whether a trailer belongs to a payload.
@@ -19,6 +21,8 @@ const SEARCH_BYTES: usize = 1 << 20;
 /// The length of the smallest trailer, in bytes: two headers, two copies of one page of hashes and
 /// one of headers, and two recovery blocks.
 const SMALLEST: u64 = 8 * BLOCK;
+/// The number of blocks before a lost header in which the copy of the headers is looked for.
+const COPY: u64 = 16;
 /// The redundancy that most trailers have, in percent.
 const USUAL_PERCENT: u32 = 5;
 
@@ -104,7 +108,8 @@ impl Search {
 /// only if the end of the payload has to be known.
 ///
 /// If the first header is lost and the last block holds no other, the second header is looked for
-/// where the writer puts it. This needs the length of the headers ([`Walked::Whole`]).
+/// where the writer puts it. This needs the length of the headers ([`Walked::Whole`]). At last, the
+/// copy of the payload's headers before the last block tells where the payload ends.
 pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trailer {
     let mut search = Search::default();
     let mut walked = None;
@@ -138,11 +143,31 @@ pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trail
             }
         }
     }
+    let by_copy = end_by_copy(&**source).and_then(|end| end.checked_next_multiple_of(BLOCK));
+    if let Some(start) = by_copy.filter(|by_copy| Some(*by_copy) != start) {
+        if let Some(header) = search.try_at(source, start, &mut walk) {
+            return Trailer::Found(header);
+        }
+    }
     match search.unusable {
         Some(why) => Trailer::Unusable(why),
         None if search.damaged => Trailer::Damaged,
         None => Trailer::None,
     }
+}
+
+/// Returns where the payload ends according to the second copy of its headers, if that is behind
+/// everything else but the lost second header.
+fn end_by_copy(source: &dyn Source) -> Option<u64> {
+    let header = last_block(source.len())?;
+    let len = header.min(COPY * BLOCK) as usize;
+    let mut buf = AlignedBuf::new(len).ok()?;
+    if read_exact_at(source, &mut buf[..len], header - len as u64).ok()? < len {
+        return None;
+    }
+    let mut blocks = buf[..len].chunks(PAGE);
+    let first = blocks.rposition(|block| block.starts_with(format::MAGIC))?;
+    Some(Spare::new(buf[first * PAGE..len].to_vec()).payload_end())
 }
 
 /// What is in the block where a trailer would start, if it is no valid header.

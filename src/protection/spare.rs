@@ -7,16 +7,19 @@ pub(super) struct Spare {
     bytes: Vec<u8>,
     /// The runs of bytes without data between them: the offset in the payload, and in `bytes`.
     runs: Vec<(u64, usize)>,
+    /// Where the last entry ends.
+    end: u64,
 }
 
 impl Spare {
     /// Takes the copy of the headers. Its hash is right, but that does not make it well-formed.
     pub(super) fn new(bytes: Vec<u8>) -> Self {
-        let mut runs = vec![(0, 0)];
+        let (mut runs, mut end_of_last) = (vec![(0, 0)], 0);
         let first = &bytes[..bytes.len().min(MAX_HEADER_LEN)];
         if let Ok(header) = Header::parse_whatever_its_count(first) {
             let mut at = header.dialect.header_len() as usize;
             let mut offset = at as u64;
+            end_of_last = offset;
             while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
                 let Ok(entry) = header.dialect.entry_header(rest) else {
                     break;
@@ -27,13 +30,22 @@ impl Spare {
                 let Some(end) = end.filter(|_| at <= bytes.len()) else {
                     break;
                 };
-                offset = end;
+                (offset, end_of_last) = (end, end);
                 if entry.size > 0 {
                     runs.push((offset, at));
                 }
             }
         }
-        Self { bytes, runs }
+        Self {
+            bytes,
+            runs,
+            end: end_of_last,
+        }
+    }
+
+    /// Returns where the last entry of the payload ends. The copy may be filled up with zeros.
+    pub(super) fn payload_end(&self) -> u64 {
+        self.end
     }
 
     /// Fills `buf` with the bytes at `offset` of the payload, if they are all headers.

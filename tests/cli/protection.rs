@@ -399,6 +399,28 @@ fn second_header_is_found_where_nothing_points_to_it() {
     }
 }
 
+/// The headers of the payload are damaged, so that they lead elsewhere or nowhere, and the last
+/// header of the trailer is lost.
+#[test]
+fn first_header_is_found_from_the_copy_of_the_payload_headers() {
+    let (place, good) = protected(&sample());
+    let [_, second] = headers(&good);
+    for magic_too in [false, true] {
+        let mut bad = good.clone();
+        // One file less.
+        bad[8] -= 1;
+        if magic_too {
+            bad[0] = 0;
+        }
+        bad[second..].fill(0);
+        std::fs::write(&place.image, &bad).unwrap();
+        let report = json(&lb!["verify", "--json", &place.image].exits(1));
+        assert_eq!(report["protection"]["healed_blocks"], 1);
+        lb!["repair", &place.image].exits(0);
+        assert!(std::fs::read(&place.image).unwrap() == good);
+    }
+}
+
 #[test]
 fn payload_whose_trailer_lost_all_headers_is_not_taken_for_an_unprotected_one() {
     let (place, good) = protected(&sample());
