@@ -12,16 +12,17 @@ fn setting<T: FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// How far a run is: the number of damages done, and of failures.
-fn load(state: &PathBuf) -> Option<(u64, u64)> {
+/// How far a run is: the number of damages done, and of failures beyond the promise and within it.
+fn load(state: &PathBuf) -> Option<(u64, [u64; 2])> {
     let text = std::fs::read_to_string(state).ok()?;
-    let (done, failures) = text.trim().split_once(' ')?;
-    Some((done.parse().ok()?, failures.parse().ok()?))
+    let mut numbers = text.split_whitespace().map_while(|n| n.parse().ok());
+    let mut next = || numbers.next();
+    Some((next()?, [next()?, next()?]))
 }
 
-fn save(state: &PathBuf, done: u64, failures: u64) {
+fn save(state: &PathBuf, done: u64, failures: [u64; 2]) {
     let new = state.with_extension("new");
-    std::fs::write(&new, format!("{done} {failures}\n")).unwrap();
+    std::fs::write(&new, format!("{done} {} {}\n", failures[0], failures[1])).unwrap();
     std::fs::rename(new, state).unwrap();
 }
 
@@ -37,8 +38,9 @@ fn damage_of_many_seeds() {
     let first: u64 = setting("LBPAYLOAD_SEED").unwrap_or(0);
     let count: u64 = setting("LBPAYLOAD_DAMAGES").unwrap_or(200);
     let state: Option<PathBuf> = setting("LBPAYLOAD_STATE");
-    let (mut done, before) = state.as_ref().and_then(load).unwrap_or((0, 0));
-    let failures = AtomicU64::new(before);
+    let (mut done, before) = state.as_ref().and_then(load).unwrap_or_default();
+    let failures = before.map(AtomicU64::new);
+    let so_far = || [0, 1].map(|kind: usize| failures[kind].load(Ordering::Relaxed));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let started = (Instant::now(), done);
     while done < count {
@@ -58,7 +60,7 @@ fn damage_of_many_seeds() {
                     Ok(Err(e)) => e,
                     Err(_) => "a panic".into(),
                 };
-                failures.fetch_add(1, Ordering::Relaxed);
+                failures[usize::from(within)].fetch_add(1, Ordering::Relaxed);
                 let place = if within { "within" } else { "beyond" };
                 say(format_args!(
                     "seed {seed}, {place} the promise, {layout:?}: {failure}"
@@ -71,16 +73,22 @@ fn damage_of_many_seeds() {
             }
         });
         done = end;
-        let failures = failures.load(Ordering::Relaxed);
         if let Some(state) = &state {
-            save(state, done, failures);
+            save(state, done, so_far());
         }
         let rate = (done - started.1) as f64 / started.0.elapsed().as_secs_f64();
+        let failures: u64 = so_far().iter().sum();
         say(format_args!(
             "{done} of {count}, {failures} failures, {rate:.0} a second"
         ));
     }
-    let failures = failures.into_inner();
-    say(format_args!("{count} runs, {failures} failures"));
-    assert_eq!(failures, 0);
+    let [beyond, within] = so_far();
+    let (trials, others) = (count.div_ceil(2), count / 2);
+    say(format_args!(
+        "within the promise: {trials} trials, {within} failures"
+    ));
+    say(format_args!(
+        "beyond the promise: {others} trials, {beyond} failures"
+    ));
+    assert_eq!(beyond + within, 0);
 }
