@@ -35,8 +35,9 @@ pub enum Last {
     Keep,
 }
 
-/// Returns the path that `path` means, relative to `root` and without symlinks and `..`.
-/// Components that do not exist yet stay as they are. An empty path means `root` itself.
+/// Returns the path that `path` means in `dir`, relative to `root` and without symlinks and `..`.
+/// `dir` is such a path too, or empty. Components that do not exist yet stay as they are. An empty
+/// path means `root` itself.
 ///
 /// # Errors
 /// EXDEV if the path would leave `root`, ELOOP if there are too many links, ENOTDIR if a
@@ -44,12 +45,13 @@ pub enum Last {
 /// reports.
 pub(super) fn resolve(
     root: BorrowedFd<'_>,
+    dir: &Path,
     path: &Path,
     bounds: Bounds,
     last: Last,
 ) -> io::Result<PathBuf> {
     let mut todo: VecDeque<OsString> = VecDeque::new();
-    let mut at = PathBuf::new();
+    let mut at = dir.to_path_buf();
     let mut links = 0;
     enter(path, bounds, &mut at, &mut todo)?;
     while let Some(name) = todo.pop_front() {
@@ -202,11 +204,26 @@ mod tests {
         result.unwrap_err().raw_os_error()
     }
 
+    /// Resolves `path`, and also in two steps, of which nobody can tell the difference.
+    fn resolve(root: &File, path: &str, bounds: Bounds, last: Last) -> io::Result<PathBuf> {
+        let top = Path::new("");
+        let path = Path::new(path);
+        let whole = super::resolve(root.as_fd(), top, path, bounds, last);
+        if let (Some(dir), Some(name)) = (path.parent(), path.file_name()) {
+            let dir = super::resolve(root.as_fd(), top, dir, bounds, Last::Follow);
+            let steps =
+                dir.and_then(|dir| super::resolve(root.as_fd(), &dir, name.as_ref(), bounds, last));
+            let told = |found: &io::Result<PathBuf>| format!("{found:?}");
+            assert_eq!(told(&steps), told(&whole));
+        }
+        whole
+    }
+
     #[test]
     fn as_a_root_absolute_links_and_dotdot_stay_inside() {
         let (_dir, root) = rootfs();
         let to = |path: &str, last| {
-            let found = resolve(root.as_fd(), Path::new(path), Bounds::AsRoot, last).unwrap();
+            let found = resolve(&root, path, Bounds::AsRoot, last).unwrap();
             found.to_str().unwrap().to_owned()
         };
         use Last::{Follow, Keep};
@@ -222,14 +239,9 @@ mod tests {
         assert_eq!(to("usr/bin/editor", Follow), "usr/bin/nano");
         assert_eq!(to("up/etc/hosts", Follow), "etc/hosts");
         assert_eq!(to("", Follow), "");
-        let looped = resolve(root.as_fd(), Path::new("up/a"), Bounds::AsRoot, Follow);
+        let looped = resolve(&root, "up/a", Bounds::AsRoot, Follow);
         assert_eq!(errno(looped), Some(libc::ELOOP));
-        let through = resolve(
-            root.as_fd(),
-            Path::new("usr/bin/nano/x"),
-            Bounds::AsRoot,
-            Follow,
-        );
+        let through = resolve(&root, "usr/bin/nano/x", Bounds::AsRoot, Follow);
         assert_eq!(errno(through), Some(libc::ENOTDIR));
     }
 
@@ -237,15 +249,10 @@ mod tests {
     fn beneath_a_directory_a_link_that_leaves_it_is_refused() {
         let (_dir, root) = rootfs();
         for path in ["etc/resolv.conf", "up/etc/hosts", "../x", "/etc/hosts"] {
-            let found = resolve(root.as_fd(), Path::new(path), Bounds::Beneath, Last::Follow);
+            let found = resolve(&root, path, Bounds::Beneath, Last::Follow);
             assert_eq!(errno(found), Some(libc::EXDEV), "{path}");
         }
-        let inside = resolve(
-            root.as_fd(),
-            Path::new("lib/modules"),
-            Bounds::Beneath,
-            Last::Follow,
-        );
+        let inside = resolve(&root, "lib/modules", Bounds::Beneath, Last::Follow);
         assert_eq!(inside.unwrap(), Path::new("usr/lib/modules"));
     }
 

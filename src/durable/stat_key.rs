@@ -4,6 +4,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{FileType, Stat};
 use serde::{Deserialize, Serialize};
 
 /// The inode, the length in bytes, and the times of the last modification and of the last
@@ -31,6 +32,18 @@ impl StatKey {
         })
     }
 
+    /// Does the same with what fstatat(2) returns.
+    #[allow(clippy::unnecessary_cast)] // the types differ between architectures
+    pub(super) fn of_stat(stat: &Stat) -> Option<Self> {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        is_file.then(|| Self {
+            inode: stat.st_ino as u64,
+            bytes: stat.st_size as u64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        })
+    }
+
     /// Returns whether the file last changed more than `age` before `time`, so that any change
     /// after `time` is visible. Always false if the file system stores only whole seconds.
     pub fn is_older_than(&self, time: SystemTime, age: Duration) -> bool {
@@ -47,6 +60,20 @@ impl StatKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_kinds_of_metadata_give_the_same_key() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "bytes").unwrap();
+        let of = |path: &std::path::Path| {
+            let meta = path.symlink_metadata().unwrap();
+            let stat = rustix::fs::lstat(path).unwrap();
+            assert_eq!(StatKey::of(&meta), StatKey::of_stat(&stat));
+            StatKey::of(&meta)
+        };
+        assert_eq!(of(file.path()).unwrap().bytes, 5);
+        assert_eq!(of(std::path::Path::new("/proc/self/exe")), None);
+    }
 
     #[test]
     fn a_file_that_may_change_within_the_same_tick_is_not_old() {

@@ -1,13 +1,12 @@
 //! Reads a tree without changing it.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, statat};
 use rustix::io::Errno;
 
 use super::lookup::{Lookup, lookup};
@@ -22,7 +21,15 @@ impl Tree {
     /// EXDEV if the path leaves the tree, ELOOP, ENOTDIR, and any other error that the system
     /// reports.
     pub fn resolve(&self, path: &Path, last: Last) -> io::Result<PathBuf> {
-        resolve::resolve(self.root.as_fd(), path, self.bounds, last)
+        self.resolve_in(Path::new(""), path, last)
+    }
+
+    /// Does the same with a path in the directory `dir`, which [`Tree::resolve`] returned.
+    ///
+    /// # Errors
+    /// The same as for [`Tree::resolve`].
+    pub fn resolve_in(&self, dir: &Path, path: &Path, last: Last) -> io::Result<PathBuf> {
+        resolve::resolve(self.root.as_fd(), dir, path, self.bounds, last)
     }
 
     /// Looks up `place`, which [`Tree::resolve`] returned.
@@ -89,9 +96,8 @@ impl Tree {
     pub fn stat_key(&self, place: &Path) -> io::Result<StatKey> {
         let name = place.file_name().ok_or(Errno::ISDIR)?;
         let dir = self.dir(parent(place))?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let there = File::from(openat(&dir, name, flags, Mode::empty())?);
-        StatKey::of(&there.metadata()?).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+        let stat = statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        StatKey::of_stat(&stat).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -21,8 +22,16 @@ pub(crate) const KERNEL: &str = "kernel/Image";
 
 /// A path below `Linux_for_Tegra/`, as the overlay or a manifest names it. It is relative, not
 /// empty, and has no `..`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RelPath(PathBuf);
+
+// A Path takes ten times as long to hash, since `a//b` has the hash of `a/b`. None of these has
+// such a form.
+impl Hash for RelPath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_os_str().hash(state);
+    }
+}
 
 impl RelPath {
     /// Parses `name`. It must be a path below `Linux_for_Tegra/` and outside this program's
@@ -38,7 +47,7 @@ impl RelPath {
         if bytes.ends_with(b"/") {
             return Err("ends in /, so it names a directory");
         }
-        let mut path = PathBuf::new();
+        let mut path = PathBuf::with_capacity(bytes.len());
         for component in Path::new(name).components() {
             match component {
                 Component::Normal(name) => path.push(name),
@@ -52,13 +61,12 @@ impl RelPath {
         if bytes.ends_with(b"/.") || path.as_os_str().is_empty() {
             return Err("names a directory");
         }
-        if path.starts_with(SIDECAR)
-            || path.starts_with(STAGING_NAME)
-            || path.starts_with(Path::new(ROOTFS).join(STAGING_NAME))
-        {
-            return Err("is in a directory reserved for lbpayload");
+        let path = Self(path);
+        let (zone, in_tree) = path.split();
+        match is_reserved(zone, in_tree) {
+            true => Err("is in a directory reserved for lbpayload"),
+            false => Ok(path),
         }
-        Ok(Self(path))
     }
 
     /// Returns the path.
@@ -73,6 +81,11 @@ impl RelPath {
             Err(_) => (Zone::Elsewhere, &self.0),
         }
     }
+}
+
+/// Returns whether a path in a tree is in a directory of this program.
+fn is_reserved(zone: Zone, path: &Path) -> bool {
+    path.starts_with(STAGING_NAME) || zone == Zone::Elsewhere && path.starts_with(SIDECAR)
 }
 
 impl fmt::Display for RelPath {
@@ -92,13 +105,26 @@ pub enum Zone {
 }
 
 /// The place that a path leads to after all symlinks in it are followed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The tree.
     pub zone: Zone,
     /// The path in that tree, without symlinks.
     #[serde(with = "path_bytes")]
     pub path: PathBuf,
+}
+
+// By their bytes, as for RelPath. Nobody but resolving makes a place.
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        (self.zone, self.path.as_os_str()) == (other.zone, other.path.as_os_str())
+    }
+}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.zone, self.path.as_os_str()).hash(state);
+    }
 }
 
 impl Place {
@@ -108,6 +134,11 @@ impl Place {
             Zone::Rootfs => Path::new(ROOTFS).join(&self.path),
             Zone::Elsewhere => self.path.clone(),
         }
+    }
+
+    /// Returns whether this is in a directory of this program.
+    pub(crate) fn is_reserved(&self) -> bool {
+        is_reserved(self.zone, &self.path)
     }
 
     /// Returns whether the initramfs contains this file: the kernel image, or a module in the

@@ -1,5 +1,7 @@
 //! The two trees of an image, and the process that writes to each.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -18,6 +20,9 @@ use crate::promote::tree::executor::{Answer, perform};
 use crate::promote::tree::protocol::{Reply, Request};
 
 const SET_UP: &str = "set up the BSP image with its rootfs/ again";
+
+/// The places of directories, by their paths below `Linux_for_Tegra/`.
+pub(crate) type KnownDirs = HashMap<OsString, PathBuf>;
 
 /// `Linux_for_Tegra/` and its `rootfs/`.
 #[derive(Debug)]
@@ -126,15 +131,25 @@ impl Trees {
         }
     }
 
-    /// Resolves `dst` to its place.
+    /// Returns the path of `dst` on this machine, with its symlinks.
+    fn named(&self, dst: &RelPath) -> PathBuf {
+        self.image.path().join(dst.as_path())
+    }
+
+    /// Resolves `dst` to its place. `known` holds the directories that were resolved before, while
+    /// nothing was written.
     ///
     /// # Errors
     /// The path leads out of its tree, in a circle, through a file, or to a directory that only
     /// root can read.
-    pub(crate) fn resolve(&mut self, dst: &RelPath, last: Last) -> Result<Place> {
+    pub(crate) fn resolve(
+        &mut self,
+        dst: &RelPath,
+        last: Last,
+        known: &mut KnownDirs,
+    ) -> Result<Place> {
         let (zone, path) = dst.split();
-        let full = self.image.path().join(dst.as_path());
-        let found = match self.tree(zone)?.resolve(path, last) {
+        let found = match resolve(self.tree(zone)?, dst, last, known) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.may_ask() => {
                 let request = Request::Resolve {
                     path: path.to_path_buf(),
@@ -149,10 +164,10 @@ impl Trees {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !self.as_root => {
                 path.to_path_buf()
             }
-            other => other.map_err(|e| explain(e, &full))?,
+            other => other.map_err(|e| explain(e, &self.named(dst)))?,
         };
         if found.as_os_str().is_empty() {
-            return Err(is_directory(&full));
+            return Err(is_directory(&self.named(dst)));
         }
         let place = Place { zone, path: found };
         let (message, advice) = if zone == Zone::Elsewhere && place.path.starts_with(ROOTFS) {
@@ -160,7 +175,7 @@ impl Trees {
                 "leads into rootfs/ through a symlink",
                 "name the destination under rootfs/",
             )
-        } else if RelPath::parse(place.in_image().as_os_str()).is_err() {
+        } else if place.is_reserved() {
             (
                 "leads through a symlink into a directory reserved for lbpayload",
                 "remove the symlink, or name another destination",
@@ -168,7 +183,7 @@ impl Trees {
         } else {
             return Ok(place);
         };
-        Err(refused(message, full, advice).with_code("bad-symlink"))
+        Err(refused(message, self.named(dst), advice).with_code("bad-symlink"))
     }
 
     /// Returns the free space in the file system of a tree, and the number of that file system.
@@ -179,6 +194,22 @@ impl Trees {
         let room = crate::block::room(tree.as_fd()).map_err(failed)?;
         Ok((device, room))
     }
+}
+
+/// Resolves `dst` in its tree. There are hundreds of modules in a directory, which is resolved once.
+fn resolve(tree: &Tree, dst: &RelPath, last: Last, known: &mut KnownDirs) -> io::Result<PathBuf> {
+    let (_, path) = dst.split();
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return tree.resolve(path, last);
+    };
+    let key = dst.as_path().parent().unwrap_or(dir).as_os_str();
+    if let Some(known) = known.get(key) {
+        return tree.resolve_in(known, name.as_ref(), last);
+    }
+    let place = tree.resolve(dir, Last::Follow)?;
+    let found = tree.resolve_in(&place, name.as_ref(), last);
+    known.insert(key.to_owned(), place);
+    found
 }
 
 fn explain(e: io::Error, path: &Path) -> Error {

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::needs_root;
 use crate::refusals::failed;
-use crate::workspace::Workspace;
+use crate::support::check;
+use crate::workspace::{MODULES, Workspace};
 
 /// Waits until every source is old enough to be recorded as unchanged: older than one
 /// tick of the file system clock.
@@ -152,4 +153,31 @@ fn run_with_nothing_to_do_does_not_read_the_records() {
     it.git(&it.overlay(), &["rm", "-q", "bootloader/board.conf"]);
     it.git(&it.overlay(), &["commit", "-qm", "gone"]);
     failed(it.promote(&["--json"]), "bad-record", "000001.jsonl");
+}
+
+#[test]
+fn run_with_nothing_to_do_takes_at_most_five_system_calls_for_an_artifact() {
+    needs_root!();
+    let it = Workspace::new();
+    let calls = |artifacts: usize| {
+        let dst = |n| format!("{MODULES}/kernel/drivers/net/{n}.ko");
+        let names: Vec<String> = (0..artifacts).map(dst).collect();
+        let built: Vec<_> = names
+            .iter()
+            .map(|dst| (&**dst, "in_tree_module", "m"))
+            .collect();
+        it.manifest(&built);
+        let_age(&it);
+        it.promote(&[]).exits(0);
+        let command = it.command();
+        let log = it.path("calls");
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-qq", "-o"]).arg(&log);
+        strace.arg(command.get_program()).args(command.get_args());
+        check(strace.env("GIT_CONFIG_GLOBAL", "/dev/null"));
+        fs::read_to_string(log).unwrap().lines().count()
+    };
+    let (some, more) = (calls(50), calls(250));
+    let each = more.saturating_sub(some) / 200;
+    assert!(each <= 5, "{each}: {some} for 50, {more} for 250");
 }

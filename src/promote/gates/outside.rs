@@ -2,6 +2,7 @@
 //! manifest that somebody else wrote.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, printable};
@@ -15,13 +16,13 @@ pub(crate) fn check(manifest: &Manifest, roots: &[PathBuf]) -> Result<()> {
     let is_in = |path: &Path, roots: &[PathBuf]| roots.iter().any(|root| path.starts_with(root));
     let is_written_in = |path: &Path| is_in(path, roots) || is_in(path, &real);
     // Most artifacts of a build are in a few directories, so each is resolved once.
-    let mut dirs: HashMap<&Path, Option<(PathBuf, bool)>> = HashMap::new();
+    let mut dirs: HashMap<&OsStr, Option<(PathBuf, bool)>> = HashMap::new();
     for artifact in &manifest.artifacts {
         let src = artifact.src.as_path();
         let (Some(dir), Some(name)) = (src.parent(), src.file_name()) else {
             continue;
         };
-        let dir = dirs.entry(dir).or_insert_with(|| {
+        let dir = dirs.entry(dir.as_os_str()).or_insert_with(|| {
             let resolved = dir.canonicalize().ok()?;
             let is_inside = is_written_in(dir) && is_in(&resolved, &real);
             Some((resolved, is_inside))

@@ -60,7 +60,11 @@ pub(crate) fn probe_head(
         return Ok((scope, Vec::new()));
     };
     let converted = git.names(&["ls-files", "-z", "--", CONVERTED])?;
-    if let Some(name) = overlooked::probe(git, &[CONVERTED])? {
+    let overlooked = match converted.is_empty() {
+        true => None,
+        false => overlooked::probe(git, &[CONVERTED])?,
+    };
+    if let Some(name) = overlooked {
         let advice = format!(
             "git -C {} update-index --no-assume-unchanged --no-skip-worktree {}, then commit it",
             shell_word(git.dir()),

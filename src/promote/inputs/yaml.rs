@@ -71,11 +71,8 @@ pub(crate) fn parse<T: DeserializeOwned>(
             .with_path(path)
             .advice(advice)
     };
-    if is_too_deep(&text) {
-        return Err(wrong("brackets are nested too deeply"));
-    }
-    if has_too_many_parts(&text) {
-        return Err(wrong("more than 3,000,000 values"));
+    if let Some(message) = detect_excess(&text) {
+        return Err(wrong(message));
     }
     let has_mark = text.starts_with(MARK);
     let yaml = without_mark(&text);
@@ -288,29 +285,29 @@ impl<'de> Deserialize<'de> for Names {
     }
 }
 
-/// Returns whether the file has so many parts that the parser would need too much memory.
-fn has_too_many_parts(text: &[u8]) -> bool {
-    let is_part = |pair: &&[u8]| match pair[0] {
-        b'\n' | b',' | b'[' | b'{' => true,
-        b'-' | b':' | b'?' => matches!(pair[1], b' ' | b'\t' | b'\n'),
-        _ => false,
-    };
-    text.windows(2).filter(is_part).count() as u64 > MAX_PARTS
-}
-
-/// Returns whether too many brackets are open at once. The time that libyaml takes grows with the
-/// square of this number. Brackets in strings and comments count too, but no manifest has a
-/// thousand of them.
-fn is_too_deep(text: &[u8]) -> bool {
-    let mut open: u32 = 0;
-    text.iter().any(|byte| {
+/// Returns what is wrong with a text that the parser would take too long or too much memory for.
+/// The time of libyaml grows with the square of the number of brackets that are open at once.
+/// Brackets in strings and comments count too, but no manifest has a thousand of them.
+fn detect_excess(text: &[u8]) -> Option<&'static str> {
+    let (mut open, mut parts) = (0u32, 0u64);
+    for (at, byte) in text.iter().enumerate() {
         match byte {
-            b'[' | b'{' => open += 1,
+            b'\n' | b',' => parts += 1,
+            b'[' | b'{' => {
+                (parts, open) = (parts + 1, open + 1);
+                if open > MAX_OPEN {
+                    return Some("brackets are nested too deeply");
+                }
+            }
             b']' | b'}' => open = open.saturating_sub(1),
+            b'-' | b':' | b'?' => {
+                let is_part = matches!(text.get(at + 1), Some(b' ' | b'\t' | b'\n'));
+                parts += u64::from(is_part);
+            }
             _ => {}
         }
-        open > MAX_OPEN
-    })
+    }
+    (parts > MAX_PARTS).then_some("more than 3,000,000 values")
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {

@@ -11,7 +11,7 @@ use crate::promote::inputs::manifest::Manifest;
 use crate::promote::inputs::overlay::Tracked;
 use crate::promote::path::{KERNEL, Place, RelPath, Zone};
 use crate::promote::tree::bytes::same;
-use crate::promote::trees::Trees;
+use crate::promote::trees::{KnownDirs, Trees};
 
 /// Returns the plan: the files that the image should hold, by their places in the image as it is
 /// now.
@@ -28,7 +28,7 @@ pub(crate) fn enumerate(
         .iter()
         .partition(|file| file.content.link().is_some() && built.contains(&file.dst));
     let shadowed: HashSet<&RelPath> = shadowed.into_iter().map(|file| &file.dst).collect();
-    let mut wanted = Vec::new();
+    let (mut wanted, mut dirs) = (Vec::new(), KnownDirs::new());
     for Tracked {
         dst,
         content,
@@ -39,7 +39,7 @@ pub(crate) fn enumerate(
             Some(_) => Last::Keep,
             None => Last::Follow,
         };
-        let place = trees.resolve(dst, last)?;
+        let place = trees.resolve(dst, last, &mut dirs)?;
         let (dst, content) = (dst.clone(), content.clone());
         let item = Item::new(dst, place, Channel::Overlay, content);
         wanted.push(Item {
@@ -50,7 +50,7 @@ pub(crate) fn enumerate(
     let mut built_for: HashMap<Place, usize> = HashMap::new();
     for artifact in artifacts() {
         let dst = artifact.dst.clone();
-        let place = trees.resolve(&dst, Last::Follow)?;
+        let place = trees.resolve(&dst, Last::Follow, &mut dirs)?;
         if let Some(first) = built_for.get(&place).map(|at| &mut wanted[*at]) {
             if !strict && same_bytes(&first.content, &artifact.src)? {
                 first.double = Some(artifact.src.clone());
@@ -64,7 +64,7 @@ pub(crate) fn enumerate(
         wanted.push(Item { shadows, ..item });
     }
     let mut items = plan_union(wanted)?;
-    mirror(trees, &mut items)?;
+    mirror(trees, &mut items, &mut dirs)?;
     Ok(items)
 }
 
@@ -81,13 +81,13 @@ fn same_bytes(content: &Content, src: &Path) -> Result<bool> {
 }
 
 /// Adds the mirror: a copy of `kernel/Image` as `rootfs/boot/Image`.
-fn mirror(trees: &mut Trees, items: &mut Vec<Item>) -> Result<()> {
+fn mirror(trees: &mut Trees, items: &mut Vec<Item>, dirs: &mut KnownDirs) -> Result<()> {
     let named = |name: &str| {
         RelPath::parse(name.as_ref())
             .map_err(|what| Error::new(Kind::Refused, what).with_path(name))
     };
     let name = named(KERNEL)?;
-    let kernel = trees.resolve(&name, Last::Follow)?;
+    let kernel = trees.resolve(&name, Last::Follow, dirs)?;
     let there = trees
         .tree(Zone::Elsewhere)?
         .lookup(&kernel.path)
@@ -95,7 +95,7 @@ fn mirror(trees: &mut Trees, items: &mut Vec<Item>) -> Result<()> {
     let comes = |item: &Item| item.place == kernel || item.dst == name;
     if there || items.iter().any(comes) {
         let boot = named("rootfs/boot/Image")?;
-        let place = trees.resolve(&boot, Last::Follow)?;
+        let place = trees.resolve(&boot, Last::Follow, dirs)?;
         plan_mirror(items, &kernel, there, (boot, place))?;
     }
     Ok(())
