@@ -14,6 +14,7 @@ mod bad_input;
 mod copying;
 mod diff;
 mod directory_defaults;
+mod documented;
 mod evaluation;
 mod failures;
 mod faults;

@@ -10,7 +10,7 @@ use crate::real_kernel::RealImage;
 use crate::workspace::Workspace;
 
 /// Files are replaced and not written to, since the tests share them.
-const TOOL: &str = r#"#!/bin/sh
+pub(crate) const TOOL: &str = r#"#!/bin/sh
 set -e
 [ "$(id -u)" = 0 ]
 work=$(mktemp -d)
