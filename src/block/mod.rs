@@ -11,6 +11,7 @@ mod dev;
 mod device;
 mod devices;
 mod engine;
+mod failure_recorder;
 mod fault_map;
 mod fault_recorder;
 mod file;
@@ -55,6 +56,7 @@ mod internals {
     pub use super::device::{Device, DeviceKind};
     pub use super::devices::{Devices, Roots, mount_proc};
     pub use super::engine::open_queue;
+    pub use super::failure_recorder::FailureRecorder;
     pub use super::file::{is_held, open_exclusive_for_writing};
     pub use super::file_type::file_type_name;
     pub use super::node::Node;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::block::Source;
+use crate::block::{FailureRecorder, Source};
 use crate::error::{Error, Result, printable};
 use crate::payload::{Headers, Payload};
 use crate::progress::Progress;
@@ -15,6 +15,7 @@ use crate::protection::{
 };
 
 use super::output::{Level, human_bytes, labelled, to_stderr};
+use super::source::is_url;
 
 /// The memory for healing where a command has no `--memory`, in bytes.
 pub(super) const MEMORY: u64 = 64 << 20;
@@ -27,7 +28,7 @@ pub(super) struct Protected {
     pub protection: Option<Arc<ProtectedSource>>,
     /// Whether there is a trailer of which all headers are damaged.
     pub damaged_trailer: bool,
-    /// The headers of the payload, if they were read to find the trailer.
+    /// The headers of the payload, if they were read to find the trailer, or from the trailer.
     headers: Option<Headers>,
 }
 
@@ -48,7 +49,7 @@ impl Protected {
     /// walked to find its trailer.
     ///
     /// # Errors
-    /// The search fails or is interrupted.
+    /// A server does not answer; the search fails or is interrupted.
     pub(super) fn open(
         source: Arc<dyn Source>,
         memory: u64,
@@ -66,8 +67,14 @@ impl Protected {
         let memory = usize::try_from(memory).unwrap_or(usize::MAX);
         let healer = Healer::new(Arc::clone(&source), header, memory);
         let protected = Arc::new(ProtectedSource::new(source, healer, memory));
-        // The headers that were read have not been checked.
+        // The headers that were read have not been checked. Behind a URL, each of them costs a
+        // round trip, and the trailer has a copy of all.
+        let headers = match is_url(protected.path()) {
+            true => protected.stored_headers(),
+            false => None,
+        };
         Ok(Self {
+            headers: headers.and_then(|bytes| Headers::parse(&bytes, protected.len())),
             protection: Some(Arc::clone(&protected)),
             ..Self::without(protected)
         })
@@ -154,7 +161,7 @@ pub(super) struct Found {
 /// Looks for the trailer of a source. A trailer that cannot be used is noted.
 ///
 /// # Errors
-/// The search fails or is interrupted.
+/// A server does not answer; the search fails or is interrupted.
 pub(super) fn trailer(
     source: &Arc<dyn Source>,
     progress: Option<&dyn Progress>,
@@ -162,14 +169,20 @@ pub(super) fn trailer(
 ) -> Result<Found> {
     let mut headers = None;
     let mut is_invalid = false;
-    let found = find(source, &mut || {
+    let recorder = Arc::new(FailureRecorder::new(Arc::clone(source)));
+    let recorded: Arc<dyn Source> = recorder.clone();
+    let found = find(&recorded, &mut || {
         if let Some((end, headers_len)) = extent {
             return Walked::Whole { end, headers_len };
         }
-        headers = Headers::read(source);
+        headers = Headers::read(&recorded);
         is_invalid = headers.is_none();
         walked(headers.as_ref())
     });
+    // A trailer that did not come is there all the same.
+    recorder
+        .check(0)
+        .map_err(|e| Error::io("look for the protection trailer", e).with_path(source.path()))?;
     let mut result = Found {
         // Of several copies, a job finds out itself which of them lacks a header.
         headers: headers.filter(|_| source.copies().is_empty()),

@@ -131,7 +131,7 @@ impl SourceArgs {
     /// for a trailer. If `extent` is given, the payload is not walked to find it.
     ///
     /// # Errors
-    /// The search fails or is interrupted.
+    /// A server does not answer; the search fails or is interrupted.
     pub(super) fn protected(
         &self,
         source: Arc<dyn Source>,

@@ -121,6 +121,8 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     );
     let mut out = Out::new();
     let payload = match Payload::try_open(Arc::clone(&source)) {
+        // All headers are read, a copy of them in the trailer does not count.
+        Ok(payload) if protected.protection.is_some() => payload,
         Ok(payload) => protected.with_headers(payload),
         Err(problem) => {
             if args.json {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::block::Source;
-use crate::format::Header;
+use crate::format::{Header, MAX_HEADER_LEN};
 
 use super::packed::Packed;
 use super::walk::Payload;
@@ -39,6 +39,34 @@ impl Headers {
             header: *payload.header(),
             packed: packed.map(Arc::new),
             payload_bytes: walker.offset(),
+            data_bytes,
+        })
+    }
+
+    /// Parses the headers and names of all entries, one directly after the other. Returns `None`
+    /// if they are not those of a payload of `payload_bytes` bytes. Names are not checked.
+    pub fn parse(bytes: &[u8], payload_bytes: u64) -> Option<Self> {
+        let first = &bytes[..bytes.len().min(MAX_HEADER_LEN)];
+        let header = Header::parse_whatever_its_count(first).ok()?;
+        let dialect = header.dialect;
+        let mut packed = Some(Packed::new(KEPT_MAX));
+        let mut rest = bytes.get(dialect.header_len() as usize..)?;
+        let (mut files, mut data_bytes) = (0, 0u64);
+        while !rest.is_empty() {
+            let entry = dialect.entry_header(rest).ok()?;
+            let name_at = dialect.entry_header_len() as usize;
+            let end = name_at + entry.name_len as usize;
+            let name = rest.get(name_at..end)?;
+            packed = packed.and_then(|mut packed| packed.put(name, entry.size).then_some(packed));
+            data_bytes = data_bytes.checked_add(entry.size)?;
+            files += 1;
+            rest = &rest[end..];
+        }
+        let len = data_bytes.checked_add(bytes.len() as u64)?;
+        (files == header.files && len == payload_bytes).then(|| Self {
+            header,
+            packed: packed.map(Arc::new),
+            payload_bytes,
             data_bytes,
         })
     }

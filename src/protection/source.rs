@@ -69,6 +69,12 @@ impl ProtectedSource {
         &self.inner
     }
 
+    /// Returns the copy of the payload's headers and names in the trailer: its bytes are right, and
+    /// were so when it was written. `None` if both copies are damaged, or too long.
+    pub fn stored_headers(&self) -> Option<Vec<u8>> {
+        self.healer.meta.headers(self.headers_max)
+    }
+
     /// Reads into `buf`. Returns whether there were at least `len` bytes.
     ///
     /// # Errors
@@ -219,10 +225,9 @@ impl Source for ProtectedSource {
     }
 
     fn read_spare(&self, buf: &mut [u8], offset: u64) -> bool {
-        let spare = self.spare.get_or_init(|| {
-            let headers = self.healer.meta.headers(self.headers_max);
-            headers.map(Spare::new)
-        });
+        let spare = self
+            .spare
+            .get_or_init(|| self.stored_headers().map(Spare::new));
         spare.as_ref().is_some_and(|spare| spare.read(buf, offset))
     }
 }

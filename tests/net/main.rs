@@ -19,5 +19,6 @@ mod server;
 mod url;
 mod url_messages;
 mod url_mount;
+mod url_protected;
 mod url_repair;
 mod url_servers;
