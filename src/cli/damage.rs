@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::block::{AlignedBuf, PAGE, Source};
-use crate::error::{Error, Result, SourceFailure, printable};
+use crate::block::Source;
+use crate::error::{Error, Result, printable};
 use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::protection::{BLOCK, ProtectedSource, Report, TrailerDamage, last_block};
@@ -73,15 +73,6 @@ impl Damage {
         progress.begin("checking the trailer", end - healer.geometry().start());
         let trailer = healer.damaged_trailer(third, progress).map_err(failed)?;
         progress.end();
-        if !trailer.is_empty() {
-            // A server that does not answer is no damage.
-            let mut buf = AlignedBuf::new(PAGE).map_err(failed)?;
-            if let Err(e) = source.read_at(&mut buf, healer.geometry().start()) {
-                if SourceFailure::is_in(&e) {
-                    return Err(failed(e));
-                }
-            }
-        }
         let report = protection.report();
         let (_, run_left) = healer.outlook(&report.found.damaged, &trailer.recovery);
         let count = report.found.damaged.iter().count();

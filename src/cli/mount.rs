@@ -27,7 +27,8 @@ use super::exit::Outcome;
 use super::logging::{self, Target};
 use super::mount_options::Options;
 use super::protection::{Extent, MEMORY};
-use super::source::{is_url, warn_if_unchecked};
+use super::source::warn_if_unchecked;
+use super::values::is_url;
 use super::{mount_index, progress, signals};
 
 /// The number of problems that a lenient mount names. The attribute `problem` has the rest.

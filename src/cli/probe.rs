@@ -18,7 +18,8 @@ use super::args::ProbeArgs;
 use super::exit::{self, Outcome};
 use super::help::help;
 use super::output::{Level, Out, human_bytes, lossy};
-use super::source::{SourceArgs, is_url, shown};
+use super::source::{SourceArgs, shown};
+use super::values::is_url;
 
 #[derive(Serialize)]
 struct JsonFinding<'a> {

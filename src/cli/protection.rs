@@ -15,7 +15,7 @@ use crate::protection::{
 };
 
 use super::output::{Level, human_bytes, labelled, to_stderr};
-use super::source::is_url;
+use super::values::is_url;
 
 /// The memory for healing where a command has no `--memory`, in bytes.
 pub(super) const MEMORY: u64 = 64 << 20;

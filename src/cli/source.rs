@@ -12,7 +12,7 @@ use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 
 use super::protection::{Extent, Protected};
-use super::values::whole_bytes;
+use super::values::{is_url, whole_bytes};
 
 /// The options that say how a source is read. All commands that read a payload have them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
@@ -150,15 +150,6 @@ impl SourceArgs {
 fn existing(path: &Path) -> &Path {
     let mut above = path.ancestors().filter(|path| path.is_dir());
     above.next().unwrap_or(Path::new("."))
-}
-
-/// Returns whether `path` is an http or https URL.
-pub(super) fn is_url(path: &Path) -> bool {
-    let scheme = |known: &str| {
-        let start = path.as_os_str().as_encoded_bytes().get(..known.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes()))
-    };
-    scheme("http://") || scheme("https://")
 }
 
 /// Returns `path` as messages and reports show it: a URL without user, password and query.

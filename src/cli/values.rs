@@ -1,8 +1,18 @@
 //! Parses the values of options.
 
 use std::num::NonZeroU64;
+use std::path::Path;
 
 use crate::block::DirectPolicy;
+
+/// Returns whether `path` is an http or https URL.
+pub(super) fn is_url(path: &Path) -> bool {
+    let scheme = |known: &str| {
+        let start = path.as_os_str().as_encoded_bytes().get(..known.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    scheme("http://") || scheme("https://")
+}
 
 /// Parses when to use O_DIRECT.
 pub(super) fn direct(text: &str) -> Result<DirectPolicy, String> {

@@ -105,11 +105,12 @@ impl Healer {
     /// Reads the whole payload and returns the damaged blocks. Nothing is healed.
     ///
     /// # Errors
-    /// An interruption, or too little memory.
+    /// An interruption, too little memory, or a server that does not answer.
     pub fn damaged_blocks(&self, progress: &dyn Progress) -> io::Result<Ranges> {
         let g = self.geometry();
         let damaged = Mutex::new(Ranges::with_limit(MAX_RANGES));
         let alone = self.stripes_of_source();
+        let failures = self.failures.count();
         in_steps(g.payload_len(), progress, &|step, buf| {
             let len = (step.end - step.start) as usize;
             let padded = len.next_multiple_of(PAGE);
@@ -137,7 +138,7 @@ impl Healer {
                 bad.into_iter()
                     .for_each(|block| damaged.add(block..block + 1));
             }
-            Ok(())
+            self.failures.check(failures)
         })?;
         Ok(damaged.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
@@ -158,13 +159,14 @@ impl Healer {
     /// must be, if there must be one.
     ///
     /// # Errors
-    /// An interruption, or too little memory.
+    /// An interruption, too little memory, or a server that does not answer.
     pub fn damaged_trailer(
         &self,
         third: Option<u64>,
         progress: &dyn Progress,
     ) -> io::Result<TrailerDamage> {
         let g = self.geometry();
+        let failures = self.failures.count();
         let mut damage = TrailerDamage {
             recovery: self.damaged_recovery(progress)?,
             ..TrailerDamage::default()
@@ -198,6 +200,7 @@ impl Healer {
                 damage.metadata += u64::from(!same);
             }
         }
+        self.failures.check(failures)?;
         Ok(damage)
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::block::{AlignedBuf, PAGE, Ranges, Source};
+use crate::block::{AlignedBuf, FailureRecorder, PAGE, Ranges, Source};
 
 use super::geometry::{FANOUT, GROUP, GROUP_BLOCKS, Geometry, Region};
 use super::header::Header;
@@ -24,6 +24,8 @@ const MAX_LOST: usize = 65_536;
 /// from the recovery blocks. Uses one thread at a time, while others read what is healthy.
 pub struct Healer {
     pub(super) meta: Metadata,
+    /// What a server did not send: such bytes are neither damaged nor lost.
+    pub(super) failures: Arc<FailureRecorder>,
     copies: Vec<Arc<dyn Source>>,
     memory: usize,
     /// Held while something is healed, so that the memory limit holds.
@@ -100,10 +102,13 @@ impl Healer {
     /// the number of bytes for buffers and pages of hashes; the codec's tables need 9 MiB more.
     pub fn new(source: Arc<dyn Source>, header: Header, memory: usize) -> Self {
         let copies = source.copies().to_vec();
-        let mut meta = Metadata::new(source, header, memory / 4);
+        let failures = Arc::new(FailureRecorder::new(source));
+        let recorded: Arc<dyn Source> = failures.clone();
+        let mut meta = Metadata::new(recorded, header, memory / 4);
         meta.others.clone_from(&copies);
         Self {
             meta,
+            failures,
             copies,
             memory: memory / 2,
             state: Mutex::default(),
@@ -170,20 +175,23 @@ impl Healer {
     /// Finds the right bytes of groups that are damaged.
     ///
     /// # Errors
-    /// There is not enough memory, or no thread can be started.
+    /// There is not enough memory, no thread can be started, or a server does not answer.
     pub(super) fn heal(&self, groups: &[u64]) -> io::Result<Groups> {
         let mut state = lock(&self.state);
+        let failures = self.failures.count();
         // Another thread may have computed the page of the tree, or there is none.
         for group in groups {
             if !self.meta.knows(*group) {
                 self.rebuild(&mut state, 0, group / FANOUT);
             }
         }
+        self.failures.check(failures)?;
         self.heal_checked(&mut state, groups, true)
     }
 
     /// Finds the bytes of groups. If `by_tree`, they are given out only if the tree confirms them.
     fn heal_checked(&self, state: &mut State, groups: &[u64], by_tree: bool) -> io::Result<Groups> {
+        let failures = self.failures.count();
         let mut needed = BTreeSet::new();
         let mut buf = AlignedBuf::new(PAGE)?;
         let mut read: HashMap<u64, Box<Block>> = HashMap::new();
@@ -208,6 +216,7 @@ impl Healer {
                 }
             }
         }
+        self.failures.check(failures)?;
         read.extend(self.compute(state, &needed)?);
         let mut out = Groups::new();
         let mut found = lock(&self.found);
@@ -319,8 +328,13 @@ impl Healer {
         for (region, stripes) in wanted.into_values() {
             let few = stripes.values().copied().max().unwrap_or(1).max(state.few);
             let batch = self.stripes().at_once(&region, few);
+            let failures = self.failures.count();
             for range in runs(stripes.keys(), batch) {
                 state.few = self.stripes().heal(&region, range, few, &mut |healed| {
+                    // Bytes that a server did not send are not lost.
+                    if self.failures.check(failures).is_err() {
+                        return;
+                    }
                     if state.lost.len() + healed.lost.len() <= MAX_LOST {
                         state.lost.extend(&healed.lost);
                     }
@@ -332,6 +346,7 @@ impl Healer {
                         state.keep(block, bytes, *last, room);
                     }
                 })?;
+                self.failures.check(failures)?;
             }
         }
         Ok(out)
@@ -341,10 +356,12 @@ impl Healer {
     /// whether it is the right one.
     fn rebuild(&self, state: &mut State, level: usize, page: u64) -> bool {
         let levels = &self.geometry().levels;
+        let failures = self.failures.count();
         if self.meta.stored_page(level, page).is_some() {
             return true;
         }
-        if state.lost_pages.contains(&(level, page)) {
+        let did_not_come = self.failures.count() > failures;
+        if did_not_come || state.lost_pages.contains(&(level, page)) {
             return false;
         }
         let above = level + 1;
@@ -353,7 +370,8 @@ impl Healer {
                 let values = self.values_of(state, level, page, as_read);
                 values.is_some_and(|values| self.meta.offer(level, page, &values))
             });
-        if !right && state.lost_pages.len() < MAX_LOST {
+        let is_lost = !right && self.failures.count() == failures;
+        if is_lost && state.lost_pages.len() < MAX_LOST {
             state.lost_pages.insert((level, page));
         }
         right

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lbpayload::block::{AlignedBuf, ReadMode, Source, read_exact_at};
+use lbpayload::error::SourceFailure;
 use lbpayload::progress::Silent;
 use lbpayload::protect::{RepairOptions, repair_source, walk};
 use lbpayload::protection::{
@@ -202,6 +204,90 @@ fn repair_that_is_killed_makes_nothing_worse_and_can_be_repeated() {
         }
         assert!(kills >= damaged.len(), "{damaged:?}: {kills}");
     }
+}
+
+/// A server that does not answer for some blocks, for a while.
+struct Away {
+    disk: Disk,
+    blocks: std::ops::Range<usize>,
+    away: Arc<AtomicBool>,
+}
+
+impl Source for Away {
+    fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    fn len(&self) -> u64 {
+        Source::len(&self.disk)
+    }
+
+    fn alignment(&self) -> usize {
+        1
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let start = offset as usize;
+        let wanted = start / BLOCK..(start + buf.len()).div_ceil(BLOCK);
+        let common = wanted.start.max(self.blocks.start)..wanted.end.min(self.blocks.end);
+        if !common.is_empty() && self.away.load(Ordering::Relaxed) {
+            let failure = SourceFailure {
+                words: "503 Service Unavailable".into(),
+                code: "http",
+                help: "try it again later",
+            };
+            return Err(failure.into_io(io::ErrorKind::Other));
+        }
+        Source::read_at(&self.disk, buf, offset)
+    }
+
+    fn mode(&self) -> ReadMode {
+        ReadMode::Buffered
+    }
+}
+
+#[test]
+fn bytes_that_a_server_did_not_send_are_not_taken_for_damaged_ones() {
+    let plain = image().bytes();
+    let disk = Disk::new(&plain, usize::MAX);
+    let header = write_trailer(&disk).unwrap();
+    let mut damaged = disk.bytes();
+    let blocks = damaged.len() / BLOCK;
+    let payload_blocks = plain.len().div_ceil(BLOCK);
+    let len = plain.len();
+    let read = |source: &ProtectedSource| {
+        let mut buf = AlignedBuf::new(len).unwrap();
+        read_exact_at(source, &mut buf[..len.next_multiple_of(BLOCK)], 0)
+            .map(|_| buf[..len].to_vec())
+    };
+    damaged[3 * BLOCK..4 * BLOCK].fill(0x55);
+    // Whatever is away: healing block 3 needs it, or not.
+    let mut failed = 0;
+    let ranges = (0..blocks).map(|n| n..n + 1);
+    for blocks in ranges.chain([payload_blocks..blocks, 0..payload_blocks, 0..blocks]) {
+        let away = Arc::new(AtomicBool::new(true));
+        let source: Arc<dyn Source> = Arc::new(Away {
+            disk: Disk::new(&damaged, 0),
+            blocks: blocks.clone(),
+            away: Arc::clone(&away),
+        });
+        let healer = Healer::new(Arc::clone(&source), header.clone(), MEMORY);
+        let source = ProtectedSource::new(source, healer, MEMORY);
+        match read(&source) {
+            Ok(bytes) => assert!(bytes == plain, "{blocks:?}"),
+            Err(e) => {
+                failed += 1;
+                assert!(SourceFailure::is_in(&e), "{blocks:?}: {e}");
+            }
+        }
+        let found = source.report().found;
+        assert_eq!(found.lost.count(), 0, "{blocks:?}");
+        // It answers again, and nothing is lost.
+        away.store(false, Ordering::Relaxed);
+        assert!(read(&source).unwrap() == plain, "{blocks:?}");
+        assert_eq!(source.report().found.healed.count(), 1, "{blocks:?}");
+    }
+    assert!(failed > payload_blocks, "{failed}");
 }
 
 /// A disk that returns different wrong bytes each time a block is read.
