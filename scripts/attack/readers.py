@@ -27,6 +27,13 @@ def compare(file: File, offset: int, found: bytes, wanted: bytes) -> None:
         raise Wrong(f"{file.name} at {offset}: {len(found)} bytes instead of {len(wanted)}, wrong from {offset + at}")
 
 
+def compare_read(file: File, offset: int, found: bytes, wanted: bytes) -> None:
+    """Compares what read(2) gave. A signal or an error may end it early, but never before its first byte."""
+    if wanted and not found:
+        raise Wrong(f"{file.name} at {offset}: it ends early")
+    compare(file, offset, found, wanted[:len(found)])
+
+
 def reader(chance: random.Random, point: Path, content: Content) -> None:
     while True:
         file = pick(chance, content)
@@ -35,11 +42,7 @@ def reader(chance: random.Random, point: Path, content: Content) -> None:
             offset = chance.randrange(file.size + 5000)
             length = chance.choice([1, 100, 4096, 65536, chance.randrange(3 * MIB // 2)])
             found = os.pread(fd, length, offset)
-            # A signal or an error may end a read early, but never before its first byte.
-            wanted = content.bytes_of(file, offset, length)
-            if wanted and not found:
-                raise Wrong(f"{file.name} at {offset}: it ends early")
-            compare(file, offset, found, wanted[:len(found)])
+            compare_read(file, offset, found, content.bytes_of(file, offset, length))
         if chance.random() < 0.3:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
@@ -134,7 +137,7 @@ def handles(chance: random.Random, point: Path, content: Content) -> None:
             known[file.name] = handle
         fd = call(libc.open_by_handle_at(mount, ctypes.byref(handle), os.O_RDONLY))
         offset = chance.randrange(file.size + 1)
-        compare(file, offset, os.pread(fd, 5000, offset), content.bytes_of(file, offset, 5000))
+        compare_read(file, offset, os.pread(fd, 5000, offset), content.bytes_of(file, offset, 5000))
         os.close(fd)
 
 

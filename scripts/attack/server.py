@@ -157,7 +157,7 @@ class Server:
             subprocess.run(["umount", "-l", str(self.point)], capture_output=True)
         if self.runs():
             self.send(signal.SIGKILL)
-            wait_until(lambda: not self.runs(), 5)
+            wait_until(lambda: not self.runs(), 20)
         if self.group:
             wait_until(self._remove_group, 10)
 

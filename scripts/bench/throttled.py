@@ -56,7 +56,14 @@ class Server:
 
     def answer(self, out: socket.socket, head: str, fault: str) -> bool:
         target = head.split()[1]
-        path = self.files / target.rsplit("/", 1)[1]
+        name = target.rsplit("/", 1)[1]
+        if not name:
+            # A listing, which rclone needs.
+            page = "".join(f'<a href="{path.name}">{path.name}</a>\n' for path in self.files.iterdir()).encode()
+            fields = f"Content-Type: text/html\r\nContent-Length: {len(page)}\r\n"
+            out.sendall(f"HTTP/1.1 200 OK\r\n{fields}\r\n".encode() + (b"" if head.startswith("HEAD ") else page))
+            return True
+        path = self.files / name
         length = path.stat().st_size
         first, last, ranged = 0, length - 1, False
         for line in head.splitlines():

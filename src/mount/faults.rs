@@ -15,6 +15,9 @@ use super::lock::lock;
 /// proportion to that of the tree. Further places are added to the last one.
 const PLACES: usize = 4;
 
+/// The number of ranges that a place may consist of. Reads of its parts end in any order.
+const RANGES: usize = 16;
+
 /// The range of a fault that is not in the data of a file but in its header.
 pub(super) const HEADER: Range<u64> = u64::MAX - 1..u64::MAX;
 
@@ -64,10 +67,40 @@ impl FaultCause {
 /// Bytes of a file that could not be read.
 #[derive(Debug)]
 struct Fault {
-    range: Range<u64>,
+    ranges: Vec<Range<u64>>,
     /// The offset in the payload that the error names.
     at: u64,
     cause: FaultCause,
+}
+
+impl Fault {
+    fn overlaps(&self, range: &Range<u64>) -> bool {
+        let overlaps = |bad: &Range<u64>| bad.start < range.end && range.start < bad.end;
+        self.ranges.iter().any(overlaps)
+    }
+
+    fn len(&self) -> u64 {
+        self.ranges.iter().map(|bad| bad.end - bad.start).sum()
+    }
+
+    fn is_header(&self) -> bool {
+        self.ranges == [HEADER]
+    }
+
+    /// Takes `range` out. Of more ranges than are allowed, none is split.
+    fn take_out(&mut self, range: &Range<u64>) {
+        let outside = |bad: &Range<u64>| {
+            [
+                bad.start..bad.end.min(range.start),
+                bad.start.max(range.end)..bad.end,
+            ]
+        };
+        let left = self.ranges.iter().flat_map(outside);
+        let left: Vec<_> = left.filter(|left| !left.is_empty()).collect();
+        if left.len() <= RANGES {
+            self.ranges = left;
+        }
+    }
 }
 
 /// The faults of all files, by their inode numbers.
@@ -87,28 +120,33 @@ impl Faults {
         }
         self.any.store(true, Ordering::Relaxed);
         let faults = files.entry(ino).or_default();
-        let known = faults.iter().position(|fault| {
-            fault.cause == cause && fault.range.start < range.end && range.start < fault.range.end
-        });
+        let known = faults
+            .iter()
+            .position(|fault| fault.cause == cause && fault.overlaps(&range));
         if let Some(known) = known {
             // The smaller range is closer to the bad place.
             let mut fault = faults.remove(known);
-            if range.end - range.start <= fault.range.end - fault.range.start {
-                (fault.range, fault.at) = (range, at);
+            if range.end - range.start <= fault.len() {
+                (fault.ranges, fault.at) = (vec![range], at);
             }
             faults.push(fault);
             return false;
         }
+        let mut ranges = Vec::new();
         if faults.len() == PLACES {
             let last = faults.remove(PLACES - 1);
-            let range = match last.range == HEADER || range == HEADER {
-                true => range,
-                false => range.start.min(last.range.start)..range.end.max(last.range.end),
-            };
-            faults.push(Fault { range, at, cause });
-        } else {
-            faults.push(Fault { range, at, cause });
+            if !last.is_header() && range != HEADER {
+                ranges = last.ranges;
+            }
         }
+        ranges.push(range);
+        if ranges.len() > RANGES {
+            let start = ranges.iter().map(|bad| bad.start).min().unwrap_or(0);
+            let end = ranges.iter().map(|bad| bad.end).max().unwrap_or(0);
+            ranges.clear();
+            ranges.push(start..end);
+        }
+        faults.push(Fault { ranges, at, cause });
         true
     }
 
@@ -122,13 +160,8 @@ impl Faults {
             return;
         };
         faults.retain_mut(|fault| {
-            let bad = &mut fault.range;
-            if range.start <= bad.start {
-                bad.start = bad.start.max(range.end);
-            } else if range.end >= bad.end {
-                bad.end = bad.end.min(range.start);
-            }
-            bad.start < bad.end
+            fault.take_out(&range);
+            !fault.ranges.is_empty()
         });
         if faults.is_empty() {
             files.remove(&ino);
@@ -177,6 +210,25 @@ mod tests {
         assert!(faults.latest(2).is_some());
         faults.clear(2, 8192..12_288);
         assert_eq!(faults.latest(2), None);
+    }
+
+    #[test]
+    fn parts_that_are_read_in_any_order_are_forgotten() {
+        let parts = [0..4096, 4096..8192, 8192..12_288, 12_288..16_384];
+        for first in 0..4 {
+            for second in (0..4).filter(|n| *n != first) {
+                for third in (0..4).filter(|n| ![first, second].contains(n)) {
+                    let faults = Faults::default();
+                    faults.add(2, 100..16_000, 100, EIO);
+                    for n in [first, second, third] {
+                        faults.clear(2, parts[n].clone());
+                        assert_eq!(faults.latest(2), Some((100, EIO)));
+                    }
+                    faults.clear(2, parts[6 - first - second - third].clone());
+                    assert_eq!(faults.latest(2), None, "{first}, {second}, {third}");
+                }
+            }
+        }
     }
 
     #[test]
