@@ -83,8 +83,10 @@ class Network:
             raise RuntimeError("nbdkit does not start")
         self.path = self.disk / "image"
         self.path.touch()
-        self.fuse = subprocess.Popen(["nbdfuse", "-C", "8", self.path, f"nbd+unix:///?socket={socket}"],
-                                     stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.said = base / "nbdfuse"
+        with open(self.said, "wb") as said:
+            self.fuse = subprocess.Popen(["nbdfuse", "-C", "8", self.path, f"nbd+unix:///?socket={socket}"],
+                                         stdin=subprocess.DEVNULL, stderr=said)
         mounted = wait_until(lambda: f" {self.path} " in Path("/proc/self/mountinfo").read_text(), 20)
         if not mounted:
             raise RuntimeError("nbdfuse does not start")
@@ -101,11 +103,16 @@ class Network:
     def mend(self) -> None:
         self.errors.unlink(missing_ok=True)
 
+    def _unmounts(self) -> bool:
+        return subprocess.run(["umount", self.path], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
     def close(self) -> list[str]:
         self.resume()
-        done = subprocess.run(["umount", self.path], capture_output=True, text=True)
-        problems = [f"the source: {done.stderr.strip()}"] if done.returncode else []
-        if problems:
+        ended = self.fuse.poll()
+        problems = [] if ended is None else [f"nbdfuse has ended ({ended}): {self.said.read_text().strip()}"]
+        # The last thread of a server that was killed may still have it open.
+        if not problems and not wait_until(self._unmounts, 10):
+            problems.append("the source is still in use")
             subprocess.run(["umount", "-l", self.path], check=False)
         self.server.terminate()
         for process in (self.server, self.fuse):

@@ -45,8 +45,8 @@ impl Default for HttpOptions {
 /// An object on a web server. Its path is the URL without user, password and query.
 ///
 /// Small reads get pieces of 16 KiB, others pieces of 1 MiB, and what comes next is read ahead
-/// when the reads are in order. The pieces stay in a cache. Reads of more than 1 MiB go past it:
-/// their callers read every byte once, and read ahead themselves.
+/// when the reads are in order. The pieces stay in a cache. Reads of more than 1 MiB go past a
+/// cache that is too small to read ahead for them.
 pub struct HttpSource {
     shared: Arc<Shared>,
 }
@@ -291,14 +291,23 @@ impl Source for HttpSource {
         if want == 0 {
             return Ok(0);
         }
-        if want > LARGE {
-            let want = want as usize;
+        let is_small = self.shared.lock().large.max() < 4 * AHEAD;
+        let buf = &mut buf[..want as usize];
+        if want > LARGE && is_small {
             let object = &self.shared.object;
-            return on_a_thread(|| object.read(&mut buf[..want], offset)).map(|()| want);
+            return on_a_thread(|| object.read(buf, offset)).map(|()| want as usize);
         }
-        let (size, number) = self.plan(&mut self.shared.lock(), offset, want);
-        let bytes = self.shared.piece(size, number)?;
-        Ok(copy(&bytes, offset - size.start(number), buf))
+        let mut done = 0;
+        while done < buf.len() {
+            let (at, left) = (offset + done as u64, want - done as u64);
+            let (size, number) = self.plan(&mut self.shared.lock(), at, left);
+            match self.shared.piece(size, number) {
+                Ok(bytes) => done += copy(&bytes, at - size.start(number), &mut buf[done..]),
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
     }
 
     fn read_cached(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -426,6 +426,37 @@ fn scattered(files: usize) -> Image {
 }
 
 #[test]
+fn an_import_keeps_many_requests_under_way_and_reads_nothing_twice() {
+    let data = crate::support::noise(7, 60_000_000);
+    let image = Image {
+        wide: true,
+        files: vec![(b"large".to_vec(), data.clone())],
+    };
+    let (bytes, sent) = (image.bytes(), Arc::new(AtomicUsize::new(0)));
+    let (len, count) = (bytes.len(), Arc::clone(&sent));
+    let server = Server::start(move |request, out| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let (first, last) = request.range().unwrap();
+        let length = last.unwrap().min(bytes.len() - 1) + 1 - first;
+        count.fetch_add(length, Ordering::SeqCst);
+        good(request, out, &bytes)
+    });
+    let temp = tempfile::tempdir().unwrap();
+    for (cache, at_once) in [("64M", 6), ("4M", 2)] {
+        let dest = temp.path().join(cache);
+        sent.store(0, Ordering::SeqCst);
+        let url = server.url("/external.img");
+        let args = ["import", "--cache", cache, "--device", &url];
+        Ran::of(command(&args).arg(&dest)).exits(0);
+        assert!(std::fs::read(dest.join("large")).unwrap() == data);
+        let most = server.most_at_once();
+        assert!(most >= at_once, "{most} requests at once");
+        let sent = sent.load(Ordering::SeqCst);
+        assert!(sent < len + (1 << 20), "{cache}: {sent} of {len} bytes");
+    }
+}
+
+#[test]
 fn headers_are_read_once_although_the_trailer_is_looked_for() {
     let files = 150;
     let server = serve(scattered(files).bytes());
