@@ -312,9 +312,7 @@ impl Store for Staging {
     }
 
     fn flush_names(&self) -> io::Result<()> {
-        // A file that was created without a name is marked as deleted until it has one. ext4 without
-        // a journal does not write that with the directory.
-        if self.names_hold_sizes || self.tmpfiles.is_some() {
+        if self.names_hold_sizes {
             syncfs(&self.staging)?;
         }
         self.dir.sync_all()?;

@@ -32,7 +32,8 @@ impl fmt::Display for WriteMode {
 /// The destination of a copy. A slot number identifies a file until it has a name.
 ///
 /// These calls in this order make the files durable: all writes of a file, `finish`, and
-/// `inherit` if it replaces another; then `flush`; only then `publish`; last `flush_names`.
+/// `inherit` if it replaces another; then `flush`; only then `publish`; last `flush` again and
+/// `flush_names`.
 pub trait Store: Send + Sync {
     /// Returns how files from [`Store::create`] are written.
     fn mode(&self) -> WriteMode;
@@ -94,7 +95,7 @@ pub trait Store: Send + Sync {
     /// The error that the system reports.
     fn publish(&self, slot: u64, name: &str, replace: bool) -> io::Result<()>;
 
-    /// Flushes the names given so far to stable storage.
+    /// Flushes the names given so far to stable storage, after another [`Store::flush`].
     ///
     /// # Errors
     /// The error that the system reports.

@@ -245,7 +245,9 @@ pub(super) fn commit_now(store: &dyn Store, batch: Vec<Complete>) -> Committed {
 }
 
 fn flush(store: &dyn Store, batch: Vec<Complete>, named: Vec<Complete>) -> Step {
-    let flushed = if batch.is_empty() {
+    // A file that was created without a name is marked as deleted until it has one. ext4 without a
+    // journal does not write that with the directory, so named files are flushed too.
+    let flushed = if batch.is_empty() && named.is_empty() {
         Ok(())
     } else {
         inherit(store, &batch).and_then(|()| {
