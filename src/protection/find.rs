@@ -143,7 +143,10 @@ pub fn find(source: &Arc<dyn Source>, walk: &mut dyn FnMut() -> Walked) -> Trail
             }
         }
     }
-    let by_copy = end_by_copy(&**source).and_then(|end| end.checked_next_multiple_of(BLOCK));
+    // A payload that fills the source has nothing behind it.
+    let has_room = start.is_none_or(|start| start.saturating_add(SMALLEST) <= source.len());
+    let by_copy = has_room.then(|| end_by_copy(&**source)).flatten();
+    let by_copy = by_copy.and_then(|end| end.checked_next_multiple_of(BLOCK));
     if let Some(start) = by_copy.filter(|by_copy| Some(*by_copy) != start) {
         if let Some(header) = search.try_at(source, start, &mut walk) {
             return Trailer::Found(header);
