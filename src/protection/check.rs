@@ -12,9 +12,9 @@ use crate::progress::Progress;
 
 use super::find::header_at;
 use super::geometry::{BLOCK, GROUP, HASHES};
-use super::heal::{Healer, MAX_RANGES, lock};
+use super::heal::{Healer, MAX_RANGES};
 use super::source::ProtectedSource;
-use super::stripe::{in_threads, read_blocks};
+use super::stripe::{in_threads, lock, read_blocks};
 
 /// The number of blocks that are read at a time.
 const STEP: u64 = 256;

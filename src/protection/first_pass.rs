@@ -7,10 +7,8 @@ use crate::block::{AlignedBuf, PAGE};
 
 use super::code::{Transform, add};
 use super::geometry::{BLOCK, GROUP_BLOCKS, Geometry, Region};
-use super::heal::lock;
-use super::stripe::in_threads;
+use super::stripe::{in_threads, lock};
 use super::tree::short;
-use super::write::Target;
 
 /// The length of a tile in bytes, if it can be that short. It stays in the processor's cache.
 const TILE: usize = 256 << 10;
@@ -109,12 +107,12 @@ impl FirstPass {
         })
     }
 
-    /// Writes the recovery blocks, and sets their hashes.
+    /// Passes the recovery blocks to `write`, with their offsets, and sets their hashes.
     pub(super) fn finish(
         mut self,
-        target: &dyn Target,
         geometry: &Geometry,
         hashes: &mut [[u8; 8]],
+        write: &(dyn Fn(&[u8], u64) -> io::Result<()> + Sync),
     ) -> io::Result<()> {
         let rows = self.region.rows();
         for stripe in 0..self.stripes {
@@ -137,7 +135,7 @@ impl FirstPass {
                 out.copy_from_slice(tile[j * width..(j + 1) * width].as_flattened());
             }
             let first = j as u64 * self.region.stripes;
-            target.write_all_at(&buf, geometry.recovery_offset(first))?;
+            write(&buf, geometry.recovery_offset(first))?;
             let found: Vec<[u8; 8]> = buf
                 .chunks(BLOCK as usize)
                 .map(|block| short(blake3::hash(block).as_bytes()))

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::block::{AlignedBuf, FailureRecorder, PAGE, Ranges, Source};
 
 use super::geometry::{FANOUT, GROUP, GROUP_BLOCKS, Geometry, Region};
 use super::header::Header;
 use super::metadata::{Check, Metadata};
-use super::stripe::{Block, Stripes};
+use super::stripe::{Block, Stripes, lock};
 use super::tree::{ChainingValue, chaining_value, join};
 
 /// The number of ranges of blocks that are kept. Further blocks are only counted.
@@ -423,10 +423,6 @@ fn runs<'a>(stripes: impl Iterator<Item = &'a u64>, most: u64) -> Vec<Range<u64>
         }
     }
     runs
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

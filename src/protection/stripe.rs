@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::block::{AlignedBuf, PAGE, Source, read_exact_at};
 
 use super::code::{Decoder, STACK_BYTES, Sums, add};
 use super::geometry::{BLOCK, GROUP, GROUP_BLOCKS, Region};
-use super::heal::lock;
 use super::metadata::{Check, Metadata};
 use super::tree::{chaining_value, short};
 
@@ -357,7 +356,7 @@ impl Stripes<'_> {
                     return Ok(());
                 }
                 let decoded = self.heal_stripe(region, stripe, &mut decoder, &mut buf)?;
-                let mut healed = healed.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut healed = lock(&healed);
                 for (block, bytes) in decoded {
                     match bytes.and_then(|bytes| Box::try_from(bytes.into_boxed_slice()).ok()) {
                         Some(bytes) => drop(healed.blocks.insert(block, bytes)),
@@ -474,7 +473,7 @@ impl Stripes<'_> {
                 }
                 let stripe = (stripes.start + n as u64, n);
                 let blocks = decode(region, stripe, &data, &recovery, &missing[n], &mut decoder)?;
-                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut results = lock(&results);
                 results.push((n, blocks));
             }
         };
@@ -509,9 +508,7 @@ impl Stripes<'_> {
                     return Ok(());
                 }
                 let read = read(row)?;
-                done.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((row, read));
+                lock(&done).push((row, read));
             }
         })?;
         let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -710,4 +707,8 @@ pub(super) fn in_threads(
         }
         result
     })
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,8 +11,7 @@ use super::code::Encoder;
 use super::first_pass::FirstPass;
 use super::geometry::{BLOCK, GROUP, Geometry, Region};
 use super::header::Header;
-use super::heal::lock;
-use super::stripe::in_threads;
+use super::stripe::{in_threads, lock};
 use super::tree::{ChainingValue, TreeBuilder, hash_group, short};
 
 /// A file or device that holds a payload, and that a trailer is written to. Offsets count from
@@ -239,7 +238,9 @@ impl<'a> TrailerWriter<'a> {
                     .sum::<u64>();
                 let len = self.geometry.payload_len();
                 advance(len.saturating_sub(left * BLOCK))?;
-                first_pass.finish(self.target, &self.geometry, &mut hashes)?;
+                let target = self.target;
+                let write = |bytes: &[u8], at| target.write_all_at(bytes, at);
+                first_pass.finish(&self.geometry, &mut hashes, &write)?;
             }
             let left = (&region, rest);
             encode(

@@ -34,7 +34,8 @@ fn say(line: std::fmt::Arguments<'_>) {
 #[test]
 #[ignore = "scripts/damage-protection runs it"]
 fn damage_of_many_seeds() {
-    const STEP: u64 = 1000;
+    // After each, the state is saved.
+    const STEP: u64 = 100;
     let first: u64 = setting("LBPAYLOAD_SEED").unwrap_or(0);
     let count: u64 = setting("LBPAYLOAD_DAMAGES").unwrap_or(200);
     let state: Option<PathBuf> = setting("LBPAYLOAD_STATE");
@@ -75,6 +76,9 @@ fn damage_of_many_seeds() {
         done = end;
         if let Some(state) = &state {
             save(state, done, so_far());
+        }
+        if done % 1000 != 0 {
+            continue;
         }
         let rate = (done - started.1) as f64 / started.0.elapsed().as_secs_f64();
         let failures: u64 = so_far().iter().sum();
