@@ -213,6 +213,27 @@ pub fn share_one_heap() {
     };
 }
 
+/// Returns the memory that programs can still get, in bytes, as the kernel estimates it. Without
+/// /proc, as in a boot image, this is the memory that is not used for anything.
+pub fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo");
+    text.ok()
+        .and_then(|text| mem_available(&text))
+        .unwrap_or_else(|| {
+            let info = rustix::system::sysinfo();
+            #[allow(clippy::useless_conversion)] // c_ulong has 32 bits on i686
+            let free = u64::from(info.freeram).saturating_add(u64::from(info.bufferram));
+            free.saturating_mul(info.mem_unit.into())
+        })
+}
+
+/// Returns `MemAvailable` of /proc/meminfo in bytes.
+fn mem_available(text: &str) -> Option<u64> {
+    let value = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// The free space on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -296,6 +317,16 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn available_memory_is_what_the_kernel_estimates() {
+        let text =
+            "MemTotal:  24000000 kB\nMemFree: 5 kB\nMemAvailable:   16384 kB\nBuffers: 1 kB\n";
+        assert_eq!(mem_available(text), Some(16 << 20));
+        // Linux before 3.14 does not tell it.
+        assert_eq!(mem_available("MemTotal: 24 kB\nMemFree: 5 kB\n"), None);
+        assert!(available_memory() > 1 << 20);
+    }
 
     #[test]
     fn a_file_system_that_does_not_tell_its_size_is_not_full() {

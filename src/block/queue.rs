@@ -26,6 +26,7 @@ pub trait Sink: Send + Sync {
     fn finish(&self, len: u64) -> io::Result<()>;
 
     /// Returns the file descriptor, if plain writes at offsets are all that the sink needs.
+    #[cfg_attr(not(target_pointer_width = "64"), allow(dead_code))] // only io_uring asks
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

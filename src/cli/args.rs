@@ -399,10 +399,10 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub io: IoEngine,
 
-    /// The memory limit for buffers and batches in bytes, at least 4M (K, M and G are powers of
-    /// 1024)
-    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = memory)]
-    pub memory: NonZeroU64,
+    /// The memory limit for buffers and batches in bytes, at least 4M (default: 64M, or a quarter
+    /// of what the machine has available, if that is less)
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    pub memory: Option<NonZeroU64>,
 
     /// What to do if a file of the same name has other content: replace it, keep it, or fail
     /// (error)

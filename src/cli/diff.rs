@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use super::args::{DiffArgs, ProgressForm};
 use super::exit::Outcome;
 use super::output::{Out, lossy, to_stderr};
-use super::protection::{MEMORY, Protected};
+use super::protection::{Protected, default_memory};
 use super::source::shown;
 use super::{progress, signals};
 
@@ -87,7 +87,7 @@ fn index(
     source: Arc<dyn Source>,
     progress: &dyn Progress,
 ) -> Result<(Index, Protected)> {
-    let protected = args.input.protected(source, MEMORY, None, None)?;
+    let protected = args.input.protected(source, default_memory(), None, None)?;
     let payload = protected.payload()?;
     Ok((Index::strict(&payload, progress)?, protected))
 }

@@ -1,5 +1,6 @@
 //! `lbpayload import`
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -15,7 +16,7 @@ use crate::sys::share_one_heap;
 use super::args::{ImportArgs, ProgressForm};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
-use super::protection::{JsonProtection, Protected};
+use super::protection::{JsonProtection, Protected, default_memory};
 use super::source::{refuse_url, warn_if_unchecked};
 use super::verify::{JsonRange, several};
 use super::{progress, signals, sums};
@@ -102,7 +103,7 @@ pub(super) fn run(args: &ImportArgs, form: Option<ProgressForm>, quiet: bool) ->
         direct: args.direct,
         ..SourceOptions::default()
     };
-    let memory = args.memory.get();
+    let memory = args.memory.map_or_else(default_memory, NonZeroU64::get);
     let source = args.input.open(&devices, source)?;
     let devices: Vec<PathBuf> = devices.into_iter().map(Path::to_owned).collect();
     // The devices are open, so nodes that were created for them can go.

@@ -14,7 +14,7 @@ use crate::progress::Silent;
 use super::args::ListArgs;
 use super::exit::Outcome;
 use super::output::{Out, lossy};
-use super::protection::{JsonProtection, MEMORY, Protected};
+use super::protection::{JsonProtection, Protected, default_memory};
 use super::source::SourceArgs;
 use super::verify::JsonProblem;
 
@@ -115,6 +115,6 @@ pub(super) fn open<P: AsRef<Path>>(paths: &[P], args: &SourceArgs) -> Result<(Pa
     };
     let source = args.open(paths, options)?;
     args.confine(paths, &[]);
-    let protected = args.protected(source, MEMORY, None, None)?;
+    let protected = args.protected(source, default_memory(), None, None)?;
     Ok((protected.payload()?, protected))
 }

@@ -26,7 +26,7 @@ use super::args::{MountArgs, ProgressForm};
 use super::exit::Outcome;
 use super::logging::{self, Target};
 use super::mount_options::Options;
-use super::protection::{Extent, MEMORY};
+use super::protection::{Extent, default_memory};
 use super::source::warn_if_unchecked;
 use super::values::is_url;
 use super::{mount_index, progress, signals};
@@ -314,7 +314,9 @@ fn open_payload(
     extent: Option<Extent>,
 ) -> Result<Payload> {
     let source = Arc::clone(source);
-    let protected = options.source.protected(source, MEMORY, None, extent)?;
+    let protected = options
+        .source
+        .protected(source, default_memory(), None, extent)?;
     let opened = &protected.source;
     let payload = Payload::open_whatever_its_count(Arc::clone(opened))
         .map_err(|problem| problem.into_error(&**opened))?;

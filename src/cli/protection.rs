@@ -13,12 +13,16 @@ use crate::protect::walked;
 use crate::protection::{
     BLOCK, Header, Healer, ProtectedSource, Report, Trailer, Walked, find, search,
 };
+use crate::sys::available_memory;
 
 use super::output::{Level, human_bytes, labelled, to_stderr};
 use super::values::is_url;
 
-/// The memory for healing where a command has no `--memory`, in bytes.
-pub(super) const MEMORY: u64 = 64 << 20;
+/// Returns the memory limit of a command without `--memory`, in bytes: no more than a quarter of
+/// what the machine has, so that a boot image works too.
+pub(super) fn default_memory() -> u64 {
+    (available_memory() / 4).clamp(4 << 20, 64 << 20)
+}
 
 /// The source of a payload, with or without protection.
 pub(super) struct Protected {

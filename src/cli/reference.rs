@@ -10,13 +10,13 @@ use std::process::ExitCode;
 use crate::block::{Devices, Roots, SourceOptions, mount_proc};
 use crate::durable::Directory;
 use crate::error::Result;
-use crate::import::{Options, import};
+use crate::import::{Options, Tuning, import};
 use crate::probe::has_magic;
 use crate::sys::share_one_heap;
 
 use super::args::ProgressForm;
 use super::output::{Out, to_stderr};
-use super::protection::{self, Protected};
+use super::protection::{Protected, default_memory};
 use super::{logging, progress, signals};
 
 /// The program name that selects this mode.
@@ -127,7 +127,8 @@ fn first_of(devices: &Devices, dest: &Path) -> Result<u8> {
 fn copy(device: &Path, dest: &Path) -> Result<u8> {
     let source = SourceOptions::default().open(device)?;
     // It never searches a device for a trailer.
-    let protected = Protected::open(source, protection::MEMORY / 4, None, None)?;
+    let memory = default_memory();
+    let protected = Protected::open(source, memory / 4, None, None)?;
     let payload = protected.payload()?;
     // The reference also opens the directory before it prints its first line.
     drop(Directory::open_or_make(dest, false)?);
@@ -146,6 +147,7 @@ fn copy(device: &Path, dest: &Path) -> Result<u8> {
         make_parents: false,
         use_embedded: false,
         keep_owner_and_mode: true,
+        tuning: Tuning::for_memory(memory),
         ..Options::default()
     };
     let progress = progress::shown(Some(ProgressForm::None));

@@ -16,7 +16,7 @@ use super::args::{ProgressForm, VerifyArgs};
 use super::damage::{Damage, JsonDamage};
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, lossy, to_stderr};
-use super::protection::MEMORY;
+use super::protection::default_memory;
 use super::source::warn_if_unchecked;
 use super::{map, progress, signals, sums};
 
@@ -110,7 +110,7 @@ pub(super) fn run(args: &VerifyArgs, form: Option<ProgressForm>, quiet: bool) ->
     let progress = progress::shown(form);
     let protected = args
         .input
-        .protected(source, MEMORY, Some(&*progress), None)?;
+        .protected(source, default_memory(), Some(&*progress), None)?;
     let source = Arc::clone(&protected.source);
     warn_if_unchecked(
         &*source,

@@ -36,7 +36,7 @@ impl StatKey {
     #[allow(clippy::unnecessary_cast)] // the types differ between architectures
     pub(super) fn of_stat(stat: &Stat) -> Option<Self> {
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        is_file.then(|| Self {
+        is_file.then_some(Self {
             inode: stat.st_ino as u64,
             bytes: stat.st_size as u64,
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),

@@ -11,6 +11,7 @@ use crate::payload::{
     Sha256Sum,
 };
 use crate::progress::Progress;
+use crate::sys::available_memory;
 
 use super::recover::look_again;
 use super::report::{FileVerdict, Report};
@@ -19,13 +20,20 @@ use super::report::{FileVerdict, Report};
 pub(super) const DEPTH: usize = 3;
 /// The number of threads that hash.
 pub(super) const HASHERS: usize = 2;
-/// The size of a block in bytes: one huge page, as for an import.
-const BLOCK_BYTES: usize = 2 << 20;
+/// The size of a block in bytes, where memory is not short: one huge page, as for an import.
+const BLOCK_BYTES: u64 = 2 << 20;
 /// The number of blocks that may wait to be hashed at the same time.
 const HASHING: usize = 4;
 /// The largest file, in bytes, that is hashed directly if it lies within one block. A lane
 /// for each such file would cost more than the hashing.
 const SMALL_MAX: usize = 64 * 1024;
+
+/// Returns the size of a block in bytes: a power of two, so that all blocks take no more than a
+/// quarter of the memory that there is.
+fn block_bytes() -> usize {
+    let room = available_memory() / 4 / (DEPTH + HASHING) as u64;
+    1 << room.clamp(16 << 10, BLOCK_BYTES).ilog2()
+}
 
 /// A result that the threads return to the reader.
 pub struct Done(What);
@@ -75,7 +83,14 @@ impl<'a> Reader<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         Ok(Self {
-            stream: EntryStream::new(index, |_| true, BLOCK_BYTES, DEPTH, HASHING, OnFault::Skip)?,
+            stream: EntryStream::new(
+                index,
+                |_| true,
+                block_bytes(),
+                DEPTH,
+                HASHING,
+                OnFault::Skip,
+            )?,
             has_sums: !sums.is_empty(),
             again: Bits::default(),
             copies: index.payload().source().copies().len(),

@@ -22,7 +22,7 @@ use super::args::{ProgressForm, ShowArgs};
 use super::damage::Damage;
 use super::exit::{self, Outcome};
 use super::output::{Level, Out, human_bytes, labelled, to_stderr};
-use super::protection::{MEMORY, Protected};
+use super::protection::{Protected, default_memory};
 use super::{progress, signals};
 
 use map::{Map, Part};
@@ -56,7 +56,7 @@ pub(super) fn run(args: &ShowArgs, form: Option<ProgressForm>, quiet: bool) -> R
     let drawings = [&args.svg, &args.html].into_iter().flatten();
     let written: Vec<&Path> = drawings.filter_map(|path| path.parent()).collect();
     args.input.confine(&[&args.source], &written);
-    let protected = args.input.protected(source, MEMORY, None, None)?;
+    let protected = args.input.protected(source, default_memory(), None, None)?;
     let payload = protected.payload()?;
     let mut problems = Problems::default();
     let index = Index::scan(&payload, &Silent, &mut |problem| {
