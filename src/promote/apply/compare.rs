@@ -27,7 +27,7 @@ impl Run<'_> {
         let mut all = Vec::new();
         let mut read: Vec<Vec<Zone>> = Vec::new();
         for (run, items) in runs.iter_mut() {
-            let before = Before::probe(items, &run.sources, &run.trees);
+            let before = Before::probe(items, &run.sources, &run.trees)?;
             let mut zones = Vec::new();
             for item in items.iter_mut() {
                 match run.stamps.vouch(&item.place, &before) {

@@ -16,6 +16,7 @@ use super::sidecar::Sidecar;
 use crate::durable::StatKey;
 use crate::error::Result;
 use crate::promote::inputs::content::{Content, Sources};
+use crate::promote::parallel::try_map;
 use crate::promote::path::Place;
 use crate::promote::plan::union::Item;
 use crate::promote::trees::Trees;
@@ -135,7 +136,9 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    pub(crate) fn probe(items: &[Item], sources: &Sources, trees: &Trees) -> Self {
+    /// Asks for the keys of `items`, on all processors: most of a run with nothing to do is this.
+    pub(crate) fn probe(items: &[Item], sources: &Sources, trees: &Trees) -> Result<Self> {
+        let time = SystemTime::now();
         let both = |item: &Item| {
             let source = match &item.content {
                 Content::Committed(blob, given) => {
@@ -147,12 +150,10 @@ impl Before {
             };
             let tree = trees.tree(item.place.zone).ok();
             let there = tree.and_then(|tree| tree.stat_key(&item.place.path).ok());
-            (item.place.clone(), (source, there))
+            Ok((item.place.clone(), (source, there)))
         };
-        Self {
-            time: SystemTime::now(),
-            sides: items.iter().map(both).collect(),
-        }
+        let sides = try_map(items, both)?.into_iter().collect();
+        Ok(Self { time, sides })
     }
 
     /// Returns the key of the file at `place`.
