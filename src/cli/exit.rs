@@ -172,7 +172,11 @@ pub(super) fn with_usage(error: &clap::Error, json: bool) -> ExitCode {
     let UsageLines { error, note, help } = UsageLines::of(message);
     let mut lines = output::labelled("lbpayload", Level::Error, &error);
     let other = "this build for boot images has only some of the commands";
-    if let Some(note) = note.or_else(|| is_other_build.then(|| other.to_owned())) {
+    let note = match is_other_build {
+        true => Some(other.to_owned()),
+        false => note,
+    };
+    if let Some(note) = note {
         lines.push_str(&output::labelled("lbpayload", Level::Note, &note));
     }
     lines.push_str(&output::labelled("lbpayload", Level::Help, &help));
