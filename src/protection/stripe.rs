@@ -37,6 +37,9 @@ pub(super) struct Healed {
 /// The largest number of missing blocks of a stripe that are computed from sums. The decoder takes
 /// always the same time, and is faster from here on.
 const FEW: u64 = 8;
+/// The same where there is too little memory to decode several stripes at once, which would read
+/// single blocks.
+const FEW_WITHOUT_MEMORY: u64 = 64;
 
 /// The number of threads that add up. Some of them read meanwhile.
 const ADDERS: usize = 4;
@@ -153,9 +156,18 @@ impl Stripes<'_> {
             || self.meta.others_have_hash(number, found)
     }
 
+    /// Returns the largest number of missing blocks that are computed from sums.
+    fn most_from_sums(&self, region: &Region) -> u64 {
+        let batch = Batch::fit(region, self.memory);
+        match batch.alone == 0 && batch.width == PAGE {
+            true => FEW,
+            false => FEW_WITHOUT_MEMORY,
+        }
+    }
+
     /// Returns how many stripes are computed at once if each has lost at most `few` blocks.
     pub(super) fn at_once(&self, region: &Region, few: u64) -> u64 {
-        let few = few.clamp(1, FEW);
+        let few = few.clamp(1, self.most_from_sums(region));
         // The blocks that were read and the sums of each adder, the recovery blocks, the results.
         let blocks = (1 + few) * ADDERS as u64 + 2 * few;
         let stripes = self.memory as u64 / (blocks * BLOCK) / GROUP_BLOCKS * GROUP_BLOCKS;
@@ -174,7 +186,7 @@ impl Stripes<'_> {
     ) -> io::Result<u64> {
         let few = few.max(1);
         let mut most = 0;
-        if few > FEW {
+        if few > self.most_from_sums(region) {
             for range in parts(&stripes, Batch::fit(region, self.memory).stripes) {
                 let healed = self.decode(region, range)?;
                 let mut missing: HashMap<u64, u64> = HashMap::new();
@@ -222,7 +234,7 @@ impl Stripes<'_> {
         let Some(Added { sums, mut missing }) =
             self.add_up(region, stripes, &code, recovery.len())?
         else {
-            return Ok((None, FEW + 1));
+            return Ok((None, self.most_from_sums(region) + 1));
         };
         for (row, sums) in recovery.iter_mut().zip(&sums) {
             add(&mut row.bytes, sums);
@@ -268,6 +280,7 @@ impl Stripes<'_> {
         let count = (stripes.end - stripes.start) as usize;
         let next = AtomicU64::new(0);
         let too_many = AtomicBool::new(false);
+        let most = self.most_from_sums(region);
         let added = Mutex::new(Added {
             sums: vec![vec![0; count * PAGE]; used],
             missing: vec![Vec::new(); count],
@@ -289,7 +302,7 @@ impl Stripes<'_> {
                     blocks[n * PAGE..(n + 1) * PAGE].fill(0);
                     let mut added = lock(&added);
                     added.missing[n].push(row);
-                    if added.missing[n].len() as u64 > FEW {
+                    if added.missing[n].len() as u64 > most {
                         too_many.store(true, Ordering::Relaxed);
                     }
                 }
