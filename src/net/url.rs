@@ -199,8 +199,13 @@ fn host_and_port(text: &str, scheme: Scheme) -> Result<(String, u16), String> {
             .filter(|port| *port != 0)
             .ok_or("the URL has no valid port")?,
     };
-    let valid = |c: char| c.is_ascii_alphanumeric() || "-._~[]:".contains(c);
-    if !host.chars().all(valid) {
+    let address = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let (name, special) = match address {
+        Some(address) => (address, ":."),
+        None => (host, "-._~"),
+    };
+    let valid = |c: char| c.is_ascii_alphanumeric() || special.contains(c);
+    if !name.chars().all(valid) {
         return Err("the URL has no valid host".into());
     }
     Ok((host.to_ascii_lowercase(), port))
@@ -276,6 +281,7 @@ mod tests {
             "http://h:x/",
             "http://h:0/",
             "http://a b/",
+            "http://user:http://h",
             "file://host/x",
         ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
