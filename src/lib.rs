@@ -72,7 +72,7 @@
 //!
 //! - `cli` (default): the program with all its commands. Its parts are features too: `bare`
 //!   (`probe`, `import`, `verify`, `list`, `cat` and `payload-import`, for boot images),
-//!   `mount` and `promote`.
+//!   `mount`, `promote` and `sandbox`.
 //! - `net` (default): `lbpayload fetch`, and payloads behind a URL.
 //! - `udev` (default): asks libudev what udev knows of a device, for `lbpayload probe`. Without it
 //!   the program reads udev's database itself.
