@@ -189,6 +189,9 @@ impl HttpSource {
         let most = AHEAD.min(state.large.max() / 4) as u64;
         let is_there = |back: &u64| large.checked_sub(*back).is_some_and(|n| state.large.has(n));
         let run = (1..=most).take_while(is_there).count() as u64;
+        // Who reads a piece at a time reads a file, and what is read ahead behind its end delays the
+        // rest of it.
+        let most = if want > LARGE { most } else { most.div_ceil(2) };
         if run > 0 {
             let ahead = large + 1..=large + (run * 2).min(most);
             self.read_ahead(state, Size::Large, ahead);
