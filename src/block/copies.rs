@@ -88,6 +88,10 @@ impl Source for CopiesSource {
         self.largest(|copy| copy.alignment())
     }
 
+    fn part(&self) -> usize {
+        self.largest(|copy| copy.part())
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut result = Ok(0);
         let end = self.len().min(offset + buf.len() as u64);
@@ -153,6 +157,9 @@ mod tests {
         fn alignment(&self) -> usize {
             self.1
         }
+        fn part(&self) -> usize {
+            4 * self.1
+        }
         fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
             let from = &self.0[offset as usize..];
             let len = match self.1 {
@@ -179,6 +186,16 @@ mod tests {
             assert_eq!(read_exact_at(&both, &mut buf, 0).unwrap(), 8192, "{bad}");
             assert!(buf[..] == bytes[..], "{bad}");
         }
+    }
+
+    #[test]
+    fn filters_read_in_the_parts_of_the_source() {
+        let source: Arc<dyn Source> = Arc::new(Short(vec![0; 8192], 4096, false));
+        let recorder = Arc::new(crate::block::FaultRecorder::new(Arc::clone(&source)));
+        assert_eq!(recorder.part(), 4 * 4096);
+        assert_eq!(crate::block::FailureRecorder::new(source).part(), 4 * 4096);
+        let copies = CopiesSource::new(vec![recorder]).unwrap();
+        assert_eq!(copies.part(), 4 * 4096);
     }
 
     #[test]

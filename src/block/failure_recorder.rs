@@ -78,6 +78,10 @@ impl Source for FailureRecorder {
         self.inner.alignment()
     }
 
+    fn part(&self) -> usize {
+        self.inner.part()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.note(self.inner.read_at(buf, offset))
     }

@@ -55,6 +55,10 @@ impl Source for FaultRecorder {
         self.inner.alignment()
     }
 
+    fn part(&self) -> usize {
+        self.inner.part()
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let range = offset..(offset + buf.len() as u64).min(self.len()).max(offset);
         if range.is_empty() {

@@ -59,7 +59,7 @@ impl Sandbox<'_> {
 #[cfg(not(feature = "sandbox"))]
 impl Sandbox<'_> {
     fn restrict(&self) -> Result<(), Fault> {
-        Err("this build has it not".into())
+        Err("this build is without it".into())
     }
 }
 
